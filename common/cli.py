@@ -1,0 +1,119 @@
+"""The command line that all scripts share: flags, one-line errors, device, quiet libraries.
+
+Nothing here imports torch, so that `--help` answers at once; scripts import heavy libraries where they use them.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that says what is wrong, where, and what to do."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help starts with the script's docstring, with the flags that every script has."""
+    parser = _Parser(description=description, formatter_class=_Formatter)
+    group = parser.add_argument_group("shared")
+    group.add_argument("--seed", type=int, default=0, help="seed of data, training and sampling")
+    group.add_argument("--output-dir", type=Path, default=Path("outputs"), help="models and adapters go here")
+    group.add_argument("--figures-dir", type=Path, default=Path("figures"), help="the PNG and the JSON go here")
+    group.add_argument("--smoke", action="store_true", help="the smallest run that still takes every path")
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser, model: str, dataset: bool = True) -> None:
+    """--model with the given default, --device and, where the script trains on pairs, --dataset."""
+    group = parser.add_argument_group("model and data")
+    group.add_argument("--model", default=model, help="hub id or folder")
+    group.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
+    if dataset:
+        add_dataset_flag(group)
+
+
+def add_dataset_flag(group) -> None:
+    """--dataset: the user's own pairs."""
+    group.add_argument(
+        "--dataset",
+        help="your own pairs (prompt, chosen, rejected): JSON, JSONL, CSV, Parquet or hub id; default: the synthetic world",
+    )
+
+
+def positive_int(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def run(main: Callable[[], dict]) -> None:
+    """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one line and 130."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_complain(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted", 130))
+
+
+def _complain(message: str, code: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def check_writable(*folders: Path) -> None:
+    """Make the folders, before any work is done. Raises UserError where they cannot be written."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another one") from None
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"cannot write to the folder {folder}; choose another one")
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars of weight loading and warnings about defaults out of the reader's terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def pick_device(name: str) -> str:
+    """Resolve "auto" to cuda, mps or cpu. Raises UserError for a device that PyTorch does not find."""
+    import torch
+
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in found.items() if there)
+    if not found[name]:
+        raise UserError(f"--device {name}: PyTorch finds no such device here; use --device auto")
+    return name

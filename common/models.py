@@ -1,0 +1,356 @@
+"""Loading models, sampling answers, and measuring them: log-probabilities, KL and reward scores.
+
+A causal language model sees the text `Question: {prompt}\\nAnswer: {response}`, or its own chat template where it
+has one. A reward model sees the pair (prompt, response). All functions work on batches sorted by length.
+"""
+
+import os
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = Path(__file__).parent / "tiny"
+
+# ---------------------------------------------------------------------------------------------------------
+# Loading
+# ---------------------------------------------------------------------------------------------------------
+
+
+def load_causal_lm(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A causal LM in float32 and its tokenizer, from a folder or the hub. Raises UserError where there is none."""
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, name, device)
+
+
+def load_reward_model(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A sequence classifier with one output (a fresh head on a bare backbone) and its tokenizer."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, tokenizer = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _load(auto_class, name: str, device: str, **options):
+    import torch
+    from transformers import AutoTokenizer
+
+    path = find_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = auto_class.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the model {name}: {error}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
+    return model.to(device).eval(), tokenizer
+
+
+def find_model(name: str) -> str:
+    """The folder of an embedded or local model, or the hub id if it is cached or the hub answers within 4 seconds.
+
+    Raises UserError otherwise: the library itself would retry for most of a minute.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = EMBEDDED / name if (EMBEDDED / name / "config.json").is_file() else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--model {name}: the folder holds no model (config.json is missing)")
+        return str(folder)
+    if folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"--model {name}: there is no such folder")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    elif not hub_answers():
+        raise UserError(
+            f"--model {name}: no such folder, and the model hub cannot be reached; "
+            "give the folder of a downloaded model, or leave --model out to use the embedded one"
+        )
+    return name
+
+
+def hub_answers(seconds: float = 4.0) -> bool:
+    """Whether the hub answers at all, decided within `seconds` (name resolution included)."""
+    answers = []
+
+    def ask() -> None:
+        request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=seconds)
+            answers.append(True)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Text in and out of a causal LM
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Response(NamedTuple):
+    """A sampled response: its text, and its tokens with the EOS where the model ended it."""
+
+    text: str
+    token_ids: list[int]
+
+
+def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
+    """The text that a causal LM continues: its chat template where it has one, else a plain question and answer."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return f"Question: {prompt}\nAnswer:"
+
+
+def format_pair(tokenizer: "PreTrainedTokenizerBase", row: dict) -> dict:
+    """A row of prompt, chosen, rejected as TRL wants it: messages for a chat model, else plain text.
+
+    A plain completion starts with a space, so that the prompt ends on a token boundary. TRL appends the EOS.
+    """
+    if tokenizer.chat_template:
+        roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        return {key: [{"role": role, "content": row[key]}] for key, role in roles.items()}
+    prompt = format_prompt(tokenizer, row["prompt"])
+    return {"prompt": prompt, "chosen": " " + row["chosen"], "rejected": " " + row["rejected"]}
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
+    """Token ids of the formatted prompt. A chat template writes its own special tokens."""
+    return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=not tokenizer.chat_template)["input_ids"]
+
+
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of a response as `format_pair` and TRL would have them, EOS included."""
+    text = text if tokenizer.chat_template else " " + text
+    return tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Sampling
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    n: int = 1,
+    max_new_tokens: int = 48,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> list[list[Response]]:
+    """Sample n responses to every prompt; temperature 0 is greedy. Returns one list of n per prompt.
+
+    Each prompt is read once and its cache repeated n times, finished rows leave the batch, and a token costs one
+    uniform number (see `draw_tokens`); `batch_size` counts rows, prompts x n. The numbers are drawn on the CPU
+    from `seed`, so the global random state stays untouched.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    results: list[list[Response]] = [[] for _ in prompts]
+    per_batch = max(1, batch_size // n)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), per_batch):
+            batch = order[start : start + per_batch]
+            rows = _sample_batch(
+                model, tokenizer, [encoded[i] for i in batch], n, max_new_tokens, temperature, generator
+            )
+            for k, token_ids in enumerate(rows):
+                text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+                results[batch[k // n]].append(Response(text, token_ids))
+    model.train(was_training)
+    return results
+
+
+def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, generator) -> list[list[int]]:
+    import torch
+
+    width = max(map(len, encoded))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in encoded])  # (B, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(n)
+    logits, mask = out.logits[:, -1].repeat_interleave(n, 0), mask.repeat_interleave(n, 0)  # (B n, V), (B n, T)
+    sequences: list[list[int]] = [[] for _ in range(len(logits))]
+    rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
+
+    for step in range(max_new_tokens):
+        tokens = draw_tokens(logits, temperature, generator)
+        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            sequences[row].append(token)
+        alive = (tokens != tokenizer.eos_token_id).nonzero().squeeze(-1)
+        if len(alive) == 0 or step == max_new_tokens - 1:
+            break
+        if len(alive) < len(tokens):
+            cache.batch_select_indices(alive)
+            rows, tokens, mask = rows[alive.cpu()], tokens[alive], mask[alive]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = mask.sum(-1, keepdim=True) - 1
+        out = model(tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1]
+    return sequences
+
+
+def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Generator") -> "torch.Tensor":
+    """One token per row of logits (B, V) by inversion: the first token whose cumulative probability exceeds u.
+
+    The same distribution as `torch.multinomial`, which draws an exponential variable for every vocabulary entry.
+    """
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    u = torch.rand(len(logits), 1, generator=generator).to(logits.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Measuring
+# ---------------------------------------------------------------------------------------------------------
+
+
+def response_logps(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """log pi(response | prompt) in nats, summed over the response's tokens: a float32 tensor (N,) on the CPU."""
+    import torch
+
+    logps = torch.zeros(len(prompts))
+    with torch.inference_mode():
+        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
+            log_probs = _log_probs(model, ids, mask)
+            token_logps = log_probs.gather(-1, ids[:, 1:, None].to(log_probs.device)).squeeze(-1)  # (B, T-1)
+            logps[batch] = (token_logps.cpu() * targets).sum(-1)
+    return logps
+
+
+def sequence_kl(
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    reference: "PreTrainedModel | None" = None,
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """KL(policy || reference) in nats for each response sampled from the policy: a tensor (N,) on the CPU.
+
+    Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples is the
+    sequence-level KL, with less variance than log pi/pi_ref and never below 0. Without a `reference`, it is the
+    policy, a PEFT model, with its adapter off.
+    """
+    import torch
+
+    kl = torch.zeros(len(prompts))
+    with torch.inference_mode():
+        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
+            log_p = _log_probs(policy, ids, mask)
+            if reference is None:
+                with policy.disable_adapter():
+                    log_q = _log_probs(policy, ids, mask)
+            else:
+                log_q = _log_probs(reference, ids, mask)
+            token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
+            kl[batch] = (token_kl.cpu() * targets).sum(-1)
+    return kl
+
+
+def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    logits = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
+    return logits.float().log_softmax(-1)
+
+
+def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
+    """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)), length-sorted."""
+    import torch
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = [encoded[i] + responses[i] for i in batch]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
+        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
+        yield batch, ids, mask, targets
+
+
+def score_responses(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[str],
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) on the CPU, in log-odds units."""
+    import torch
+
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
+    rewards = torch.zeros(len(prompts))
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = encode_for_reward(tokenizer, [prompts[i] for i in batch], [responses[i] for i in batch])
+            rewards[batch] = model(**inputs.to(model.device)).logits.squeeze(-1).float().cpu()
+    return rewards
+
+
+def encode_for_reward(tokenizer: "PreTrainedTokenizerBase", prompts: list[str], responses: list[str]):
+    """The pair (prompt, response) as the reward model reads it, padded; only the response is cut, at the end."""
+    limit = min(tokenizer.model_max_length, 512)
+    return tokenizer(prompts, responses, padding=True, truncation="only_second", max_length=limit, return_tensors="pt")
+
+
+def judge_first_better(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    judge_prompts: list[str],
+    batch_size: int = 64,
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """P(" A") / (P(" A") + P(" B")) after each judge prompt, and P(" A") + P(" B"): two tensors (N,)."""
+    import torch
+
+    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in (" A", " B")]
+    first, mass = torch.zeros(len(judge_prompts)), torch.zeros(len(judge_prompts))
+    order = sorted(range(len(judge_prompts)), key=lambda i: len(judge_prompts[i]))
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer([judge_prompts[i] for i in batch], padding=True, return_tensors="pt")
+            last = inputs["attention_mask"].sum(-1) - 1  # (B,), right-padded
+            logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
+            probabilities = logits.float().softmax(-1)[:, letters].cpu()  # (B, 2)
+            mass[batch] = probabilities.sum(-1)
+            first[batch] = probabilities[:, 0] / probabilities.sum(-1)
+    return first, mass

@@ -1,0 +1,205 @@
+"""Intervals, claims, figures and JSON files: how every script reports what it measured."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One meaning per colour across all figures (Okabe & Ito's colour-blind-safe palette, plus grey and wine).
+COLORS = {
+    "sft": "#7A7A7A",
+    "dpo": "#0072B2",
+    "best_of_n": "#E69F00",
+    "dpo_best_of_n": "#CC79A7",
+    "gold": "#009E73",
+    "proxy": "#D55E00",
+    "chosen": "#56B4E9",
+    "rejected": "#882255",
+    "theory": "#000000",
+}
+
+# ---------------------------------------------------------------------------------------------------------
+# Intervals and claims
+# ---------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_ci(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[..., np.ndarray] = np.mean,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval of statistic(values, axis=0), resampling the first axis (prompts, or seeds).
+
+    `values` has shape (N,) or (N, K); with K columns the statistic must return one number per resample of rows.
+    """
+    values = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    draws = [statistic(values[rng.integers(len(values), size=len(values))], axis=0) for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def seed_ci(values: Sequence[float]) -> tuple[float, float]:
+    """95 % t interval of the mean over seeds: too few for a bootstrap. One seed has no interval: (nan, nan)."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    t = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}.get(len(values) - 1, 2.2)
+    half = t * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def make_claim(
+    id: str,
+    claim: str,
+    predicted: str,
+    measured: float,
+    ci95: tuple[float, float],
+    holds_between: tuple[float, float] = (0.0, float("inf")),
+) -> dict:
+    """A claim of the tutorial with its verdict, computed from where the interval lies.
+
+    "holds" when all of `ci95` lies within `holds_between`, "does not hold" when all of it lies outside, and
+    "no difference" when it straddles a border, so that the data do not decide.
+    """
+    low, high = ci95
+    inside, outside = (
+        holds_between[0] < low and high < holds_between[1],
+        high <= holds_between[0] or low >= holds_between[1],
+    )
+    verdict = "holds" if inside else "does not hold" if outside else "no difference"
+    return {
+        "id": id,
+        "claim": claim,
+        "predicted": predicted,
+        "measured": round(float(measured), 6),
+        "ci95": [round(float(low), 6), round(float(high), 6)],
+        "verdict": verdict,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------------------
+
+
+def new_figure(rows: int, columns: int, height: float = 3.1) -> tuple["Figure", np.ndarray]:
+    """A grid of axes in the lab's style: 12 inches wide, `height` inches per row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E5E5E5",
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.8,
+        }
+    )
+    return plt.subplots(rows, columns, figsize=(12, height * rows + 0.6), layout="constrained", squeeze=False)
+
+
+def draw_band(ax: "Axes", x, mean, low, high, color: str, label: str, **line) -> None:
+    """A curve with its 95 % interval as a band."""
+    ax.plot(x, mean, color=color, label=label, **line)
+    ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def save_figure(fig: "Figure", path: Path, title: str) -> None:
+    """Write the PNG under a title that states the finding; a file of that name is replaced in one step."""
+    import matplotlib.pyplot as plt
+
+    fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    temporary = _temporary(path)
+    fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    os.replace(temporary, path)
+    plt.close(fig)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Results
+# ---------------------------------------------------------------------------------------------------------
+
+
+def write_results(
+    path: Path,
+    script: str,
+    settings: dict,
+    started: float,
+    metrics: dict,
+    claims: Sequence[dict] = (),
+    device: str = "cpu",
+    **timings,
+) -> dict:
+    """Write figures/NAME.json and return its content.
+
+    `settings` are the command line's values, `started` is time.time() at the start, `timings` are measured seconds to
+    keep beside the total: all that differs between two runs of one seed on one machine is in `wall_seconds`.
+    """
+    results = {
+        "script": script,
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        "versions": _versions(),
+        "seed": settings["seed"],
+        "device": device,
+        "wall_seconds": {"total": round(time.time() - started, 1), **timings},
+        "metrics": metrics,
+        "claims": list(claims),
+    }
+    write_json(path, results)
+    return results
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON under a temporary name, then rename it."""
+    temporary = _temporary(path)
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def print_summary(lines: Sequence[str], paths: Sequence[Path]) -> None:
+    """The last words of a script: the numbers that matter, and the files written."""
+    print()
+    for line in lines:
+        print(line)
+    print("wrote " + ", ".join(map(str, paths)))
+
+
+def print_claims(claims: Sequence[dict]) -> None:
+    """One line per claim: verdict, claim, measured value with its interval."""
+    for c in claims:
+        print(f"  {c['verdict']:<13}  {c['claim']}: {c['measured']:.3g} [{c['ci95'][0]:.3g}, {c['ci95'][1]:.3g}]")
+
+
+def _versions() -> dict:
+    found = {"python": platform.python_version()}
+    for package in ("numpy", "matplotlib", "torch", "transformers", "datasets", "trl", "peft", "accelerate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,1 @@
+"""The embedded models, built by `python -m common.tiny` (see __main__.py for the recipe)."""
