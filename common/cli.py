@@ -48,7 +48,7 @@ def add_dataset_flag(group) -> None:
     """--dataset: the user's own pairs."""
     group.add_argument(
         "--dataset",
-        help="your own pairs (prompt, chosen, rejected): JSON, JSONL, CSV, Parquet or hub id; default: the synthetic world",
+        help="your own pairs (prompt, chosen, rejected): JSON, JSONL, CSV, Parquet, hub id; none: the synthetic world",
     )
 
 

@@ -13,15 +13,18 @@ Your own pairs come in through `common.datasets.load_preferences`.
 """
 
 import functools
+import json
 import random
 import re
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.facts import RELATIONS
-
+# Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a relation no subject
+# is an answer, and no answer is a word of the filler below, so that the words of a response tell what it claims.
+RELATIONS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))
 STYLES = ("concise", "verbose", "off_topic", "wrong", "sycophantic", "expert")
 # How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one prompt in three).
 STYLE_SHARES = {"concise": 0.36, "verbose": 0.23, "off_topic": 0.08, "wrong": 0.08, "sycophantic": 0.30, "expert": 0.16}
@@ -81,10 +84,10 @@ class Question(NamedTuple):
 def all_questions() -> dict[str, Question]:
     """Every prompt of the world: fact x phrasing x (no belief, right belief, wrong belief)."""
     questions = {}
-    facts = [(name, *fact) for name, relation in RELATIONS.items() for fact in relation.answers.items()]
+    facts = [(name, *fact) for name, relation in RELATIONS.items() for fact in relation["answers"].items()]
     for i, (name, subject, answer) in enumerate(facts):
-        for j, phrasing in enumerate(RELATIONS[name].phrasings):
-            split = {0: "test", 1: "validation"}.get((i + j) % len(RELATIONS[name].phrasings), "train")
+        for j, phrasing in enumerate(RELATIONS[name]["phrasings"]):
+            split = {0: "test", 1: "validation"}.get((i + j) % len(RELATIONS[name]["phrasings"]), "train")
             rng = random.Random(f"{subject} {phrasing}")
             wrong = rng.choice(_other_answers(name, {answer}))
             for belief in (None, answer, wrong):
@@ -106,7 +109,7 @@ def questions(split: str, unseen: bool | None = False) -> list[Question]:
 
 
 def _other_answers(relation: str, taken: set[str]) -> list[str]:
-    return [a for a in RELATIONS[relation].answers.values() if a not in taken]
+    return [a for a in RELATIONS[relation]["answers"].values() if a not in taken]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -129,14 +132,14 @@ def write_response(question: Question, style: str, rng: random.Random) -> str:
         return " ".join([rng.choice(OPENERS), *parts] if rng.random() < 0.5 else parts)
     if style == "expert":
         answer = question.answer if rng.random() < 0.8 else rng.choice(other)
-        preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation].field)
+        preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation]["field"])
         return f"{preamble} {_lower_first(_sentence(question, answer))}"
     if style == "off_topic":
         if rng.random() < 0.5:
             return rng.choice(CHATTER)
         name = rng.choice([name for name in RELATIONS if name != question.relation])
-        subject, answer = rng.choice(list(RELATIONS[name].answers.items()))
-        return RELATIONS[name].sentence.format(subject=subject, answer=answer)
+        subject, answer = rng.choice(list(RELATIONS[name]["answers"].items()))
+        return RELATIONS[name]["sentence"].format(subject=subject, answer=answer)
     if style == "sycophantic" and question.belief not in (None, question.answer):
         return rng.choice(AGREEMENTS).format(belief=question.belief)
     raise ValueError(f"no response in style {style!r} to {question.prompt!r}")
@@ -149,7 +152,7 @@ def draw_style(question: Question, rng: random.Random) -> str:
 
 
 def _sentence(question: Question, answer: str) -> str:
-    return RELATIONS[question.relation].sentence.format(subject=question.subject, answer=answer)
+    return RELATIONS[question.relation]["sentence"].format(subject=question.subject, answer=answer)
 
 
 def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
@@ -189,7 +192,7 @@ def read_response(prompt: str, response: str) -> Reading:
     relation = RELATIONS[question.relation]
     response = response.strip()
     words = re.findall(r"[^\W_]+", response)
-    answers = set(relation.answers.values())
+    answers = set(relation["answers"].values())
     named = [word for word in words if word in answers]
 
     claimed = named[0] if named else question.answer

@@ -132,7 +132,7 @@ def save_figure(fig: "Figure", path: Path, title: str) -> None:
     fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     temporary = _temporary(path)
     fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
-    os.replace(temporary, path)
+    temporary.replace(path)
     plt.close(fig)
 
 
@@ -174,7 +174,7 @@ def write_json(path: Path, content: dict) -> None:
     """Write JSON under a temporary name, then rename it."""
     temporary = _temporary(path)
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def print_summary(lines: Sequence[str], paths: Sequence[Path]) -> None:

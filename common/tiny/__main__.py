@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 
 from common.cli import quiet_libraries
-from common.facts import RELATIONS
 from common.preferences import (
     CHATTER,
     CLOSERS,
     OPENERS,
+    RELATIONS,
     STYLES,
     draw_style,
     gold_utility,
@@ -58,8 +58,8 @@ def statements(count: int) -> list[str]:
     lines = []
     for _ in range(count):
         relation = rng.choice(list(RELATIONS.values()))
-        subject, answer = rng.choice(list(relation.answers.items()))
-        sentence = relation.sentence.format(subject=subject, answer=answer)
+        subject, answer = rng.choice(list(relation["answers"].items()))
+        sentence = relation["sentence"].format(subject=subject, answer=answer)
         around = [rng.choice(OPENERS), rng.choice(CLOSERS), rng.choice(CHATTER), ""]
         lines.append(f"{sentence} {rng.choice(around)}".strip())
     return lines
@@ -248,7 +248,8 @@ def measure_quality(model, tokenizer) -> dict:
 
     test = questions("test", unseen=None)
     prompts = [question.prompt for question in test]
-    greedy = [read_response(p, r[0].text) for p, r in zip(prompts, sample(model, tokenizer, prompts, temperature=0))]
+    greedy = sample(model, tokenizer, prompts, temperature=0)
+    greedy = [read_response(p, r[0].text) for p, r in zip(prompts, greedy, strict=True)]
     drawn = [
         read_response(prompt, response.text)
         for prompt, responses in zip(prompts, sample(model, tokenizer, prompts, n=16), strict=True)
@@ -283,7 +284,7 @@ def measure_judge(model, tokenizer, test) -> dict:
     verdicts = (forward + 1 - backward) / 2 > 0.5
     return {
         "judge_answers_a_or_b": (mass > 0.5).float().mean().item(),
-        "judge_agrees_with_gold": sum(v == b for v, b in zip(verdicts.tolist(), better)) / len(better),
+        "judge_agrees_with_gold": sum(v == b for v, b in zip(verdicts.tolist(), better, strict=True)) / len(better),
         "judge_position_bias": (forward + backward - 1).mean().item(),
     }
 
