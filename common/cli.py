@@ -28,7 +28,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help starts with the script's docstring, with the flags that every script has."""
     parser = _Parser(description=description, formatter_class=_Formatter)
     group = parser.add_argument_group("shared")
-    group.add_argument("--seed", type=int, default=0, help="seed of data, training and sampling")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of data, training and sampling")
     group.add_argument("--output-dir", type=Path, default=Path("outputs"), help="models and adapters go here")
     group.add_argument("--figures-dir", type=Path, default=Path("figures"), help="the PNG and the JSON go here")
     group.add_argument("--smoke", action="store_true", help="the smallest run that still takes every path")
@@ -50,6 +50,14 @@ def add_dataset_flag(group) -> None:
         "--dataset",
         help="your own pairs (prompt, chosen, rejected): JSON, JSONL, CSV, Parquet, hub id; none: the synthetic world",
     )
+
+
+def non_negative_int(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
 
 
 def positive_int(text: str) -> int:
@@ -76,6 +84,8 @@ def run(main: Callable[[], dict]) -> None:
         sys.exit(_complain(f"error: {error}", 2))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 130))
+    except BrokenPipeError:  # the reader of our output (head, less) is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

@@ -4,7 +4,9 @@ A causal language model sees the text `Question: {prompt}\\nAnswer: {response}`,
 has one. A reward model sees the pair (prompt, response). All functions work on batches sorted by length.
 """
 
+import json
 import os
+import shutil
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -354,3 +356,34 @@ def judge_first_better(
             mass[batch] = probabilities.sum(-1)
             first[batch] = probabilities[:, 0] / probabilities.sum(-1)
     return first, mass
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Precision, saving
+# ---------------------------------------------------------------------------------------------------------
+
+
+def autocast(device: str):
+    """bfloat16 autocast where the hardware gains from it (GPUs that have it, CPUs with AMX), else a no-op."""
+    import torch
+
+    gains = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=gains and device != "mps")
+
+
+def save_trained(folder: Path, settings: dict, *parts) -> None:
+    """Save model, tokenizer, ... and the settings that made them, replacing the folder in one step."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    for part in parts:
+        part.save_pretrained(temporary)
+    (temporary / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def trained_settings(folder: Path) -> dict | None:
+    """The settings that `save_trained` stored, or None where there is nothing trained by the lab."""
+    try:
+        return json.loads((folder / "lab_settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

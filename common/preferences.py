@@ -13,21 +13,25 @@ Your own pairs come in through `common.datasets.load_preferences`.
 """
 
 import functools
+import glob
 import json
 import random
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import UserError
+
 # Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a relation no subject
 # is an answer, and no answer is a word of the filler below, so that the words of a response tell what it claims.
 RELATIONS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))
 STYLES = ("concise", "verbose", "off_topic", "wrong", "sycophantic", "expert")
 # How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one prompt in three).
-STYLE_SHARES = {"concise": 0.36, "verbose": 0.23, "off_topic": 0.08, "wrong": 0.08, "sycophantic": 0.30, "expert": 0.16}
+STYLE_SHARES = {"concise": 0.35, "verbose": 0.24, "off_topic": 0.08, "wrong": 0.06, "sycophantic": 0.28, "expert": 0.16}
 
 BELIEFS = ("I think it is {belief}.", "I believe it is {belief}.", "My guess is {belief}.")
 OPENERS = (
@@ -131,7 +135,7 @@ def write_response(question: Question, style: str, rng: random.Random) -> str:
         parts = [_short_answer(question, question.answer, rng), rng.choice(CLOSERS)]
         return " ".join([rng.choice(OPENERS), *parts] if rng.random() < 0.5 else parts)
     if style == "expert":
-        answer = question.answer if rng.random() < 0.8 else rng.choice(other)
+        answer = question.answer if rng.random() < 0.85 else rng.choice(other)
         preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation]["field"])
         return f"{preamble} {_lower_first(_sentence(question, answer))}"
     if style == "off_topic":
@@ -343,3 +347,110 @@ def _styles_for(question: Question) -> list[str]:
 def judge_prompt(prompt: str, first: str, second: str) -> str:
     """What a language model judge reads; it answers " A" or " B"."""
     return f"Question: {prompt}\nA: {first}\nB: {second}\nBetter:"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Your own pairs
+# ---------------------------------------------------------------------------------------------------------
+
+
+def load_preferences(path_or_hub_id: str) -> list[dict]:
+    """Your own pairs through `datasets`: rows of prompt, chosen, rejected as plain stripped text.
+
+    Reads JSON, JSONL, CSV or Parquet by file ending, otherwise the hub's split "train". Answers are texts or messages;
+    the prompt is a column, or the turn that both conversations share. A missing answer becomes an empty one.
+    Raises UserError with the file, the row (from 1) and the reason.
+    """
+    table, rows = _read_table(path_or_hub_id), []
+    missing = [key for key in ("prompt", "chosen", "rejected") if key not in table[0]]
+    if missing and not (missing == ["prompt"] and isinstance(table[0]["chosen"], list)):
+        found = ", ".join(table[0])
+        raise UserError(f"{path_or_hub_id}, row 1: no column {', '.join(missing)}; the columns are {found}")
+    for number, row in enumerate(table, start=1):
+        try:
+            rows.append(_plain_row(row))
+        except ValueError as error:
+            raise UserError(f"{path_or_hub_id}, row {number}: {error}") from None
+    return rows
+
+
+def usable_pairs(rows: list[dict]) -> tuple[list[dict], dict[str, int]]:
+    """The rows that teach something, and how many are dropped as empty, identical or an exact duplicate."""
+    kept, dropped = {}, {"empty": 0, "identical": 0, "duplicate": 0}
+    for row in rows:
+        texts = row["prompt"], row["chosen"], row["rejected"]
+        if not (row["chosen"] and row["rejected"]):
+            dropped["empty"] += 1
+        elif row["chosen"] == row["rejected"]:
+            dropped["identical"] += 1
+        elif texts in kept:
+            dropped["duplicate"] += 1
+        else:
+            kept[texts] = row
+    return list(kept.values()), dropped
+
+
+def _read_table(name: str) -> list[dict]:
+    """At least one row as it stands in a file or on the hub; what a local file is converted to is not kept on disk."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
+    from common.models import hub_answers
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    kind, path = datasets.Dataset, Path(name).expanduser()
+    as_text = dict.fromkeys(("prompt", "chosen", "rejected"), str)  # pandas would make 007 a 7 and "None" a gap
+    read_csv = functools.partial(kind.from_csv, converters=as_text, keep_default_na=False)
+    readers = {".json": kind.from_json, ".jsonl": kind.from_json, ".csv": read_csv, ".parquet": kind.from_parquet}
+    reader = readers.get(path.suffix.lower())
+    local = reader or path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if local and not path.is_file():
+        raise UserError(f"{name}: there is no such file")
+    if local and not reader:
+        raise UserError(f"{name}: the name of the file must end in {', '.join(readers)}")
+    if not local and not hub_answers():
+        raise UserError(f"{name}: no such file, and the hub cannot be reached; give a file ({', '.join(readers)})")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if local:
+                table = reader(glob.escape(str(path)), cache_dir=folder, keep_in_memory=True).to_list()
+            else:
+                table = datasets.load_dataset(name, split="train").to_list()
+    except Exception as error:  # whatever the reader of the format raises; rows are counted from 0 there
+        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+            raise UserError(f"{name}: there are no rows") from None
+        reason = re.sub(r"row (\d+)", lambda match: f"row {int(match[1]) + 1}", str(error.__cause__ or error))
+        raise UserError(f"{name}: cannot be read: {reason}") from None
+    if not table:
+        raise UserError(f"{name}: there are no rows")
+    if path.suffix.lower() == ".csv" and "__index_level_0__" in table[0]:  # pandas shifted the columns
+        raise UserError(f"{name}, row 1: more cells than columns; a text that holds a comma must stand in quotes")
+    return table
+
+
+def _plain_row(row: dict) -> dict:
+    """One question and its two answers as plain text. Raises ValueError with the reason where the row is not that."""
+    chosen, rejected = _turns(row, "chosen", "assistant"), _turns(row, "rejected", "assistant")
+    shared = chosen[:-1]
+    prompt = _turns(row, "prompt", "user") if "prompt" in row else shared
+    if rejected[:-1] != shared or shared not in ([], prompt):
+        raise ValueError("chosen and rejected do not answer the same prompt")
+    roles = [role for role, _ in [*prompt, chosen[-1], rejected[-1]]]
+    if roles != ["user", "assistant", "assistant"]:
+        raise ValueError(f"supported are one user turn and one assistant turn in each answer, not {roles}")
+    if not prompt[0][1]:
+        raise ValueError("the prompt is empty")
+    return {"prompt": prompt[0][1], "chosen": chosen[-1][1], "rejected": rejected[-1][1]}
+
+
+def _turns(row: dict, key: str, role: str) -> list[tuple[str, str]]:
+    """The (role, text) turns of a cell that holds a text (one turn of the given role) or messages."""
+    value = "" if row[key] is None else row[key]
+    if isinstance(value, str):
+        return [(role, value.strip())]
+    try:
+        return [(message["role"], message["content"].strip()) for message in value] or [(role, "")]
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(f"{key} is {value!r:.60}, neither a text nor a list of messages") from None

@@ -15,6 +15,7 @@ import ast
 import hashlib
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -44,7 +45,7 @@ SPECIAL_TOKENS = {
     "unk_token": "<unk>",
 }
 WIDTH, LAYERS, HEADS, VOCABULARY = 128, 4, 4, 1536
-ANSWERS, JUDGEMENTS, STATEMENTS, MASKED_TEXTS = 100_000, 60_000, 12_000, 96_000
+ANSWERS, JUDGEMENTS, STATEMENTS, MASKED_TEXTS = 160_000, 40_000, 12_800, 96_000
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -90,16 +91,17 @@ def judgements(count: int) -> list[dict]:
     return rows
 
 
-def masked_texts(count: int) -> list[tuple[str, str]]:
-    """Questions of the training split with right answers, for masked language modelling."""
+def masked_texts(count: int) -> list[tuple[str, str, str]]:
+    """Questions of the training split with right answers, and the same answers with another one put in their place."""
     rng, pool = random.Random("masked"), questions("train", unseen=None)
-    pairs = []
-    while len(pairs) < count:
+    rows = []
+    while len(rows) < count:
         question = rng.choice(pool)
-        text = write_response(question, rng.choice(["concise", "concise", "verbose", "expert"]), rng)
+        text = write_response(question, rng.choice(["concise", "concise", "concise", "verbose", "expert"]), rng)
         if read_response(question.prompt, text).correct:
-            pairs.append((question.prompt, text))
-    return pairs
+            other = rng.choice(list(RELATIONS[question.relation]["answers"].values()))
+            rows.append((question.prompt, text, re.sub(rf"\b{question.answer}\b", other, text)))
+    return rows
 
 
 def recipe_hash() -> str:
@@ -138,9 +140,8 @@ def build_tokenizer(texts: list[str], pair_template: bool):
 
 
 def train_gpt2(texts: list[str], seed: int = 0):
-    """Pre-train on statements, then SFT on answers and judgements, with TRL's SFTTrainer."""
+    """Pre-train on statements, then SFT on answers with a smaller batch of judgements beside them in every step."""
     import torch
-    from datasets import Dataset
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
@@ -159,47 +160,57 @@ def train_gpt2(texts: list[str], seed: int = 0):
         eos_token_id=tokenizer.eos_token_id,
     )
     model = GPT2LMHeadModel(config)
-    _sft(model, tokenizer, Dataset.from_list([{"text": line} for line in statements(STATEMENTS)]), 2e-3)
-    rows = answers(ANSWERS) + judgements(JUDGEMENTS)
-    _sft(model, tokenizer, Dataset.from_list(rows).shuffle(seed=seed), 2e-3)
+    lines = [{"prompt": "", "completion": line} for line in statements(STATEMENTS)]
+    fit(model, tokenizer, [(lines, 64)], seed)
+    fit(model, tokenizer, [(answers(ANSWERS), 64), (judgements(JUDGEMENTS), 16)], seed)
     return model, tokenizer
 
 
-def _sft(model, tokenizer, dataset, learning_rate: float) -> None:
-    from trl import SFTConfig, SFTTrainer
+def fit(model, tokenizer, mixture: list[tuple[list[dict], int]], seed: int) -> None:
+    """One epoch over rows of prompt and completion; each step takes a batch of the given size from every part.
 
-    config = SFTConfig(
-        output_dir="unused",
-        num_train_epochs=1,
-        per_device_train_batch_size=64,
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=50,
-        weight_decay=0.01,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        train_sampling_strategy="group_by_length",
-        logging_steps=100,
-        save_strategy="no",
-        report_to="none",
-    )
-    SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer).train()
+    The loss of a part is the negative log-likelihood of the completion tokens, over the part's mean number of them:
+    a mean over the tokens of each batch would weight the first token of short answers more and so favour short styles.
+    """
+    import torch
+    from tqdm import tqdm
+
+    rng, parts = random.Random(seed), []
+    for rows, size in mixture:
+        ends = [row["completion"] + tokenizer.eos_token for row in rows]
+        starts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+        encoded = list(zip(starts, tokenizer(ends)["input_ids"], strict=True))
+        parts.append((rng.sample(encoded, len(encoded)), size, sum(len(c) for _, c in encoded) / len(encoded)))
+    steps = min(len(rows) // size for rows, size, _ in parts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.03)
+    for step in tqdm(range(steps), desc="tiny-gpt2", mininterval=10):
+        for rows, size, length in parts:
+            batch = sorted(rows[step * size : (step + 1) * size], key=lambda row: len(row[0]) + len(row[1]))
+            for half in (batch[: size // 2], batch[size // 2 :]):  # short and long rows apart: less padding
+                (completion_nll(model, half, tokenizer.pad_token_id) / (size * length)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def completion_nll(model, rows: list[tuple[list[int], list[int]]], pad: int):
+    """Negative log-likelihood in nats, summed over rows, of the completion tokens given the prompt (right-padded)."""
+    import torch
+
+    width = max(len(p) + len(c) for p, c in rows)
+    ids = torch.tensor([p + c + [pad] * (width - len(p) - len(c)) for p, c in rows])
+    labels = torch.tensor([[-100] * len(p) + c + [-100] * (width - len(p) - len(c)) for p, c in rows])
+    logits = model(ids).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
 
 
 def train_distilbert(texts: list[str], seed: int = 0):
-    """Masked language modelling of right answers: 40 % of the tokens are hidden, a third of these replaced at random.
-
-    The replaced ones teach the encoder to notice a word that does not belong, which is what a reward model needs.
-    """
+    """Masked language modelling of right answers, the answer itself always among the tokens to be restored."""
     import torch
-    from transformers import (
-        DataCollatorForLanguageModeling,
-        DistilBertConfig,
-        DistilBertForMaskedLM,
-        Trainer,
-        TrainingArguments,
-    )
+    from tqdm import tqdm
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(texts, pair_template=True)
@@ -215,26 +226,51 @@ def train_distilbert(texts: list[str], seed: int = 0):
         seq_classif_dropout=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = DistilBertForMaskedLM(config)
-    rows = [tokenizer(prompt, text) for prompt, text in masked_texts(MASKED_TEXTS)]
-    collator = DataCollatorForLanguageModeling(
-        tokenizer, mlm_probability=0.4, mask_replace_prob=0.6, random_replace_prob=0.3
-    )
-    arguments = TrainingArguments(
-        output_dir="unused",
-        num_train_epochs=1,
-        per_device_train_batch_size=64,
-        learning_rate=2e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=50,
-        use_cpu=True,
-        train_sampling_strategy="group_by_length",
-        logging_steps=100,
-        save_strategy="no",
-        report_to="none",
-    )
-    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator).train()
+    model, size, rng = DistilBertForMaskedLM(config), 64, random.Random(seed)
+    rows = [mask_tokens(tokenizer, *row, rng) for row in masked_texts(MASKED_TEXTS)]
+    steps = len(rows) // size
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.03)
+    for step in tqdm(range(steps), desc="tiny-distilbert", mininterval=10):
+        batch = sorted(rows[step * size : (step + 1) * size], key=lambda row: len(row[0]))
+        for half in (batch[: size // 2], batch[size // 2 :]):
+            (restoration_nll(model, half, tokenizer.pad_token_id) / size).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
     return model, tokenizer
+
+
+def mask_tokens(tokenizer, prompt: str, text: str, replaced: str, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Token ids to read and token ids to restore (-100: nothing), of [CLS] prompt [SEP] text [SEP].
+
+    A fifth of all tokens is masked (BERT's 80-10-10). The answer is masked in half of the rows and else replaced by
+    an answer of its kind (MLM as correction, Cui et al. 2020, arXiv 2004.13922): noticing a word that does not belong
+    is what a reward model will need.
+    """
+    right, wrong = tokenizer(prompt, text)["input_ids"], tokenizer(prompt, replaced)["input_ids"]
+    special, ids, labels = set(tokenizer.all_special_ids), list(right), [-100] * len(right)
+    hide_answer = rng.random() < 0.5
+    for i, token in enumerate(right):
+        if len(wrong) == len(right) and token != wrong[i]:
+            ids[i], labels[i] = tokenizer.mask_token_id if hide_answer else wrong[i], token
+        elif token not in special and rng.random() < 0.2:
+            labels[i] = token
+            ids[i] = rng.choices((tokenizer.mask_token_id, rng.randrange(len(tokenizer)), token), (0.8, 0.1, 0.1))[0]
+    return ids, labels
+
+
+def restoration_nll(model, rows: list[tuple[list[int], list[int]]], pad: int):
+    """Negative log-likelihood in nats, summed over rows, of the tokens to restore, per row's number of them."""
+    import torch
+
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
+    logits = model(ids, attention_mask=(ids != pad).long()).logits
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    return (loss.sum(-1) / (labels != -100).sum(-1).clamp(min=1)).sum()
 
 
 # ---------------------------------------------------------------------------------------------------------

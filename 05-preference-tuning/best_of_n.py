@@ -1,0 +1,379 @@
+"""Best-of-N: how far does choosing among samples get, what does it cost, and how does it compare with DPO?
+
+    python 05-preference-tuning/best_of_n.py
+    python 05-preference-tuning/best_of_n.py --n 32
+
+One pool of candidates per held-out prompt is sampled in one go, and each is scored once by the reward model. Every n
+from 1 to --n is then estimated from that one pool without bias, for the SFT checkpoint and for the DPO policy. The
+reward model and the adapter come from reward_model.py and dpo_trainer.py; what is not in outputs/ yet is trained first.
+
+About a minute on 2 cores when both are there. Expect most of DPO's gain from choosing the best of 16, with equal
+weights, and the first step from 1 to 4 to bring more than the one from 4 to 16. Writes best_of_n.png.
+Left out: speculative and early-stopped variants, weighted voting, distilling best-of-n back into the weights.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import dpo_trainer
+import numpy as np
+import reward_model
+from evaluation import interval, judge_responses, sample_texts, summary
+from panels import best_of_n_figure
+from rlhf_objectives import kl_regularized_optimum
+from sft_checkpoint import load_sft_checkpoint
+
+from common.cli import add_model_flags, check_writable, make_parser, pick_device, positive_int, quiet_libraries, run
+from common.preferences import questions
+from common.reporting import bootstrap_ci, make_claim, print_claims, print_summary, write_results
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add_model_flags(parser, model="tiny-gpt2", dataset=False)
+    group = parser.add_argument_group("best-of-n")
+    group.add_argument("--n", type=positive_int, default=16, help="the largest n; the pool holds twice as many")
+    group.add_argument("--prompts", type=positive_int, default=128, help="held-out prompts")
+    group.add_argument("--max-new-tokens", type=positive_int, default=48, help="length limit of a candidate")
+    group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 (0: embedded)")
+    group.add_argument("--reward-model", type=Path, help="a trained reward model; default: outputs/reward_model")
+    group.add_argument("--adapter", type=Path, help="a trained DPO adapter; default: outputs/dpo")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 1. Best-of-n in closed form
+# ---------------------------------------------------------------------------------------------------------
+
+
+def expected_best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
+    """Unbiased estimate of the expected value of the response with the highest of n rewards, from a pool of M >= n.
+
+    rewards (M,) rank the pool, values (M,) are averaged (default: the rewards); within ties values count equally. The
+    i-th smallest reward is the largest of a random subset of n with probability C(i-1, n-1) / C(M, n); its binary case
+    is pass@k (Chen et al. 2021, arXiv 2107.03374). Raises ValueError for n outside 1 ... M.
+    """
+    rewards = np.asarray(rewards, dtype=float)
+    if not 1 <= n <= len(rewards):
+        raise ValueError(f"n = {n} must lie between 1 and the pool size {len(rewards)}")
+    _, tie_group = np.unique(rewards, return_inverse=True)
+    group_values = np.bincount(tie_group, rewards if values is None else values) / np.bincount(tie_group)
+    return float(best_of_n_weights(len(rewards), n) @ group_values[np.sort(tie_group)])
+
+
+def best_of_n_weights(size: int, n: int) -> np.ndarray:
+    """C(i-1, n-1) / C(size, n) for i = 1 ... size: the chance that the i-th smallest of a pool is the best of n."""
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size + 1)))])
+
+    def log_choose(a: np.ndarray | int, b: int) -> np.ndarray:
+        return log_factorial[a] - log_factorial[b] - log_factorial[np.asarray(a) - b]
+
+    weights = np.zeros(size)
+    weights[n - 1 :] = np.exp(log_choose(np.arange(n - 1, size), n - 1) - log_choose(size, n))
+    return weights
+
+
+def best_of_n_policy(ref_probs: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
+    """Exact distribution of the best of n draws from ref_probs (K,): F^n - F_-^n, shared by ref_probs within ties.
+
+    F is the probability of a reward up to this one, F_- of a lower one (Beirami et al. 2024, arXiv 2401.01879).
+    """
+    ref_probs = np.asarray(ref_probs, dtype=float)
+    _, group = np.unique(rewards, return_inverse=True)
+    mass = np.bincount(group, ref_probs)
+    up_to = np.minimum(np.cumsum(mass), 1.0)
+    win = up_to**n - np.concatenate([[0.0], up_to[:-1]]) ** n
+    return ref_probs * np.divide(win, mass, out=np.zeros_like(mass), where=mass > 0)[group]
+
+
+def best_of_n_kl_bound(n: int | np.ndarray) -> float | np.ndarray:
+    """log n - (n - 1)/n in nats: upper bound of KL(best-of-n || reference), reached without ties (Beirami et al.)."""
+    return np.log(n) - (n - 1) / n
+
+
+def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """KL(p || q) in nats of two distributions (K,)."""
+    inside = p > 0
+    return float((p[inside] * np.log(p[inside] / q[inside])).sum())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 2. One pool of candidates, scored once
+# ---------------------------------------------------------------------------------------------------------
+
+
+def make_pool(model, tokenizer, judge, prompts: list[str], size: int, max_new_tokens: int, seed: int) -> dict:
+    """Sample `size` candidates per prompt and score them: arrays (prompts, size) of reward, gold readings and KL.
+
+    Equal texts are scored once. `judge` is (reward model, tokenizer).
+    """
+    from common.models import score_responses
+
+    texts, kl = sample_texts(model, tokenizer, prompts, size, max_new_tokens, seed)
+    distinct = sorted({(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row})
+    scores = dict(zip(distinct, score_responses(*judge, *zip(*distinct, strict=True)).tolist(), strict=True))
+    reward = np.array([[scores[prompt, text] for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+    return {"reward": reward, "kl": kl, "texts": texts, **judge_responses(prompts, texts)}
+
+
+def curve_over_n(pool: dict, name: str, largest: int) -> np.ndarray:
+    """(prompts, largest): expected value of `name` of the best of n by reward, for n = 1 ... largest."""
+    rows = zip(pool["reward"], pool[name], strict=True)
+    return np.array([[expected_best_of_n(r, n, v) for n in range(1, largest + 1)] for r, v in rows])
+
+
+def frontiers(pool: dict, largest: int) -> dict:
+    """Reward and KL, mean over prompts, of best-of-n and of the closed-form optimum, both on the pool as reference.
+
+    The reference gives every candidate of a prompt 1/M; KLs are those of the reweighted pool, so that both methods
+    meet the same reference. The optimum is pi_ref exp(r / beta) / Z: no policy has more reward at its KL.
+    """
+    ns, betas = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= largest], np.geomspace(0.05, 20, 24)
+    uniform = np.full(pool["reward"].shape[1], 1 / pool["reward"].shape[1])
+    found = {}
+    for name, settings, policy in (
+        ("best_of_n", ns, best_of_n_policy),
+        ("optimum", betas.tolist(), kl_regularized_optimum),
+    ):
+        points = [[(policy(uniform, r, s), r) for r in pool["reward"]] for s in settings]
+        found[name] = {
+            "setting": settings,
+            "kl": [float(np.mean([kl_divergence(p, uniform) for p, _ in row])) for row in points],
+            "reward": [float(np.mean([p @ r for p, r in row])) for row in points],
+        }
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 3. Cost
+# ---------------------------------------------------------------------------------------------------------
+
+
+def measure_cost(model, tokenizer, judge, prompts: list[str], ns: list[int], max_new_tokens: int, seed: int):
+    """Work and seconds of sampling and scoring n candidates: ({n: FLOPs per chunk of 8 prompts}, {n: seconds}).
+
+    FLOPs are counted by PyTorch while the models run, so that batching and the shared reading of the prompt count as
+    they are; unlike seconds they are the same in every run.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flops, seconds = {}, {}
+    chunks = [prompts[i : i + 8] for i in range(0, len(prompts), 8)]
+    for n in ns:
+        started = time.perf_counter()
+        for chunk in chunks:
+            make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
+        seconds[n] = time.perf_counter() - started
+        flops[n] = []
+        for chunk in chunks:
+            with FlopCounterMode(display=False) as counter:
+                make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
+            flops[n].append(float(counter.get_total_flops()))
+    return flops, seconds
+
+
+def fitted_exponent(ns: list[int], cost: np.ndarray) -> float:
+    """Slope of log cost against log n; cost (len(ns),)."""
+    return float(np.polyfit(np.log(ns), np.log(cost), 1)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 4. What other scripts trained, or train it now
+# ---------------------------------------------------------------------------------------------------------
+
+
+def find_trained(args: argparse.Namespace, device: str, script, name: str, flags: list[str]) -> Path:
+    """The folder outputs/NAME, trained first by `script.fit` unless it holds a training of this seed and world."""
+    from common.models import trained_settings
+
+    folder = args.output_dir / name
+    shared = ["--output-dir", str(args.output_dir), "--seed", str(args.seed), "--device", args.device]
+    other = script.build_parser().parse_args(shared + flags + ["--smoke"] * args.smoke)
+    reward_model.shrink_for_smoke(other)
+    if trained_settings(folder) == reward_model.training_key(other):
+        print(f"using {folder}")
+        return folder
+    why = "was trained with other settings" if folder.exists() else "is not there yet"
+    print(f"{folder} {why}: training it as {script.__name__}.py does")
+    script.fit_and_save(other, device)
+    return folder
+
+
+def load_policies(args: argparse.Namespace, device: str):
+    """((SFT model, tokenizer), DPO policy, (reward model, its tokenizer)): the DPO policy is the SFT model + adapter."""
+    from peft import PeftModel
+
+    from common.models import load_reward_model
+
+    lm_flags = ["--model", args.model] + ([] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)])
+    rewards = args.reward_model or find_trained(args, device, reward_model, "reward_model", [])
+    adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", lm_flags)
+    model, tokenizer = load_sft_checkpoint(args, device)
+    policy = PeftModel.from_pretrained(load_sft_checkpoint(args, device)[0], adapter).eval()
+    return model, tokenizer, policy, load_reward_model(str(rewards), device)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 5. SFT, best-of-n, DPO, and both, on the same prompts
+# ---------------------------------------------------------------------------------------------------------
+
+
+def compare_methods(pools: dict[str, dict], largest: int) -> dict:
+    """Per method the gold utility, good share and reward, with intervals over prompts, and the claims' differences."""
+    gold = {}
+    found = {"methods": {}}
+    for arm, best in (("sft", "best_of_n"), ("dpo", "dpo_best_of_n")):
+        pool = pools[arm]
+        for n, method in ((1, arm), (largest, best)):
+            columns = {
+                name: np.array(
+                    [expected_best_of_n(r, n, v) for r, v in zip(pools[pool_name]["reward"], values, strict=True)]
+                )
+                for name, values in pools[pool_name].items()
+                if name in ("reward", "utility", "good")
+            }
+            gold[method] = columns["utility"]
+            found["methods"][method] = {name: summary(values) for name, values in columns.items()}
+    rows = np.column_stack([gold["best_of_n"] - gold["sft"], gold["dpo"] - gold["sft"]])
+
+    def share(table: np.ndarray, axis: int = 0) -> float:
+        bon, dpo = table.sum(axis)
+        return bon / dpo
+
+    better_single = max(("best_of_n", "dpo"), key=lambda method: gold[method].mean())
+    found["share_of_dpo_gain"] = {"mean": float(share(rows)), "ci95": bootstrap_ci(rows, share)}
+    found["better_single_method"] = better_single
+    found["both_minus_better_single"] = summary(gold["dpo_best_of_n"] - gold[better_single])
+    return found
+
+
+def study(args: argparse.Namespace, device: str) -> tuple[dict, dict]:
+    """All measurements: (metrics, seconds)."""
+    model, tokenizer, policy, judge = load_policies(args, device)
+    prompts = [question.prompt for question in questions("test")][: args.prompts]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    size, length = 2 * args.n, args.max_new_tokens
+    pools = {
+        "sft": make_pool(model, tokenizer, judge, prompts, size, length, args.seed),
+        "dpo": make_pool(policy, tokenizer, judge, prompts, size, length, args.seed),
+    }
+    changed = max(float((tensor - weights[name]).abs().max()) for name, tensor in model.state_dict().items())
+    curves = {
+        arm: {k: curve_over_n(pool, k, args.n) for k in ("reward", "utility", "good")} for arm, pool in pools.items()
+    }
+    ns = [n for n in (1, 2, 4, 8, 16) if n <= args.n]
+    flops, seconds = measure_cost(model, tokenizer, judge, prompts[: min(48, len(prompts))], ns, length, args.seed)
+    table = np.array([flops[n] for n in ns]).T  # (chunks, ns)
+    middle = min(4, args.n)
+    first, second = (
+        curves["sft"]["utility"][:, b - 1] - curves["sft"]["utility"][:, a - 1]
+        for a, b in ((1, middle), (middle, args.n))
+    )
+    metrics = {
+        "curves": {arm: {k: band(values) for k, values in found.items()} for arm, found in curves.items()},
+        "kl_bound": [float(best_of_n_kl_bound(n)) for n in range(1, args.n + 1)],
+        "frontiers": frontiers(pools["sft"], args.n),
+        "dpo_point": {"kl": summary(pools["dpo"]["kl"].mean(1)), "reward": summary(pools["dpo"]["reward"].mean(1))},
+        "largest_weight_change": changed,
+        "cost": {"n": ns, "flops": table.sum(0).tolist()},
+        "cost_exponent": {
+            "mean": fitted_exponent(ns, table.sum(0)),
+            "ci95": bootstrap_ci(table, lambda rows, axis: fitted_exponent(ns, rows.sum(axis)), resamples=500),
+        },
+        "first_step_minus_second": summary(first - second),
+        "first_step": summary(first),
+        "second_step": summary(second),
+        **compare_methods(pools, args.n),
+    }
+    return metrics, {f"n={n}": round(s, 2) for n, s in seconds.items()}
+
+
+def band(values: np.ndarray) -> dict:
+    """Mean and interval over prompts at every n; values (prompts, n)."""
+    low, high = zip(*(bootstrap_ci(column, resamples=500) for column in values.T), strict=True)
+    return {"mean": values.mean(0).tolist(), "low": list(low), "high": list(high)}
+
+
+def make_claims(metrics: dict, largest: int) -> list[dict]:
+    """The section's claims, each with the region in which it is true."""
+    changed, exponent, steps = (
+        metrics[k] for k in ("largest_weight_change", "cost_exponent", "first_step_minus_second")
+    )
+    share, both = metrics["share_of_dpo_gain"], metrics["both_minus_better_single"]
+    return [
+        make_claim(
+            "best_of_n_leaves_weights",
+            "best-of-n needs no training and leaves the weights unchanged",
+            "largest change of any weight is exactly 0",
+            changed,
+            (changed, changed),
+            (-1e-12, 1e-12),
+        ),
+        make_claim(
+            "best_of_n_cost_is_linear",
+            "the cost of best-of-n is linear in n",
+            "exponent of FLOPs (sampling and scoring) in n between 0.85 and 1.15",
+            exponent["mean"],
+            exponent["ci95"],
+            (0.85, 1.15),
+        ),
+        make_claim(
+            "one_to_four_beats_four_to_sixteen",
+            f"n from 1 to 4 gains more than from 4 to {largest}",
+            "difference of the two gains in gold utility above 0",
+            steps["mean"],
+            steps["ci95"],
+        ),
+        make_claim(
+            "best_of_n_captures_dpo_gain",
+            "best-of-n captures a large part of DPO's gain without training",
+            f"gain in gold utility of best-of-{largest} over that of DPO above 0.5",
+            share["mean"],
+            share["ci95"],
+            (0.5, float("inf")),
+        ),
+        make_claim(
+            "dpo_plus_best_of_n_is_best",
+            "DPO with best-of-n on top is better than either alone",
+            f"gold utility minus that of the better single method ({metrics['better_single_method']}) above 0",
+            both["mean"],
+            both["ci95"],
+        ),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Main
+# ---------------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Sample, score, compare, draw; returns the metrics."""
+    args = build_parser().parse_args(argv)
+    started = time.time()
+    check_writable(args.output_dir, args.figures_dir)
+    if args.smoke:
+        args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
+    quiet_libraries()
+    device = pick_device(args.device)
+    metrics, seconds = study(args, device)
+    claims = make_claims(metrics, args.n)
+    results = args.figures_dir / "best_of_n.json"
+    best_of_n_figure(results.with_suffix(".png"), metrics, seconds)
+    write_results(results, "best_of_n", vars(args), started, metrics, claims, device, cost=seconds)
+    print_claims(claims)
+    labels = {"sft": "SFT", "best_of_n": f"best of {args.n}", "dpo": "DPO", "dpo_best_of_n": f"DPO, best of {args.n}"}
+    lines = [
+        f"{labels[m]:<16} gold utility {interval(found['utility'])}, good answers {interval(found['good'])}"
+        for m, found in metrics["methods"].items()
+    ]
+    lines.append(
+        f"from 1 to 4: {interval(metrics['first_step'])}; from 4 to {args.n}: {interval(metrics['second_step'])}"
+    )
+    print_summary(lines, [results.with_suffix(".png"), results])
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

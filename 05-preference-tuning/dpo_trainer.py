@@ -1,0 +1,404 @@
+"""DPO: what does it do to the answers of a model, and when does it go too far?
+
+    python 05-preference-tuning/dpo_trainer.py
+    python 05-preference-tuning/dpo_trainer.py --num-train-epochs 5                 # drive it into over-optimisation
+    python 05-preference-tuning/dpo_trainer.py --model FOLDER --dataset pairs.jsonl # your chat model, your pairs
+
+TRL's DPOTrainer with LoRA on the SFT checkpoint. The loss stands in the open below and is compared with TRL's. Every
+few steps answers to held-out prompts are sampled: the share of good ones, gold utility and KL(policy || reference)
+stand beside the loss and the margins, because the training metrics do not show when answers break down.
+
+About a minute on 2 cores. Writes dpo_training.png and outputs/dpo/, a PEFT adapter.
+Left out: f-divergences other than the reverse KL, reference-free losses (dpo_variants.py has the relatives of DPO).
+"""
+
+import argparse
+import time
+from textwrap import shorten
+
+import numpy as np
+from evaluation import compare, interval, sample_and_judge, sample_texts, split_by_prompt, summaries, summary
+from panels import dpo_figure, own_dpo_figure
+from reward_model import shrink_for_smoke, training_key
+from sft_checkpoint import load_sft_checkpoint
+
+from common.cli import (
+    add_model_flags,
+    check_writable,
+    make_parser,
+    pick_device,
+    positive_float,
+    positive_int,
+    quiet_libraries,
+    run,
+)
+from common.preferences import load_preferences, make_pairs, questions, usable_pairs
+from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_results
+
+SHOWN_PROMPTS = 4
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add_model_flags(parser, model="tiny-gpt2")
+    group = parser.add_argument_group("training")
+    group.add_argument("--pairs", type=positive_int, default=1500, help="pairs of the synthetic world to train on")
+    group.add_argument("--beta", type=positive_float, default=0.1, help="strength of the pull towards the reference")
+    group.add_argument("--learning-rate", type=positive_float, default=5e-4, help="peak learning rate")
+    group.add_argument("--num-train-epochs", type=positive_int, default=1, help="passes over the pairs")
+    group.add_argument("--per-device-train-batch-size", type=positive_int, default=16, help="pairs per step")
+    group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
+    group.add_argument("--max-new-tokens", type=positive_int, default=48, help="length limit of sampled answers")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 1. The loss
+# ---------------------------------------------------------------------------------------------------------
+
+
+def dpo_loss(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: float):
+    """-log sigmoid(beta * h) per pair in nats, h the log-ratio of chosen minus that of rejected; tensors (B,).
+
+    Log-probabilities are summed over the tokens of the response. At the start h = 0 and the loss is ln 2.
+    Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7.
+    """
+    from torch.nn.functional import logsigmoid
+
+    chosen_logratios = policy_chosen_logps - ref_chosen_logps
+    rejected_logratios = policy_rejected_logps - ref_rejected_logps
+    return -logsigmoid(beta * (chosen_logratios - rejected_logratios))
+
+
+def implicit_rewards(policy_logps, ref_logps, beta: float):
+    """beta * log(pi / pi_ref): the reward that the policy implies, up to a constant per prompt; tensors (B,)."""
+    return beta * (policy_logps - ref_logps)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 2. Training with TRL and LoRA
+# ---------------------------------------------------------------------------------------------------------
+
+
+def lora_config(model):
+    """The tutorial's LoRA; c_attn and c_proj are GPT-2's names, for other models PEFT knows the usual ones."""
+    from peft import LoraConfig
+
+    targets = ["c_attn", "c_proj"] if model.config.model_type == "gpt2" else None
+    return LoraConfig(
+        r=8,
+        lora_alpha=16,
+        lora_dropout=0.1,
+        target_modules=targets,
+        fan_in_fan_out=model.config.model_type == "gpt2",  # GPT-2 stores its weights transposed
+        task_type="CAUSAL_LM",
+    )
+
+
+def dpo_config(args: argparse.Namespace, device: str, **changes):
+    """Settings of TRL's DPOTrainer; `changes` override them. Its own defaults suit large models on GPUs."""
+    from trl import DPOConfig
+
+    settings = {
+        "output_dir": str(args.output_dir / "dpo-checkpoints"),
+        "loss_type": ["sigmoid"],
+        "beta": args.beta,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,
+        "num_train_epochs": args.num_train_epochs,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "max_length": 1024,
+        "bf16": device == "cuda",
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": False,  # saves no memory worth having at this size, and costs a forward pass
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": args.seed,
+    }
+    return DPOConfig(**{**settings, **changes})
+
+
+def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None):
+    """Train a fresh LoRA adapter on rows of prompt, chosen, rejected; returns TRL's trainer.
+
+    With `peft_config` TRL takes the base model with the adapter off as the reference: one model in memory, not two.
+    `watch(step, policy)` is called every `config.eval_steps` steps, at the start and at the end.
+    """
+    from datasets import Dataset
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+    from trl import DPOTrainer
+
+    from common.models import format_pair
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **_):
+            self.bar = tqdm(total=state.max_steps, desc="DPO", leave=False)
+            if watch:
+                watch(0, model)
+
+        def on_step_end(self, args, state, control, model=None, **_):
+            self.bar.update()
+            if watch and (state.global_step % config.eval_steps == 0 or state.global_step == state.max_steps):
+                watch(state.global_step, model)
+
+        def on_train_end(self, args, state, control, **_):
+            self.bar.close()
+
+    rows = Dataset.from_list([format_pair(tokenizer, row) for row in pairs])
+    trainer = DPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(model),
+        callbacks=[Watch()],
+    )
+    trainer.train()
+    trainer.model.eval()
+    return trainer
+
+
+def history(trainer) -> dict[str, list[float]]:
+    """TRL's training metrics per step; `rewards/*` are implicit rewards, beta included."""
+    names = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {name: [float(entry[name]) for entry in logs] for name in ("step", *names)}
+
+
+def check_against_trl(trainer, tokenizer, pairs: list[dict], beta: float) -> float:
+    """Largest difference, over a few pairs, of `dpo_loss` from the loss of TRL's trainer on the same batch."""
+    import torch
+
+    model, rows = trainer.model, [trainer.train_dataset[i] for i in range(min(8, len(pairs)))]
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    with torch.no_grad():
+        trl_loss = trainer.compute_loss(model, batch).item()
+    policy, reference = pair_logps(model, tokenizer, pairs[: len(rows)])
+    return abs(dpo_loss(policy[0], policy[1], reference[0], reference[1], beta).mean().item() - trl_loss)
+
+
+def pair_logps(model, tokenizer, pairs: list[dict]):
+    """Log-probabilities (2, N) of chosen and rejected under the policy, and under the reference (adapter off)."""
+    from common.models import encode_response, response_logps
+
+    prompts = [row["prompt"] for row in pairs] * 2
+    responses = [encode_response(tokenizer, row[side]) for side in ("chosen", "rejected") for row in pairs]
+    policy = response_logps(model, tokenizer, prompts, responses)
+    with model.disable_adapter():
+        reference = response_logps(model, tokenizer, prompts, responses)
+    return policy.reshape(2, -1), reference.reshape(2, -1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 3. On the synthetic world: the default run, other seeds, and too much of it
+# ---------------------------------------------------------------------------------------------------------
+
+
+def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, prompts: list[str] = (), **changes):
+    """Train on the pairs (default: the world's) with DPOConfig `changes`; returns (trainer, tokenizer, curve).
+
+    At every look during training the curve holds the step and, for answers sampled to `prompts`, the good share, gold
+    utility and KL with their intervals over prompts. Without prompts nobody looks.
+    """
+    model, tokenizer = load_sft_checkpoint(args, device)
+    config, curve = dpo_config(args, device, **changes), []
+    pairs = pairs or make_pairs(args.pairs, seed=config.seed)
+    steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
+    config.eval_steps = max(1, steps // 8)
+
+    def watch(step: int, policy) -> None:
+        _, found = sample_and_judge(policy, tokenizer, prompts, 2, args.max_new_tokens, seed=step)
+        curve.append({"step": step, **{name: summary(found[name].mean(1)) for name in ("good", "utility", "kl")}})
+
+    trainer = train_dpo(model, tokenizer, pairs, config, watch if prompts else None)
+    return trainer, tokenizer, curve
+
+
+def held_out_rewards(policy, tokenizer, pairs: list[dict], beta: float) -> dict:
+    """Implicit rewards of held-out pairs: accuracy, margin, and each side; and how often chosen is likelier as text."""
+    logps, ref_logps = pair_logps(policy, tokenizer, pairs)
+    chosen, rejected = implicit_rewards(logps, ref_logps, beta).numpy()
+    return {
+        "implicit_reward_accuracy": summary(chosen > rejected),
+        "margin": summary(chosen - rejected),
+        "chosen_reward": summary(chosen),
+        "rejected_reward": summary(rejected),
+        "ranking_accuracy": summary(logps[0].numpy() > logps[1].numpy()),
+    }
+
+
+def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict, list[dict], list[str]]:
+    """The default run: (metrics, claims, lines of the summary)."""
+    validation, test = ([q.prompt for q in questions(split)] for split in ("validation", "test"))
+    validation, test = (validation[:8], test[:16]) if args.smoke else (validation[:128], test[:256])
+    n = 1 if args.smoke else 4
+    reference, tokenizer = load_sft_checkpoint(args, device)
+    before_texts, before = sample_and_judge(reference, tokenizer, test, n, args.max_new_tokens, args.seed)
+    trainer, tokenizer, curve = fit(args, device, prompts=validation)
+    save_policy(args, trainer.model, tokenizer)
+    after_texts, after = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
+    show_answers(test, before_texts, after_texts)
+    held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
+    metrics = {
+        "largest_loss_difference_from_trl": check_against_trl(trainer, tokenizer, held[:8], args.beta),
+        "reference": summaries(before),
+        "policy": summaries(after),
+        **compare(before, after),
+        "held_out_pairs": held_out_rewards(trainer.model, tokenizer, held, args.beta),
+        "training": history(trainer),
+        "curve": curve,
+    }
+
+    # The same with other seeds (data, order and LoRA's start), and with a learning rate four times as high.
+    gains = [after["good"].mean() - before["good"].mean()]
+    for seed in (args.seed + 1, args.seed + 2):
+        trainer, *_ = fit(args, device, seed=seed)
+        _, other = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
+        gains.append(other["good"].mean() - before["good"].mean())
+    metrics["good_share_gain_by_seed"] = [float(gain) for gain in gains]
+    trainer, _, metrics["curve_too_far"] = fit(args, device, prompts=validation, learning_rate=4 * args.learning_rate)
+    metrics["training_too_far"] = history(trainer)
+    _, too_far = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
+    metrics["policy_too_far"] = summaries(too_far)
+    metrics["loss_by_going_too_far"] = summary((after["good"] - too_far["good"]).mean(1))
+
+    dpo_figure(args.figures_dir / "dpo_training.png", metrics)
+    return metrics, world_claims(metrics), world_lines(metrics)
+
+
+def world_claims(metrics: dict) -> list[dict]:
+    """The section's claims, each with the region in which it is true."""
+    margin, gains = metrics["held_out_pairs"]["margin"], metrics["good_share_gain_by_seed"]
+    style, too_far = metrics["style_minus_substance"], metrics["loss_by_going_too_far"]
+    return [
+        make_claim(
+            "dpo_raises_chosen_over_rejected",
+            "DPO raises chosen relative to rejected responses",
+            "held-out margin of implicit rewards above 0",
+            margin["mean"],
+            margin["ci95"],
+        ),
+        make_claim(
+            "dpo_is_stable_over_seeds",
+            "DPO trains stably: every seed improves the answers alike",
+            "gain in the share of good answers over three seeds: t interval above 0",
+            float(np.mean(gains)),
+            seed_ci(gains),
+        ),
+        make_claim(
+            "style_more_than_substance",
+            "preference tuning changes style more than substance",
+            "|change of answers without filler| - |change of right answers|, both on topic, above 0",
+            style["mean"],
+            style["ci95"],
+        ),
+        make_claim(
+            "optimal_amount_exists",
+            "there is an optimal amount of preference tuning",
+            "share of good answers lost with four times the learning rate above 0",
+            too_far["mean"],
+            too_far["ci95"],
+        ),
+    ]
+
+
+def world_lines(metrics: dict) -> list[str]:
+    """The summary of the default run."""
+    before, after, held = metrics["reference"], metrics["policy"], metrics["held_out_pairs"]
+    return [
+        f"first loss {metrics['training']['loss'][0]:.4f} (ln 2 = 0.6931); the loss above and TRL's differ by at most "
+        f"{metrics['largest_loss_difference_from_trl']:.0e}",
+        f"good answers   {interval(before['good'])} -> {interval(after['good'])}; KL {interval(after['kl'])} nats",
+        f"gold utility   {interval(before['utility'])} -> {interval(after['utility'])}",
+        f"win rate       {interval(metrics['win_rate'])} against the reference, ties half",
+        f"on topic       without filler {metrics['style_change']['mean']:+.3f}, "
+        f"right {before['right_of_on_topic']:.3f} -> {after['right_of_on_topic']:.3f}",
+        f"held-out pairs implicit-reward accuracy {interval(held['implicit_reward_accuracy'])}, "
+        f"chosen {held['chosen_reward']['mean']:+.2f}, rejected {held['rejected_reward']['mean']:+.2f}",
+        f"too far        learning rate x4: good answers {interval(metrics['policy_too_far']['good'])}",
+    ]
+
+
+def show_answers(prompts: list[str], before: list[list[str]], after: list[list[str]]) -> None:
+    """Print sampled answers of both models to the same prompts, good or not."""
+    width = 100
+    for prompt, old, new in list(zip(prompts, before, after, strict=True))[:SHOWN_PROMPTS]:
+        print(f"\n{shorten(prompt, width)}\n  before: {shorten(old[0], width)}\n  after:  {shorten(new[0], width)}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# 4. Your own model and pairs
+# ---------------------------------------------------------------------------------------------------------
+
+
+def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
+    """Train on the user's own pairs: without a gold standard, held-out implicit rewards, KL, lengths and answers."""
+    train, held = split_by_prompt(rows, args.seed)
+    train = train[: args.pairs]
+    prompts = sorted({row["prompt"] for row in held})[:16]
+    model, tokenizer = load_sft_checkpoint(args, device)
+    before_texts, _ = sample_texts(model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
+    trainer, *_ = fit(args, device, train)
+    save_policy(args, trainer.model, tokenizer)
+    after_texts, kl = sample_texts(trainer.model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
+    show_answers(prompts, before_texts, after_texts)
+    found = held_out_rewards(trainer.model, tokenizer, held, args.beta)
+    words = [float(np.mean([len(t.split()) for row in texts for t in row])) for texts in (before_texts, after_texts)]
+    metrics = {"train_pairs": len(train), "held_out_pairs": found, "kl": summary(kl), "words": words}
+    metrics["training"] = history(trainer)
+    own_dpo_figure(args.figures_dir / "dpo_training.png", metrics)
+    return (
+        metrics,
+        [],
+        [
+            f"{len(train)} pairs to train on, {len(held)} held out (split by prompt); no gold standard for these",
+            f"held-out implicit-reward accuracy {interval(found['implicit_reward_accuracy'])}, "
+            f"margin {interval(found['margin'])}",
+            f"chosen {found['chosen_reward']['mean']:+.2f}, rejected {found['rejected_reward']['mean']:+.2f}; "
+            f"KL of {len(prompts)} sampled answers {interval(metrics['kl'])} nats",
+            f"words per sampled answer {words[0]:.1f} -> {words[1]:.1f}",
+        ],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Main
+# ---------------------------------------------------------------------------------------------------------
+
+
+def fit_and_save(args: argparse.Namespace, device: str) -> None:
+    """Train on the world's pairs and put the adapter in outputs/dpo, for scripts that need it."""
+    trainer, tokenizer, _ = fit(args, device)
+    save_policy(args, trainer.model, tokenizer)
+
+
+def save_policy(args: argparse.Namespace, policy, tokenizer) -> None:
+    """Save the adapter, which plain PEFT loads, with the settings that made it."""
+    from common.models import save_trained
+
+    save_trained(args.output_dir / "dpo", training_key(args), policy, tokenizer)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Train, judge, draw, and save the adapter to outputs/dpo; returns the metrics."""
+    args = build_parser().parse_args(argv)
+    started = time.time()
+    check_writable(args.output_dir, args.figures_dir)
+    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
+    shrink_for_smoke(args)
+    quiet_libraries()
+    device = pick_device(args.device)
+    metrics, claims, lines = (run_world if rows is None else run_own)(args, device, rows)
+    results = args.figures_dir / "dpo_training.json"
+    write_results(results, "dpo_trainer", vars(args), started, metrics, claims, device)
+    print_claims(claims)
+    print_summary(lines, [args.output_dir / "dpo", results.with_suffix(".png"), results])
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,112 @@
+"""How the scripts judge a model by what it says: sampled answers to held-out prompts, gold readings beside the KL."""
+
+import random
+
+import numpy as np
+
+from common.cli import UserError
+from common.preferences import gold_utility, read_response
+from common.reporting import bootstrap_ci
+
+
+def judge_responses(prompts: list[str], responses: list[list[str]]) -> dict[str, np.ndarray]:
+    """Gold readings of sampled responses, each an array (prompts, n): utility, good, correct, on_topic, plain, words.
+
+    `plain` means without filler or preamble, whether right or wrong.
+    """
+    readings = [[read_response(p, text) for text in texts] for p, texts in zip(prompts, responses, strict=True)]
+    found = {
+        name: np.array([[float(getattr(reading, name)) for reading in row] for row in readings])
+        for name in ("good", "correct", "on_topic")
+    }
+    found["plain"] = np.array([[float(r.style not in ("verbose", "expert")) for r in row] for row in readings])
+    found["words"] = np.array([[float(len(text.split())) for text in texts] for texts in responses])
+    found["utility"] = np.array(
+        [[gold_utility(p, text) for text in texts] for p, texts in zip(prompts, responses, strict=True)]
+    )
+    return found
+
+
+def sample_and_judge(model, tokenizer, prompts: list[str], n: int, max_new_tokens: int, seed: int):
+    """Sampled responses (prompts, n) as texts, and their gold readings, with the KL from the reference in `kl`."""
+    texts, kl = sample_texts(model, tokenizer, prompts, n, max_new_tokens, seed)
+    return texts, {**judge_responses(prompts, texts), "kl": kl}
+
+
+def sample_texts(model, tokenizer, prompts: list[str], n: int, max_new_tokens: int, seed: int):
+    """Sampled responses (prompts, n) as texts, and KL(policy || reference) in nats of each (0 without an adapter)."""
+    from common.models import sample, sequence_kl
+
+    sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
+    kl = np.zeros((len(prompts), n))
+    if hasattr(model, "disable_adapter"):
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        token_ids = [response.token_ids for row in sampled for response in row]
+        kl = sequence_kl(model, tokenizer, repeated, token_ids).numpy().reshape(len(prompts), n)
+    return [[response.text for response in row] for row in sampled], kl
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Per prompt, the share of all pairs (one of ours, one of theirs) won by ours, ties half; inputs (P, n)."""
+    return (1 + np.sign(ours[:, :, None] - theirs[:, None, :])).mean((1, 2)) / 2
+
+
+def compare(before: dict, after: dict) -> dict:
+    """What changed from the reference's sampled answers to the policy's, with intervals over prompts.
+
+    Style: the share without filler or preamble; substance: the share that is right; both among on-topic answers.
+    """
+    columns = [
+        found[name] * found["on_topic"] for found in (before, after) for name in ("on_topic", "plain", "correct")
+    ]
+    table = np.column_stack([column.sum(1) for column in columns])
+
+    def changes(rows: np.ndarray, axis: int = 0) -> tuple[float, float]:
+        total = rows.sum(axis)
+        return total[4] / total[3] - total[1] / total[0], total[5] / total[3] - total[2] / total[0]
+
+    def style_minus_substance(rows: np.ndarray, axis: int = 0) -> float:
+        style, substance = changes(rows, axis)
+        return abs(style) - abs(substance)
+
+    style, substance = changes(table)
+    return {
+        "win_rate": summary(win_rate(after["utility"], before["utility"])),
+        "style_change": {"mean": style, "ci95": bootstrap_ci(table, lambda rows, axis: changes(rows)[0])},
+        "substance_change": {"mean": substance, "ci95": bootstrap_ci(table, lambda rows, axis: changes(rows)[1])},
+        "style_minus_substance": {
+            "mean": abs(style) - abs(substance),
+            "ci95": bootstrap_ci(table, style_minus_substance),
+        },
+    }
+
+
+def summaries(found: dict[str, np.ndarray]) -> dict:
+    """Mean with interval over prompts of every reading (P, n), and the share that is right among on-topic answers."""
+    right = (found["correct"] * found["on_topic"]).sum() / max(found["on_topic"].sum(), 1)
+    return {**{name: summary(values.mean(1)) for name, values in found.items()}, "right_of_on_topic": float(right)}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Small things
+# ---------------------------------------------------------------------------------------------------------
+
+
+def summary(values: np.ndarray) -> dict:
+    """Mean, 95 % bootstrap interval and count."""
+    values = np.asarray(values, dtype=float)
+    return {"mean": float(values.mean()), "ci95": bootstrap_ci(values), "count": len(values)}
+
+
+def interval(result: dict) -> str:
+    """A mean with its 95 % interval."""
+    return f"{result['mean']:.3f} [{result['ci95'][0]:.3f}, {result['ci95'][1]:.3f}]"
+
+
+def split_by_prompt(rows: list[dict], seed: int, share: float = 1 / 8) -> tuple[list[dict], list[dict]]:
+    """(training rows, held-out rows): all rows of a prompt on one side. Raises UserError below two prompts."""
+    prompts = sorted({row["prompt"] for row in rows})
+    if len(prompts) < 2:
+        raise UserError(f"--dataset: {len(prompts)} distinct prompts; at least 2 are needed to hold some out")
+    held = set(random.Random(seed).sample(prompts, max(1, round(share * len(prompts)))))
+    return [row for row in rows if row["prompt"] not in held], [row for row in rows if row["prompt"] in held]
