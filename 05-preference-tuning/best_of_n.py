@@ -201,7 +201,7 @@ def find_trained(args: argparse.Namespace, device: str, script, name: str, flags
 
 
 def load_policies(args: argparse.Namespace, device: str):
-    """((SFT model, tokenizer), DPO policy, (reward model, its tokenizer)): the DPO policy is the SFT model + adapter."""
+    """SFT model, tokenizer, DPO policy (the SFT model with the adapter), and (reward model, its tokenizer)."""
     from peft import PeftModel
 
     from common.models import load_reward_model
@@ -219,22 +219,16 @@ def load_policies(args: argparse.Namespace, device: str):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def compare_methods(pools: dict[str, dict], largest: int) -> dict:
-    """Per method the gold utility, good share and reward, with intervals over prompts, and the claims' differences."""
-    gold = {}
-    found = {"methods": {}}
+def compare_methods(curves: dict[str, dict]) -> dict:
+    """Per method gold utility, good share and reward, with intervals over prompts, and the differences of the claims.
+
+    `curves[arm][name]` (prompts, n) are the curves over n of the SFT checkpoint and of the DPO policy.
+    """
+    gold, methods = {}, {}
     for arm, best in (("sft", "best_of_n"), ("dpo", "dpo_best_of_n")):
-        pool = pools[arm]
-        for n, method in ((1, arm), (largest, best)):
-            columns = {
-                name: np.array(
-                    [expected_best_of_n(r, n, v) for r, v in zip(pools[pool_name]["reward"], values, strict=True)]
-                )
-                for name, values in pools[pool_name].items()
-                if name in ("reward", "utility", "good")
-            }
-            gold[method] = columns["utility"]
-            found["methods"][method] = {name: summary(values) for name, values in columns.items()}
+        for method, at in ((arm, 0), (best, -1)):
+            methods[method] = {name: summary(values[:, at]) for name, values in curves[arm].items()}
+            gold[method] = curves[arm]["utility"][:, at]
     rows = np.column_stack([gold["best_of_n"] - gold["sft"], gold["dpo"] - gold["sft"]])
 
     def share(table: np.ndarray, axis: int = 0) -> float:
@@ -242,10 +236,12 @@ def compare_methods(pools: dict[str, dict], largest: int) -> dict:
         return bon / dpo
 
     better_single = max(("best_of_n", "dpo"), key=lambda method: gold[method].mean())
-    found["share_of_dpo_gain"] = {"mean": float(share(rows)), "ci95": bootstrap_ci(rows, share)}
-    found["better_single_method"] = better_single
-    found["both_minus_better_single"] = summary(gold["dpo_best_of_n"] - gold[better_single])
-    return found
+    return {
+        "methods": methods,
+        "share_of_dpo_gain": {"mean": float(share(rows)), "ci95": bootstrap_ci(rows, share)},
+        "better_single_method": better_single,
+        "both_minus_better_single": summary(gold["dpo_best_of_n"] - gold[better_single]),
+    }
 
 
 def study(args: argparse.Namespace, device: str) -> tuple[dict, dict]:
@@ -284,7 +280,7 @@ def study(args: argparse.Namespace, device: str) -> tuple[dict, dict]:
         "first_step_minus_second": summary(first - second),
         "first_step": summary(first),
         "second_step": summary(second),
-        **compare_methods(pools, args.n),
+        **compare_methods(curves),
     }
     return metrics, {f"n={n}": round(s, 2) for n, s in seconds.items()}
 
@@ -361,7 +357,7 @@ def main(argv: list[str] | None = None) -> dict:
     claims = make_claims(metrics, args.n)
     results = args.figures_dir / "best_of_n.json"
     best_of_n_figure(results.with_suffix(".png"), metrics, seconds)
-    write_results(results, "best_of_n", vars(args), started, metrics, claims, device, cost=seconds)
+    write_results(results, "best_of_n.py", vars(args), started, metrics, claims, device, cost=seconds)
     print_claims(claims)
     labels = {"sft": "SFT", "best_of_n": f"best of {args.n}", "dpo": "DPO", "dpo_best_of_n": f"DPO, best of {args.n}"}
     lines = [

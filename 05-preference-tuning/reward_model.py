@@ -350,7 +350,7 @@ def main(argv: list[str] | None = None) -> dict:
     run_it = run_world if rows is None else run_own
     metrics, claims, lines = run_it(args, device, rows)
     results = args.figures_dir / "reward_model.json"
-    write_results(results, "reward_model", vars(args), started, metrics, claims, device)
+    write_results(results, "reward_model.py", vars(args), started, metrics, claims, device)
     print_claims(claims)
     print_summary(lines, [args.output_dir / "reward_model", results.with_suffix(".png"), results])
     return metrics

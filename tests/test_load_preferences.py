@@ -80,7 +80,7 @@ def test_conversations_become_plain_text(tmp_path, row):
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
-    rows = [{**ROWS[0], "chosen": None}, {**ROWS[0], "rejected": "  "}, {"prompt": "p", "chosen": "c"}]
+    rows = [{**ROWS[0], "chosen": None}, {**ROWS[0], "rejected": "  "}, {"prompt": "p", "chosen": "c", "rejected": []}]
     loaded = load_preferences(write(tmp_path / "a.jsonl", rows))
     assert [(row["chosen"], row["rejected"]) for row in loaded] == [
         ("", ROWS[0]["rejected"]),
@@ -113,7 +113,10 @@ BAD_ROWS = {
     "system turn": ({"prompt": [{"role": "system", "content": "s"}, user("c")], **ANSWERS}, "one user turn"),
     "prompt by assistant": ({"prompt": [assistant("p")], **ANSWERS}, "one user turn"),
     "answer by user": ({**ROWS[0], "chosen": [user("c")]}, "one assistant turn"),
-    "two prompts": ({"prompt": "p", "chosen": [user("q"), assistant("c")], "rejected": "r"}, "same prompt"),
+    "two prompts": (
+        {"prompt": "p", "chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
+        "same prompt",
+    ),
 }
 
 
