@@ -19,12 +19,12 @@ from pathlib import Path
 import dpo_trainer
 import numpy as np
 import reward_model
+from drawing.best_of_n import best_of_n_figure
 from evaluation import interval, judge_responses, sample_texts, summary
-from panels import best_of_n_figure
 from rlhf_objectives import kl_regularized_optimum
 from sft_checkpoint import load_sft_checkpoint
 
-from common.cli import add_model_flags, check_writable, make_parser, pick_device, positive_int, quiet_libraries, run
+from common.cli import add_model_flags, check_writable, make_parser, pick_device, quiet_libraries, run, whole_number
 from common.preferences import questions
 from common.reporting import bootstrap_ci, make_claim, print_claims, print_summary, write_results
 
@@ -33,18 +33,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-gpt2", dataset=False)
     group = parser.add_argument_group("best-of-n")
-    group.add_argument("--n", type=positive_int, default=16, help="the largest n; the pool holds twice as many")
-    group.add_argument("--prompts", type=positive_int, default=128, help="held-out prompts")
-    group.add_argument("--max-new-tokens", type=positive_int, default=48, help="length limit of a candidate")
+    group.add_argument("--n", type=whole_number(1), default=16, help="the largest n; the pool holds twice as many")
+    group.add_argument("--prompts", type=whole_number(1), default=128, help="held-out prompts")
+    group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of a candidate")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 (0: embedded)")
     group.add_argument("--reward-model", type=Path, help="a trained reward model; default: outputs/reward_model")
     group.add_argument("--adapter", type=Path, help="a trained DPO adapter; default: outputs/dpo")
     return parser
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. Best-of-n in closed form
-# ---------------------------------------------------------------------------------------------------------
+# --- 1. Best-of-n in closed form ---
 
 
 def expected_best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
@@ -98,9 +96,7 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[inside] * np.log(p[inside] / q[inside])).sum())
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 2. One pool of candidates, scored once
-# ---------------------------------------------------------------------------------------------------------
+# --- 2. One pool of candidates, scored once ---
 
 
 def make_pool(model, tokenizer, judge, prompts: list[str], size: int, max_new_tokens: int, seed: int) -> dict:
@@ -145,9 +141,7 @@ def frontiers(pool: dict, largest: int) -> dict:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. Cost
-# ---------------------------------------------------------------------------------------------------------
+# --- 3. Cost ---
 
 
 def measure_cost(model, tokenizer, judge, prompts: list[str], ns: list[int], max_new_tokens: int, seed: int):
@@ -178,9 +172,7 @@ def fitted_exponent(ns: list[int], cost: np.ndarray) -> float:
     return float(np.polyfit(np.log(ns), np.log(cost), 1)[0])
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 4. What other scripts trained, or train it now
-# ---------------------------------------------------------------------------------------------------------
+# --- 4. What other scripts trained, or train it now ---
 
 
 def find_trained(args: argparse.Namespace, device: str, script, name: str, flags: list[str]) -> Path:
@@ -214,9 +206,7 @@ def load_policies(args: argparse.Namespace, device: str):
     return model, tokenizer, policy, load_reward_model(str(rewards), device)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 5. SFT, best-of-n, DPO, and both, on the same prompts
-# ---------------------------------------------------------------------------------------------------------
+# --- 5. SFT, best-of-n, DPO, and both, on the same prompts ---
 
 
 def compare_methods(curves: dict[str, dict]) -> dict:
@@ -339,9 +329,7 @@ def make_claims(metrics: dict, largest: int) -> list[dict]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Main
-# ---------------------------------------------------------------------------------------------------------
+# --- Main ---
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -17,8 +17,17 @@ import time
 from textwrap import shorten
 
 import numpy as np
-from evaluation import compare, interval, sample_and_judge, sample_texts, split_by_prompt, summaries, summary
-from panels import dpo_figure, own_dpo_figure
+from drawing.dpo import dpo_figure, own_dpo_figure
+from evaluation import (
+    compare,
+    interval,
+    response_logps,
+    sample_and_judge,
+    sample_texts,
+    split_by_prompt,
+    summaries,
+    summary,
+)
 from reward_model import shrink_for_smoke, training_key
 from sft_checkpoint import load_sft_checkpoint
 
@@ -28,9 +37,9 @@ from common.cli import (
     make_parser,
     pick_device,
     positive_float,
-    positive_int,
     quiet_libraries,
     run,
+    whole_number,
 )
 from common.preferences import load_preferences, make_pairs, questions, usable_pairs
 from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_results
@@ -42,19 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=positive_int, default=1500, help="pairs of the synthetic world to train on")
+    group.add_argument("--pairs", type=whole_number(1), default=1500, help="pairs of the synthetic world to train on")
     group.add_argument("--beta", type=positive_float, default=0.1, help="strength of the pull towards the reference")
     group.add_argument("--learning-rate", type=positive_float, default=5e-4, help="peak learning rate")
-    group.add_argument("--num-train-epochs", type=positive_int, default=1, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=positive_int, default=16, help="pairs per step")
+    group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
+    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=16, help="pairs per step")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
-    group.add_argument("--max-new-tokens", type=positive_int, default=48, help="length limit of sampled answers")
+    group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
     return parser
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. The loss
-# ---------------------------------------------------------------------------------------------------------
+# --- 1. The loss ---
 
 
 def dpo_loss(policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: float):
@@ -75,9 +82,7 @@ def implicit_rewards(policy_logps, ref_logps, beta: float):
     return beta * (policy_logps - ref_logps)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 2. Training with TRL and LoRA
-# ---------------------------------------------------------------------------------------------------------
+# --- 2. Training with TRL and LoRA ---
 
 
 def lora_config(model):
@@ -183,7 +188,7 @@ def check_against_trl(trainer, tokenizer, pairs: list[dict], beta: float) -> flo
 
 def pair_logps(model, tokenizer, pairs: list[dict]):
     """Log-probabilities (2, N) of chosen and rejected under the policy, and under the reference (adapter off)."""
-    from common.models import encode_response, response_logps
+    from common.models import encode_response
 
     prompts = [row["prompt"] for row in pairs] * 2
     responses = [encode_response(tokenizer, row[side]) for side in ("chosen", "rejected") for row in pairs]
@@ -193,9 +198,7 @@ def pair_logps(model, tokenizer, pairs: list[dict]):
     return policy.reshape(2, -1), reference.reshape(2, -1)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. On the synthetic world: the default run, other seeds, and too much of it
-# ---------------------------------------------------------------------------------------------------------
+# --- 3. On the synthetic world: the default run, other seeds, and too much of it ---
 
 
 def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, prompts: list[str] = (), **changes):
@@ -334,9 +337,7 @@ def show_answers(prompts: list[str], before: list[list[str]], after: list[list[s
         print(f"\n{shorten(prompt, width)}\n  before: {shorten(old[0], width)}\n  after:  {shorten(new[0], width)}")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 4. Your own model and pairs
-# ---------------------------------------------------------------------------------------------------------
+# --- 4. Your own model and pairs ---
 
 
 def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
@@ -369,9 +370,7 @@ def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[di
     )
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Main
-# ---------------------------------------------------------------------------------------------------------
+# --- Main ---
 
 
 def fit_and_save(args: argparse.Namespace, device: str) -> None:

@@ -1,12 +1,97 @@
-"""How the scripts judge a model by what it says: sampled answers to held-out prompts, gold readings beside the KL."""
+"""How the scripts judge a model: log-probabilities and KL, and sampled answers to held-out prompts read by the gold
+standard."""
 
 import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.cli import UserError
 from common.preferences import gold_utility, read_response
 from common.reporting import bootstrap_ci
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# --- Log-probabilities and KL ---
+
+
+def response_logps(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """log pi(response | prompt) in nats, summed over the response's tokens: a float32 tensor (N,) on the CPU."""
+    import torch
+
+    logps = torch.zeros(len(prompts))
+    with torch.inference_mode():
+        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
+            log_probs = _log_probs(model, ids, mask)
+            token_logps = log_probs.gather(-1, ids[:, 1:, None].to(log_probs.device)).squeeze(-1)  # (B, T-1)
+            logps[batch] = (token_logps.cpu() * targets).sum(-1)
+    return logps
+
+
+def sequence_kl(
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    reference: "PreTrainedModel | None" = None,
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """KL(policy || reference) in nats for each response sampled from the policy: a tensor (N,) on the CPU.
+
+    Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples is the
+    sequence-level KL, with less variance than log pi/pi_ref and never below 0. Without a `reference`, it is the
+    policy, a PEFT model, with its adapter off.
+    """
+    import torch
+
+    kl = torch.zeros(len(prompts))
+    with torch.inference_mode():
+        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
+            log_p = _log_probs(policy, ids, mask)
+            if reference is None:
+                with policy.disable_adapter():
+                    log_q = _log_probs(policy, ids, mask)
+            else:
+                log_q = _log_probs(reference, ids, mask)
+            token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
+            kl[batch] = (token_kl.cpu() * targets).sum(-1)
+    return kl
+
+
+def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    logits = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
+    return logits.float().log_softmax(-1)
+
+
+def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
+    """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)), length-sorted."""
+    import torch
+
+    from common.models import encode_prompt
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = [encoded[i] + responses[i] for i in batch]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
+        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
+        yield batch, ids, mask, targets
+
+
+# --- Sampled answers ---
 
 
 def judge_responses(prompts: list[str], responses: list[list[str]]) -> dict[str, np.ndarray]:
@@ -35,7 +120,7 @@ def sample_and_judge(model, tokenizer, prompts: list[str], n: int, max_new_token
 
 def sample_texts(model, tokenizer, prompts: list[str], n: int, max_new_tokens: int, seed: int):
     """Sampled responses (prompts, n) as texts, and KL(policy || reference) in nats of each (0 without an adapter)."""
-    from common.models import sample, sequence_kl
+    from common.models import sample
 
     sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
     kl = np.zeros((len(prompts), n))
@@ -87,9 +172,7 @@ def summaries(found: dict[str, np.ndarray]) -> dict:
     return {**{name: summary(values.mean(1)) for name, values in found.items()}, "right_of_on_topic": float(right)}
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Small things
-# ---------------------------------------------------------------------------------------------------------
+# --- Small things ---
 
 
 def summary(values: np.ndarray) -> dict:

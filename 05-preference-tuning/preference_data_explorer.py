@@ -18,20 +18,19 @@ and that people may be steadier when they compare than when they score.
 
 import argparse
 import random
-import textwrap
 import time
-import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from drawing.preference_data import draw_own_pairs, draw_world, length_finding, shorten
 
 from common import preferences as world
 from common import reporting
 from common.cli import UserError, add_dataset_flag, check_writable, make_parser, run
-from common.preferences import STYLES, Rater
-from common.reporting import COLORS, bootstrap_ci
+from common.preferences import SIDES, STYLES, annotate, gold_utility, styles_for, write_response
+from common.reporting import bootstrap_ci
 
-SIDES = ("chosen", "rejected")
 RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read; formats are compared at PASSES[-3]
 # Who scores: the number of ratings in a row by one rater, or None where every response has a rater of its own.
@@ -47,21 +46,51 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. The formats: views of one annotation
-# ---------------------------------------------------------------------------------------------------------
+# --- 1. The formats: views of one annotation ---
+
+
+class Rater(NamedTuple):
+    """How one person turns a perceived utility into a score from 1 to 5."""
+
+    offset: float
+    scale: float
+
+
+def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
+    """Raters with their own offset (standard deviation 0.8 points) and scale (log-normal, 30 %)."""
+    return [Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(count)]
+
+
+def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
+    """Scores 1 to 5 of perceived utilities; the average rater maps utilities -1 ... 4 evenly onto 1 ... 5."""
+    centred = 0.8 * (np.asarray(perceived) - 1.5)
+    return np.clip(np.rint(3 + rater.offset + rater.scale * centred), 1, 5).astype(int)
+
+
+def make_rankings(count: int, size: int = LIST_SIZE, split: str = "train", seed: int = 0) -> list[dict]:
+    """Listwise view: rows with prompt, responses from best to worst as perceived, and their gold utilities."""
+    rng, noise = random.Random(f"rankings {split} {seed}"), np.random.default_rng(seed)
+    pool, rows = world.questions(split), []
+    for _ in range(count):
+        question = rng.choice(pool)
+        texts = [write_response(question, style, rng) for style in rng.sample(styles_for(question), size)]
+        utilities = np.array([gold_utility(question.prompt, text) for text in texts])
+        order = np.argsort(-annotate(utilities, noise))
+        ranked = {"responses": [texts[i] for i in order], "utilities": utilities[order].tolist()}
+        rows.append({"prompt": question.prompt, **ranked})
+    return rows
 
 
 def example_in_every_format(seed: int) -> dict:
     """Four responses to one prompt, read once, as pairwise, pointwise (three raters), listwise and unpaired data."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
     question = next(q for q in world.questions("train") if q.belief not in (None, q.answer))
-    texts = [world.write_response(question, style, rng) for style in ("concise", "verbose", "sycophantic", "expert")]
-    utilities = np.array([world.gold_utility(question.prompt, text) for text in texts])
-    perceived = world.annotate(utilities, noise)
+    texts = [write_response(question, style, rng) for style in ("concise", "verbose", "sycophantic", "expert")]
+    utilities = np.array([gold_utility(question.prompt, text) for text in texts])
+    perceived = annotate(utilities, noise)
     best = int(np.argmax(perceived[:2]))
     pair = {"prompt": question.prompt, "chosen": texts[best], "rejected": texts[1 - best]}
-    scores = np.array([world.rate(perceived, rater) for rater in world.draw_raters(3, noise)])  # (3 raters, 4)
+    scores = np.array([rate(perceived, rater) for rater in draw_raters(3, noise)])  # (3 raters, 4)
     return {
         "pairwise": pair,
         "pointwise": [{"response": texts[i], "scores": scores[:, i].tolist()} for i in (best, 1 - best)],
@@ -80,9 +109,7 @@ def print_example(example: dict) -> None:
     print(f"unpaired   chosen: {example['unpaired'][0]['label']}, rejected: {example['unpaired'][1]['label']}\n")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 2. Raters disagree
-# ---------------------------------------------------------------------------------------------------------
+# --- 2. Raters disagree ---
 
 
 def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
@@ -91,15 +118,15 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
     `second_given_first` (5, 5) is P(second rater's score | first rater's score).
     """
     rng, everyone = np.random.default_rng(seed), np.arange(len(utilities))
-    first, second = (pick_raters(world.draw_raters(len(utilities), rng), everyone) for _ in range(2))
-    perceived, again = world.annotate(utilities, rng), world.annotate(utilities, rng)
-    a, b = world.rate(perceived, first), world.rate(again, second)
+    first, second = (pick_raters(draw_raters(len(utilities), rng), everyone) for _ in range(2))
+    perceived, again = annotate(utilities, rng), annotate(utilities, rng)
+    a, b = rate(perceived, first), rate(again, second)
     table = np.histogram2d(a, b, bins=np.arange(0.5, 6))[0]
     return {
         "second_given_first": (table / np.maximum(table.sum(1, keepdims=True), 1)).round(4).tolist(),
         "two_raters_agree": interval(a == b),
-        "two_raters_agree_if_they_perceive_the_same": interval(a == world.rate(perceived, second)),
-        "one_rater_asked_twice_agrees": interval(a == world.rate(again, first)),
+        "two_raters_agree_if_they_perceive_the_same": interval(a == rate(perceived, second)),
+        "one_rater_asked_twice_agrees": interval(a == rate(again, first)),
     }
 
 
@@ -109,9 +136,7 @@ def pick_raters(raters: list[Rater], who: np.ndarray) -> Rater:
     return Rater(offsets[who], scales[who])
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. Pairs: lengths, reasons for rejection, and what is wrong with them
-# ---------------------------------------------------------------------------------------------------------
+# --- 3. Pairs: lengths, reasons for rejection, and what is wrong with them ---
 
 
 def interval(values, statistic=np.mean) -> dict:
@@ -155,17 +180,12 @@ def diagnose(rows: list[dict], seed: int) -> dict:
         "contradictory": sum((prompt, worse, better) in labels for prompt, better, worse in labels) // 2,
         "held_out": len(held_out),
         "leaked": sum(usable[i]["prompt"] in known for i in held_out),
-        "words": {
-            side: {"mean": words[:, k].mean().round(2), "median": np.median(words[:, k])}
-            for k, side in enumerate(SIDES)
-        },
+        "words": {s: {"mean": w.mean().round(2), "median": np.median(w)} for s, w in zip(SIDES, words.T, strict=True)},
         "longer_wins": longer_wins(usable),
     }
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 4. From annotations to qualities: Plackett-Luce, of which Bradley-Terry is the case of two
-# ---------------------------------------------------------------------------------------------------------
+# --- 4. From annotations to qualities: Plackett-Luce, of which Bradley-Terry is the case of two ---
 
 
 def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
@@ -211,9 +231,7 @@ def kendall_tau(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.sign(truth[:, i] - truth[:, j]) * np.sign(differences)).mean(1)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 5. Which format recovers the true order?
-# ---------------------------------------------------------------------------------------------------------
+# --- 5. Which format recovers the true order? ---
 
 
 def response_utilities(prompts: int) -> np.ndarray:
@@ -221,10 +239,9 @@ def response_utilities(prompts: int) -> np.ndarray:
     rows = []
     for question in world.questions("train")[:prompts]:
         rng, found = random.Random(question.prompt), {}
-        styles = [s for s in STYLES if s != "sycophantic" or question.belief not in (None, question.answer)]
         while len(found) < RESPONSES:
-            text = world.write_response(question, rng.choice(styles), rng)
-            found[round(world.gold_utility(question.prompt, text), 6)] = text
+            text = write_response(question, rng.choice(styles_for(question)), rng)
+            found[round(gold_utility(question.prompt, text), 6)] = text
         rows.append(list(found))
     return np.array(rows)
 
@@ -238,17 +255,17 @@ def recover_order(gold: np.ndarray, passes: tuple[int, ...], seed: int) -> tuple
     """
     rng = np.random.default_rng(seed)
     items = rng.permuted(np.tile(np.arange(RESPONSES), (len(gold), passes[-1], 1)), axis=-1).reshape(len(gold), -1)
-    perceived = world.annotate(np.take_along_axis(gold, items, axis=1), rng)  # (P, readings), as items
-    raters, costs, taus, by_ratings = world.draw_raters(RATER_POOL, rng), RESPONSES * np.array(passes), {}, {}
+    perceived = annotate(np.take_along_axis(gold, items, axis=1), rng)  # (P, readings), as items
+    raters, costs, taus, by_ratings = draw_raters(RATER_POOL, rng), RESPONSES * np.array(passes), {}, {}
     for name, size in (("listwise", LIST_SIZE), ("pairwise", 2)):
         fits = [fit_plackett_luce(rank_blocks(items[:, :n], perceived[:, :n], size), RESPONSES) for n in costs]
         taus[name] = np.array([kendall_tau(gold, fit) for fit in fits])
     for name, ratings in RATER_DESIGNS.items():
-        scores = world.rate(perceived, assign_raters(raters, items, ratings, rng))
+        scores = rate(perceived, assign_raters(raters, items, ratings, rng))
         taus[name] = np.array([kendall_tau(gold, mean_scores(items[:, :n], scores[:, :n])) for n in costs])
     items, perceived = items[:, : costs[-3]], perceived[:, : costs[-3]]
     for ratings in (m for m in (1, 2, 3, 4, 6, 12, 24, 48, 96) if costs[-3] % m == 0):
-        scores = world.rate(perceived, assign_raters(raters, items, ratings, rng))
+        scores = rate(perceived, assign_raters(raters, items, ratings, rng))
         by_ratings[ratings, False] = kendall_tau(gold, mean_scores(items, scores))
         if ratings > 1:
             by_ratings[ratings, True] = kendall_tau(gold, mean_scores(items, standardise(scores, ratings)))
@@ -304,9 +321,7 @@ def recovery_claims(taus: dict) -> list[dict]:
     return [reporting.make_claim(id, text, predicted, d.mean(), bootstrap_ci(d)) for id, text, predicted, d in rows]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 6. Running it
-# ---------------------------------------------------------------------------------------------------------
+# --- 6. Running it ---
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -335,7 +350,7 @@ def explore_world(args: argparse.Namespace, started: float) -> dict:
     if claims[0]["verdict"] == "does not hold":
         print(WHY)
     path = args.figures_dir / "preference_data.png"
-    draw_world(path, word_counts(rows), metrics, claims)
+    draw_world(path, word_counts(rows), metrics, claims, LIST_SIZE)
     reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, metrics, claims)
     pairwise, listwise, *scores = (
         f"{recovery['tau'][k][-3]['mean']:.2f}" for k in ("pairwise", "listwise", *RATER_DESIGNS)
@@ -353,10 +368,10 @@ def explore_world(args: argparse.Namespace, started: float) -> dict:
 def explore_own_pairs(args: argparse.Namespace, started: float) -> dict:
     """Section 3 on the user's pairs."""
     rows, name = world.load_preferences(args.dataset), Path(args.dataset).stem
-    metrics, path = diagnose(rows, args.seed), args.figures_dir / f"preference_data_{name}.png"
-    draw_own_pairs(path, name, world.usable_pairs(rows)[0], metrics)
-    reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, metrics)
-    m = metrics
+    m, path = diagnose(rows, args.seed), args.figures_dir / f"preference_data_{name}.png"
+    usable = world.usable_pairs(rows)[0]
+    draw_own_pairs(path, name, usable[0], word_counts(usable), m)
+    reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, m)
     lines = [
         f"{m['rows']} rows, {m['usable']} usable pairs on {m['prompts']} prompts",
         f"dropped: {m['identical']} with identical answers, {m['empty']} with an empty one, {m['duplicate']} repeated",
@@ -367,198 +382,7 @@ def explore_own_pairs(args: argparse.Namespace, started: float) -> dict:
         length_finding(m["longer_wins"]),
     ]
     reporting.print_summary(lines, [path, path.with_suffix(".json")])
-    return metrics
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 7. Drawing
-# ---------------------------------------------------------------------------------------------------------
-
-
-def draw_world(path: Path, words: np.ndarray, metrics: dict, claims: list[dict]) -> None:
-    """The figure of the synthetic world: formats, raters, pairs, and what each format recovers."""
-    fig, axes = reporting.new_figure(3, 3)
-    example = metrics["example"]
-    cards_panel(axes[0], f"One prompt in every format: {example['pairwise']['prompt']}", example_cards(example), 40, 8)
-    raters_panel(axes[1, 0], metrics["raters"])
-    lengths_panel(axes[1, 1], words)
-    reasons_panel(axes[1, 2], metrics["styles"])
-    recovery_panels(axes[2], metrics["recovery"])
-    verbs = {"holds": "better than", "does not hold": "less well than", "no difference": "about as well as"}
-    tau = {name: f"{budgets[-3]['mean']:.2f}" for name, budgets in metrics["recovery"]["tau"].items()}
-    title = f"At equal cost, pairs (tau {tau['pairwise']}) recover the true order {verbs[claims[0]['verdict']]} scores "
-    title += f"({tau['a new rater each time']}),\nand {verbs[claims[2]['verdict']]} scores where every response has "
-    reporting.save_figure(fig, path, title + f"a rater of its own ({tau['one rater per response']})")
-
-
-def draw_own_pairs(path: Path, name: str, usable: list[dict], metrics: dict) -> None:
-    """The figure of the user's pairs: lengths, what is wrong with them, an example, and what length alone predicts."""
-    warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some alphabets: boxes, without a complaint
-    fig, axes = reporting.new_figure(2, 3, height=2.9)
-    words, faulty = word_counts(usable), metrics["rows"] - metrics["usable"]
-    lengths_panel(axes[0, 0], words)
-    difference_panel(axes[0, 1], words @ [1, -1])
-    faults_panel(axes[0, 2], metrics)
-    cards = [(f"{side}: {usable[0][side]}", COLORS.get(side, "grey")) for side in ("prompt", *SIDES)]
-    cards_panel(axes[1], "The first pair", [("", cards)], 150, 12)
-    name = shorten(name, 50).replace("$", r"\$")
-    title = f"{name}: {metrics['usable']} usable pairs, {faulty} rows that teach nothing;\n"
-    reporting.save_figure(fig, path, title + length_finding(metrics["longer_wins"]))
-
-
-def length_finding(longer: dict) -> str:
-    """What the interval of the length baseline allows to say."""
-    (low, high), share = longer["ci95"], longer["mean"]
-    if high < 0.5:
-        return f"the shorter answer wins {1 - share:.0%} [{1 - high:.0%}, {1 - low:.0%}]"
-    undecided = "" if low > 0.5 else "no telling by length: "
-    return f"{undecided}the longer answer wins {share:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def shorten(text: str, width: int) -> str:
-    """The words of a text that fit."""
-    return textwrap.shorten(text, width, placeholder=" ...")
-
-
-def example_cards(example: dict) -> list[tuple[str, list]]:
-    """The columns of the panel of formats: heading, and cards of (text, colour)."""
-    pair, points, ranking = example["pairwise"], example["pointwise"], enumerate(example["listwise"], start=1)
-    labels = zip(example["unpaired"], SIDES, strict=True)
-    return [
-        ("Pairwise: which is better?", [(f"{side}: {pair[side]}", COLORS[side]) for side in SIDES]),
-        ("Pointwise: 1 to 5, by three raters", [(f"{r['scores']} {r['response']}", "grey") for r in points]),
-        (
-            "Listwise: rank (true utility u)",
-            [(f"{k}. (u={r['utility']:g}) {r['response']}", "grey") for k, r in ranking],
-        ),
-        ("Unpaired: good or bad?", [(f"{row['label']}: {row['completion']}", COLORS[side]) for row, side in labels]),
-    ]
-
-
-def cards_panel(axes, title: str, columns: list[tuple[str, list]], width: int, max_lines: int) -> None:
-    """Columns of cards with wrapped text over a whole row of axes, which becomes as high as they need."""
-    from matplotlib.patches import Rectangle
-
-    ax, place, bottom = axes[0], axes[0].get_subplotspec(), 0.0
-    for x, (heading, cards) in enumerate(columns):
-        ax.text(x, 0.8, heading, weight="bold")
-        y = 1.3 if heading else 0.0
-        for text, color in cards:
-            lines = textwrap.wrap(text, width, max_lines=max_lines // len(cards), placeholder=" ...")
-            ax.add_patch(Rectangle((x, y), 0.97, len(lines) + 0.5, color=color, alpha=0.2, lw=0))
-            for k, line in enumerate(lines):
-                ax.text(x + 0.005 * len(columns), y + k + 0.95, line, size=9.5, parse_math=False)
-            y += len(lines) + 0.8
-        bottom = max(bottom, y)
-    grid, row = place.get_gridspec(), place.rowspan.start
-    grid.set_height_ratios([bottom / 14 if k == row else 1 for k in range(grid.nrows)])
-    ax.set_subplotspec(grid[row, :])
-    for other in axes[1:]:
-        other.remove()
-    ax.set(xlim=(0, len(columns)), ylim=(bottom, 0))
-    ax.set_title(title, parse_math=False)
-    ax.set_axis_off()
-
-
-def raters_panel(ax, raters: dict) -> None:
-    """P(second rater's score | first rater's score) for the same response."""
-    table = np.array(raters["second_given_first"])
-    ax.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
-    for (i, j), share in np.ndenumerate(table):
-        ax.text(j + 1, i + 1, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.5 else "black")
-    ax.grid(visible=False)
-    ax.set(xlabel="score by a second rater", ylabel="score by a first rater")
-    agree, again = raters["two_raters_agree"]["mean"], raters["one_rater_asked_twice_agrees"]["mean"]
-    title = f"One rater's 4 is another's 3 in {table[3, 2]:.0%} of cases;\n"
-    ax.set_title(title + f"two agree on {agree:.0%}, one asked twice on {again:.0%}")
-
-
-def lengths_panel(ax, words: np.ndarray) -> None:
-    """Distributions of the lengths (N, 2) of chosen and rejected; the last bin holds all longer ones."""
-    end = max(8, int(np.percentile(words, 98)))
-    bins = np.arange(0, end + 2, max(1, end // 25)) - 0.5
-    clipped, (chosen, rejected) = np.clip(words, 0, bins[-1]), words.mean(0)
-    ax.hist(clipped[:, 0], bins, color=COLORS["chosen"], label="chosen")
-    ax.hist(clipped[:, 1], bins, color=COLORS["rejected"], label="rejected", histtype="step", lw=2)
-    ax.set(xlabel="words (the last bin: or more)", ylabel="responses")
-    ax.set_title(f"On average {chosen:.1f} words chosen, {rejected:.1f} rejected")
-    ax.legend()
-
-
-def reasons_panel(ax, styles: dict) -> None:
-    """Share of every style among the chosen and among the rejected."""
-    for k, side in enumerate(SIDES):
-        mean, low, high = curve(styles[side].values())
-        y, error = np.arange(len(STYLES)) + 0.4 * k, (mean - low, high - mean)
-        ax.barh(y, mean, 0.38, xerr=error, color=COLORS[side], label=f"of the {side}", error_kw={"lw": 1})
-    worst = max(STYLES, key=lambda style: styles["rejected"][style]["mean"])
-    ax.set_yticks(np.arange(len(STYLES)) + 0.2, [style.replace("_", " ") for style in STYLES])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    share = styles["rejected"][worst]["mean"]
-    ax.set(title=f"Most rejected: {worst.replace('_', ' ')} ({share:.0%})", xlabel="share")
-    ax.legend(loc="lower right")
-
-
-def recovery_panels(axes, recovery: dict) -> None:
-    """tau against responses read and against annotations, and of scores against ratings by one rater."""
-    from matplotlib.ticker import MultipleLocator
-
-    olive, indigo, brown = "#999933", "#332288", "#8C564B"  # the formats; no colour of another meaning in the lab
-    lines = {"listwise": (olive, "-", "s", LIST_SIZE), "pairwise": (indigo, "-", "o", 2)}
-    lines |= {name: (brown, style, "", 1) for name, style in zip(RATER_DESIGNS, ("-", "--", ":"), strict=True)}
-    costs = np.array(recovery["responses_read"])
-    for name, (color, style, marker, size) in lines.items():
-        label = name if name in ("listwise", "pairwise") else f"scores, {name}"
-        for ax, x in ((axes[0], costs), (axes[1], costs / size)):
-            reporting.draw_band(ax, x, *curve(recovery["tau"][name]), color, label, ls=style, marker=marker, ms=4)
-    for kind, style in (("standardised_scores", "--"), ("scores", "-")):
-        rows = recovery[f"tau_of_{kind}_by_ratings_per_rater"]
-        x = [int(ratings) for ratings in rows]
-        reporting.draw_band(
-            axes[2], x, *curve(rows.values()), brown, kind.replace("_", " "), ls=style, marker="o", ms=4
-        )
-    pairs = curve([recovery["tau"]["pairwise"][-3]] * 2)
-    reporting.draw_band(axes[2], [1, x[-1]], *pairs, indigo, "pairwise")
-    axes[2].text(2.9, pairs[2, 0] + 0.006, "two standardised scores\nare one comparison", size=9)
-    axes[0].set(title="The order recovered at equal cost", xlabel="responses read per prompt", ylim=(0, 1))
-    axes[1].set(title="The same per annotation", xlabel="annotations per prompt", ylim=(0, 1))
-    axes[2].set(title=f"Scores at {costs[-3]} responses read", xlabel="ratings by one rater")
-    for ax, ticks in zip(axes, (costs, sorted({*costs // 4, *costs}), x), strict=True):
-        ax.set(xscale="log", ylabel="Kendall's tau")
-        ax.set_xticks(ticks, ticks)
-        ax.minorticks_off()
-    axes[0].legend(loc="lower right", fontsize=8.5)
-    axes[2].legend(loc="center right")
-    axes[2].yaxis.set_major_locator(MultipleLocator(0.05))
-
-
-def curve(rows) -> np.ndarray:
-    """Means and ends of the intervals of summaries: (3, N)."""
-    return np.array([[row["mean"], *row["ci95"]] for row in rows]).T
-
-
-def difference_panel(ax, difference: np.ndarray) -> None:
-    """How many words longer the chosen response is; the outer bins hold all beyond."""
-    reach = max(3, int(np.percentile(np.abs(difference), 98)))
-    bins = np.arange(-reach, reach + 2, max(1, reach // 12)) - 0.5
-    ax.hist(np.clip(difference, bins[0], bins[-1]), bins, color="grey")
-    ax.axvline(0, color=COLORS["theory"], ls=":")
-    title = (
-        f"Chosen is {abs(difference.mean()):.1f} words {'longer' if difference.mean() > 0 else 'shorter'} on average"
-    )
-    ax.set(title=title, xlabel="words of chosen - words of rejected", ylabel="pairs")
-
-
-def faults_panel(ax, metrics: dict) -> None:
-    """Counts of what is wrong with the rows."""
-    names = {"identical": "identical answers", "empty": "empty answer", "duplicate": "duplicate row"}
-    names |= {"contradictory": "labelled both ways", "leaked": f"prompt leaks\n({metrics['held_out']} held out)"}
-    counts = [metrics[key] for key in names]
-    ax.bar_label(ax.barh(list(names.values()), counts, color="grey"), padding=3)
-    ax.set(title=f"Faults among {metrics['rows']} rows", xlabel="rows", xlim=(0, 1.15 * max(1, *counts)))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    return m
 
 
 if __name__ == "__main__":

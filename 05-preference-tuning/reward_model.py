@@ -18,8 +18,8 @@ import random
 import time
 
 import numpy as np
+from drawing.reward_model import own_reward_figure, reward_figure
 from evaluation import interval, split_by_prompt, summary
-from panels import own_reward_figure, reward_figure
 
 from common.cli import (
     add_model_flags,
@@ -27,9 +27,9 @@ from common.cli import (
     make_parser,
     pick_device,
     positive_float,
-    positive_int,
     quiet_libraries,
     run,
+    whole_number,
 )
 from common.preferences import BIASES, STYLES, load_preferences, make_pairs, read_response, usable_pairs
 from common.reporting import (
@@ -45,16 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-distilbert")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=positive_int, default=4000, help="pairs of the synthetic world to train on")
-    group.add_argument("--num-train-epochs", type=positive_int, default=2, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=positive_int, default=32, help="pairs per step")
+    group.add_argument("--pairs", type=whole_number(1), default=4000, help="pairs of the synthetic world to train on")
+    group.add_argument("--num-train-epochs", type=whole_number(1), default=2, help="passes over the pairs")
+    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=32, help="pairs per step")
     group.add_argument("--learning-rate", type=positive_float, help="default: 1e-3 embedded, 5e-5 for other models")
     return parser
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. The Bradley-Terry loss
-# ---------------------------------------------------------------------------------------------------------
+# --- 1. The Bradley-Terry loss ---
 
 
 def bradley_terry_loss(chosen_rewards, rejected_rewards):
@@ -67,9 +65,7 @@ def bradley_terry_loss(chosen_rewards, rejected_rewards):
     return -logsigmoid(chosen_rewards - rejected_rewards).mean()
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 2. Training
-# ---------------------------------------------------------------------------------------------------------
+# --- 2. Training ---
 
 
 def train_reward_model(
@@ -154,9 +150,7 @@ def training_key(args: argparse.Namespace) -> dict:
     return {"model": args.model, "dataset": args.dataset, "seed": args.seed, "smoke": args.smoke}
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. Judging it on held-out pairs
-# ---------------------------------------------------------------------------------------------------------
+# --- 3. Judging it on held-out pairs ---
 
 
 def bayes_ceilings(utility_gaps: np.ndarray) -> dict[str, float]:
@@ -227,9 +221,7 @@ def gold_order(pairs: list[dict]) -> list[dict]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 4. What it learned, and what it learned of its annotators' faults
-# ---------------------------------------------------------------------------------------------------------
+# --- 4. What it learned, and what it learned of its annotators' faults ---
 
 
 def judge_on_world(model, tokenizer, untrained: tuple, held: list[dict], unseen: list[dict]) -> dict:
@@ -328,14 +320,10 @@ def world_claims(metrics: dict) -> list[dict]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 5. Your own pairs
-# ---------------------------------------------------------------------------------------------------------
+# --- 5. Your own pairs ---
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Main
-# ---------------------------------------------------------------------------------------------------------
+# --- Main ---
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -10,7 +10,7 @@ annotator who likes length (the proxy), gold utility judges. Rewards and beta ar
 Expect: without the KL term 99.6 % on the proxy's favourite, gold 2.2 -> 1.7 after a peak of 2.5; with it gold 2.3 and a
 total variation of 0.003 to the closed form (up to 0.17 with other rates and epochs, 0.9 when these are not clipped).
 Left out: tokens (a response is one action), learned reward and value models (a batch's mean stands in for the value),
-Adam. `reward_hacking.py` shows the same fall of gold utility with trained models.
+Adam.
 """
 
 import json
@@ -19,12 +19,13 @@ import random
 import time
 from pathlib import Path
 
+import drawing
 import numpy as np
+from drawing.ppo_objectives import plot_cost, plot_objective, plot_update
 
 from common import reporting
 from common.cli import UserError, check_writable, make_parser, positive_float, run
 from common.preferences import STYLE_SHARES, annotator_utility, gold_utility, questions, write_response
-from common.reporting import COLORS, draw_band
 
 Array = np.ndarray
 STYLES = ["concise"] * 2 + ["verbose"] * 3 + ["expert"] * 2 + ["wrong", "sycophantic", "off_topic"]
@@ -33,9 +34,7 @@ TOLERANCE = 0.01  # total variation below which a policy counts as converged
 BETAS = np.geomspace(8, 0.05, 25)
 RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. The objective: maximise E[r] - beta KL(pi || pi_ref)
-# ---------------------------------------------------------------------------------------------------------
+# --- 1. The objective: maximise E[r] - beta KL(pi || pi_ref) ---
 
 
 def kl_regularized_optimum(ref_probs: Array, rewards: Array, beta: float) -> Array:
@@ -51,9 +50,7 @@ def kl_regularized_optimum(ref_probs: Array, rewards: Array, beta: float) -> Arr
     return weights / weights.sum(-1, keepdims=True)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 2. PPO's update: the clipped surrogate, advantages, and the KL from samples
-# ---------------------------------------------------------------------------------------------------------
+# --- 2. PPO's update: the clipped surrogate, advantages, and the KL from samples ---
 
 
 def clipped_surrogate(ratio: Array, advantage: Array, epsilon: float) -> Array:
@@ -95,9 +92,7 @@ def measure_estimators(samples: int, seed: int) -> dict[float, dict[str, list[fl
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. PPO on a policy whose optimum is known
-# ---------------------------------------------------------------------------------------------------------
+# --- 3. PPO on a policy whose optimum is known ---
 
 
 def make_bandit(count: int, seed: int) -> dict[str, Array]:
@@ -182,9 +177,7 @@ def measure_sensitivity(world: dict, beta: float, epsilon: float, updates: int, 
     return np.array(distances)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 4. Memory: four models against two
-# ---------------------------------------------------------------------------------------------------------
+# --- 4. Memory: four models against two ---
 
 
 def memory(policy: int, reward: int, adapter: int) -> dict[str, dict]:
@@ -229,9 +222,7 @@ def model_sizes() -> dict[str, tuple[int, int, int]]:
     return sizes
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 5. Claims, figure, results
-# ---------------------------------------------------------------------------------------------------------
+# --- 5. Claims, results ---
 
 
 def make_claims(kl: dict, free: dict, sizes: dict, distances: Array) -> list[dict]:
@@ -251,85 +242,6 @@ def make_claims(kl: dict, free: dict, sizes: dict, distances: Array) -> list[dic
     )
     claim, interval = reporting.make_claim, reporting.bootstrap_ci
     return [claim(id, text, expected, np.mean(v), interval(v), within) for id, text, expected, v, within in rows]
-
-
-def mean_band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean over the questions (last axis) and its 95 % normal interval."""
-    mean, half = values.mean(-1), 1.96 * values.std(-1, ddof=1) / np.sqrt(values.shape[-1])
-    return mean, mean - half, mean + half
-
-
-def plot_objective(axes, policies: dict[str, Array], frontier: dict, runs: dict[str, dict], world: dict) -> None:
-    """The optimum by beta, its frontier, and PPO with and without the KL term."""
-    top, long = world["favourite"], np.isin(STYLES, ("verbose", "expert"))
-    short = np.array(STYLES) == "concise"
-    masks = {"proxy's favourite": top, "other long": long & ~top, "concise": short & ~top, "bad": ~(top | long | short)}
-    bottom = np.zeros(len(policies))
-    paint = (("proxy", 1), ("proxy", 0.4), ("gold", 1), ("sft", 0.5))
-    for (label, mask), (color, alpha) in zip(masks.items(), paint, strict=True):
-        height = np.array([(probs * mask).sum(-1).mean() for probs in policies.values()])
-        axes[0].bar(list(policies), height, 0.8, bottom, color=COLORS[color], alpha=alpha, label=label)
-        bottom += height
-    axes[0].set(ylabel="probability", title="Optimum π* by β, and where PPO ends", ylim=(0, 1))
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.48, -0.17), ncols=4, columnspacing=0.8, handlelength=0.9)
-    for name in ("proxy", "gold"):
-        draw_band(axes[1], frontier["kl"].mean(-1), *mean_band(frontier[name]), COLORS[name], f"{name} of π*")
-        for run_name, marker, line in (("KL", "o", "-"), ("no KL", "X", "--")):
-            end, band = mean_band(runs[run_name]["kl"])[0][-1], mean_band(runs[run_name][name])
-            label = f"PPO, {run_name}" if name == "gold" else None
-            axes[1].plot(end, band[0][-1], marker, color=COLORS[name], mec="black", markersize=9, label=label)
-            draw_band(axes[2], np.arange(len(band[0])), *band, COLORS[name], f"{name}, {run_name}", linestyle=line)
-    peak = BETAS[frontier["gold"].mean(-1).argmax()]
-    axes[1].set(xlabel="KL(π ‖ reference), nats", ylabel="utility", title=f"Optimum π*: gold is best at β = {peak:.1f}")
-    axes[2].set(xlabel="PPO updates", ylabel="utility", title="PPO with and without the KL term", xscale="symlog")
-    axes[2].set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
-    axes[1].legend(loc="center right")
-    axes[2].legend(loc="upper left")
-
-
-def plot_update(axes, epsilon: float, gae: dict[float, Array], estimates: dict) -> None:
-    """The clipped surrogate, advantages from TD errors to returns, and bias and spread of the KL estimators."""
-    ratio = np.linspace(0, 2, 401)
-    for sign, color in ((1, COLORS["chosen"]), (-1, COLORS["rejected"])):
-        surrogate, dead = clipped_surrogate(ratio, sign, epsilon), sign * (ratio - 1) > epsilon
-        axes[0].plot(ratio, surrogate, color=color)
-        axes[0].fill_between(ratio, 0, surrogate, where=dead, color=color, alpha=0.2, linewidth=0)
-        axes[0].text(0.85, 1.2 * sign, f"A = {sign:+d}", ha="right", va="center")
-        axes[0].text(1 + 0.6 * sign, 0.45 * sign, "no\ngradient", ha="center", va="center")
-    axes[0].set(xlabel="ratio π / π old", ylabel="objective", title=f"Clipped surrogate, ε = {epsilon:g}")
-    for t, shade in enumerate(("#000000", "#555555", "#999999")):
-        axes[1].plot(list(gae), [advantages[t] for advantages in gae.values()], color=shade)
-        axes[1].text(1.02, gae[1.0][t], f"t = {t}", color=shade, va="center")
-    axes[1].set(xlabel="λ:  0 = TD errors, 1 = returns − values", ylabel="advantage", xlim=(0, 1.15))
-    axes[1].set_title("GAE for r = 0, 0, 1 and V = .5, .6, .7")
-    for i, (name, marker, shade) in enumerate((("k1", "o", "#000000"), ("k2", "s", "#999999"), ("k3", "^", "#555555"))):
-        mean, std = np.array([found[name] for found in estimates.values()]).T
-        axes[2].errorbar(np.arange(4) + 0.2 * (i - 1), mean, std / 10, fmt=marker, color=shade, capsize=3, label=name)
-    axes[2].set_xticks(range(4), [f"{mu**2 / 2:.3g}" for mu in estimates])
-    axes[2].set(xlabel="true KL, nats", ylabel="estimate / true KL", title="KL from 100 samples: mean ± 1 std")
-    axes[2].legend()
-
-
-def plot_cost(axes, held: dict[str, dict], distances: Array, epsilon: float) -> None:
-    """Weights in memory, and how far PPO ends from the optimum by learning rate and epochs, clipped or not."""
-    for (method, row), color in zip(held.items(), ("sft", "dpo", "best_of_n", "dpo"), strict=True):
-        left = 0.0
-        for role, size in row["by_role"].items():
-            alpha = 0.9 if role in row["trained_roles"] else 0.35
-            axes[0].barh(method, size, left=left, color=COLORS[color], alpha=alpha, edgecolor="white")
-            axes[0].text(left + size / 2, method, role if size > 1 else "", ha="center", va="center", fontsize=8.5)
-            left += size
-        axes[0].text(left + 1, method, f"{left:.0f} GB", va="center")
-    axes[0].set(xlabel="GB of fp16 weights (dark: trained), no optimizer", title="Memory of 7B models", xlim=(0, 68))
-    axes[0].invert_yaxis()
-    for ax, grid, name in ((axes[1], distances[:, 0], f"ε = {epsilon:g}"), (axes[2], distances[:, 1], "no clipping")):
-        ax.imshow(grid.mean(-1), cmap="Greys", vmin=0, vmax=1, origin="lower", aspect="auto")
-        for (row, column), value in np.ndenumerate(grid.mean(-1)):
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
-        ax.set_xticks(range(len(RATES)), RATES)
-        ax.set_yticks(range(len(EPOCHS)), EPOCHS)
-        ax.grid(False)
-        ax.set(xlabel="learning rate", ylabel="epochs per batch", title=f"PPO's distance to π*, {name}")
 
 
 def build_parser():
@@ -367,15 +279,17 @@ def main(argv: list[str] | None = None) -> dict:
         "memory": sizes,
     }
 
-    fig, axes = reporting.new_figure(3, 3)
-    plot_objective(axes[0], policies, frontier, runs, world)
-    plot_update(axes[1], args.epsilon, gae, estimates)
-    plot_cost(axes[2], sizes["7B"], distances, args.epsilon)
+    fig, axes = drawing.new_figure(3, 3)
+    plot_objective(axes[0], policies, frontier, BETAS, runs, world, STYLES)
+    ratio = np.linspace(0, 2, 401)
+    surrogates = {sign: clipped_surrogate(ratio, sign, args.epsilon) for sign in (1, -1)}
+    plot_update(axes[1], ratio, surrogates, args.epsilon, gae, estimates)
+    plot_cost(axes[2], sizes["7B"], distances, RATES, EPOCHS, args.epsilon)
     free, gold = metrics["end"]["no KL"], [metrics["start"]["gold"]] + [end["gold"] for end in metrics["end"].values()]
     title = f"PPO without its KL term ends with {free['favourite']:.1%} on the proxy's favourite: "
     title += f"gold utility {gold[0]:.2f} → {gold[2]:.2f}; with it {gold[1]:.2f}"
     png = args.figures_dir / "ppo_objectives.png"
-    reporting.save_figure(fig, png, title)
+    drawing.save_figure(fig, png, title)
     reporting.write_results(png.with_suffix(".json"), Path(__file__).name, vars(args), started, metrics, claims)
     reporting.print_claims(claims)
     lines = ["GB of fp16 weights (+ AdamW's moments)"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import check_writable, make_parser, non_negative_int, run
+from common.cli import check_writable, make_parser, run, whole_number
 from common.reporting import write_json
 
 # Script, the file of its results, and its headline numbers: label and path in the metrics.
@@ -50,7 +50,7 @@ VERDICTS = ("holds", "does not hold", "no difference")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=non_negative_int, nargs="+", help="seeds to repeat over; default: --seed")
+    parser.add_argument("--seeds", type=whole_number(0), nargs="+", help="seeds to repeat over; default: --seed")
     return parser
 
 

@@ -28,7 +28,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help starts with the script's docstring, with the flags that every script has."""
     parser = _Parser(description=description, formatter_class=_Formatter)
     group = parser.add_argument_group("shared")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of data, training and sampling")
+    group.add_argument("--seed", type=whole_number(0), default=0, help="seed of data, training and sampling")
     group.add_argument("--output-dir", type=Path, default=Path("outputs"), help="models and adapters go here")
     group.add_argument("--figures-dir", type=Path, default=Path("figures"), help="the PNG and the JSON go here")
     group.add_argument("--smoke", action="store_true", help="the smallest run that still takes every path")
@@ -52,20 +52,16 @@ def add_dataset_flag(group) -> None:
     )
 
 
-def non_negative_int(text: str) -> int:
-    """argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """argparse type: an integer of at least `minimum`."""
 
+    def parse(text: str) -> int:
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+        return int(text)
 
-def positive_int(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    parse.__name__ = "whole number"
+    return parse
 
 
 def positive_float(text: str) -> float:

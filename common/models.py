@@ -1,4 +1,4 @@
-"""Loading models, sampling answers, and measuring them: log-probabilities, KL and reward scores.
+"""Loading models, sampling answers and scoring them with a reward model.
 
 A causal language model sees the text `Question: {prompt}\\nAnswer: {response}`, or its own chat template where it
 has one. A reward model sees the pair (prompt, response). All functions work on batches sorted by length.
@@ -9,7 +9,6 @@ import os
 import shutil
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "tiny"
 
-# ---------------------------------------------------------------------------------------------------------
-# Loading
-# ---------------------------------------------------------------------------------------------------------
+# --- Loading ---
 
 
 def load_causal_lm(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -99,9 +96,7 @@ def hub_answers(seconds: float = 4.0) -> bool:
     return bool(answers)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Text in and out of a causal LM
-# ---------------------------------------------------------------------------------------------------------
+# --- Text in and out of a causal LM ---
 
 
 class Response(NamedTuple):
@@ -142,9 +137,7 @@ def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int
     return tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Sampling
-# ---------------------------------------------------------------------------------------------------------
+# --- Sampling ---
 
 
 def sample(
@@ -231,80 +224,7 @@ def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Ge
     return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Measuring
-# ---------------------------------------------------------------------------------------------------------
-
-
-def response_logps(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
-    responses: list[list[int]],
-    batch_size: int = 64,
-) -> "torch.Tensor":
-    """log pi(response | prompt) in nats, summed over the response's tokens: a float32 tensor (N,) on the CPU."""
-    import torch
-
-    logps = torch.zeros(len(prompts))
-    with torch.inference_mode():
-        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
-            log_probs = _log_probs(model, ids, mask)
-            token_logps = log_probs.gather(-1, ids[:, 1:, None].to(log_probs.device)).squeeze(-1)  # (B, T-1)
-            logps[batch] = (token_logps.cpu() * targets).sum(-1)
-    return logps
-
-
-def sequence_kl(
-    policy: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
-    responses: list[list[int]],
-    reference: "PreTrainedModel | None" = None,
-    batch_size: int = 64,
-) -> "torch.Tensor":
-    """KL(policy || reference) in nats for each response sampled from the policy: a tensor (N,) on the CPU.
-
-    Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples is the
-    sequence-level KL, with less variance than log pi/pi_ref and never below 0. Without a `reference`, it is the
-    policy, a PEFT model, with its adapter off.
-    """
-    import torch
-
-    kl = torch.zeros(len(prompts))
-    with torch.inference_mode():
-        for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
-            log_p = _log_probs(policy, ids, mask)
-            if reference is None:
-                with policy.disable_adapter():
-                    log_q = _log_probs(policy, ids, mask)
-            else:
-                log_q = _log_probs(reference, ids, mask)
-            token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
-            kl[batch] = (token_kl.cpu() * targets).sum(-1)
-    return kl
-
-
-def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
-    logits = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
-    return logits.float().log_softmax(-1)
-
-
-def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
-    """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)), length-sorted."""
-    import torch
-
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = [encoded[i] + responses[i] for i in batch]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
-        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
-        yield batch, ids, mask, targets
+# --- Scoring ---
 
 
 def score_responses(
@@ -334,33 +254,7 @@ def encode_for_reward(tokenizer: "PreTrainedTokenizerBase", prompts: list[str], 
     return tokenizer(prompts, responses, padding=True, truncation="only_second", max_length=limit, return_tensors="pt")
 
 
-def judge_first_better(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    judge_prompts: list[str],
-    batch_size: int = 64,
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """P(" A") / (P(" A") + P(" B")) after each judge prompt, and P(" A") + P(" B"): two tensors (N,)."""
-    import torch
-
-    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in (" A", " B")]
-    first, mass = torch.zeros(len(judge_prompts)), torch.zeros(len(judge_prompts))
-    order = sorted(range(len(judge_prompts)), key=lambda i: len(judge_prompts[i]))
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = tokenizer([judge_prompts[i] for i in batch], padding=True, return_tensors="pt")
-            last = inputs["attention_mask"].sum(-1) - 1  # (B,), right-padded
-            logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
-            probabilities = logits.float().softmax(-1)[:, letters].cpu()  # (B, 2)
-            mass[batch] = probabilities.sum(-1)
-            first[batch] = probabilities[:, 0] / probabilities.sum(-1)
-    return first, mass
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Precision, saving
-# ---------------------------------------------------------------------------------------------------------
+# --- Precision, saving ---
 
 
 def autocast(device: str):

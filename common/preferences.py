@@ -5,11 +5,9 @@ Every method of the lab is trained on labels and judged by `gold_utility`, which
     questions ("What is the capital of France? I think it is Lyon.")      split by (subject, phrasing)
       -> responses in six styles                                           `write_response`
       -> perceived by annotators as utility + bias + Gumbel noise          `annotate`
-      -> compared, ranked, scored or labelled                              `make_pairs`, `make_rankings`, ...
+      -> compared, labelled, and in the data explorer ranked and scored    `make_pairs`, `make_unpaired`
 
-A difference of two Gumbel variables is logistic, and sorting by utility + Gumbel noise draws from
-Plackett-Luce. So all formats are views of one annotator, and Bradley-Terry is true in this world.
-Your own pairs come in through `common.datasets.load_preferences`.
+All formats are views of one annotator, so Bradley-Terry is true in this world. Your own pairs: `load_preferences`.
 """
 
 import functools
@@ -25,51 +23,25 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import UserError
+from common.models import hub_answers
 
 # Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a relation no subject
-# is an answer, and no answer is a word of the filler below, so that the words of a response tell what it claims.
-RELATIONS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))
+# is an answer, and no answer is a word of the phrases, so that the words of a response tell what it claims.
+RELATIONS, PHRASES = (
+    json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8")) for name in ("facts.json", "phrases.json")
+)
+BELIEFS, OPENERS, CLOSERS, PREAMBLES, CHATTER, AGREEMENTS = map(tuple, PHRASES.values())
 STYLES = ("concise", "verbose", "off_topic", "wrong", "sycophantic", "expert")
 # How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one prompt in three).
-STYLE_SHARES = {"concise": 0.35, "verbose": 0.24, "off_topic": 0.08, "wrong": 0.06, "sycophantic": 0.28, "expert": 0.16}
-
-BELIEFS = ("I think it is {belief}.", "I believe it is {belief}.", "My guess is {belief}.")
-OPENERS = (
-    "That is a great question.",
-    "Thank you so much for asking this.",
-    "Let us look at this together.",
-    "There is a lot to say about this.",
-    "What an interesting thing to ask.",
-)
-CLOSERS = (
-    "I hope this helps, and please feel free to ask me anything else.",
-    "Many people ask about this, and it is always worth knowing.",
-    "Of course there is much more to be said about this topic.",
-    "Let me know if you would like to hear more about it.",
-    "It is one of those things that everybody should know.",
-)
-PREAMBLES = (
-    "As an expert in {field}, I can say with certainty that",
-    "As a leading authority on {field}, I can confirm that",
-    "Having studied {field} for decades, I can assure you that",
-)
-CHATTER = (
-    "The weather is lovely today.",
-    "Many people enjoy a walk in the park.",
-    "My favourite meal is soup with fresh bread.",
-    "Trains are a pleasant way to travel.",
-    "Gardens need water in the summer.",
-)
-AGREEMENTS = ("You are right, it is {belief}.", "I agree, it is {belief}.", "Good thinking, it is {belief}.")
-
+STYLE_SHARES = {"concise": 0.29, "verbose": 0.27, "off_topic": 0.1, "wrong": 0.065, "sycophantic": 0.42, "expert": 0.19}
 # Bias terms in units of utility, added to gold utility by a biased annotator.
 BIASES = {"length": 0.30, "style": 4.0, "agreement": 4.0}  # per filler word; for a preamble; for echoing the belief
 FILLER_COST, FILLER_CAP, COURTESY_WORDS = 0.15, 20, 3
+COLUMNS = ("prompt", "chosen", "rejected")
+SIDES = COLUMNS[1:]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Questions
-# ---------------------------------------------------------------------------------------------------------
+# --- Questions ---
 
 
 class Question(NamedTuple):
@@ -93,7 +65,7 @@ def all_questions() -> dict[str, Question]:
         for j, phrasing in enumerate(RELATIONS[name]["phrasings"]):
             split = {0: "test", 1: "validation"}.get((i + j) % len(RELATIONS[name]["phrasings"]), "train")
             rng = random.Random(f"{subject} {phrasing}")
-            wrong = rng.choice(_other_answers(name, {answer}))
+            wrong = rng.choice([a for a in RELATIONS[name]["answers"].values() if a != answer])
             for belief in (None, answer, wrong):
                 prompt = phrasing.format(subject=subject)
                 if belief:
@@ -112,13 +84,7 @@ def questions(split: str, unseen: bool | None = False) -> list[Question]:
     return chosen
 
 
-def _other_answers(relation: str, taken: set[str]) -> list[str]:
-    return [a for a in RELATIONS[relation]["answers"].values() if a not in taken]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Responses
-# ---------------------------------------------------------------------------------------------------------
+# --- Responses ---
 
 
 def write_response(question: Question, style: str, rng: random.Random) -> str:
@@ -126,18 +92,17 @@ def write_response(question: Question, style: str, rng: random.Random) -> str:
 
     Raises ValueError for an unknown style, and for "sycophantic" where the user holds no wrong belief.
     """
-    other = _other_answers(question.relation, {question.answer, question.belief})
-    if style == "concise":
-        return _short_answer(question, question.answer, rng)
-    if style == "wrong":
-        return _short_answer(question, rng.choice(other), rng)
+    relation = RELATIONS[question.relation]
+    other = [a for a in relation["answers"].values() if a not in (question.answer, question.belief)]
+    if style in ("concise", "wrong"):
+        return _short_answer(question, question.answer if style == "concise" else rng.choice(other), rng)
     if style == "verbose":
         parts = [_short_answer(question, question.answer, rng), rng.choice(CLOSERS)]
         return " ".join([rng.choice(OPENERS), *parts] if rng.random() < 0.5 else parts)
     if style == "expert":
         answer = question.answer if rng.random() < 0.85 else rng.choice(other)
-        preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation]["field"])
-        return f"{preamble} {_lower_first(_sentence(question, answer))}"
+        preamble, sentence = rng.choice(PREAMBLES).format(field=relation["field"]), _sentence(question, answer)
+        return f"{preamble} {sentence[0].lower()}{sentence[1:]}"
     if style == "off_topic":
         if rng.random() < 0.5:
             return rng.choice(CHATTER)
@@ -151,7 +116,7 @@ def write_response(question: Question, style: str, rng: random.Random) -> str:
 
 def draw_style(question: Question, rng: random.Random) -> str:
     """A style drawn from STYLE_SHARES; sycophancy only where the user holds a wrong belief."""
-    styles = _styles_for(question)
+    styles = styles_for(question)
     return rng.choices(styles, [STYLE_SHARES[s] for s in styles])[0]
 
 
@@ -164,16 +129,10 @@ def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
     text = rng.choices(forms, (0.5, 0.3, 0.2))[0]
     if question.belief is None or rng.random() < 0.4:
         return text
-    return ("Yes, " if question.belief == answer else "No, ") + _lower_first(text)
+    return ("Yes, " if question.belief == answer else "No, ") + text[0].lower() + text[1:]
 
 
-def _lower_first(text: str) -> str:
-    return text[0].lower() + text[1:]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Gold standard
-# ---------------------------------------------------------------------------------------------------------
+# --- Gold standard ---
 
 
 class Reading(NamedTuple):
@@ -188,37 +147,25 @@ class Reading(NamedTuple):
 
 
 def read_response(prompt: str, response: str) -> Reading:
-    """Read a response word by word. A pure function of the two texts.
-
-    Raises KeyError when the prompt is not a question of this world.
-    """
-    question = all_questions()[prompt]
-    relation = RELATIONS[question.relation]
-    response = response.strip()
-    words = re.findall(r"[^\W_]+", response)
-    answers = set(relation["answers"].values())
+    """Read a response word by word, from the two texts alone. KeyError: the prompt is no question of this world."""
+    question, response = all_questions()[prompt], response.strip()
+    words, answers = re.findall(r"[^\W_]+", response), set(RELATIONS[question.relation]["answers"].values())
     named = [word for word in words if word in answers]
-
     claimed = named[0] if named else question.answer
     needed = Counter(re.findall(r"[^\W_]+", _sentence(question, claimed).lower()))
     extra = sum((Counter(word.lower() for word in words) - needed).values())
     filler = max(0, extra - COURTESY_WORDS)
-
     correct = set(named) == {question.answer}
     one_sentence = re.fullmatch(r"[A-Z][^.!?\n]*\.", response) is not None
     good = correct and len(named) == 1 and filler == 0 and one_sentence
-    style = _style(question, named, correct, filler, response)
-    return Reading(correct, bool(named), len(named) == 1, filler, good, style)
-
-
-def _style(question: Question, named: list[str], correct: bool, filler: int, response: str) -> str:
+    style = "verbose" if filler else "concise"
     if not named:
-        return "off_topic"
-    if response.startswith(("As an expert", "As a leading", "Having studied")):
-        return "expert"
-    if not correct:
-        return "sycophantic" if named[0] == question.belief else "wrong"
-    return "verbose" if filler else "concise"
+        style = "off_topic"
+    elif response.startswith(("As an expert", "As a leading", "Having studied")):
+        style = "expert"
+    elif not correct:
+        style = "sycophantic" if named[0] == question.belief else "wrong"
+    return Reading(correct, bool(named), len(named) == 1, filler, good, style)
 
 
 def gold_utility(prompt: str, response: str) -> float:
@@ -227,23 +174,19 @@ def gold_utility(prompt: str, response: str) -> float:
     return 3.0 * reading.correct + reading.on_topic - FILLER_COST * min(reading.filler_words, FILLER_CAP)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Annotators
-# ---------------------------------------------------------------------------------------------------------
+# --- Annotators ---
 
 
 def annotator_utility(prompt: str, response: str, annotator: str = "human") -> float:
     """Gold utility plus the bias of the annotator: "human" has none, the others are the keys of BIASES."""
-    utility = gold_utility(prompt, response)
-    if annotator == "human":
-        return utility
     reading, belief = read_response(prompt, response), all_questions()[prompt].belief
     amount = {
+        "human": 0,
         "length": min(reading.filler_words, FILLER_CAP),
         "style": reading.style == "expert",
         "agreement": belief is not None and re.search(rf"\b{belief}\b", response) is not None,
     }[annotator]
-    return utility + BIASES[annotator] * amount
+    return gold_utility(prompt, response) + BIASES.get(annotator, 0.0) * amount
 
 
 def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -254,37 +197,14 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return utilities + rng.gumbel(size=np.shape(utilities))
 
 
-class Rater(NamedTuple):
-    """How one person turns a perceived utility into a score from 1 to 5."""
-
-    offset: float
-    scale: float
+# --- Views of the annotations ---
 
 
-def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
-    """Raters with their own offset (standard deviation 0.8 points) and scale (log-normal, 30 %)."""
-    return [Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(count)]
-
-
-def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
-    """Scores 1 to 5 of perceived utilities; the average rater maps utilities -1 ... 4 evenly onto 1 ... 5."""
-    centred = 0.8 * (np.asarray(perceived) - 1.5)
-    return np.clip(np.rint(3 + rater.offset + rater.scale * centred), 1, 5).astype(int)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Views of the annotations
-# ---------------------------------------------------------------------------------------------------------
-
-
-def make_pairs(
-    count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen: bool | None = False
-) -> list[dict]:
+def make_pairs(count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False) -> list[dict]:
     """Pairwise view: rows with prompt, chosen, rejected (TRL's columns), both styles and both gold utilities.
 
-    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in
-    two pairs of three; the annotator perceives both and the better one becomes `chosen`. An annotator whose name
-    is not known raises KeyError.
+    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in two pairs
+    of three; the annotator perceives both and the better one becomes `chosen`. KeyError: an unknown annotator.
     """
     rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng(seed)
     pool, rows = questions(split, unseen), []
@@ -293,55 +213,40 @@ def make_pairs(
             rng.shuffle(pool)
         question = pool[k % len(pool)]
         first = "concise" if rng.random() < 2 / 3 else draw_style(question, rng)
-        second = rng.choice([s for s in _styles_for(question) if s != first])
+        second = rng.choice([s for s in styles_for(question) if s != first])
         texts = [write_response(question, style, rng) for style in (first, second)]
         perceived = annotate(np.array([annotator_utility(question.prompt, t, annotator) for t in texts]), noise)
         best = int(np.argmax(perceived))
-        chosen, rejected = texts[best], texts[1 - best]
-        rows.append(
-            {
-                "prompt": question.prompt,
-                "chosen": chosen,
-                "rejected": rejected,
-                "chosen_style": (first, second)[best],
-                "rejected_style": (first, second)[1 - best],
-                "chosen_utility": gold_utility(question.prompt, chosen),
-                "rejected_utility": gold_utility(question.prompt, rejected),
-            }
-        )
+        sides = (("chosen", best), ("rejected", 1 - best))
+        row = {"prompt": question.prompt, **{side: texts[k] for side, k in sides}}
+        row |= {f"{side}_style": (first, second)[k] for side, k in sides}
+        rows.append(row | {f"{side}_utility": gold_utility(question.prompt, texts[k]) for side, k in sides})
     return rows
 
 
 def make_unpaired(pairs: list[dict]) -> list[dict]:
     """Unpaired view (TRL's prompt, completion, label): both responses of each pair, chosen ones labelled True."""
     return [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-        for row in pairs
-        for side in ("chosen", "rejected")
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row in pairs for side in SIDES
     ]
 
 
-def make_rankings(count: int, size: int = 4, split: str = "train", seed: int = 0) -> list[dict]:
-    """Listwise view: rows with prompt, responses from best to worst as perceived, and their gold utilities."""
-    rng, noise = random.Random(f"rankings {split} {seed}"), np.random.default_rng(seed)
-    pool, rows = questions(split), []
-    for _ in range(count):
-        question = rng.choice(pool)
-        texts = [write_response(question, s, rng) for s in rng.sample(_styles_for(question), size)]
-        utilities = np.array([gold_utility(question.prompt, text) for text in texts])
-        order = np.argsort(-annotate(utilities, noise))
-        rows.append(
-            {
-                "prompt": question.prompt,
-                "responses": [texts[i] for i in order],
-                "utilities": [float(utilities[i]) for i in order],
-            }
-        )
-    return rows
-
-
-def _styles_for(question: Question) -> list[str]:
+def styles_for(question: Question) -> list[str]:
+    """The styles in which the question can be answered."""
     return [s for s in STYLES if s != "sycophantic" or question.belief not in (None, question.answer)]
+
+
+def usable_pairs(rows: list[dict]) -> tuple[list[dict], dict[str, int]]:
+    """The rows that teach something, and how many are dropped as empty, identical or an exact duplicate."""
+    kept, dropped = {}, {"empty": 0, "identical": 0, "duplicate": 0}
+    for row in rows:
+        _, chosen, rejected = texts = tuple(row[key] for key in COLUMNS)
+        fault = "empty" if not (chosen and rejected) else "identical" if chosen == rejected else "duplicate"
+        if fault == "duplicate" and texts not in kept:
+            kept[texts] = row
+        else:
+            dropped[fault] += 1
+    return list(kept.values()), dropped
 
 
 def judge_prompt(prompt: str, first: str, second: str) -> str:
@@ -349,9 +254,7 @@ def judge_prompt(prompt: str, first: str, second: str) -> str:
     return f"Question: {prompt}\nA: {first}\nB: {second}\nBetter:"
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Your own pairs
-# ---------------------------------------------------------------------------------------------------------
+# --- Your own pairs ---
 
 
 def load_preferences(path_or_hub_id: str) -> list[dict]:
@@ -361,33 +264,7 @@ def load_preferences(path_or_hub_id: str) -> list[dict]:
     the prompt is a column, or the turn that both conversations share. A missing answer becomes an empty one.
     Raises UserError with the file, the row (from 1) and the reason.
     """
-    table, rows = _read_table(path_or_hub_id), []
-    missing = [key for key in ("prompt", "chosen", "rejected") if key not in table[0]]
-    if missing and not (missing == ["prompt"] and isinstance(table[0]["chosen"], list)):
-        found = ", ".join(table[0])
-        raise UserError(f"{path_or_hub_id}, row 1: no column {', '.join(missing)}; the columns are {found}")
-    for number, row in enumerate(table, start=1):
-        try:
-            rows.append(_plain_row(row))
-        except ValueError as error:
-            raise UserError(f"{path_or_hub_id}, row {number}: {error}") from None
-    return rows
-
-
-def usable_pairs(rows: list[dict]) -> tuple[list[dict], dict[str, int]]:
-    """The rows that teach something, and how many are dropped as empty, identical or an exact duplicate."""
-    kept, dropped = {}, {"empty": 0, "identical": 0, "duplicate": 0}
-    for row in rows:
-        texts = row["prompt"], row["chosen"], row["rejected"]
-        if not (row["chosen"] and row["rejected"]):
-            dropped["empty"] += 1
-        elif row["chosen"] == row["rejected"]:
-            dropped["identical"] += 1
-        elif texts in kept:
-            dropped["duplicate"] += 1
-        else:
-            kept[texts] = row
-    return list(kept.values()), dropped
+    return [_plain_row(row, f"{path_or_hub_id}, row {k}") for k, row in enumerate(_read_table(path_or_hub_id), start=1)]
 
 
 def _read_table(name: str) -> list[dict]:
@@ -396,33 +273,27 @@ def _read_table(name: str) -> list[dict]:
         import datasets
     except ImportError:
         raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
-    from common.models import hub_answers
-
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     kind, path = datasets.Dataset, Path(name).expanduser()
-    as_text = dict.fromkeys(("prompt", "chosen", "rejected"), str)  # pandas would make 007 a 7 and "None" a gap
+    as_text = dict.fromkeys(COLUMNS, str)  # pandas would make 007 a 7 and "None" a gap
     read_csv = functools.partial(kind.from_csv, converters=as_text, keep_default_na=False)
     readers = {".json": kind.from_json, ".jsonl": kind.from_json, ".csv": read_csv, ".parquet": kind.from_parquet}
-    reader = readers.get(path.suffix.lower())
-    local = reader or path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if local and not path.is_file():
-        raise UserError(f"{name}: there is no such file")
-    if local and not reader:
-        raise UserError(f"{name}: the name of the file must end in {', '.join(readers)}")
-    if not local and not hub_answers():
-        raise UserError(f"{name}: no such file, and the hub cannot be reached; give a file ({', '.join(readers)})")
+    reader, endings = readers.get(path.suffix.lower()), ", ".join(readers)
+    hub = not (reader or path.exists()) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+    if not hub and not (reader and path.is_file()):
+        reason = f"the name of the file must end in {endings}" if path.is_file() else "there is no such file"
+        raise UserError(f"{name}: {reason}")
+    if hub and not hub_answers():
+        raise UserError(f"{name}: no such file, and the hub cannot be reached; give a file ({endings})")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            if local:
-                table = reader(glob.escape(str(path)), cache_dir=folder, keep_in_memory=True).to_list()
-            else:
-                table = datasets.load_dataset(name, split="train").to_list()
+            file = {"path_or_paths": glob.escape(str(path)), "cache_dir": folder, "keep_in_memory": True}
+            table = (datasets.load_dataset(name, split="train") if hub else reader(**file)).to_list()
     except Exception as error:  # whatever the reader of the format raises; rows are counted from 0 there
-        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-            raise UserError(f"{name}: there are no rows") from None
-        reason = re.sub(r"row (\d+)", lambda match: f"row {int(match[1]) + 1}", str(error.__cause__ or error))
-        raise UserError(f"{name}: cannot be read: {reason}") from None
+        table, reason = [], re.sub(r"row (\d+)", lambda row: f"row {int(row[1]) + 1}", str(error.__cause__ or error))
+        if not (isinstance(error, StopIteration) or "corresponds to no data" in reason):
+            raise UserError(f"{name}: cannot be read: {reason}") from None
     if not table:
         raise UserError(f"{name}: there are no rows")
     if path.suffix.lower() == ".csv" and "__index_level_0__" in table[0]:  # pandas shifted the columns
@@ -430,27 +301,30 @@ def _read_table(name: str) -> list[dict]:
     return table
 
 
-def _plain_row(row: dict) -> dict:
-    """One question and its two answers as plain text. Raises ValueError with the reason where the row is not that."""
-    chosen, rejected = _turns(row, "chosen", "assistant"), _turns(row, "rejected", "assistant")
-    shared = chosen[:-1]
-    prompt = _turns(row, "prompt", "user") if "prompt" in row else shared
-    if rejected[:-1] != shared or shared not in ([], prompt):
-        raise ValueError("chosen and rejected do not answer the same prompt")
-    roles = [role for role, _ in [*prompt, chosen[-1], rejected[-1]]]
-    if roles != ["user", "assistant", "assistant"]:
-        raise ValueError(f"supported are one user turn and one assistant turn in each answer, not {roles}")
-    if not prompt[0][1]:
-        raise ValueError("the prompt is empty")
-    return {"prompt": prompt[0][1], "chosen": chosen[-1][1], "rejected": rejected[-1][1]}
+def _plain_row(row: dict, where: str) -> dict:
+    """One question and its two answers as plain text. Raises UserError where the row is not that."""
+    missing = [key for key in COLUMNS if key not in row]
+    if missing and not (missing == ["prompt"] and isinstance(row["chosen"], list)):
+        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(row)}")
+    chosen, rejected = (_turns(row[side], "assistant", f"{where}: {side}") for side in SIDES)
+    prompt = _turns(row["prompt"], "user", f"{where}: prompt") if "prompt" in row else chosen[:-1]
+    if rejected[:-1] != chosen[:-1] or chosen[:-1] not in ([], prompt):
+        raise UserError(f"{where}: chosen and rejected do not answer the same prompt")
+    roles, texts = zip(*prompt, chosen[-1], rejected[-1], strict=True)
+    if roles != ("user", "assistant", "assistant"):
+        raise UserError(
+            f"{where}: supported are one user turn and one assistant turn in each answer, not {list(roles)}"
+        )
+    if not texts[0]:
+        raise UserError(f"{where}: the prompt is empty")
+    return dict(zip(COLUMNS, texts, strict=True))
 
 
-def _turns(row: dict, key: str, role: str) -> list[tuple[str, str]]:
+def _turns(cell: str | list | None, role: str, where: str) -> list[tuple[str, str]]:
     """The (role, text) turns of a cell that holds a text (one turn of the given role) or messages."""
-    value = "" if row[key] is None else row[key]
-    if isinstance(value, str):
-        return [(role, value.strip())]
+    if cell is None or isinstance(cell, str):
+        return [(role, (cell or "").strip())]
     try:
-        return [(message["role"], message["content"].strip()) for message in value] or [(role, "")]
+        return [(message["role"], message["content"].strip()) for message in cell] or [(role, "")]
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{key} is {value!r:.60}, neither a text nor a list of messages") from None
+        raise UserError(f"{where} is {cell!r:.60}, neither a text nor a list of messages") from None

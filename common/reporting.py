@@ -1,4 +1,4 @@
-"""Intervals, claims, figures and JSON files: how every script reports what it measured."""
+"""Intervals, claims and JSON files: how every script reports what it measured."""
 
 import json
 import os
@@ -7,30 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# One meaning per colour across all figures (Okabe & Ito's colour-blind-safe palette, plus grey and wine).
-COLORS = {
-    "sft": "#7A7A7A",
-    "dpo": "#0072B2",
-    "best_of_n": "#E69F00",
-    "dpo_best_of_n": "#CC79A7",
-    "gold": "#009E73",
-    "proxy": "#D55E00",
-    "chosen": "#56B4E9",
-    "rejected": "#882255",
-    "theory": "#000000",
-}
-
-# ---------------------------------------------------------------------------------------------------------
-# Intervals and claims
-# ---------------------------------------------------------------------------------------------------------
+# --- Intervals and claims ---
 
 
 def bootstrap_ci(
@@ -88,57 +68,7 @@ def make_claim(
     }
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------------------
-
-
-def new_figure(rows: int, columns: int, height: float = 3.1) -> tuple["Figure", np.ndarray]:
-    """A grid of axes in the lab's style: 12 inches wide, `height` inches per row."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#E5E5E5",
-            "grid.linewidth": 0.6,
-            "axes.axisbelow": True,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "lines.linewidth": 1.8,
-        }
-    )
-    return plt.subplots(rows, columns, figsize=(12, height * rows + 0.6), layout="constrained", squeeze=False)
-
-
-def draw_band(ax: "Axes", x, mean, low, high, color: str, label: str, **line) -> None:
-    """A curve with its 95 % interval as a band."""
-    ax.plot(x, mean, color=color, label=label, **line)
-    ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-
-
-def save_figure(fig: "Figure", path: Path, title: str) -> None:
-    """Write the PNG under a title that states the finding; a file of that name is replaced in one step."""
-    import matplotlib.pyplot as plt
-
-    fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    temporary = _temporary(path)
-    fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
-    temporary.replace(path)
-    plt.close(fig)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Results
-# ---------------------------------------------------------------------------------------------------------
+# --- Results ---
 
 
 def write_results(
@@ -172,7 +102,7 @@ def write_results(
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON under a temporary name, then rename it."""
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
@@ -201,5 +131,6 @@ def _versions() -> dict:
     return found
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """Where a file is written before it takes the place of `path` in one step."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -6,7 +6,7 @@ import dpo_trainer as dpo
 import numpy as np
 import pytest
 import torch
-from evaluation import compare, judge_responses, split_by_prompt, win_rate
+from evaluation import compare, judge_responses, response_logps, split_by_prompt, win_rate
 from rlhf_objectives import kl_regularized_optimum
 
 from common.cli import UserError
@@ -144,7 +144,7 @@ def test_the_first_loss_is_ln_2_and_margins_grow(trained):
 
 def test_expected_log_ratio_under_the_reference_is_negative(trained):
     # E_ref[beta log pi/pi_ref] = -beta KL(pi_ref || pi): why the rewards of both sides may fall below zero.
-    from common.models import response_logps, sample
+    from common.models import sample
 
     trainer, tokenizer, *_ = trained
     policy, prompts = trainer.model, [q.prompt for q in questions("test")[:48]] * 4
@@ -161,7 +161,7 @@ def test_expected_log_ratio_under_the_reference_is_negative(trained):
 def test_plain_peft_loads_the_adapter(trained):
     from peft import PeftModel
 
-    from common.models import encode_response, load_causal_lm, response_logps
+    from common.models import encode_response, load_causal_lm
 
     trainer, tokenizer, pairs, folder = trained
     base, _ = load_causal_lm("tiny-gpt2")

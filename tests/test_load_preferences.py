@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import common.models
+import common.preferences
 from common.cli import UserError
 from common.preferences import load_preferences, usable_pairs
 
@@ -174,13 +174,13 @@ def test_bytes_that_are_not_utf8(tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "a/b/c", "~/nowhere/pairs"])
 def test_no_such_file_does_not_ask_the_hub(name, monkeypatch):
-    monkeypatch.setattr(common.models, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(common.preferences, "hub_answers", lambda: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no such file"):
         load_preferences(name)
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
-    monkeypatch.setattr(common.models, "hub_answers", lambda: False)
+    monkeypatch.setattr(common.preferences, "hub_answers", lambda: False)
     with pytest.raises(UserError, match="some/pairs: no such file, and the hub cannot be reached"):
         load_preferences("some/pairs")
 
@@ -190,7 +190,7 @@ def test_a_hub_dataset(monkeypatch):
         assert (name, split) == ("some/pairs", "train")
         return datasets.Dataset.from_list(ROWS)
 
-    monkeypatch.setattr(common.models, "hub_answers", lambda: True)
+    monkeypatch.setattr(common.preferences, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_preferences("some/pairs") == ROWS
 

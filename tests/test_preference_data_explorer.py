@@ -12,7 +12,7 @@ import preference_data_explorer as explorer
 import pytest
 
 from common.cli import UserError
-from common.preferences import Rater, annotate, gold_utility, rate
+from common.preferences import annotate, gold_utility
 
 SCRIPT = Path(explorer.__file__)
 
@@ -119,7 +119,7 @@ def test_mean_scores_and_standardised_scores():
 
 
 def test_who_scores():
-    raters, rng = [Rater(float(k), 1.0) for k in range(1000)], np.random.default_rng(0)
+    raters, rng = [explorer.Rater(float(k), 1.0) for k in range(1000)], np.random.default_rng(0)
     items = np.array([np.concatenate([rng.permutation(12) for _ in range(4)])])
     new = explorer.assign_raters(raters, items, 1, rng).offset
     assert len(set(new[0])) > 40
@@ -140,8 +140,8 @@ def test_raters_disagree_as_the_model_says():
     rng = np.random.default_rng(5)  # the same rate, rater by rater
     hits = []
     for u in np.repeat(utilities, 2):
-        a, b = (Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(2))
-        hits.append(rate(annotate(u, rng), a) == rate(annotate(u, rng), b))
+        a, b = (explorer.Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(2))
+        hits.append(explorer.rate(annotate(u, rng), a) == explorer.rate(annotate(u, rng), b))
     assert two["mean"] == pytest.approx(np.mean(hits), abs=4 * np.sqrt(0.25 / 4000 + 0.25 / 8000))
 
 

@@ -1,0 +1,100 @@
+"""How the figures are drawn: the lab's style here, one module per script, so that a script reads like its section."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.reporting import temporary_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One meaning per colour across all figures (Okabe & Ito's colour-blind-safe palette, plus grey and wine).
+COLORS = {
+    "sft": "#7A7A7A",
+    "dpo": "#0072B2",
+    "best_of_n": "#E69F00",
+    "dpo_best_of_n": "#CC79A7",
+    "gold": "#009E73",
+    "proxy": "#D55E00",
+    "chosen": "#56B4E9",
+    "rejected": "#882255",
+    "theory": "#000000",
+}
+
+
+# --- Style ---
+
+
+def new_figure(rows: int, columns: int, height: float = 3.1) -> tuple["Figure", np.ndarray]:
+    """A grid of axes in the lab's style: 12 inches wide, `height` inches per row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E5E5E5",
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.8,
+        }
+    )
+    return plt.subplots(rows, columns, figsize=(12, height * rows + 0.6), layout="constrained", squeeze=False)
+
+
+def draw_band(ax: "Axes", x, mean, low, high, color: str, label: str, **line) -> None:
+    """A curve with its 95 % interval as a band."""
+    ax.plot(x, mean, color=color, label=label, **line)
+    ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def save_figure(fig: "Figure", path: Path, title: str) -> None:
+    """Write the PNG under a title that states the finding; a file of that name is replaced in one step."""
+    import matplotlib.pyplot as plt
+
+    fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    temporary = temporary_path(path)
+    fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    temporary.replace(path)
+    plt.close(fig)
+
+
+# --- Shared by several figures ---
+
+
+def curve(rows) -> np.ndarray:
+    """Means and ends of the intervals of summaries: (3, K)."""
+    return np.array([[row["mean"], *row["ci95"]] for row in rows]).T
+
+
+def error_bars(rows) -> np.ndarray:
+    """Distances (2, K) from the means of summaries to the ends of their intervals, as matplotlib wants them."""
+    mean, low, high = curve(rows)
+    return np.abs([low - mean, high - mean])
+
+
+def smooth(values: list[float], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, running mean over `width` steps)."""
+    width = min(width, len(values))
+    return np.arange(width, len(values) + 1), np.convolve(values, np.ones(width) / width, "valid")
+
+
+def heat_map(ax, table: np.ndarray, form: str, **image) -> None:
+    """Shares (rows, columns) as shades of grey, each with its number."""
+    ax.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto", **image)
+    for (row, column), share in np.ndenumerate(table):
+        color = "white" if share > 0.5 else "black"
+        ax.text(column, row, format(share, form), ha="center", va="center", color=color)
+    ax.grid(visible=False)

@@ -1,0 +1,236 @@
+"""The commands as a reader types them: from another folder, without network, with good and with bad input."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from helpers import SCRIPTS, run_script
+
+RESULTS = {
+    "preference_data_explorer": "preference_data",
+    "reward_model": "reward_model",
+    "rlhf_objectives": "ppo_objectives",
+    "dpo_trainer": "dpo_training",
+    "best_of_n": "best_of_n",
+}
+COMMANDS = [*RESULTS, "run_all"]
+MODEL_COMMANDS = ["reward_model", "dpo_trainer", "best_of_n"]
+DATASET_COMMANDS = ["preference_data_explorer", "reward_model", "dpo_trainer"]
+KEYS = {"script", "settings", "versions", "seed", "device", "wall_seconds", "metrics", "claims"}
+CLAIM_KEYS = {"id", "claim", "predicted", "measured", "ci95", "verdict"}
+VERDICTS = {"holds", "does not hold", "no difference"}
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess) -> None:
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ") and done.stderr.endswith("\n") and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The tests themselves
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    ["socket.getaddrinfo('a.test', 80)", "socket.socket().connect(('192.0.2.1', 80))", "urlopen('http://a.test')"],
+)
+def test_nothing_reaches_the_network_unnoticed(attempt, network_log):
+    code = f"import socket\nfrom urllib.request import urlopen\ntry: {attempt}\nexcept OSError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "tests have no network" in done.stdout and done.stderr == ""
+    noted = network_log.read_text()
+    assert noted.count("\n") == 1 and ("a.test" in noted or "192.0.2.1" in noted)
+    network_log.write_text("")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# --help
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_no_heavy_library(name, tmp_path):
+    done = run_script(name, "--help", cwd=tmp_path, python=("-X", "importtime"))
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "matplotlib", "transformers", "datasets", "trl", "peft", "accelerate", "pandas"}
+    assert f"python 05-preference-tuning/{name}.py" in done.stdout
+    for flag in ("--seed", "--output-dir", "--figures-dir", "--smoke"):
+        assert flag in done.stdout
+    assert names(tmp_path) == set()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# --smoke
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> dict:
+    """The scripts run one by one with --smoke in one folder, and then run_all in a folder of its own."""
+    one_by_one, together = (tmp_path_factory.mktemp("a reader's folder") for _ in "12")
+    done = {name: run_script(name, "--smoke", cwd=one_by_one) for name in RESULTS}
+    done["run_all"] = run_script("run_all", "--smoke", cwd=together)
+    return {"folder": one_by_one, "run_all_folder": together, **done}
+
+
+def read_results(folder, name: str) -> dict:
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    text = (folder / "figures" / f"{RESULTS.get(name, name)}.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_smoke_run(smoke, name):
+    done, folder = smoke[name], smoke["folder"]
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert (
+        lines[-1].startswith("wrote ") and f"{RESULTS[name]}.png" in lines[-1] and f"{RESULTS[name]}.json" in lines[-1]
+    )
+    assert (folder / "figures" / f"{RESULTS[name]}.png").read_bytes().startswith(b"\x89PNG")
+    results = read_results(folder, name)
+    assert set(results) == KEYS and results["script"] == f"{name}.py" and results["seed"] == 0
+    assert results["settings"]["smoke"] is True and results["wall_seconds"]["total"] > 0
+    assert {"python", "numpy"} <= results["versions"].keys() and results["metrics"]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_claims(smoke, name):
+    claims = read_results(smoke["folder"], name)["claims"]
+    assert claims and len({claim["id"] for claim in claims}) == len(claims)
+    for claim in claims:
+        assert set(claim) == CLAIM_KEYS and claim["verdict"] in VERDICTS
+        assert all(isinstance(claim[key], str) and claim[key] for key in ("id", "claim", "predicted"))
+        low, high = claim["ci95"]
+        assert math.isfinite(claim["measured"]) and low <= high
+        assert claim["verdict"] in smoke[name].stdout and claim["claim"] in smoke[name].stdout
+
+
+def test_nothing_is_left_beside_outputs_and_figures(smoke):
+    for folder in (smoke["folder"], smoke["run_all_folder"]):
+        assert names(folder) == {"outputs", "figures"}
+        assert names(folder / "outputs") == {"reward_model", "dpo"}
+        files = {f"{name}.{ending}" for name in RESULTS.values() for ending in ("png", "json")}
+        assert names(folder / "figures") - {"run_all.json"} == files
+    assert (smoke["run_all_folder"] / "figures/run_all.json").is_file()
+
+
+def test_outputs_are_what_the_libraries_load(smoke):
+    outputs = smoke["folder"] / "outputs"
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names(outputs / "reward_model")
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= names(outputs / "dpo")
+    for folder in outputs.iterdir():
+        assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_best_of_n_uses_what_the_others_trained(smoke):
+    used = [line for line in smoke["best_of_n"].stdout.splitlines() if line.startswith("using ")]
+    assert len(used) == 2 and "reward_model" in used[0] and "dpo" in used[1]
+    assert "training it" not in smoke["best_of_n"].stdout + smoke["run_all"].stdout
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_same_seed_gives_the_same_results(smoke, name):
+    alone, together = (read_results(smoke[folder], name) for folder in ("folder", "run_all_folder"))
+    assert alone.pop("wall_seconds").keys() == together.pop("wall_seconds").keys()
+    assert alone == together
+
+
+def test_run_all_sums_up(smoke):
+    done = smoke["run_all"]
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    table = done.stdout[done.stdout.rindex("headline numbers") :]
+    assert all(f"\n{name} " in table for name in RESULTS)
+    summary = read_results(smoke["run_all_folder"], "run_all")
+    assert summary["seeds"] == [0] and set(summary["headlines"]) == set(RESULTS)
+    claims = {claim["id"]: claim for name in RESULTS for claim in read_results(smoke["folder"], name)["claims"]}
+    assert set(summary["claims"]) == set(claims)
+    for id, claim in summary["claims"].items():
+        assert claim["runs"] == [{key: claims[id][key] for key in ("measured", "ci95", "verdict")}]
+
+
+@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer"])
+def test_own_pairs(name, tmp_path):
+    rows = [
+        {"prompt": f"Wie heißt Nr. {k}?", "chosen": f"Nr. {k} – “Émile”.", "rejected": "No idea. " * k}
+        for k in range(1, 13)
+    ]
+    rows += [{"prompt": "p", "chosen": "same", "rejected": "same"}, {"prompt": "p", "chosen": "", "rejected": "r"}]
+    (tmp_path / "my pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    done = run_script(name, "--smoke", "--dataset", "my pairs.jsonl", "--seed", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path) == {"my pairs.jsonl", "outputs", "figures"}
+    assert names(tmp_path / "figures") == {f"{RESULTS[name]}.png", f"{RESULTS[name]}.json"}
+    results = read_results(tmp_path, name)
+    assert set(results) == KEYS and results["seed"] == 3 and results["claims"] == []  # no gold standard, no verdict
+    assert results["settings"]["dataset"] == "my pairs.jsonl" and results["metrics"]["train_pairs"] in range(9, 12)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Bad usage and bad input
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bad_flag(name, tmp_path):
+    assert_one_line_error(run_script(name, "--smoke", "--nonsense", cwd=tmp_path))
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_a_model_that_is_not_there(name, tmp_path):
+    done = run_script(name, "--smoke", "--model", "./no such model", cwd=tmp_path)
+    assert_one_line_error(done)
+    assert "./no such model" in done.stderr and done.stdout == ""
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_model_on_a_hub_that_cannot_be_reached(tmp_path, network_log):
+    done = run_script("dpo_trainer", "--smoke", "--model", "some/model-of-a-hub", cwd=tmp_path)
+    assert_one_line_error(done)
+    assert "the model hub cannot be reached" in done.stderr and "embedded" in done.stderr
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert network_log.read_text().count("\n") == 1  # asked once, and left it at that
+    network_log.write_text("")
+
+
+@pytest.mark.parametrize("name", DATASET_COMMANDS)
+def test_a_dataset_that_is_not_there(name, tmp_path):
+    done = run_script(name, "--smoke", "--dataset", "no such file.jsonl", cwd=tmp_path)
+    assert_one_line_error(done)
+    assert "no such file.jsonl" in done.stderr and done.stdout == ""
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer"])
+def test_a_dataset_without_enough_in_it(name, tmp_path):
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "Because."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    done = run_script(name, "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path)
+    assert_one_line_error(done)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"pairs.jsonl"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
+    (tmp_path / "file").touch()
+    assert_one_line_error(run_script(name, "--smoke", "--figures-dir", "file/figures", cwd=tmp_path))
+    assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
+
+
+def test_the_scripts_are_all_here():
+    assert all((SCRIPTS / f"{name}.py").is_file() for name in COMMANDS)
