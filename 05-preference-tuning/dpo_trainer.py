@@ -51,11 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=whole_number(1), default=1500, help="pairs of the synthetic world to train on")
-    group.add_argument("--beta", type=positive_float, default=0.1, help="strength of the pull towards the reference")
-    group.add_argument("--learning-rate", type=positive_float, default=5e-4, help="peak learning rate")
+    group.add_argument("--pairs", type=whole_number(1), default=768, help="pairs of the synthetic world to train on")
+    group.add_argument("--beta", type=positive_float, default=0.3, help="strength of the pull towards the reference")
+    group.add_argument("--learning-rate", type=positive_float, help="default: 7e-4 embedded, 2e-4 for other models")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=16, help="pairs per step")
+    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=8, help="pairs per step")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
     return parser
@@ -108,7 +108,7 @@ def dpo_config(args: argparse.Namespace, device: str, **changes):
         "output_dir": str(args.output_dir / "dpo-checkpoints"),
         "loss_type": ["sigmoid"],
         "beta": args.beta,
-        "learning_rate": args.learning_rate,
+        "learning_rate": args.learning_rate or (7e-4 if args.model.startswith("tiny-") else 2e-4),
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.1,
         "num_train_epochs": args.num_train_epochs,
@@ -214,7 +214,7 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, 
     torch.manual_seed(config.seed)  # LoRA starts at random
     pairs = pairs or make_pairs(args.pairs, seed=config.seed)
     steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
-    config.eval_steps = max(1, steps // 8)
+    config.eval_steps = max(1, steps // 6)
 
     def watch(step: int, policy) -> None:
         _, found = sample_and_judge(policy, tokenizer, prompts, 2, args.max_new_tokens, seed=step)
@@ -240,8 +240,8 @@ def held_out_rewards(policy, tokenizer, pairs: list[dict], beta: float) -> dict:
 def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict, list[dict], list[str]]:
     """The default run: (metrics, claims, lines of the summary)."""
     validation, test = ([q.prompt for q in questions(split)] for split in ("validation", "test"))
-    validation, test = (validation[:8], test[:16]) if args.smoke else (validation[:128], test[:256])
-    n = 1 if args.smoke else 4
+    validation, test = (validation[:8], test[:16]) if args.smoke else (validation[:80], test[:256])
+    n = 1 if args.smoke else 3
     reference, tokenizer = load_sft_checkpoint(args, device)
     before_texts, before = sample_and_judge(reference, tokenizer, test, n, args.max_new_tokens, args.seed)
     pairs = make_pairs(args.pairs, seed=args.seed)
@@ -260,14 +260,15 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
         "curve": curve,
     }
 
-    # The same with other seeds (data, order and LoRA's start), and with a learning rate four times as high.
+    # The same with other seeds (data, order and LoRA's start), and with a learning rate ten times as high.
     gains = [after["good"].mean() - before["good"].mean()]
     for seed in (args.seed + 1, args.seed + 2):
         trainer, *_ = fit(args, device, seed=seed)
-        _, other = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
+        _, other = sample_and_judge(trainer.model, tokenizer, test, 1, args.max_new_tokens, args.seed)
         gains.append(other["good"].mean() - before["good"].mean())
     metrics["good_share_gain_by_seed"] = [float(gain) for gain in gains]
-    trainer, _, metrics["curve_too_far"] = fit(args, device, prompts=validation, learning_rate=4 * args.learning_rate)
+    too_high = 10 * dpo_config(args, device).learning_rate
+    trainer, _, metrics["curve_too_far"] = fit(args, device, prompts=validation, learning_rate=too_high)
     metrics["training_too_far"] = history(trainer)
     _, too_far = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
     metrics["policy_too_far"] = summaries(too_far)
@@ -306,7 +307,7 @@ def world_claims(metrics: dict) -> list[dict]:
         make_claim(
             "optimal_amount_exists",
             "there is an optimal amount of preference tuning",
-            "share of good answers lost with four times the learning rate above 0",
+            "share of good answers lost with ten times the learning rate above 0",
             too_far["mean"],
             too_far["ci95"],
         ),
@@ -326,7 +327,7 @@ def world_lines(metrics: dict) -> list[str]:
         f"right {before['right_of_on_topic']:.3f} -> {after['right_of_on_topic']:.3f}",
         f"held-out pairs implicit-reward accuracy {interval(held['implicit_reward_accuracy'])}, "
         f"chosen {held['chosen_reward']['mean']:+.2f}, rejected {held['rejected_reward']['mean']:+.2f}",
-        f"too far        learning rate x4: good answers {interval(metrics['policy_too_far']['good'])}",
+        f"too far        learning rate x10: good answers {interval(metrics['policy_too_far']['good'])}",
     ]
 
 

@@ -6,7 +6,7 @@
 
 Trains a DistilBERT with a scalar head on [CLS] from pairs, with the Bradley-Terry loss, and tests it on prompts that it
 never saw: against the annotators' noisy labels (whose ceiling is known here), against the gold order, for subjects
-that occur in no preference data, and for calibration. Then trains it on the labels of two biased groups of annotators.
+that occur in no preference data, and for calibration. Then trains it on the labels of annotators who like long answers.
 
 About a minute on 2 cores. Expect a gold-order accuracy near 0.98, label accuracy near the ceiling of about 0.88, and a
 length effect close to the one planted in the biased annotators. Writes reward_model.png and outputs/reward_model/.
@@ -45,10 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-distilbert")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=whole_number(1), default=4000, help="pairs of the synthetic world to train on")
-    group.add_argument("--num-train-epochs", type=whole_number(1), default=2, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=32, help="pairs per step")
-    group.add_argument("--learning-rate", type=positive_float, help="default: 1e-3 embedded, 5e-5 for other models")
+    group.add_argument("--pairs", type=whole_number(1), default=6400, help="pairs of the synthetic world to train on")
+    group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
+    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=16, help="pairs per step")
+    group.add_argument("--learning-rate", type=positive_float, help="default: 5e-4 embedded, 5e-5 for other models")
     return parser
 
 
@@ -126,7 +126,7 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "r
 
     torch.manual_seed(args.seed)  # the scalar head starts at random
     model, tokenizer = load_reward_model(args.model, device)
-    learning_rate = args.learning_rate or (1e-3 if args.model.startswith("tiny-") else 5e-5)
+    learning_rate = args.learning_rate or (5e-4 if args.model.startswith("tiny-") else 5e-5)
     epochs, batch_size = args.num_train_epochs, args.per_device_train_batch_size
     losses = train_reward_model(model, tokenizer, pairs, epochs, batch_size, learning_rate, args.seed, name)
     if save:
@@ -247,21 +247,22 @@ def judge_on_world(model, tokenizer, untrained: tuple, held: list[dict], unseen:
     }
 
 
-def study_groups(args: argparse.Namespace, device: str, held: list[dict], human: np.ndarray) -> dict:
-    """Reward models of biased annotators, and of other unbiased ones as a control, on half as many pairs each.
+def study_groups(args: argparse.Namespace, device: str, held: list[dict]) -> dict:
+    """Reward models of a group of annotators fond of length and of two unbiased groups, on a quarter of the pairs each.
 
-    `human` holds the first model's rewards (N, 2) on the held-out pairs. Biases are read off as partial effects.
+    The bias is read off as a partial effect. How far the two unbiased groups' models disagree is the control.
     """
-    rewards = {"human": human}
-    for k, (group, annotator) in enumerate([("human_2", "human"), ("length", "length"), ("style", "style")], 1):
-        pairs = make_pairs(max(args.pairs // 2, 1), annotator=annotator, seed=args.seed + 1000 * k)
+    rewards = {}
+    for k, (group, annotator) in enumerate((("human", "human"), ("human_2", "human"), ("length", "length")), 1):
+        pairs = make_pairs(max(args.pairs // 4, 1), annotator=annotator, seed=args.seed + 1000 * k)
         model, tokenizer, _ = fit(args, device, pairs, f"{annotator} annotators")
         rewards[group] = score_pairs(model, tokenizer, held)
     order = {group: np.sign(r[:, 0] - r[:, 1]) for group, r in rewards.items()}
-    biased, control = order["length"] != order["style"], order["human"] != order["human_2"]
+    biased, control = order["length"] != order["human"], order["human_2"] != order["human"]
     return {
         "length_effect": {group: length_effect(held, r) for group, r in rewards.items()},
-        "disagree_length_style": summary(biased),
+        "length_effect_over_unbiased": length_effect(held, rewards["length"] - rewards["human"]),
+        "disagree_length_human": summary(biased),
         "disagree_two_human_groups": summary(control),
         "disagree_difference": summary(biased.astype(float) - control),
     }
@@ -284,7 +285,7 @@ def length_effect(pairs: list[dict], rewards: np.ndarray) -> dict:
 def world_claims(metrics: dict) -> list[dict]:
     """The section's claims, each with the region in which it is true."""
     accuracy, offset, groups = metrics["gold_order_accuracy"], metrics["level_offset"], metrics["annotator_groups"]
-    length, differ = groups["length_effect"]["length"], groups["disagree_difference"]
+    length, differ = groups["length_effect_over_unbiased"], groups["disagree_difference"]
     control = metrics["control_length_only"]["mean"]
     return [
         make_claim(
@@ -306,14 +307,14 @@ def world_claims(metrics: dict) -> list[dict]:
         make_claim(
             "length_bias_is_absorbed",
             "a length-biased annotator gives a length-biased reward model",
-            f"reward per filler word at equal utility above 0 (planted: {BIASES['length']})",
+            f"reward per filler word above that of unbiased annotators (planted: {BIASES['length']})",
             length["mean"],
             length["ci95"],
         ),
         make_claim(
             "annotator_groups_disagree",
             "reward models of two annotator groups disagree more than two models of one group",
-            "pairs ordered differently by length- and style-lovers, minus by two unbiased groups: above 0",
+            "share of pairs ordered differently by length-lovers and others, minus by two unbiased groups: above 0",
             differ["mean"],
             differ["ci95"],
         ),
@@ -348,12 +349,12 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
     """The default run, on the synthetic world: (metrics, claims, lines of the summary)."""
     from common.models import load_reward_model
 
-    held = make_pairs(100 if args.smoke else 1500, "test", seed=args.seed)
-    unseen = make_pairs(50 if args.smoke else 500, "test", seed=args.seed, unseen=True)
+    held = make_pairs(100 if args.smoke else 1000, "test", seed=args.seed)
+    unseen = make_pairs(50 if args.smoke else 400, "test", seed=args.seed, unseen=True)
     model, tokenizer, losses = fit(args, device, make_pairs(args.pairs, seed=args.seed), save=True)
     metrics = judge_on_world(model, tokenizer, load_reward_model(args.model, device), held, unseen)
     rewards = score_pairs(model, tokenizer, held)
-    metrics["annotator_groups"] = study_groups(args, device, held, rewards)
+    metrics["annotator_groups"] = study_groups(args, device, held)
     reward_figure(args.figures_dir / "reward_model.png", metrics, losses, held, rewards)
     by_reason = ", ".join(f"{k} {v['mean']:.3f}" for k, v in metrics["gold_order_by_reason"].items())
     ceiling = metrics["bayes_ceiling"]

@@ -212,7 +212,7 @@ def make_pairs(count: int, split: str = "train", annotator: str = "human", seed:
         if k % len(pool) == 0:
             rng.shuffle(pool)
         question = pool[k % len(pool)]
-        first = "concise" if rng.random() < 2 / 3 else draw_style(question, rng)
+        first = "concise" if rng.random() < 5 / 6 else draw_style(question, rng)
         second = rng.choice([s for s in styles_for(question) if s != first])
         texts = [write_response(question, style, rng) for style in (first, second)]
         perceived = annotate(np.array([annotator_utility(question.prompt, t, annotator) for t in texts]), noise)

@@ -6,7 +6,7 @@ import numpy as np
 
 from drawing import COLORS, curve, draw_band, error_bars, new_figure, save_figure, smooth
 
-ARMS = (("", COLORS["dpo"], "default"), ("_too_far", COLORS["rejected"], "learning rate x4"))
+ARMS = (("", "-", "default"), ("_too_far", ":", "ten times the\nlearning rate"))
 
 
 def dpo_figure(path: Path, metrics: dict) -> None:
@@ -19,11 +19,12 @@ def dpo_figure(path: Path, metrics: dict) -> None:
     frontier_panel(axes[1, 1], metrics)
     change_panel(axes[1, 2], metrics["reference"], metrics["policy"])
     before, after, far = (metrics[name]["good"]["mean"] for name in ("reference", "policy", "policy_too_far"))
-    title = f"DPO takes the share of good answers from {before:.0%} to {after:.0%}; "
-    contrast = (
-        "with better-looking margins" if margin_at_end(metrics, "_too_far") > margin_at_end(metrics, "") else "too"
+    title = f"DPO takes the share of good answers from {before:.0%} to {after:.0%},\n"
+    margin, far_margin = (np.mean(metrics[f"training{arm}"]["rewards/margins"][-10:]) for arm, *_ in ARMS)
+    title += (
+        f"ten times the learning rate to {far:.0%} (training margins at the end: {margin:.1f} and {far_margin:.1f})"
     )
-    save_figure(fig, path, title + f"four times the learning rate ends at {far:.0%}, {contrast}")
+    save_figure(fig, path, title)
 
 
 def own_dpo_figure(path: Path, metrics: dict) -> None:
@@ -42,12 +43,6 @@ def own_dpo_figure(path: Path, metrics: dict) -> None:
     save_figure(fig, path, f"Held-out implicit-reward accuracy {accuracy['mean']:.1%} [{low:.1%}, {high:.1%}]")
 
 
-def margin_at_end(metrics: dict, arm: str) -> float:
-    """Mean training margin over the last tenth of the steps."""
-    margins = metrics[f"training{arm}"]["rewards/margins"]
-    return float(np.mean(margins[-max(1, len(margins) // 10) :]))
-
-
 def plot_smooth(ax, values: list[float], color: str, label: str, **line) -> None:
     """A curve of training as its running mean over a tenth of the run."""
     ax.plot(*smooth(values, max(1, len(values) // 10)), color=color, label=label, **line)
@@ -55,20 +50,20 @@ def plot_smooth(ax, values: list[float], color: str, label: str, **line) -> None
 
 def training_panel(ax, metrics: dict) -> None:
     """The loss of each arm, from ln 2."""
-    for arm, color, label in ARMS:
+    for arm, line, label in ARMS:
         if f"training{arm}" in metrics:
-            plot_smooth(ax, metrics[f"training{arm}"]["loss"], color, label)
+            plot_smooth(ax, metrics[f"training{arm}"]["loss"], COLORS["dpo"], label, ls=line)
     ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: the start")
-    ax.set(title="The loss falls", xlabel="step", ylabel="DPO loss, nats per pair")
+    ax.set(title="The loss, from ln 2", xlabel="step", ylabel="DPO loss, nats per pair")
     ax.legend()
 
 
 def margins_panel(ax, metrics: dict) -> None:
-    """Share of training pairs that the implicit reward ranks right, for each arm."""
-    for arm, color, label in ARMS:
-        plot_smooth(ax, metrics[f"training{arm}"]["rewards/accuracies"], color, label)
-    ax.set(title="The training metric looks fine ...", xlabel="step", ylabel="implicit-reward accuracy", ylim=(0, 1))
-    ax.legend(loc="lower right")
+    """Training margins of each arm."""
+    for arm, line, label in ARMS:
+        plot_smooth(ax, metrics[f"training{arm}"]["rewards/margins"], COLORS["dpo"], label, ls=line)
+    ax.set(title="What training shows: margins", xlabel="step", ylabel="margin (log-odds)")
+    ax.legend(loc="upper left")
 
 
 def rewards_panel(ax, training: dict) -> None:
@@ -82,20 +77,20 @@ def rewards_panel(ax, training: dict) -> None:
 
 def good_panel(ax, metrics: dict) -> None:
     """Share of good answers among those sampled during training, for each arm."""
-    for arm, color, label in ARMS:
+    for arm, line, label in ARMS:
         steps, good = ([look[name] for look in metrics[f"curve{arm}"]] for name in ("step", "good"))
-        draw_band(ax, steps, *curve(good), color, label, marker="o", ms=4)
-    ax.set(title="... whether or not the answers are", xlabel="step", ylabel="good answers (validation)", ylim=(0, 1))
+        draw_band(ax, steps, *curve(good), COLORS["dpo"], label, ls=line, marker="o", ms=4)
+    ax.set(title="What people would see: good answers", xlabel="step", ylabel="share (validation)", ylim=(0, 1))
     ax.legend(loc="lower left")
 
 
 def frontier_panel(ax, metrics: dict) -> None:
     """Gold utility against KL along each training run."""
-    for arm, color, label in ARMS:
+    for arm, line, label in ARMS:
         kl, utility = ([look[name]["mean"] for look in metrics[f"curve{arm}"]] for name in ("kl", "utility"))
         errors = error_bars([look["utility"] for look in metrics[f"curve{arm}"]])
-        ax.errorbar(np.sqrt(kl), utility, errors, color=color, marker="o", ms=4, lw=1.2, label=label)
-    ax.set(title="Gold utility on the way from the reference", ylabel="gold utility (log-odds)")
+        ax.errorbar(np.sqrt(kl), utility, errors, color=COLORS["dpo"], ls=line, marker="o", ms=4, lw=1.2, label=label)
+    ax.set(title="The way from the reference", ylabel="gold utility (log-odds)")
     ax.set_xlabel("square root of KL(policy || reference), nats")
     ax.legend(loc="lower left")
 

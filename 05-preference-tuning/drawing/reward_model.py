@@ -102,10 +102,17 @@ def level_panel(ax, held: list[dict], rewards: np.ndarray) -> None:
 
 def groups_panel(ax, effects: dict) -> None:
     """Length effect per group of annotators, beside the planted one."""
-    names = {"human": "unbiased", "human_2": "unbiased 2", "length": "like length", "style": "like style"}
+    names = {
+        "human": "unbiased",
+        "human_2": "unbiased,\nothers",
+        "length": "fond of\nlength",
+        "style": "fond of\nexperts",
+    }
     rows = [effects[group] for group in names]
     ax.bar(list(names.values()), [r["mean"] for r in rows], yerr=error_bars(rows), color=COLORS["proxy"], alpha=0.85)
     planted = [BIASES["length"] if group == "length" else 0.0 for group in names]
-    ax.plot(range(len(names)), planted, "_", color=COLORS["theory"], ms=34, mew=2, label="planted in the annotators")
-    ax.set(title="The annotators' taste for length comes through", ylabel="reward per filler word")
-    ax.legend()
+    ax.plot(range(len(names)), planted, "D", color=COLORS["theory"], ms=6, label="planted in the annotators")
+    ax.axhline(0, color=COLORS["theory"], lw=0.8)
+    ax.set(title="Length effect by group of annotators", ylabel="reward per filler word")
+    ax.margins(y=0.2)
+    ax.legend(loc="upper left")
