@@ -63,7 +63,7 @@ def margins_panel(ax, metrics: dict) -> None:
     for arm, line, label in ARMS:
         plot_smooth(ax, metrics[f"training{arm}"]["rewards/margins"], COLORS["dpo"], label, ls=line)
     ax.set(title="What training shows: margins", xlabel="step", ylabel="margin (log-odds)")
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper right")
 
 
 def rewards_panel(ax, training: dict) -> None:
@@ -81,7 +81,7 @@ def good_panel(ax, metrics: dict) -> None:
         steps, good = ([look[name] for look in metrics[f"curve{arm}"]] for name in ("step", "good"))
         draw_band(ax, steps, *curve(good), COLORS["dpo"], label, ls=line, marker="o", ms=4)
     ax.set(title="What people would see: good answers", xlabel="step", ylabel="share (validation)", ylim=(0, 1))
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower right")
 
 
 def frontier_panel(ax, metrics: dict) -> None:

@@ -102,12 +102,7 @@ def level_panel(ax, held: list[dict], rewards: np.ndarray) -> None:
 
 def groups_panel(ax, effects: dict) -> None:
     """Length effect per group of annotators, beside the planted one."""
-    names = {
-        "human": "unbiased",
-        "human_2": "unbiased,\nothers",
-        "length": "fond of\nlength",
-        "style": "fond of\nexperts",
-    }
+    names = {"human": "unbiased", "human_2": "unbiased,\nother people", "length": "fond of\nlength"}
     rows = [effects[group] for group in names]
     ax.bar(list(names.values()), [r["mean"] for r in rows], yerr=error_bars(rows), color=COLORS["proxy"], alpha=0.85)
     planted = [BIASES["length"] if group == "length" else 0.0 for group in names]
