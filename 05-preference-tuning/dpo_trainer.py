@@ -8,11 +8,14 @@ TRL's DPOTrainer with LoRA on the SFT checkpoint. The loss stands in the open be
 few steps answers to held-out prompts are sampled: the share of good ones, gold utility and KL(policy || reference)
 stand beside the loss and the margins, because the training metrics do not show when answers break down.
 
-About a minute on 2 cores. Writes dpo_training.png and outputs/dpo/, a PEFT adapter.
+About a minute on 2 cores, for four trainings: the default, two more seeds, and one with ten times the learning rate.
+Expect good answers to rise from 0.35 to 0.85 at a KL of about 1.2 nats, and to fall back to 0.67 at the high learning
+rate, whose margins look three times better. Writes dpo_training.png and outputs/dpo/, a PEFT adapter.
 Left out: f-divergences other than the reverse KL, reference-free losses (dpo_variants.py has the relatives of DPO).
 """
 
 import argparse
+import contextlib
 import time
 from textwrap import shorten
 
@@ -164,6 +167,8 @@ def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None):
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    with contextlib.suppress(OSError):
+        Path(config.output_dir).rmdir()  # TRL makes the folder of checkpoints, though none are kept
     trainer.model.eval()
     return trainer
 

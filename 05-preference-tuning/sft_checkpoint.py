@@ -1,6 +1,7 @@
 """What preference tuning starts from: the embedded SFT checkpoint, or one made of a base model on the spot."""
 
 import argparse
+import contextlib
 import random
 from pathlib import Path
 
@@ -55,3 +56,5 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
         seed=args.seed,
     )
     SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer).train()
+    with contextlib.suppress(OSError):
+        Path(config.output_dir).rmdir()

@@ -125,7 +125,7 @@ def test_nothing_is_left_beside_outputs_and_figures(smoke):
         assert names(folder) == {"outputs", "figures"}
         assert names(folder / "outputs") == {"reward_model", "dpo"}
         files = {f"{name}.{ending}" for name in RESULTS.values() for ending in ("png", "json")}
-        assert names(folder / "figures") - {"run_all.json"} == files
+        assert names(folder / "figures") - {"run_all.json", "run_all.md"} == files
     assert (smoke["run_all_folder"] / "figures/run_all.json").is_file()
 
 
