@@ -334,6 +334,8 @@ def make_claims(metrics: dict, largest: int) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> dict:
     """Sample, score, compare, draw; returns the metrics."""
+    from common.models import find_model
+
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
@@ -341,6 +343,7 @@ def main(argv: list[str] | None = None) -> dict:
         args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
     quiet_libraries()
     device = pick_device(args.device)
+    find_model(args.model)  # before any work is done
     metrics, seconds = study(args, device)
     claims = make_claims(metrics, args.n)
     results = args.figures_dir / "best_of_n.json"

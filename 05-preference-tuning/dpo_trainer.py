@@ -17,6 +17,7 @@ Left out: f-divergences other than the reverse KL, reference-free losses (dpo_va
 import argparse
 import contextlib
 import time
+from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
@@ -394,6 +395,8 @@ def save_policy(args: argparse.Namespace, policy, tokenizer) -> None:
 
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge, draw, and save the adapter to outputs/dpo; returns the metrics."""
+    from common.models import find_model
+
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
@@ -401,6 +404,7 @@ def main(argv: list[str] | None = None) -> dict:
     shrink_for_smoke(args)
     quiet_libraries()
     device = pick_device(args.device)
+    find_model(args.model)  # before any work is done
     metrics, claims, lines = (run_world if rows is None else run_own)(args, device, rows)
     results = args.figures_dir / "dpo_training.json"
     write_results(results, "dpo_trainer.py", vars(args), started, metrics, claims, device)

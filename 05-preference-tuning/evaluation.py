@@ -76,7 +76,7 @@ def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tup
     """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)), length-sorted."""
     import torch
 
-    from common.models import encode_prompt
+    from common.models import check_length, encode_prompt
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
@@ -84,6 +84,7 @@ def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tup
         batch = order[start : start + batch_size]
         rows = [encoded[i] + responses[i] for i in batch]
         width = max(map(len, rows))
+        check_length(width, tokenizer)
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])

@@ -330,6 +330,8 @@ def world_claims(metrics: dict) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge, draw, and save to outputs/reward_model; returns the metrics."""
+    from common.models import find_model
+
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
@@ -337,6 +339,7 @@ def main(argv: list[str] | None = None) -> dict:
     shrink_for_smoke(args)
     quiet_libraries()
     device = pick_device(args.device)
+    find_model(args.model)  # before any work is done
     run_it = run_world if rows is None else run_own
     metrics, claims, lines = run_it(args, device, rows)
     results = args.figures_dir / "reward_model.json"

@@ -44,10 +44,14 @@ def _load(auto_class, name: str, device: str, **options):
     from transformers import AutoTokenizer
 
     path = find_model(name)
+    if Path(path).is_dir() and not [*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")]:
+        raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = auto_class.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = auto_class.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # the libraries raise many kinds for a broken model
         raise UserError(f"cannot load the model {name}: {error}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
@@ -68,7 +72,11 @@ def find_model(name: str) -> str:
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"--model {name}: there is no such folder")
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        raise UserError(f"--model {name}: no such folder, and not a name that a model hub can have") from None
+    if isinstance(cached, str):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     elif not hub_answers():
         raise UserError(
@@ -160,6 +168,7 @@ def sample(
 
     generator = torch.Generator().manual_seed(seed)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     results: list[list[Response]] = [[] for _ in prompts]
     per_batch = max(1, batch_size // n)
@@ -210,6 +219,12 @@ def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, gen
     return sequences
 
 
+def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise UserError for a text that is longer than the model reads."""
+    if tokens > tokenizer.model_max_length:
+        raise UserError(f"a text of {tokens} tokens, but the model reads {tokenizer.model_max_length}: shorten it")
+
+
 def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Generator") -> "torch.Tensor":
     """One token per row of logits (B, V) by inversion: the first token whose cumulative probability exceeds u.
 
@@ -251,7 +266,13 @@ def score_responses(
 def encode_for_reward(tokenizer: "PreTrainedTokenizerBase", prompts: list[str], responses: list[str]):
     """The pair (prompt, response) as the reward model reads it, padded; only the response is cut, at the end."""
     limit = min(tokenizer.model_max_length, 512)
-    return tokenizer(prompts, responses, padding=True, truncation="only_second", max_length=limit, return_tensors="pt")
+    fit = {"padding": True, "truncation": "only_second", "max_length": limit, "return_tensors": "pt"}
+    try:
+        return tokenizer(prompts, responses, **fit)
+    except Exception as error:  # the tokenizers library has no exception of its own
+        raise UserError(
+            f"a prompt leaves no room for its response in the {limit} tokens of the model: {error}"
+        ) from None
 
 
 # --- Precision, saving ---

@@ -157,20 +157,20 @@ def test_batches_hold_every_pair_once_and_similar_lengths():
 
 @pytest.fixture(scope="module")
 def trained():
-    args = rm.build_parser().parse_args(["--pairs", "256", "--num-train-epochs", "1"])
-    return rm.fit(args, "cpu", make_pairs(256, seed=3))
+    args = rm.build_parser().parse_args(["--learning-rate", "0.001"])
+    return rm.fit(args, "cpu", make_pairs(384, seed=3))
 
 
 def test_a_short_training_learns_which_responses_are_chosen(trained):
     model, tokenizer, losses = trained
-    assert losses[0] == pytest.approx(math.log(2), abs=0.15) and len(losses) == 8
+    assert losses[0] == pytest.approx(math.log(2), abs=0.15) and len(losses) == 24
     ordered = rm.gold_order(make_pairs(200, "test"))
     assert rm.pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() > 0.6
 
 
 def test_swapped_labels_teach_the_opposite(trained):
-    args = rm.build_parser().parse_args(["--num-train-epochs", "1"])
-    swapped = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} for r in make_pairs(256, seed=3)]
+    args = rm.build_parser().parse_args(["--learning-rate", "0.001"])
+    swapped = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} for r in make_pairs(384, seed=3)]
     model, tokenizer, _ = rm.fit(args, "cpu", swapped)
     ordered = rm.gold_order(make_pairs(200, "test"))
     assert rm.pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() < 0.4
