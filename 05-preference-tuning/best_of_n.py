@@ -341,9 +341,9 @@ def main(argv: list[str] | None = None) -> dict:
     check_writable(args.output_dir, args.figures_dir)
     if args.smoke:
         args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
+    find_model(args.model)  # before any work is done
     quiet_libraries()
     device = pick_device(args.device)
-    find_model(args.model)  # before any work is done
     metrics, seconds = study(args, device)
     claims = make_claims(metrics, args.n)
     results = args.figures_dir / "best_of_n.json"

@@ -402,9 +402,9 @@ def main(argv: list[str] | None = None) -> dict:
     check_writable(args.output_dir, args.figures_dir)
     rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
     shrink_for_smoke(args)
+    find_model(args.model)  # before any work is done
     quiet_libraries()
     device = pick_device(args.device)
-    find_model(args.model)  # before any work is done
     metrics, claims, lines = (run_world if rows is None else run_own)(args, device, rows)
     results = args.figures_dir / "dpo_training.json"
     write_results(results, "dpo_trainer.py", vars(args), started, metrics, claims, device)

@@ -337,9 +337,9 @@ def main(argv: list[str] | None = None) -> dict:
     check_writable(args.output_dir, args.figures_dir)
     rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
     shrink_for_smoke(args)
+    find_model(args.model)  # before any work is done
     quiet_libraries()
     device = pick_device(args.device)
-    find_model(args.model)  # before any work is done
     run_it = run_world if rows is None else run_own
     metrics, claims, lines = run_it(args, device, rows)
     results = args.figures_dir / "reward_model.json"
