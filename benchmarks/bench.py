@@ -147,7 +147,7 @@ def main() -> dict:
         "--output", type=Path, default=Path(__file__).with_name("results.json"), help="the results file"
     )
     args = parser.parse_args()
-    results = {"help_seconds": help_times(args.repeats)}
+    results = {"repeats": args.repeats, "help_seconds": help_times(args.repeats)}
     print("--help:", results["help_seconds"], flush=True)
     quiet_libraries()
     for name, contestants in (

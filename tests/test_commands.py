@@ -216,12 +216,10 @@ def test_a_dataset_that_is_not_there(name, tmp_path):
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer"])
-def test_a_dataset_without_enough_in_it(name, tmp_path):
+def test_a_dataset_without_enough_in_it(tmp_path):
     row = {"prompt": "Why?", "chosen": "So.", "rejected": "Because."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    done = run_script(name, "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path)
-    assert_one_line_error(done)
+    assert_one_line_error(run_script("reward_model", "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"pairs.jsonl"}
 
 
