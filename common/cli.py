@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when it is imported
+
 
 class UserError(Exception):
     """Something the user can put right: one line that says what is wrong, where, and what to do."""
@@ -103,7 +105,6 @@ def check_writable(*folders: Path) -> None:
 def quiet_libraries() -> None:
     """Keep progress bars of weight loading and warnings about defaults out of the reader's terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore")
     import datasets
     import transformers
