@@ -5,8 +5,8 @@
     python 05-preference-tuning/reward_model.py --model FOLDER --dataset pairs.jsonl
 
 Trains a DistilBERT with a scalar head on [CLS] from pairs, with the Bradley-Terry loss, and tests it on prompts that it
-never saw: against the annotators' noisy labels (whose ceiling is known here), against the gold order, for subjects
-that occur in no preference data, and for calibration. Then trains it on the labels of annotators who like long answers.
+never saw: against the annotators' noisy labels (whose ceiling is known here), against the gold order, for facts
+that no preference data ask about, and for calibration. Then trains it on the labels of annotators who like long answers.
 
 About a minute on 2 cores. Expect a gold-order accuracy near 0.97, agreement with the noisy labels near 0.87 where 0.89
 is possible, and a length effect that is there but, after so few pairs, far below the planted one. Writes
@@ -240,7 +240,7 @@ def judge_on_world(model, tokenizer, untrained: tuple, held: list[dict], unseen:
         "bayes_ceiling": bayes_ceilings(gaps),
         "gold_order_accuracy": summary(gold_hits),
         "gold_order_by_reason": {s: summary(gold_hits[reasons == s]) for s in STYLES if (reasons == s).any()},
-        "gold_order_unseen_subjects": summary(pair_hits(score_pairs(model, tokenizer, gold_order(unseen)))),
+        "gold_order_unseen_facts": summary(pair_hits(score_pairs(model, tokenizer, gold_order(unseen)))),
         "control_untrained": summary(pair_hits(score_pairs(*untrained, ordered))),
         "control_length_only": summary(pair_hits(length_only(ordered))),
         "calibration": calibration(margins),
@@ -369,7 +369,7 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
             f"labels      accuracy {interval(metrics['label_accuracy'])}; the ceiling is {ceiling['accuracy']:.3f}",
             f"gold order  accuracy {interval(metrics['gold_order_accuracy'])}; untrained "
             f"{metrics['control_untrained']['mean']:.3f}, shorter wins {metrics['control_length_only']['mean']:.3f}",
-            f"            unseen subjects {interval(metrics['gold_order_unseen_subjects'])}",
+            f"            unseen facts {interval(metrics['gold_order_unseen_facts'])}",
             f"            by the worse response: {by_reason}",
             f"calibration temperature {metrics['calibration']['temperature']:.2f} (1 is calibrated), "
             f"NLL {metrics['label_nll']:.3f} with a floor of {ceiling['nll']:.3f}",

@@ -275,6 +275,37 @@ def encode_for_reward(tokenizer: "PreTrainedTokenizerBase", prompts: list[str], 
         ) from None
 
 
+def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: int = 64) -> tuple:
+    """A language model as judge: P(A) / (P(A) + P(B)) as the next token of each prompt, and P(A) + P(B); tensors (N,).
+
+    A chat model is asked in its template to answer with a letter, any other continues with " A" or " B".
+    """
+    import torch
+
+    chat = bool(tokenizer.chat_template)
+    texts = [format_prompt(tokenizer, f"{p}\nReply with A or B.") if chat else p for p in judge_prompts]
+    letters = [tokenizer(x, add_special_tokens=False)["input_ids"][-1] for x in (("A", "B") if chat else (" A", " B"))]
+    first, mass = torch.zeros(len(texts)), torch.zeros(len(texts))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer(
+                [texts[i] for i in batch],
+                add_special_tokens=not chat,
+                padding=True,
+                padding_side="right",
+                return_tensors="pt",
+            )
+            check_length(inputs["input_ids"].shape[1], tokenizer)
+            last = inputs["attention_mask"].sum(-1) - 1  # (B,)
+            logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
+            probabilities = logits.float().softmax(-1)[:, letters].cpu()  # (B, 2)
+            mass[batch] = probabilities.sum(-1)
+            first[batch] = probabilities[:, 0] / probabilities.sum(-1)
+    return first, mass
+
+
 # --- Precision, saving ---
 
 

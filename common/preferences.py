@@ -53,7 +53,7 @@ class Question(NamedTuple):
     answer: str
     belief: str | None
     split: str
-    unseen: bool  # the subject occurs in no preference data
+    unseen: bool  # no preference data ask about this fact
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def all_questions() -> dict[str, Question]:
 def questions(split: str, unseen: bool | None = False) -> list[Question]:
     """The questions of a split ("train", "validation", "test"), in a fixed shuffled order.
 
-    `unseen=False` leaves out the subjects kept from all preference data, True keeps only them, None keeps both.
+    `unseen=False` leaves out the facts that no preference data ask about, True keeps only them, None keeps both.
     """
     chosen = [q for q in all_questions().values() if q.split == split and unseen in (None, q.unseen)]
     random.Random(split).shuffle(chosen)
@@ -203,8 +203,8 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def make_pairs(count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False) -> list[dict]:
     """Pairwise view: rows with prompt, chosen, rejected (TRL's columns), both styles and both gold utilities.
 
-    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in two pairs
-    of three; the annotator perceives both and the better one becomes `chosen`. KeyError: an unknown annotator.
+    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in five pairs
+    of six or more; the annotator perceives both and the better one becomes `chosen`. KeyError: an unknown annotator.
     """
     rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng(seed)
     pool, rows = questions(split, unseen), []

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NUMBERS = {
-    "reward_model": ("gold_order_accuracy", "label_accuracy", "gold_order_unseen_subjects"),
+    "reward_model": ("gold_order_accuracy", "label_accuracy", "gold_order_unseen_facts"),
     "dpo_training": ("reference.good", "policy.good", "policy.utility", "policy.kl", "win_rate"),
     "best_of_n": ("methods.best_of_n.good", "methods.dpo_best_of_n.good", "share_of_dpo_gain"),
 }

@@ -49,7 +49,7 @@ def loss_panel(ax, losses: list[float], floor: float | None) -> None:
 
 def reasons_panel(ax, metrics: dict) -> None:
     """Gold-order accuracy per style of the worse response, with intervals and the two controls."""
-    rows = {"all": metrics["gold_order_accuracy"], "unseen subjects": metrics["gold_order_unseen_subjects"]}
+    rows = {"all": metrics["gold_order_accuracy"], "unseen facts": metrics["gold_order_unseen_facts"]}
     rows |= metrics["gold_order_by_reason"]
     means = [row["mean"] for row in rows.values()]
     names = [name.replace("_", " ") for name in rows]

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from common.cli import quiet_libraries
-from common.models import load_causal_lm, sample
+from common.models import judge_first_better, load_causal_lm, sample
 from common.preferences import STYLES, draw_style, gold_utility, judge_prompt, questions, read_response, write_response
 from common.tiny import recipe
 
@@ -51,25 +51,6 @@ def measure_quality(model, tokenizer) -> dict:
         "sampled_styles": styles,
         **measure_judge(model, tokenizer, test),
     }
-
-
-def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: int = 64) -> tuple:
-    """P(" A") / (P(" A") + P(" B")) after each judge prompt, and P(" A") + P(" B"): two tensors (N,)."""
-    import torch
-
-    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in (" A", " B")]
-    first, mass = torch.zeros(len(judge_prompts)), torch.zeros(len(judge_prompts))
-    order = sorted(range(len(judge_prompts)), key=lambda i: len(judge_prompts[i]))
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = tokenizer([judge_prompts[i] for i in batch], padding=True, return_tensors="pt")
-            last = inputs["attention_mask"].sum(-1) - 1  # (B,), right-padded
-            logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
-            probabilities = logits.float().softmax(-1)[:, letters].cpu()  # (B, 2)
-            mass[batch] = probabilities.sum(-1)
-            first[batch] = probabilities[:, 0] / probabilities.sum(-1)
-    return first, mass
 
 
 def measure_judge(model, tokenizer, test) -> dict:
