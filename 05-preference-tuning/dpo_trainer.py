@@ -104,13 +104,10 @@ def lora_config(model):
     )
 
 
-def dpo_config(args: argparse.Namespace, device: str, **changes):
-    """Settings of TRL's DPOTrainer; `changes` override them. Its own defaults suit large models on GPUs."""
-    from trl import DPOConfig
-
+def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
+    """What TRL's trainers share here; `changes` override it. Their own defaults suit large models on GPUs."""
     settings = {
         "output_dir": str(args.output_dir / "dpo-checkpoints"),
-        "loss_type": ["sigmoid"],
         "beta": args.beta,
         "learning_rate": args.learning_rate or (7e-4 if args.model.startswith("tiny-") else 2e-4),
         "lr_scheduler_type": "linear",
@@ -127,49 +124,60 @@ def dpo_config(args: argparse.Namespace, device: str, **changes):
         "disable_tqdm": True,
         "seed": args.seed,
     }
-    return DPOConfig(**{**settings, **changes})
+    return {**settings, **changes}
 
 
-def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None):
+def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference=None):
     """Train a fresh LoRA adapter on rows of prompt, chosen, rejected; returns TRL's trainer.
 
     With `peft_config` TRL takes the base model with the adapter off as the reference: one model in memory, not two.
-    `watch(step, policy)` is called every `config.eval_steps` steps, at the start and at the end.
+    A model that has its adapter already is trained on, against the `reference` model.
     """
     from datasets import Dataset
-    from tqdm import tqdm
-    from transformers import PrinterCallback, TrainerCallback
     from trl import DPOTrainer
 
     from common.models import format_pair
 
+    return run_trainer(
+        DPOTrainer(
+            model=model,
+            ref_model=reference,
+            args=config,
+            train_dataset=Dataset.from_list([format_pair(tokenizer, row) for row in pairs]),
+            processing_class=tokenizer,
+            peft_config=None if reference else lora_config(model),
+        ),
+        watch,
+    )
+
+
+def run_trainer(trainer, watch=None):
+    """Train behind one progress bar and return the trainer.
+
+    `watch(step, policy)` is called every `eval_steps` steps of its settings, at the start and at the end.
+    """
+    from tqdm import tqdm
+    from transformers import PrinterCallback, TrainerCallback
+
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
-            self.bar = tqdm(total=state.max_steps, desc="DPO", leave=False)
+            self.bar = tqdm(total=state.max_steps, desc=type(trainer).__name__[:3], leave=False, disable=None)
             if watch:
                 watch(0, model)
 
         def on_step_end(self, args, state, control, model=None, **_):
             self.bar.update()
-            if watch and (state.global_step % config.eval_steps == 0 or state.global_step == state.max_steps):
+            if watch and (state.global_step % args.eval_steps == 0 or state.global_step == state.max_steps):
                 watch(state.global_step, model)
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
 
-    rows = Dataset.from_list([format_pair(tokenizer, row) for row in pairs])
-    trainer = DPOTrainer(
-        model=model,
-        args=config,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=lora_config(model),
-        callbacks=[Watch()],
-    )
+    trainer.add_callback(Watch())
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     with contextlib.suppress(OSError):
-        Path(config.output_dir).rmdir()  # TRL makes the folder of checkpoints, though none are kept
+        Path(trainer.args.output_dir).rmdir()  # TRL makes the folder of checkpoints, though none are kept
     trainer.model.eval()
     return trainer
 
@@ -214,9 +222,10 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, 
     utility and KL with their intervals over prompts. Without prompts nobody looks.
     """
     import torch
+    from trl import DPOConfig
 
     model, tokenizer = load_sft_checkpoint(args, device)
-    config, curve = dpo_config(args, device, **changes), []
+    config, curve = DPOConfig(**training_settings(args, device, **changes)), []
     torch.manual_seed(config.seed)  # LoRA starts at random
     pairs = pairs or make_pairs(args.pairs, seed=config.seed)
     steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
@@ -273,7 +282,7 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
         _, other = sample_and_judge(trainer.model, tokenizer, test, 1, args.max_new_tokens, args.seed)
         gains.append(other["good"].mean() - before["good"].mean())
     metrics["good_share_gain_by_seed"] = [float(gain) for gain in gains]
-    too_high = 10 * dpo_config(args, device).learning_rate
+    too_high = 10 * training_settings(args, device)["learning_rate"]
     trainer, _, metrics["curve_too_far"] = fit(args, device, prompts=validation, learning_rate=too_high)
     metrics["training_too_far"] = history(trainer)
     _, too_far = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)

@@ -6,7 +6,7 @@
 
 Trains a DistilBERT with a scalar head on [CLS] from pairs, with the Bradley-Terry loss, and tests it on prompts that it
 never saw: against the annotators' noisy labels (whose ceiling is known here), against the gold order, for facts
-that no preference data ask about, and for calibration. Then trains it on the labels of annotators who like long answers.
+that no preference data ask about, and for calibration. Then trains it on the labels of annotators who like length.
 
 About a minute on 2 cores. Expect a gold-order accuracy near 0.97, agreement with the noisy labels near 0.87 where 0.89
 is possible, and a length effect that is there but, after so few pairs, far below the planted one. Writes
@@ -86,7 +86,7 @@ def train_reward_model(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
     losses, rng = [], random.Random(seed)
     model.train()
-    with tqdm(total=steps, desc=name, leave=False) as bar:
+    with tqdm(total=steps, desc=name, leave=False, disable=None) as bar:
         for _ in range(epochs):
             for batch in length_sorted_batches(pairs, batch_size, rng):
                 prompts = [row["prompt"] for row in batch]
@@ -322,33 +322,6 @@ def world_claims(metrics: dict) -> list[dict]:
     ]
 
 
-# --- 5. Your own pairs ---
-
-
-# --- Main ---
-
-
-def main(argv: list[str] | None = None) -> dict:
-    """Train, judge, draw, and save to outputs/reward_model; returns the metrics."""
-    from common.models import find_model
-
-    args = build_parser().parse_args(argv)
-    started = time.time()
-    check_writable(args.output_dir, args.figures_dir)
-    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
-    shrink_for_smoke(args)
-    find_model(args.model)  # before any work is done
-    quiet_libraries()
-    device = pick_device(args.device)
-    run_it = run_world if rows is None else run_own
-    metrics, claims, lines = run_it(args, device, rows)
-    results = args.figures_dir / "reward_model.json"
-    write_results(results, "reward_model.py", vars(args), started, metrics, claims, device)
-    print_claims(claims)
-    print_summary(lines, [args.output_dir / "reward_model", results.with_suffix(".png"), results])
-    return metrics
-
-
 def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict, list[dict], list[str]]:
     """The default run, on the synthetic world: (metrics, claims, lines of the summary)."""
     from common.models import load_reward_model
@@ -377,6 +350,9 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
     )
 
 
+# --- 5. Your own pairs ---
+
+
 def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
     """The run on the user's own pairs: there is no gold, so held-out accuracy, margins and calibration."""
     train, held = split_by_prompt(rows, args.seed)
@@ -402,6 +378,30 @@ def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[di
             f"held-out margin {interval(metrics['margin'])}, temperature {metrics['calibration']['temperature']:.2f}",
         ],
     )
+
+
+# --- Main ---
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Train, judge, draw, and save to outputs/reward_model; returns the metrics."""
+    from common.models import find_model
+
+    args = build_parser().parse_args(argv)
+    started = time.time()
+    check_writable(args.output_dir, args.figures_dir)
+    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
+    shrink_for_smoke(args)
+    find_model(args.model)  # before any work is done
+    quiet_libraries()
+    device = pick_device(args.device)
+    run_it = run_world if rows is None else run_own
+    metrics, claims, lines = run_it(args, device, rows)
+    results = args.figures_dir / "reward_model.json"
+    write_results(results, "reward_model.py", vars(args), started, metrics, claims, device)
+    print_claims(claims)
+    print_summary(lines, [args.output_dir / "reward_model", results.with_suffix(".png"), results])
+    return metrics
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def reward_pairs(count: int, repeats: int) -> dict:
 def dpo_pairs(count: int, repeats: int) -> dict:
     """Pairs per second of dpo_trainer.py's settings of TRL, against TRL's defaults, LoRA in both."""
     from datasets import Dataset
-    from dpo_trainer import build_parser, dpo_config, lora_config
+    from dpo_trainer import build_parser, lora_config, training_settings
     from trl import DPOConfig, DPOTrainer
 
     from common.models import format_pair, load_causal_lm
@@ -135,7 +135,10 @@ def dpo_pairs(count: int, repeats: int) -> dict:
             "report_to": "none",
         }
         return contest(
-            lambda: train(dpo_config(args, "cpu")), lambda: train(DPOConfig(folder, **defaults)), count, repeats
+            lambda: train(DPOConfig(**training_settings(args, "cpu"))),
+            lambda: train(DPOConfig(folder, **defaults)),
+            count,
+            repeats,
         )
 
 

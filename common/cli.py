@@ -4,6 +4,7 @@ Nothing here imports torch, so that `--help` answers at once; scripts import hea
 """
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -109,6 +110,7 @@ def quiet_libraries() -> None:
     import datasets
     import transformers
 
+    logging.getLogger("trl").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -203,8 +203,8 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def make_pairs(count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False) -> list[dict]:
     """Pairwise view: rows with prompt, chosen, rejected (TRL's columns), both styles and both gold utilities.
 
-    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in five pairs
-    of six or more; the annotator perceives both and the better one becomes `chosen`. KeyError: an unknown annotator.
+    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in at least
+    five pairs of six; the annotator perceives both and the better one becomes `chosen`. KeyError: unknown annotator.
     """
     rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng(seed)
     pool, rows = questions(split, unseen), []

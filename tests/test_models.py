@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from common import models
 from common.cli import UserError, quiet_libraries
-from common.models import EMBEDDED, draw_tokens, encode_prompt, encode_response, sample
+from common.models import EMBEDDED, draw_tokens, encode_prompt, encode_response, judge_first_better, sample
 from common.preferences import STYLES, draw_style, judge_prompt, questions, read_response, write_response
 from common.tiny.__main__ import measure_judge
 from common.tiny.recipe import recipe_hash

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# One meaning per colour across all figures (Okabe & Ito's colour-blind-safe palette, plus grey and wine).
+# One meaning per colour across all figures: Okabe & Ito's colour-blind-safe palette, grey, and three of Tol's.
 COLORS = {
     "sft": "#7A7A7A",
     "dpo": "#0072B2",
+    "ipo": "#332288",
+    "kto": "#999933",
     "best_of_n": "#E69F00",
     "dpo_best_of_n": "#CC79A7",
     "gold": "#009E73",

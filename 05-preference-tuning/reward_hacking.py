@@ -1,0 +1,378 @@
+"""Reward hacking: what does a policy become when it is optimised against a reward that has a flaw?
+
+    python 05-preference-tuning/reward_hacking.py
+    python 05-preference-tuning/reward_hacking.py --beta 0.1                       # a weaker pull towards the reference
+    python 05-preference-tuning/reward_hacking.py --model distilgpt2               # another policy
+
+Three groups of annotators have one bias each: for length, for an expert's tone, for agreement with the user. Each bias is
+one documented term (`BIASES`), seen in the labels, read off the reward model that is trained on them, and exploited by
+best-of-n for n up to 64 and by DPO; beside them stands a group without bias. Proxy (that reward model) and gold are
+drawn against the square root of the KL, with the curve d (a - b d) of over-optimisation. Then the mitigations:
+the KL term, length normalisation, mixed annotators, and an ensemble of reward models; win rates, raw and
+length-controlled; and the case in which nothing bad happens, a proxy that is only noisy.
+
+Under two minutes on 2 cores for five reward models and seven DPO trainings. Writes reward_hacking.png.
+Left out: PPO against the proxy, heavy-tailed rewards, hacks of a reward that is a program.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+
+import dpo_trainer
+import numpy as np
+import reward_model
+from best_of_n import best_of_n_kl_bound, best_of_n_policy, expected_best_of_n
+from drawing.reward_hacking import hacking_figure
+from evaluation import interval, judge_responses, sample_texts, summary
+from rlhf_objectives import kl_regularized_optimum
+from sft_checkpoint import load_sft_checkpoint
+
+from common.cli import (
+    add_model_flags,
+    check_writable,
+    make_parser,
+    pick_device,
+    positive_float,
+    quiet_libraries,
+    run,
+    whole_number,
+)
+from common.preferences import BIASES, SIDES, Question, annotator_utility, gold_utility, make_pairs, questions
+from common.reporting import bootstrap_ci, make_claim, print_claims, print_summary, write_results
+
+HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
+GROUPS = ("human", *HACKS)
+NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+STRONG_BETA = 5  # times --beta: the KL term as a mitigation
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    add_model_flags(parser, model="tiny-gpt2", dataset=False)
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--reward-backbone", default="tiny-distilbert", help="what the reward models start from")
+    group.add_argument("--reward-pairs", type=whole_number(4), default=1200, help="pairs for each reward model")
+    group.add_argument("--pairs", type=whole_number(4), default=384, help="pairs for each DPO training")
+    group.add_argument("--beta", type=positive_float, default=0.3, help="strength of DPO's pull to the reference")
+    group.add_argument("--prompts", type=whole_number(4), default=96, help="test prompts; in half the user is wrong")
+    group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300, 0 for embedded models")
+    group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
+    return parser
+
+
+# --- 1. The bias: planted, seen in the labels, read off the reward model ---
+
+
+def bias_amount(prompt: str, response: str, group: str) -> float:
+    """What the group has a liking for, counted in the response: filler words, a preamble or an echo of the belief."""
+    return (annotator_utility(prompt, response, group) - gold_utility(prompt, response)) / BIASES[group]
+
+
+def biased_side_wins(pairs: list[dict], group: str) -> np.ndarray:
+    """Of the pairs whose responses differ in what the group likes: 1 where the one with more of it is chosen."""
+    amounts = np.array([[bias_amount(row["prompt"], row[side], group) for side in SIDES] for row in pairs])
+    return (amounts[:, 0] > amounts[:, 1])[amounts[:, 0] != amounts[:, 1]]
+
+
+def partial_effect(pairs: list[dict], rewards: np.ndarray, group: str) -> dict:
+    """Reward per unit of what the group likes, at equal gold utility; rewards (N, 2) of chosen and rejected.
+
+    Least squares of the reward on 1, gold utility and the amount, with an interval over pairs. The planted effect is
+    BIASES[group]; a reward model of unbiased annotators should show 0.
+    """
+    gold = [[gold_utility(row["prompt"], row[side]) for side in SIDES] for row in pairs]
+    amount = [[bias_amount(row["prompt"], row[side], group) for side in SIDES] for row in pairs]
+    table = np.stack([rewards, np.ones_like(rewards), gold, amount], axis=-1)  # (N, 2, 4)
+
+    def coefficient(rows: np.ndarray, axis: int = 0) -> float:
+        flat = rows.reshape(-1, 4)
+        return np.linalg.lstsq(flat[:, 1:], flat[:, 0], rcond=None)[0][-1]
+
+    return {"mean": float(coefficient(table)), "ci95": bootstrap_ci(table, coefficient, resamples=300)}
+
+
+# --- 2. Over-optimisation ---
+
+
+def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+    """Expected value of the best of n by reward, per prompt: (P, len(ns)); rewards and values (P, M)."""
+    return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in zip(rewards, values, strict=True)])
+
+
+def fit_overoptimization(d: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
+    """(a, b) of gain = d (a - b d) by least squares, d the square root of the KL; both (K,).
+
+    Gao, Schulman & Hilton 2022 (arXiv 2210.10760), the law of best-of-n.
+    """
+    (a, minus_b), *_ = np.linalg.lstsq(np.column_stack([d, d**2]), gain, rcond=None)
+    return float(a), float(-minus_b)
+
+
+def overoptimization_peak(a: float, b: float) -> tuple[float, float]:
+    """(d, gain) at the top of d (a - b d): a / 2b and a^2 / 4b; (inf, inf) where the curve never bends down."""
+    return (a / (2 * b), a**2 / (4 * b)) if a > 0 and b > 0 else (float("inf"), float("inf"))
+
+
+def measured_peak(gold: np.ndarray, d: np.ndarray) -> dict:
+    """The d at which mean gold (P, K) is largest, with its interval over prompts."""
+    where = lambda rows, axis: d[rows.mean(axis).argmax()]  # noqa: E731
+    return {"mean": float(where(gold, 0)), "ci95": bootstrap_ci(gold, where, resamples=500)}
+
+
+def study_best_of_n(proxy: np.ndarray, gold: np.ndarray, ns: Sequence[int]) -> dict:
+    """Gains of proxy and gold over n = 1 with intervals, the fit to the gold gain and both peaks; inputs (P, M)."""
+    d = np.sqrt(best_of_n_kl_bound(np.array(ns)))
+    curves = {name: best_of_n_curve(proxy, values, ns) for name, values in (("proxy", proxy), ("gold", gold))}
+    gains = {name: [summary(column) for column in (curve - curve[:, :1]).T] for name, curve in curves.items()}
+    a, b = fit_overoptimization(d, (curves["gold"] - curves["gold"][:, :1]).mean(0))
+    peak, height = overoptimization_peak(a, b)
+    inside = peak <= d[-1]
+    return {
+        "n": list(ns),
+        "d": d.tolist(),
+        **gains,
+        "fit": {"a": a, "b": b, "peak": peak if inside else None, "height": height if inside else None},
+        "measured_peak": measured_peak(curves["gold"], d),
+    }
+
+
+# --- 3. Mitigations ---
+
+
+def per_word(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Length normalisation as it is usually told: the reward divided by the number of words; both (P, M)."""
+    return rewards / np.maximum(words, 1)
+
+
+def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The reward with its linear dependence on length regressed out, within prompts; both (P, M)."""
+    centred_rewards, centred = (x - x.mean(1, keepdims=True) for x in (rewards, words))
+    slope = (centred * centred_rewards).sum() / max((centred**2).sum(), 1e-12)
+    return rewards - slope * words
+
+
+def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
+    """Ensemble: the least of the members' rewards, each standardised over the pool; members (P, M).
+
+    Coste et al. 2023 (arXiv 2310.02743) call it worst-case optimisation.
+    """
+    return np.min([(r - r.mean()) / r.std() for r in rewards], axis=0)
+
+
+def mixed_pairs(count: int, seed: int) -> list[dict]:
+    """Diversified data: the pairs of all four groups in equal parts, shuffled."""
+    share = -(-count // len(GROUPS))
+    rows = [row for k, g in enumerate(GROUPS) for row in make_pairs(share, annotator=g, seed=seed + 100 * k)]
+    return random.Random(seed).sample(rows, count)
+
+
+# --- 4. Win rates ---
+
+
+def length_controlled_win_rate(preferences: np.ndarray, length_differences: np.ndarray) -> float:
+    """Win rate that a judge would report between answers of equal length.
+
+    A logistic regression of the judge's preferences for ours (N,) in [0, 1] on tanh of the standardised differences in
+    length (N,), ours minus theirs, read off at difference 0. Dubois et al. 2024 (arXiv 2404.04475), without their term
+    for the difficulty of the prompt. Newton's method; a ridge of 1e-3 keeps a length-only judge finite.
+    """
+    x = np.tanh(length_differences / max(np.std(length_differences), 1e-12))
+    design, weights = np.column_stack([np.ones_like(x), x]), np.zeros(2)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (p - preferences) + 1e-3 * weights
+        hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step / max(1, np.abs(step).max())
+    return float(1 / (1 + np.exp(-weights[0])))
+
+
+def judged_win_rates(ours: dict, theirs: dict) -> dict:
+    """Raw and length-controlled win rates by the proxy, and by gold, over all pairs of samples to a prompt; ties half."""
+    k = min(ours["reward"].shape[1], theirs["reward"].shape[1])
+    difference = {name: (ours[name][:, :k] - theirs[name][:, :k]).ravel() for name in ("reward", "words", "utility")}
+    wins = {name: (1 + np.sign(difference[name])) / 2 for name in ("reward", "utility")}
+    table = np.column_stack([wins["reward"], difference["words"]])
+
+    def controlled(rows: np.ndarray, axis: int = 0) -> float:
+        return length_controlled_win_rate(rows[:, 0], rows[:, 1])
+
+    def inflation(rows: np.ndarray, axis: int = 0) -> float:
+        return rows[:, 0].mean() - controlled(rows)
+
+    return {
+        "raw": summary(wins["reward"]),
+        "length-controlled": {"mean": controlled(table), "ci95": bootstrap_ci(table, controlled, resamples=300)},
+        "gold": summary(wins["utility"]),
+        "raw_minus_controlled": {"mean": float(inflation(table)), "ci95": bootstrap_ci(table, inflation, resamples=300)},
+    }
+
+
+# --- 5. The study ---
+
+
+def trainers(args: argparse.Namespace) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """The settings with which reward_model.py and dpo_trainer.py train here."""
+    shared = ["--seed", str(args.seed), "--device", args.device, "--output-dir", str(args.output_dir)]
+    rewards = reward_model.build_parser().parse_args([*shared, "--model", args.reward_backbone])
+    flags = ["--model", args.model, "--beta", str(args.beta), "--pairs", str(args.pairs)]
+    flags += [] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)]
+    policy = dpo_trainer.build_parser().parse_args(shared + flags)
+    if args.model.startswith("tiny-"):
+        policy.learning_rate = 1.4e-3  # as in dpo_variants.py: half as many steps, of twice the size
+    return rewards, policy
+
+
+def ask(args: argparse.Namespace) -> list[Question]:
+    """Test questions, in the first half of which the user holds a wrong belief."""
+    test, half = questions("test"), args.prompts // 2
+    wrong = [q for q in test if q.belief not in (None, q.answer)]
+    rest = [q for q in test if q.belief in (None, q.answer)]
+    return wrong[:half] + rest[: args.prompts - half]
+
+
+def answer(args: argparse.Namespace, policy, tokenizer, prompts: list[str], n: int) -> dict:
+    """n sampled answers to every prompt: texts, gold readings (P, n) and KL."""
+    texts, kl = sample_texts(policy, tokenizer, prompts, n, args.max_new_tokens, args.seed)
+    return {"texts": texts, "kl": kl, **judge_responses(prompts, texts)}
+
+
+def score(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
+    """Rewards (P, n) of sampled texts; equal ones are scored once."""
+    from common.models import score_responses
+
+    distinct = sorted({(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row})
+    scores = dict(zip(distinct, score_responses(*judge, *zip(*distinct, strict=True)).tolist(), strict=True))
+    return np.array([[scores[prompt, text] for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+
+
+def study(args: argparse.Namespace, device: str) -> dict:
+    """All measurements."""
+    reward_args, policy_args = trainers(args)
+    asked = ask(args)
+    prompts, wrong_belief = [q.prompt for q in asked], np.array([q.belief not in (None, q.answer) for q in asked])
+    inside = {g: wrong_belief if g == "agreement" else np.ones(len(prompts), dtype=bool) for g in GROUPS}
+    ns = [n for n in NS if n <= (4 if args.smoke else 64)]
+    pool = answer(args, *load_sft_checkpoint(policy_args, device), prompts, n=2 * ns[-1])
+    held = make_pairs(20 if args.smoke else 400, "test", seed=args.seed)
+
+    judges = {g: fit_reward(reward_args, device, make_pairs(args.reward_pairs, annotator=g, seed=args.seed), g) for g in GROUPS}
+    judges["mixed"] = fit_reward(reward_args, device, mixed_pairs(args.reward_pairs, args.seed), "mixed")
+    proxy = {g: score(judge, prompts, pool["texts"]) for g, judge in judges.items()}
+    rewards = {g: reward_model.score_pairs(*judge, held) for g, judge in judges.items()}
+
+    policies = {}
+    for name, pairs, changes in dpo_runs(args):
+        trainer, tokenizer, _ = dpo_trainer.fit(policy_args, device, pairs, **changes)
+        policies[name] = answer(args, trainer.model, tokenizer, prompts, n=4)
+        policies[name]["reward"] = score(judges[name.split(",")[0]], prompts, policies[name]["texts"])
+
+    metrics = {
+        "labels": {h: study_labels(args, h) for h in HACKS},
+        "effects": {
+            h: {
+                "planted": BIASES[h],
+                "biased": partial_effect(held, rewards[h], h),
+                "control": partial_effect(held, rewards["human"], h),
+                "difference": partial_effect(held, rewards[h] - rewards["human"], h),
+            }
+            for h in HACKS
+        },
+        "best_of_n": {h: study_best_of_n(proxy[h][inside[h]], pool["utility"][inside[h]], ns) for h in GROUPS},
+        "control_best_of_n": {
+            h: study_best_of_n(proxy["human"][inside[h]], pool["utility"][inside[h]], ns) for h in HACKS
+        },
+        "noise": study_noise(args, pool["utility"], ns),
+        "dpo": {h: study_dpo(h, policies, pool, proxy, inside[h]) for h in HACKS},
+        "mitigations": study_mitigations(proxy, pool, policies, inside, ns[-1]),
+        "kl_term": {h: study_kl_term(proxy[h][inside[h]], pool["utility"][inside[h]]) for h in HACKS},
+        "win_rates": judged_win_rates(policies["length"], {**pool, "reward": proxy["length"]}),
+    }
+    return metrics
+
+
+def fit_reward(args: argparse.Namespace, device: str, pairs: list[dict], name: str) -> tuple:
+    """(reward model, tokenizer) trained on the pairs."""
+    model, tokenizer, _ = reward_model.fit(args, device, pairs, f"rewards of {name}")
+    return model, tokenizer
+
+
+def dpo_runs(args: argparse.Namespace) -> list[tuple[str, list[dict], dict]]:
+    """Name, pairs and changed settings of each DPO training; the name starts with the group whose reward judges it."""
+    runs = [(g, make_pairs(args.pairs, annotator=g, seed=args.seed), {}) for g in GROUPS]
+    length = runs[1][1]
+    runs.append(("length, strong KL term", length, {"beta": STRONG_BETA * args.beta}))
+    runs.append(("length, normalised", length, {"loss_type": ["sigmoid_norm"], "beta": 10 * args.beta}))
+    return [*runs, ("mixed", mixed_pairs(args.pairs, args.seed), {})]
+
+
+def study_labels(args: argparse.Namespace, hack: str) -> dict:
+    """How often the response with more of what the group likes is chosen: by that group, and by unbiased humans."""
+    return {
+        g: summary(biased_side_wins(make_pairs(args.reward_pairs, annotator=g, seed=args.seed), hack))
+        for g in (hack, "human")
+    }
+
+
+def study_noise(args: argparse.Namespace, gold: np.ndarray, ns: Sequence[int]) -> dict:
+    """A proxy that is gold plus Gaussian noise of standard deviation 3: gold still rises with n."""
+    noise = np.random.default_rng(args.seed).normal(0, 3, gold.shape)
+    curve = best_of_n_curve(gold + noise, gold, ns)
+    return {**study_best_of_n(gold + noise, gold, ns), "second_half": summary(curve[:, -1] - curve[:, len(ns) // 2])}
+
+
+def study_dpo(hack: str, policies: dict, pool: dict, proxy: dict, inside: np.ndarray) -> dict:
+    """What DPO on the labels of the biased group did, from SFT and beside DPO on unbiased labels, prompt by prompt."""
+    biased, control = ({k: v[inside] for k, v in policies[g].items() if k != "texts"} for g in (hack, "human"))
+    sft = {name: values[inside] for name, values in pool.items() if name != "texts"}
+    amounts = {name: summary(found["good"].mean(1)) for name, found in (("sft", sft), ("biased", biased), ("control", control))}
+    gold = {name: found["utility"].mean(1) for name, found in (("sft", sft), ("biased", biased), ("control", control))}
+    return {
+        "kl": summary(biased["kl"].mean(1)),
+        "control_kl": summary(control["kl"].mean(1)),
+        "proxy_gain": summary(biased["reward"].mean(1) - proxy[hack][inside].mean(1)),
+        "gold_gain": summary(gold["biased"] - gold["sft"]),
+        "control_gold_gain": summary(gold["control"] - gold["sft"]),
+        "gold_below_control": summary(gold["control"] - gold["biased"]),
+        "good": amounts,
+    }
+
+
+def study_mitigations(proxy: dict, pool: dict, policies: dict, inside: dict, n: int) -> dict:
+    """Gold utility with and without each mitigation, per method and hack; `gain` is the difference, prompt by prompt."""
+    words, gold = pool["words"], pool["utility"]
+
+    def best(rewards: np.ndarray, hack: str, at: int = n) -> np.ndarray:
+        return best_of_n_curve(rewards[inside[hack]], gold[inside[hack]], [at])[:, 0]
+
+    def dpo(name: str, hack: str) -> np.ndarray:
+        return policies[name]["utility"][inside[hack]].mean(1)
+
+    ensemble = worst_case([proxy[h] for h in HACKS])
+    found = {
+        "small n, length": (best(proxy["length"], "length"), best(proxy["length"], "length", min(4, n))),
+        "per word, length": (best(proxy["length"], "length"), best(per_word(proxy["length"], words), "length")),
+        "regressed, length": (best(proxy["length"], "length"), best(without_length(proxy["length"], words), "length")),
+        "DPO strong KL term, length": (dpo("length", "length"), dpo("length, strong KL term", "length")),
+        "DPO normalised, length": (dpo("length", "length"), dpo("length, normalised", "length")),
+        **{f"mixed annotators, {h}": (best(proxy[h], h), best(proxy["mixed"], h)) for h in HACKS},
+        **{f"DPO mixed annotators, {h}": (dpo(h, h), dpo("mixed", h)) for h in HACKS},
+        **{f"ensemble, {h}": (best(proxy[h], h), best(ensemble, h)) for h in HACKS},
+    }
+    return {
+        name: {"without": summary(before), "with": summary(after), "gain": summary(after - before)}
+        for name, (before, after) in found.items()
+    }
+
+
+def study_kl_term(proxy: np.ndarray, gold: np.ndarray) -> dict:
+    """Proxy and gold of the exact optimum pi_ref exp(r / beta) / Z on the pool, over beta; inputs (P, M)."""
+    uniform, betas = np.full(proxy.shape[1], 1 / proxy.shape[1]), np.geomspace(0.1, 30, 16)
+    found = {"beta": betas.tolist(), "proxy": [], "gold": []}
+    for beta in betas:
+        weights = np.array([kl_regularized_optimum(uniform, rewards, beta) for rewards in proxy])
+        found["proxy"].append(summary((weights * proxy).sum(1)))
+        found["gold"].append(summary((weights * gold).sum(1)))
+    return found
