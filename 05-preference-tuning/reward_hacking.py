@@ -4,12 +4,12 @@
     python 05-preference-tuning/reward_hacking.py --beta 0.1                       # a weaker pull towards the reference
     python 05-preference-tuning/reward_hacking.py --model distilgpt2               # another policy
 
-Three groups of annotators have one bias each: for length, for an expert's tone, for agreement with the user. Each bias is
-one documented term (`BIASES`), seen in the labels, read off the reward model that is trained on them, and exploited by
-best-of-n for n up to 64 and by DPO; beside them stands a group without bias. Proxy (that reward model) and gold are
-drawn against the square root of the KL, with the curve d (a - b d) of over-optimisation. Then the mitigations:
-the KL term, length normalisation, mixed annotators, and an ensemble of reward models; win rates, raw and
-length-controlled; and the case in which nothing bad happens, a proxy that is only noisy.
+Three groups of annotators have one bias each: for length, for an expert's tone, for agreement with the user. Each bias
+is one documented term (`BIASES`), seen in the labels, read off the reward model that is trained on them, and exploited
+by best-of-n for n up to 64 and by DPO; beside them stands a group without bias. Proxy (that reward model) and gold are
+drawn against the square root of the KL, with the curve d (a - b d) of over-optimisation. Then the mitigations: the KL
+term, length normalisation, mixed annotators, and an ensemble of reward models; win rates, raw and length-controlled;
+and the case in which nothing bad happens, a proxy that is only noisy.
 
 Under two minutes on 2 cores for five reward models and seven DPO trainings. Writes reward_hacking.png.
 Left out: PPO against the proxy, heavy-tailed rewards, hacks of a reward that is a program.
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import dpo_trainer
 import numpy as np
 import reward_model
-from best_of_n import best_of_n_kl_bound, best_of_n_policy, expected_best_of_n
+from best_of_n import best_of_n_kl_bound, expected_best_of_n
 from drawing.reward_hacking import hacking_figure
 from evaluation import interval, judge_responses, sample_texts, summary
 from rlhf_objectives import kl_regularized_optimum
@@ -190,23 +190,24 @@ def length_controlled_win_rate(preferences: np.ndarray, length_differences: np.n
 
 
 def judged_win_rates(ours: dict, theirs: dict) -> dict:
-    """Raw and length-controlled win rates by the proxy, and by gold, over all pairs of samples to a prompt; ties half."""
+    """Win rates by the proxy, raw and length-controlled, and by gold, of as many samples to each prompt; ties half."""
     k = min(ours["reward"].shape[1], theirs["reward"].shape[1])
-    difference = {name: (ours[name][:, :k] - theirs[name][:, :k]).ravel() for name in ("reward", "words", "utility")}
-    wins = {name: (1 + np.sign(difference[name])) / 2 for name in ("reward", "utility")}
-    table = np.column_stack([wins["reward"], difference["words"]])
+    reward, words, gold = (ours[name][:, :k] - theirs[name][:, :k] for name in ("reward", "words", "utility"))
+    table = np.stack([(1 + np.sign(reward)) / 2, words], axis=-1)  # (P, k, 2)
 
     def controlled(rows: np.ndarray, axis: int = 0) -> float:
-        return length_controlled_win_rate(rows[:, 0], rows[:, 1])
+        return length_controlled_win_rate(*rows.reshape(-1, 2).T)
 
     def inflation(rows: np.ndarray, axis: int = 0) -> float:
-        return rows[:, 0].mean() - controlled(rows)
+        return rows[..., 0].mean() - controlled(rows)
 
     return {
-        "raw": summary(wins["reward"]),
-        "length-controlled": {"mean": controlled(table), "ci95": bootstrap_ci(table, controlled, resamples=300)},
-        "gold": summary(wins["utility"]),
-        "raw_minus_controlled": {"mean": float(inflation(table)), "ci95": bootstrap_ci(table, inflation, resamples=300)},
+        "raw": summary(table[..., 0].mean(1)),
+        "gold": summary(((1 + np.sign(gold)) / 2).mean(1)),
+        **{
+            name: {"mean": float(statistic(table)), "ci95": bootstrap_ci(table, statistic, resamples=300)}
+            for name, statistic in (("length-controlled", controlled), ("raw_minus_controlled", inflation))
+        },
     }
 
 
@@ -255,11 +256,12 @@ def study(args: argparse.Namespace, device: str) -> dict:
     prompts, wrong_belief = [q.prompt for q in asked], np.array([q.belief not in (None, q.answer) for q in asked])
     inside = {g: wrong_belief if g == "agreement" else np.ones(len(prompts), dtype=bool) for g in GROUPS}
     ns = [n for n in NS if n <= (4 if args.smoke else 64)]
-    pool = answer(args, *load_sft_checkpoint(policy_args, device), prompts, n=2 * ns[-1])
+    pool = answer(args, *load_sft_checkpoint(policy_args, device), prompts, n=3 * ns[-1] // 2)
     held = make_pairs(20 if args.smoke else 400, "test", seed=args.seed)
 
-    judges = {g: fit_reward(reward_args, device, make_pairs(args.reward_pairs, annotator=g, seed=args.seed), g) for g in GROUPS}
-    judges["mixed"] = fit_reward(reward_args, device, mixed_pairs(args.reward_pairs, args.seed), "mixed")
+    data = {g: make_pairs(args.reward_pairs, annotator=g, seed=args.seed) for g in GROUPS}
+    data["mixed"] = mixed_pairs(args.reward_pairs, args.seed)
+    judges = {g: reward_model.fit(reward_args, device, rows, f"rewards: {g}")[:2] for g, rows in data.items()}
     proxy = {g: score(judge, prompts, pool["texts"]) for g, judge in judges.items()}
     rewards = {g: reward_model.score_pairs(*judge, held) for g, judge in judges.items()}
 
@@ -270,7 +272,7 @@ def study(args: argparse.Namespace, device: str) -> dict:
         policies[name]["reward"] = score(judges[name.split(",")[0]], prompts, policies[name]["texts"])
 
     metrics = {
-        "labels": {h: study_labels(args, h) for h in HACKS},
+        "labels": {h: {g: summary(biased_side_wins(data[g], h)) for g in ("human", h)} for h in HACKS},
         "effects": {
             h: {
                 "planted": BIASES[h],
@@ -293,12 +295,6 @@ def study(args: argparse.Namespace, device: str) -> dict:
     return metrics
 
 
-def fit_reward(args: argparse.Namespace, device: str, pairs: list[dict], name: str) -> tuple:
-    """(reward model, tokenizer) trained on the pairs."""
-    model, tokenizer, _ = reward_model.fit(args, device, pairs, f"rewards of {name}")
-    return model, tokenizer
-
-
 def dpo_runs(args: argparse.Namespace) -> list[tuple[str, list[dict], dict]]:
     """Name, pairs and changed settings of each DPO training; the name starts with the group whose reward judges it."""
     runs = [(g, make_pairs(args.pairs, annotator=g, seed=args.seed), {}) for g in GROUPS]
@@ -306,14 +302,6 @@ def dpo_runs(args: argparse.Namespace) -> list[tuple[str, list[dict], dict]]:
     runs.append(("length, strong KL term", length, {"beta": STRONG_BETA * args.beta}))
     runs.append(("length, normalised", length, {"loss_type": ["sigmoid_norm"], "beta": 10 * args.beta}))
     return [*runs, ("mixed", mixed_pairs(args.pairs, args.seed), {})]
-
-
-def study_labels(args: argparse.Namespace, hack: str) -> dict:
-    """How often the response with more of what the group likes is chosen: by that group, and by unbiased humans."""
-    return {
-        g: summary(biased_side_wins(make_pairs(args.reward_pairs, annotator=g, seed=args.seed), hack))
-        for g in (hack, "human")
-    }
 
 
 def study_noise(args: argparse.Namespace, gold: np.ndarray, ns: Sequence[int]) -> dict:
@@ -325,23 +313,21 @@ def study_noise(args: argparse.Namespace, gold: np.ndarray, ns: Sequence[int]) -
 
 def study_dpo(hack: str, policies: dict, pool: dict, proxy: dict, inside: np.ndarray) -> dict:
     """What DPO on the labels of the biased group did, from SFT and beside DPO on unbiased labels, prompt by prompt."""
-    biased, control = ({k: v[inside] for k, v in policies[g].items() if k != "texts"} for g in (hack, "human"))
-    sft = {name: values[inside] for name, values in pool.items() if name != "texts"}
-    amounts = {name: summary(found["good"].mean(1)) for name, found in (("sft", sft), ("biased", biased), ("control", control))}
-    gold = {name: found["utility"].mean(1) for name, found in (("sft", sft), ("biased", biased), ("control", control))}
+    arms = {"sft": pool, "biased": policies[hack], "control": policies["human"]}
+    gold, good, kl = ({k: v[name][inside].mean(1) for k, v in arms.items()} for name in ("utility", "good", "kl"))
     return {
-        "kl": summary(biased["kl"].mean(1)),
-        "control_kl": summary(control["kl"].mean(1)),
-        "proxy_gain": summary(biased["reward"].mean(1) - proxy[hack][inside].mean(1)),
+        "kl": summary(kl["biased"]),
+        "control_kl": summary(kl["control"]),
+        "proxy_gain": summary((policies[hack]["reward"].mean(1) - proxy[hack].mean(1))[inside]),
         "gold_gain": summary(gold["biased"] - gold["sft"]),
         "control_gold_gain": summary(gold["control"] - gold["sft"]),
         "gold_below_control": summary(gold["control"] - gold["biased"]),
-        "good": amounts,
+        "good": {name: summary(values) for name, values in good.items()},
     }
 
 
 def study_mitigations(proxy: dict, pool: dict, policies: dict, inside: dict, n: int) -> dict:
-    """Gold utility with and without each mitigation, per method and hack; `gain` is the difference, prompt by prompt."""
+    """Gold utility with and without each mitigation, and the difference prompt by prompt (`gain`)."""
     words, gold = pool["words"], pool["utility"]
 
     def best(rewards: np.ndarray, hack: str, at: int = n) -> np.ndarray:
@@ -376,3 +362,137 @@ def study_kl_term(proxy: np.ndarray, gold: np.ndarray) -> dict:
         found["proxy"].append(summary((weights * proxy).sum(1)))
         found["gold"].append(summary((weights * gold).sum(1)))
     return found
+
+
+# --- 6. Claims ---
+
+
+def hack_claims(metrics: dict) -> list[dict]:
+    """Of each hack: absorbed by the reward model, exploited by DPO, and what it does to quality."""
+    claims = []
+    for hack, name in HACKS.items():
+        effect, dpo = metrics["effects"][hack]["difference"], metrics["dpo"][hack]
+        claims += [
+            make_claim(
+                f"{hack}_is_encoded",
+                f"reward models encode annotators, not truth: {name}",
+                f"reward per unit of the bias at equal gold utility, over that of unbiased annotators: above 0 "
+                f"(planted: {BIASES[hack]})",
+                effect["mean"],
+                effect["ci95"],
+            ),
+            make_claim(
+                f"{hack}_raises_proxy",
+                f"{name}: the reward goes up",
+                "reward of DPO's answers minus that of SFT's, by the biased reward model: above 0",
+                dpo["proxy_gain"]["mean"],
+                dpo["proxy_gain"]["ci95"],
+            ),
+            make_claim(
+                f"{hack}_lowers_quality",
+                f"{name}: the quality goes down",
+                "gold utility of SFT's answers minus that of DPO's on the biased labels: above 0",
+                -dpo["gold_gain"]["mean"],
+                [-x for x in reversed(dpo["gold_gain"]["ci95"])],
+            ),
+            make_claim(
+                f"{hack}_costs_quality",
+                f"{name}: the quality stays below what unbiased labels give",
+                "gold utility of DPO on unbiased labels minus DPO on biased ones: above 0",
+                dpo["gold_below_control"]["mean"],
+                dpo["gold_below_control"]["ci95"],
+            ),
+        ]
+    return claims
+
+
+MITIGATIONS = {  # claim, and the rows of `mitigations` that it is about
+    "kl_mitigates_dpo": ("a stronger KL term mitigates verbosity", "DPO strong KL term, length"),
+    "small_n_mitigates": ("a smaller n mitigates verbosity", "small n, length"),
+    "per_word_reward_mitigates": ("dividing the reward by the length mitigates verbosity", "per word, length"),
+    "regressed_reward_mitigates": ("regressing length out of the reward mitigates verbosity", "regressed, length"),
+    "normalised_dpo_mitigates": ("length-normalised DPO mitigates verbosity", "DPO normalised, length"),
+    **{
+        f"mixed_annotators_mitigate_{hack}": (f"mixing annotators mitigates {name}", f"DPO mixed annotators, {hack}")
+        for hack, name in HACKS.items()
+    },
+    **{
+        f"ensemble_mitigates_{hack}": (f"an ensemble over annotator groups mitigates {name}", f"ensemble, {hack}")
+        for hack, name in HACKS.items()
+    },
+}
+
+
+def mitigation_claims(metrics: dict) -> list[dict]:
+    """Of each mitigation: gold utility with it minus without it is above 0."""
+    claims = []
+    for id, (claim, row) in MITIGATIONS.items():
+        gain = metrics["mitigations"][row]["gain"]
+        predicted = f"gold utility of {'DPO' if row.startswith('DPO') else 'best-of-n'} with it minus without: above 0"
+        claims.append(make_claim(id, claim, predicted, gain["mean"], gain["ci95"]))
+    noise, rates = metrics["noise"]["second_half"], metrics["win_rates"]["raw_minus_controlled"]
+    return [
+        *claims,
+        make_claim(
+            "noise_alone_is_harmless",
+            "unbiased noise alone does not turn the gold curve down",
+            "gold utility at the largest n minus that half way there, the proxy being gold plus noise: above 0",
+            noise["mean"],
+            noise["ci95"],
+        ),
+        make_claim(
+            "length_inflates_win_rates",
+            "a length-biased judge inflates the win rate of verbose answers",
+            "raw win rate by the biased reward model minus the length-controlled one: above 0",
+            rates["mean"],
+            rates["ci95"],
+        ),
+    ]
+
+
+# --- Main ---
+
+
+def summary_lines(metrics: dict) -> list[str]:
+    """The summary of a run."""
+    lines = []
+    for hack, name in HACKS.items():
+        dpo, curve = metrics["dpo"][hack], metrics["best_of_n"][hack]
+        lines.append(
+            f"{name:<14} DPO: proxy {dpo['proxy_gain']['mean']:+.2f}, gold {dpo['gold_gain']['mean']:+.2f} (unbiased "
+            f"labels: {dpo['control_gold_gain']['mean']:+.2f}); best of {curve['n'][-1]}: proxy "
+            f"{curve['proxy'][-1]['mean']:+.2f}, gold {curve['gold'][-1]['mean']:+.2f}"
+        )
+    rates = metrics["win_rates"]
+    lines.append(
+        f"win rate of verbose DPO over SFT: raw {interval(rates['raw'])}, length-controlled "
+        f"{rates['length-controlled']['mean']:.3f}, by gold {rates['gold']['mean']:.3f}"
+    )
+    return lines
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Plant, train, exploit, mitigate, draw; returns the metrics."""
+    from common.models import find_model
+
+    args = build_parser().parse_args(argv)
+    started = time.time()
+    check_writable(args.output_dir, args.figures_dir)
+    if args.smoke:
+        args.reward_pairs, args.pairs, args.prompts = min(args.reward_pairs, 16), min(args.pairs, 16), 8
+    for name in (args.model, args.reward_backbone):  # before any work is done
+        find_model(name)
+    quiet_libraries()
+    device = pick_device(args.device)
+    metrics = study(args, device)
+    claims = hack_claims(metrics) + mitigation_claims(metrics)
+    results = args.figures_dir / "reward_hacking.json"
+    hacking_figure(results.with_suffix(".png"), metrics)
+    write_results(results, "reward_hacking.py", vars(args), started, metrics, claims, device)
+    print_claims(claims)
+    print_summary(summary_lines(metrics), [results.with_suffix(".png"), results])
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

@@ -72,25 +72,24 @@ def noise_panel(ax, arms: dict) -> None:
     for k, loss in enumerate(("sigmoid", "kto")):
         names = [f"{loss}, noise {x}" if loss == "kto" or x else "sigmoid, clean" for x in noise]
         rows = [arms[name]["utility"] for name in names]
-        at = np.array(noise) + (k - 0.5) * 0.006
-        ax.errorbar(
-            at, [r["mean"] for r in rows], error_bars(rows), color=LOSS_COLORS[loss], marker="o", label=LABELS[loss]
-        )
-    for name, marker, label in (("weighted", "^", "classes weighted"), ("unweighted", "v", "unweighted")):
+        x, y = np.array(noise) + (k - 0.5) * 0.006, [r["mean"] for r in rows]
+        ax.errorbar(x, y, error_bars(rows), color=LOSS_COLORS[loss], marker="o", label=LABELS[loss])
+    at = noise[-1] + 0.12
+    for name, marker, label in (("weighted", "^", "weighted classes"), ("unweighted", "v", "unweighted")):
         row = arms[f"kto, no pairs, {name}"]["utility"]
-        ax.errorbar(0.36, row["mean"], error_bars([row]), color=COLORS["kto"], marker=marker, ls="none", label=label)
+        ax.errorbar(at, row["mean"], error_bars([row]), color=COLORS["kto"], marker=marker, ls="none", label=label)
     ax.axhline(arms["SFT"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
-    ax.set_xticks((*noise, 0.36), (*(f"{x:.0%}" for x in noise), "no pairs,\n1:3 classes"))
+    ax.set_xticks((*noise, at), (*(f"{x:.0%}" for x in noise), "no pairs,\n1:3 classes"))
     ax.set(title="KTO and DPO under label noise", xlabel="flipped labels", ylabel="gold utility (log-odds)")
-    ax.set_ylim(bottom=min(2.0, ax.get_ylim()[0]) - 0.5)
-    ax.legend(ncols=3, loc="lower left")
+    ax.set_ylim(bottom=min(2.0, ax.get_ylim()[0]) - 0.7)
+    ax.legend(ncols=2, loc="lower left")
 
 
 def judge_panel(ax, judge: dict) -> None:
     """Agreement with the gold order by what is wrong with the worse answer: human labels and the judge's."""
     found = judge["agrees_with_gold_by_reason"]
     kinds = list(found["human labels"])
-    bars = {"human labels": COLORS["chosen"], "judge, one order": COLORS["sft"], "judge, both orders": COLORS["dpo"]}
+    bars = {"human labels": "white", "judge, one order": COLORS["sft"], "judge, both orders": COLORS["dpo"]}
     for k, (name, color) in enumerate(bars.items()):
         rows = [judge["agrees_with_gold"][name], *found[name].values()]
         at = np.arange(len(rows)) + (k - 1) * 0.27
@@ -99,6 +98,7 @@ def judge_panel(ax, judge: dict) -> None:
         )
     ax.set_xticks(range(len(kinds) + 1), ["all", *(kind.replace("_", "-") for kind in kinds)], rotation=20)
     ax.axhline(0.5, color=COLORS["theory"], lw=0.8, ls=":")
+    ax.set_yticks(np.linspace(0, 1, 6))
     ax.set(title="Who labels like the gold order?", ylabel="share of held-out pairs", ylim=(0, 1.35))
     ax.legend(loc="upper center", ncols=2, columnspacing=1)
 
