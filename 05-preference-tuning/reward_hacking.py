@@ -9,7 +9,8 @@ is one documented term (`BIASES`), seen in the labels, read off the reward model
 by best-of-n for n up to 64 and by DPO; beside them stands a group without bias. Proxy (that reward model) and gold are
 drawn against the square root of the KL, with the curve d (a - b d) of over-optimisation. Then the mitigations: the KL
 term, length normalisation, mixed annotators, and an ensemble of reward models; win rates, raw and length-controlled;
-and the case in which nothing bad happens, a proxy that is only noisy.
+and the case in which nothing bad happens, a proxy that is only noisy. In every question here the user holds a wrong
+belief, so that all three hacks are open.
 
 Under two minutes on 2 cores for five reward models and seven DPO trainings. Writes reward_hacking.png.
 Left out: PPO against the proxy, heavy-tailed rewards, hacks of a reward that is a program.
@@ -39,7 +40,16 @@ from common.cli import (
     run,
     whole_number,
 )
-from common.preferences import BIASES, SIDES, Question, annotator_utility, gold_utility, make_pairs, questions
+from common.preferences import (
+    BIASES,
+    SIDES,
+    Question,
+    all_questions,
+    annotator_utility,
+    gold_utility,
+    make_pairs,
+    questions,
+)
 from common.reporting import bootstrap_ci, make_claim, print_claims, print_summary, write_results
 
 HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
@@ -56,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--reward-pairs", type=whole_number(4), default=1200, help="pairs for each reward model")
     group.add_argument("--pairs", type=whole_number(4), default=384, help="pairs for each DPO training")
     group.add_argument("--beta", type=positive_float, default=0.3, help="strength of DPO's pull to the reference")
-    group.add_argument("--prompts", type=whole_number(4), default=96, help="test prompts; in half the user is wrong")
+    group.add_argument("--prompts", type=whole_number(4), default=80, help="test prompts")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300, 0 for embedded models")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
     return parser
@@ -91,6 +101,17 @@ def partial_effect(pairs: list[dict], rewards: np.ndarray, group: str) -> dict:
         return np.linalg.lstsq(flat[:, 1:], flat[:, 0], rcond=None)[0][-1]
 
     return {"mean": float(coefficient(table)), "ci95": bootstrap_ci(table, coefficient, resamples=300)}
+
+
+def user_is_wrong(question: Question) -> bool:
+    """Whether the user states a belief that is not the answer."""
+    return question.belief not in (None, question.answer)
+
+
+def group_pairs(group: str, count: int, seed: int, split: str = "train") -> list[dict]:
+    """Pairs that a group of annotators labelled, of questions in which the user is wrong."""
+    rows = make_pairs(4 * count, split, annotator=group, seed=seed)
+    return [row for row in rows if user_is_wrong(all_questions()[row["prompt"]])][:count]
 
 
 # --- 2. Over-optimisation ---
@@ -135,6 +156,7 @@ def study_best_of_n(proxy: np.ndarray, gold: np.ndarray, ns: Sequence[int]) -> d
         **gains,
         "fit": {"a": a, "b": b, "peak": peak if inside else None, "height": height if inside else None},
         "measured_peak": measured_peak(curves["gold"], d),
+        "late_loss": summary(curves["gold"][:, ns.index(max(1, ns[-1] // 4))] - curves["gold"][:, -1]),
     }
 
 
@@ -164,7 +186,7 @@ def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
 def mixed_pairs(count: int, seed: int) -> list[dict]:
     """Diversified data: the pairs of all four groups in equal parts, shuffled."""
     share = -(-count // len(GROUPS))
-    rows = [row for k, g in enumerate(GROUPS) for row in make_pairs(share, annotator=g, seed=seed + 100 * k)]
+    rows = [row for k, g in enumerate(GROUPS) for row in group_pairs(g, share, seed + 100 * k)]
     return random.Random(seed).sample(rows, count)
 
 
@@ -217,21 +239,14 @@ def judged_win_rates(ours: dict, theirs: dict) -> dict:
 def trainers(args: argparse.Namespace) -> tuple[argparse.Namespace, argparse.Namespace]:
     """The settings with which reward_model.py and dpo_trainer.py train here."""
     shared = ["--seed", str(args.seed), "--device", args.device, "--output-dir", str(args.output_dir)]
-    rewards = reward_model.build_parser().parse_args([*shared, "--model", args.reward_backbone])
+    small = ["--per-device-train-batch-size", "4"]  # few pairs: more steps teach more than larger ones
+    rewards = reward_model.build_parser().parse_args([*shared, "--model", args.reward_backbone, *small])
     flags = ["--model", args.model, "--beta", str(args.beta), "--pairs", str(args.pairs)]
     flags += [] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)]
     policy = dpo_trainer.build_parser().parse_args(shared + flags)
     if args.model.startswith("tiny-"):
         policy.learning_rate = 1.4e-3  # as in dpo_variants.py: half as many steps, of twice the size
     return rewards, policy
-
-
-def ask(args: argparse.Namespace) -> list[Question]:
-    """Test questions, in the first half of which the user holds a wrong belief."""
-    test, half = questions("test"), args.prompts // 2
-    wrong = [q for q in test if q.belief not in (None, q.answer)]
-    rest = [q for q in test if q.belief in (None, q.answer)]
-    return wrong[:half] + rest[: args.prompts - half]
 
 
 def answer(args: argparse.Namespace, policy, tokenizer, prompts: list[str], n: int) -> dict:
@@ -252,14 +267,12 @@ def score(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarra
 def study(args: argparse.Namespace, device: str) -> dict:
     """All measurements."""
     reward_args, policy_args = trainers(args)
-    asked = ask(args)
-    prompts, wrong_belief = [q.prompt for q in asked], np.array([q.belief not in (None, q.answer) for q in asked])
-    inside = {g: wrong_belief if g == "agreement" else np.ones(len(prompts), dtype=bool) for g in GROUPS}
+    prompts = [q.prompt for q in questions("test") if user_is_wrong(q)][: args.prompts]
     ns = [n for n in NS if n <= (4 if args.smoke else 64)]
     pool = answer(args, *load_sft_checkpoint(policy_args, device), prompts, n=3 * ns[-1] // 2)
-    held = make_pairs(20 if args.smoke else 400, "test", seed=args.seed)
+    held = group_pairs("human", 20 if args.smoke else 400, args.seed, "test")
 
-    data = {g: make_pairs(args.reward_pairs, annotator=g, seed=args.seed) for g in GROUPS}
+    data = {g: group_pairs(g, args.reward_pairs, args.seed) for g in GROUPS}
     data["mixed"] = mixed_pairs(args.reward_pairs, args.seed)
     judges = {g: reward_model.fit(reward_args, device, rows, f"rewards: {g}")[:2] for g, rows in data.items()}
     proxy = {g: score(judge, prompts, pool["texts"]) for g, judge in judges.items()}
@@ -282,14 +295,10 @@ def study(args: argparse.Namespace, device: str) -> dict:
             }
             for h in HACKS
         },
-        "best_of_n": {h: study_best_of_n(proxy[h][inside[h]], pool["utility"][inside[h]], ns) for h in GROUPS},
-        "control_best_of_n": {
-            h: study_best_of_n(proxy["human"][inside[h]], pool["utility"][inside[h]], ns) for h in HACKS
-        },
-        "noise": study_noise(args, pool["utility"], ns),
-        "dpo": {h: study_dpo(h, policies, pool, proxy, inside[h]) for h in HACKS},
-        "mitigations": study_mitigations(proxy, pool, policies, inside, ns[-1]),
-        "kl_term": {h: study_kl_term(proxy[h][inside[h]], pool["utility"][inside[h]]) for h in HACKS},
+        "best_of_n": {h: study_best_of_n(proxy[h], pool["utility"], ns) for h in GROUPS},
+        "noise": study_best_of_n(add_noise(pool["utility"], args.seed), pool["utility"], ns),
+        "dpo": {h: study_dpo(h, policies, pool, proxy) for h in HACKS},
+        "mitigations": study_mitigations(proxy, pool, policies, ns[-1]),
         "win_rates": judged_win_rates(policies["length"], {**pool, "reward": proxy["length"]}),
     }
     return metrics
@@ -297,28 +306,26 @@ def study(args: argparse.Namespace, device: str) -> dict:
 
 def dpo_runs(args: argparse.Namespace) -> list[tuple[str, list[dict], dict]]:
     """Name, pairs and changed settings of each DPO training; the name starts with the group whose reward judges it."""
-    runs = [(g, make_pairs(args.pairs, annotator=g, seed=args.seed), {}) for g in GROUPS]
+    runs = [(g, group_pairs(g, args.pairs, args.seed), {}) for g in GROUPS]
     length = runs[1][1]
     runs.append(("length, strong KL term", length, {"beta": STRONG_BETA * args.beta}))
     runs.append(("length, normalised", length, {"loss_type": ["sigmoid_norm"], "beta": 10 * args.beta}))
     return [*runs, ("mixed", mixed_pairs(args.pairs, args.seed), {})]
 
 
-def study_noise(args: argparse.Namespace, gold: np.ndarray, ns: Sequence[int]) -> dict:
-    """A proxy that is gold plus Gaussian noise of standard deviation 3: gold still rises with n."""
-    noise = np.random.default_rng(args.seed).normal(0, 3, gold.shape)
-    curve = best_of_n_curve(gold + noise, gold, ns)
-    return {**study_best_of_n(gold + noise, gold, ns), "second_half": summary(curve[:, -1] - curve[:, len(ns) // 2])}
+def add_noise(gold: np.ndarray, seed: int) -> np.ndarray:
+    """A proxy that is gold plus Gaussian noise of standard deviation 3, twice that of gold: unreliable, not biased."""
+    return gold + np.random.default_rng(seed).normal(0, 3, gold.shape)
 
 
-def study_dpo(hack: str, policies: dict, pool: dict, proxy: dict, inside: np.ndarray) -> dict:
+def study_dpo(hack: str, policies: dict, pool: dict, proxy: dict) -> dict:
     """What DPO on the labels of the biased group did, from SFT and beside DPO on unbiased labels, prompt by prompt."""
     arms = {"sft": pool, "biased": policies[hack], "control": policies["human"]}
-    gold, good, kl = ({k: v[name][inside].mean(1) for k, v in arms.items()} for name in ("utility", "good", "kl"))
+    gold, good, kl = ({k: v[name].mean(1) for k, v in arms.items()} for name in ("utility", "good", "kl"))
     return {
         "kl": summary(kl["biased"]),
         "control_kl": summary(kl["control"]),
-        "proxy_gain": summary((policies[hack]["reward"].mean(1) - proxy[hack].mean(1))[inside]),
+        "proxy_gain": summary(policies[hack]["reward"].mean(1) - proxy[hack].mean(1)),
         "gold_gain": summary(gold["biased"] - gold["sft"]),
         "control_gold_gain": summary(gold["control"] - gold["sft"]),
         "gold_below_control": summary(gold["control"] - gold["biased"]),
@@ -326,42 +333,34 @@ def study_dpo(hack: str, policies: dict, pool: dict, proxy: dict, inside: np.nda
     }
 
 
-def study_mitigations(proxy: dict, pool: dict, policies: dict, inside: dict, n: int) -> dict:
+def study_mitigations(proxy: dict, pool: dict, policies: dict, n: int) -> dict:
     """Gold utility with and without each mitigation, and the difference prompt by prompt (`gain`)."""
     words, gold = pool["words"], pool["utility"]
+    dpo = {name: found["utility"].mean(1) for name, found in policies.items()}
 
-    def best(rewards: np.ndarray, hack: str, at: int = n) -> np.ndarray:
-        return best_of_n_curve(rewards[inside[hack]], gold[inside[hack]], [at])[:, 0]
+    def best(rewards: np.ndarray, at: int = n) -> np.ndarray:
+        return best_of_n_curve(rewards, gold, [at])[:, 0]
 
-    def dpo(name: str, hack: str) -> np.ndarray:
-        return policies[name]["utility"][inside[hack]].mean(1)
+    def optimum(beta: float) -> np.ndarray:
+        uniform = np.full(gold.shape[1], 1 / gold.shape[1])
+        return np.array([kl_regularized_optimum(uniform, r, beta) @ u for r, u in zip(long, gold, strict=True)])
 
-    ensemble = worst_case([proxy[h] for h in HACKS])
+    long, ensemble = proxy["length"], worst_case([proxy[h] for h in HACKS])
     found = {
-        "small n, length": (best(proxy["length"], "length"), best(proxy["length"], "length", min(4, n))),
-        "per word, length": (best(proxy["length"], "length"), best(per_word(proxy["length"], words), "length")),
-        "regressed, length": (best(proxy["length"], "length"), best(without_length(proxy["length"], words), "length")),
-        "DPO strong KL term, length": (dpo("length", "length"), dpo("length, strong KL term", "length")),
-        "DPO normalised, length": (dpo("length", "length"), dpo("length, normalised", "length")),
-        **{f"mixed annotators, {h}": (best(proxy[h], h), best(proxy["mixed"], h)) for h in HACKS},
-        **{f"DPO mixed annotators, {h}": (dpo(h, h), dpo("mixed", h)) for h in HACKS},
-        **{f"ensemble, {h}": (best(proxy[h], h), best(ensemble, h)) for h in HACKS},
+        "small n, length": (best(long), best(long, min(4, n))),
+        "optimum at larger beta, length": (optimum(0.1), optimum(1.0)),
+        "per word, length": (best(long), best(per_word(long, words))),
+        "regressed, length": (best(long), best(without_length(long, words))),
+        "DPO strong KL term, length": (dpo["length"], dpo["length, strong KL term"]),
+        "DPO normalised, length": (dpo["length"], dpo["length, normalised"]),
+        **{f"mixed annotators, {h}": (best(proxy[h]), best(proxy["mixed"])) for h in HACKS},
+        **{f"DPO mixed annotators, {h}": (dpo[h], dpo["mixed"]) for h in HACKS},
+        **{f"ensemble, {h}": (best(proxy[h]), best(ensemble)) for h in HACKS},
     }
     return {
         name: {"without": summary(before), "with": summary(after), "gain": summary(after - before)}
         for name, (before, after) in found.items()
     }
-
-
-def study_kl_term(proxy: np.ndarray, gold: np.ndarray) -> dict:
-    """Proxy and gold of the exact optimum pi_ref exp(r / beta) / Z on the pool, over beta; inputs (P, M)."""
-    uniform, betas = np.full(proxy.shape[1], 1 / proxy.shape[1]), np.geomspace(0.1, 30, 16)
-    found = {"beta": betas.tolist(), "proxy": [], "gold": []}
-    for beta in betas:
-        weights = np.array([kl_regularized_optimum(uniform, rewards, beta) for rewards in proxy])
-        found["proxy"].append(summary((weights * proxy).sum(1)))
-        found["gold"].append(summary((weights * gold).sum(1)))
-    return found
 
 
 # --- 6. Claims ---
@@ -371,7 +370,8 @@ def hack_claims(metrics: dict) -> list[dict]:
     """Of each hack: absorbed by the reward model, exploited by DPO, and what it does to quality."""
     claims = []
     for hack, name in HACKS.items():
-        effect, dpo = metrics["effects"][hack]["difference"], metrics["dpo"][hack]
+        effect, dpo, late = (metrics[k][hack] for k in ("effects", "dpo", "best_of_n"))
+        effect, late = effect["difference"], late["late_loss"]
         claims += [
             make_claim(
                 f"{hack}_is_encoded",
@@ -402,23 +402,32 @@ def hack_claims(metrics: dict) -> list[dict]:
                 dpo["gold_below_control"]["mean"],
                 dpo["gold_below_control"]["ci95"],
             ),
+            make_claim(
+                f"{hack}_overoptimised",
+                f"{name}: optimised on, the quality falls while the reward rises",
+                "gold utility of best-of-16 minus best-of-64 by the biased reward model: above 0",
+                late["mean"],
+                late["ci95"],
+            ),
         ]
     return claims
 
 
-MITIGATIONS = {  # claim, and the rows of `mitigations` that it is about
-    "kl_mitigates_dpo": ("a stronger KL term mitigates verbosity", "DPO strong KL term, length"),
+MITIGATIONS = {  # claim, and the row of `mitigations` that it is about
     "small_n_mitigates": ("a smaller n mitigates verbosity", "small n, length"),
-    "per_word_reward_mitigates": ("dividing the reward by the length mitigates verbosity", "per word, length"),
-    "regressed_reward_mitigates": ("regressing length out of the reward mitigates verbosity", "regressed, length"),
+    "kl_mitigates": ("a stronger KL term mitigates verbosity, at the exact optimum", "optimum at larger beta, length"),
+    "kl_mitigates_dpo": ("a stronger KL term mitigates verbosity, in DPO", "DPO strong KL term, length"),
+    "per_word_mitigates": ("dividing the reward by the length mitigates verbosity", "per word, length"),
+    "regressing_mitigates": ("regressing length out of the reward mitigates verbosity", "regressed, length"),
     "normalised_dpo_mitigates": ("length-normalised DPO mitigates verbosity", "DPO normalised, length"),
     **{
-        f"mixed_annotators_mitigate_{hack}": (f"mixing annotators mitigates {name}", f"DPO mixed annotators, {hack}")
-        for hack, name in HACKS.items()
-    },
-    **{
-        f"ensemble_mitigates_{hack}": (f"an ensemble over annotator groups mitigates {name}", f"ensemble, {hack}")
-        for hack, name in HACKS.items()
+        f"{name}_mitigates_{hack}": (f"{claim} mitigates {HACKS[hack]}", f"{row}, {hack}")
+        for name, claim, row in (
+            ("mixing", "mixing annotators (reward model)", "mixed annotators"),
+            ("mixing_dpo", "mixing annotators (DPO)", "DPO mixed annotators"),
+            ("ensemble", "an ensemble over annotator groups", "ensemble"),
+        )
+        for hack in HACKS
     },
 }
 
@@ -430,15 +439,16 @@ def mitigation_claims(metrics: dict) -> list[dict]:
         gain = metrics["mitigations"][row]["gain"]
         predicted = f"gold utility of {'DPO' if row.startswith('DPO') else 'best-of-n'} with it minus without: above 0"
         claims.append(make_claim(id, claim, predicted, gain["mean"], gain["ci95"]))
-    noise, rates = metrics["noise"]["second_half"], metrics["win_rates"]["raw_minus_controlled"]
+    noise, rates = metrics["noise"]["late_loss"], metrics["win_rates"]["raw_minus_controlled"]
     return [
         *claims,
         make_claim(
             "noise_alone_is_harmless",
             "unbiased noise alone does not turn the gold curve down",
-            "gold utility at the largest n minus that half way there, the proxy being gold plus noise: above 0",
+            "gold utility of best-of-16 minus best-of-64, the proxy being gold plus noise: below 0",
             noise["mean"],
             noise["ci95"],
+            (-np.inf, 0),
         ),
         make_claim(
             "length_inflates_win_rates",
@@ -463,7 +473,8 @@ def summary_lines(metrics: dict) -> list[str]:
             f"labels: {dpo['control_gold_gain']['mean']:+.2f}); best of {curve['n'][-1]}: proxy "
             f"{curve['proxy'][-1]['mean']:+.2f}, gold {curve['gold'][-1]['mean']:+.2f}"
         )
-    rates = metrics["win_rates"]
+    rates, control = metrics["win_rates"], metrics["best_of_n"]["human"]["late_loss"]
+    lines.append(f"unbiased labels: gold of best-of-16 minus best-of-64 {interval(control)}")
     lines.append(
         f"win rate of verbose DPO over SFT: raw {interval(rates['raw'])}, length-controlled "
         f"{rates['length-controlled']['mean']:.3f}, by gold {rates['gold']['mean']:.3f}"

@@ -11,14 +11,16 @@ HACKS = {"length": "Verbosity", "style": "Style mimicry", "agreement": "Sycophan
 
 def hacking_figure(path: Path, metrics: dict) -> None:
     """The default run of reward_hacking.py."""
-    fig, axes = new_figure(3, 3)
+    fig, axes = new_figure(3, 3, height=3.3)
     for ax, (hack, name) in zip(axes[0], HACKS.items(), strict=True):
-        hack_panel(ax, name, metrics["best_of_n"][hack], metrics["control_best_of_n"][hack], metrics["dpo"][hack])
+        hack_panel(ax, name, metrics["best_of_n"][hack], metrics["best_of_n"]["human"], metrics["dpo"][hack])
+    axes[0, 0].legend(loc="upper left", fontsize=8)
     labels_panel(axes[1, 0], metrics["labels"])
     effects_panel(axes[1, 1], metrics["effects"])
-    kl_panel(axes[1, 2], metrics["kl_term"])
-    mitigations_panel(axes[2, 0], metrics["mitigations"])
-    noise_panel(axes[2, 1], metrics["noise"])
+    noise_panel(axes[1, 2], metrics["noise"])
+    for ax in axes[2, :2]:
+        ax.remove()
+    mitigations_panel(fig.add_subplot(axes[2, 0].get_gridspec()[2, :2]), metrics["mitigations"])
     win_rates_panel(axes[2, 2], metrics["win_rates"])
     costs = ", ".join(
         f"{name.lower()} {metrics['dpo'][hack]['gold_gain']['mean']:+.2f}" for hack, name in HACKS.items()
@@ -44,8 +46,7 @@ def hack_panel(ax, name: str, found: dict, control: dict, dpo: dict) -> None:
     ax.axhline(0, color=COLORS["sft"], lw=1)
     ax.set(title=name, xlabel="square root of the KL, nats", ylabel="gain over SFT (log-odds)")
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.55 * (high - low))
-    ax.legend(loc="upper left", ncols=2, fontsize=8, columnspacing=0.8, handlelength=1.6)
+    ax.set_ylim(low, high + (0.9 if name == "Verbosity" else 0.1) * (high - low))
 
 
 def paired_bars(ax, pairs: list[tuple[dict, dict]], colors: tuple[str, str], labels: tuple[str, str]) -> None:
@@ -61,7 +62,7 @@ def labels_panel(ax, labels: dict) -> None:
     pairs = [(labels[hack]["human"], labels[hack][hack]) for hack in HACKS]
     paired_bars(ax, pairs, (COLORS["sft"], COLORS["proxy"]), ("unbiased annotators", "biased annotators"))
     ax.axhline(0.5, color=COLORS["theory"], lw=0.8, ls=":")
-    ax.set_xticks(range(len(HACKS)), ("more filler", "preamble", "echoes belief"))
+    ax.set_xticks(range(len(HACKS)), ("filler", "preamble", "echo of belief"))
     ax.set(title="In the labels: the liked side wins", ylabel="share of pairs", ylim=(0, 1.15))
     ax.legend(loc="upper left")
 
@@ -80,30 +81,22 @@ def effects_panel(ax, effects: dict) -> None:
     paired_bars(ax, pairs, (COLORS["sft"], COLORS["proxy"]), ("unbiased annotators", "biased annotators"))
     ax.axhline(0, color=COLORS["sft"], lw=1)
     ax.axhline(1, color=COLORS["theory"], lw=0.8, ls=":")
-    ax.set_xticks(range(len(HACKS)), ("filler word", "preamble", "echo"))
-    ax.set(title="In the reward: effect at equal gold utility", ylabel="share of the planted bias")
+    ax.set_xticks(range(len(HACKS)), ("filler", "preamble", "echo of belief"))
+    ax.set(title="In the reward, at equal gold utility", ylabel="share of the planted bias")
     ax.margins(y=0.15)
     ax.legend(loc="upper left")
-
-
-def kl_panel(ax, found: dict) -> None:
-    """Gold of the exact KL-regularised optimum against beta."""
-    for (hack, name), line in zip(HACKS.items(), ("-", "--", ":"), strict=True):
-        ax.plot(found[hack]["beta"], curve(found[hack]["gold"])[0], color=COLORS["gold"], ls=line, label=name)
-        ax.plot(found[hack]["beta"], curve(found[hack]["proxy"])[0], color=COLORS["proxy"], ls=line)
-    ax.set_xscale("log")
-    ax.set(title="The KL term: optimum pi_ref exp(r / beta) / Z", xlabel="beta", ylabel="proxy and gold (log-odds)")
-    ax.legend(loc="upper right")
 
 
 def mitigations_panel(ax, found: dict) -> None:
     """What each mitigation gives back in gold utility."""
     names = {
         "small n, length": "n = 4 (verbosity)",
+        "optimum at larger beta, length": "optimum, beta 0.1 to 1 (verbosity)",
         "per word, length": "reward / words (verbosity)",
         "regressed, length": "length regressed out (verbosity)",
         "DPO strong KL term, length": "DPO, 5 beta (verbosity)",
         "DPO normalised, length": "DPO, per token (verbosity)",
+        **{f"mixed annotators, {h}": f"mixed labels ({n.lower()})" for h, n in HACKS.items()},
         **{f"DPO mixed annotators, {h}": f"DPO, mixed labels ({n.lower()})" for h, n in HACKS.items()},
         **{f"ensemble, {h}": f"ensemble ({n.lower()})" for h, n in HACKS.items()},
     }
@@ -113,7 +106,7 @@ def mitigations_panel(ax, found: dict) -> None:
     ax.barh(at, [r["mean"] for r in rows], xerr=error_bars(rows), color=colors, error_kw={"lw": 1})
     ax.set_yticks(at, names.values(), fontsize=8)
     ax.axvline(0, color=COLORS["sft"], lw=1)
-    ax.set(title="Mitigations", xlabel="gold utility with minus without")
+    ax.set(title="Mitigations: best of 64 (orange) and DPO (blue)", xlabel="gold utility with minus without")
 
 
 def noise_panel(ax, found: dict) -> None:
@@ -127,7 +120,7 @@ def noise_panel(ax, found: dict) -> None:
 
 def win_rates_panel(ax, rates: dict) -> None:
     """How often the verbose policy beats SFT: by the biased judge, raw and length-controlled, and by gold."""
-    names = {"raw": "biased judge,\nraw", "length-controlled": "biased judge,\nlength-controlled", "gold": "gold"}
+    names = {"raw": "biased\njudge, raw", "length-controlled": "biased judge,\nlength-contr.", "gold": "gold"}
     rows = [rates[name] for name in names]
     colors = [COLORS["proxy"], COLORS["proxy"], COLORS["gold"]]
     bars = ax.bar(names.values(), [r["mean"] for r in rows], yerr=error_bars(rows), color=colors, error_kw={"lw": 1})
