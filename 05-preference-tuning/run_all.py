@@ -3,46 +3,91 @@
     python 05-preference-tuning/run_all.py
     python 05-preference-tuning/run_all.py --seeds 0 1 2
 
-With several seeds every script runs once per seed, the figures are those of the first, and the table shows the mean and
-the range of the headline numbers. About three minutes per seed on 2 cores. Also writes run_all.json and, with the table
-of claims that stands in the README, run_all.md.
+With several seeds every script runs once per seed, and the figures are those of the first. About seven minutes per seed
+on 2 cores. Writes run_all.json; with several seeds also claims.json, every claim with its verdict over the seeds, and
+the tables that the README shows: claims.md and headlines.md.
 """
 
 import argparse
 import importlib
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 
 from common.cli import check_writable, make_parser, run, whole_number
-from common.reporting import write_json
+from common.reporting import seed_ci, verdict, write_json
 
-# Script, the file of its results, and its headline numbers: label and path in the metrics.
+# Script, section of the tutorial, the file of its results, and its headline numbers: label and path in the metrics.
 SCRIPTS = (
     (
         "preference_data_explorer",
+        "Preference data formats",
         "preference_data",
-        {"tau of pairs": "recovery.tau.pairwise.3.mean", "of rankings": "recovery.tau.listwise.3.mean"},
+        {
+            "order recovered (Kendall's tau) by 3 pairs per response": "recovery.tau.pairwise.3.mean",
+            "the same by rankings": "recovery.tau.listwise.3.mean",
+        },
     ),
     (
         "reward_model",
+        "Reward models",
         "reward_model",
-        {"gold-order accuracy": "gold_order_accuracy.mean", "label accuracy": "label_accuracy.mean"},
+        {
+            "accuracy on gold order": "gold_order_accuracy.mean",
+            "the same, facts that no preference data ask about": "gold_order_unseen_facts.mean",
+            "accuracy on noisy labels": "label_accuracy.mean",
+            "its ceiling": "bayes_ceiling.accuracy",
+        },
     ),
-    ("rlhf_objectives", "ppo_objectives", {"gold of PPO with KL": "end.KL.gold", "without": "end.no KL.gold"}),
+    (
+        "rlhf_objectives",
+        "PPO-based RLHF",
+        "ppo_objectives",
+        {"gold after PPO with the KL term": "end.KL.gold", "gold without it": "end.no KL.gold"},
+    ),
     (
         "dpo_trainer",
+        "DPO",
         "dpo_training",
-        {"good before": "reference.good.mean", "good after": "policy.good.mean", "win rate": "win_rate.mean"},
+        {
+            "good answers of the SFT checkpoint": "reference.good.mean",
+            "good answers after DPO": "policy.good.mean",
+            "win rate of DPO over SFT, ties half": "win_rate.mean",
+            "KL from the SFT checkpoint, nats": "policy.kl.mean",
+        },
+    ),
+    (
+        "dpo_variants",
+        "DPO variants",
+        "dpo_variants",
+        {
+            "good answers on half the budget: DPO": "arms.sigmoid, clean.good.mean",
+            "IPO": "arms.ipo, clean.good.mean",
+            "KTO": "arms.kto, noise 0@0.good.mean",
+            "DPO on AI labels": "arms.AI labels.good.mean",
+            "DPO on on-policy pairs": "arms.on-policy.good.mean",
+        },
     ),
     (
         "best_of_n",
+        "Best-of-N",
         "best_of_n",
         {
-            "good best-of-n": "methods.best_of_n.good.mean",
-            "good DPO + best-of-n": "methods.dpo_best_of_n.good.mean",
+            "good answers, best of 16": "methods.best_of_n.good.mean",
+            "good answers, DPO and best of 16": "methods.dpo_best_of_n.good.mean",
+            "share of DPO's gain that best-of-16 reaches": "share_of_dpo_gain.mean",
+        },
+    ),
+    (
+        "reward_hacking",
+        "Reward hacking",
+        "reward_hacking",
+        {
+            "gold utility gained by DPO: unbiased labels": "dpo.length.control_gold_gain.mean",
+            "length-biased labels": "dpo.length.gold_gain.mean",
+            "style-biased labels": "dpo.style.gold_gain.mean",
+            "agreement-biased labels": "dpo.agreement.gold_gain.mean",
         },
     ),
 )
@@ -61,7 +106,7 @@ def run_seed(args: argparse.Namespace, seed: int, first: bool) -> list[dict]:
     figures = args.figures_dir if first else outputs / "figures"
     flags = ["--seed", str(seed), "--output-dir", str(outputs), "--figures-dir", str(figures)]
     results = []
-    for script, name, _ in SCRIPTS:
+    for script, _, name, _ in SCRIPTS:
         print(f"\n=== {script}.py, seed {seed}", flush=True)
         importlib.import_module(script).main(flags + ["--smoke"] * args.smoke)
         results.append(json.loads((figures / f"{name}.json").read_text(encoding="utf-8")))
@@ -69,17 +114,46 @@ def run_seed(args: argparse.Namespace, seed: int, first: bool) -> list[dict]:
 
 
 def headline(results: dict, path: str) -> float:
-    """The number at a dotted path of the metrics."""
+    """The number at a dotted path of the metrics (@ stands for a dot inside a name)."""
     value = results["metrics"]
     for key in path.split("."):
-        value = value[int(key)] if isinstance(value, list) else value[key]
+        value = value[int(key)] if isinstance(value, list) else value[key.replace("@", ".")]
     return float(value)
+
+
+def sum_up_claims(by_seed: list[list[dict]]) -> list[dict]:
+    """Every claim with its section, measured over the seeds, and each seed's own measurement under `runs`.
+
+    `measured` is the mean over seeds, `ci95` the wider, at each end, of two intervals: that of one run (over prompts,
+    pairs or chunks; its ends averaged over runs) and the t interval over seeds. One verdict comes from that.
+    """
+    found = []
+    for k, (script, section, _, _) in enumerate(SCRIPTS):
+        for place, claim in enumerate(by_seed[0][k]["claims"]):
+            runs = [results[k]["claims"][place] for results in by_seed]
+            values, intervals = [run["measured"] for run in runs], [run["ci95"] for run in runs]
+            low, high = np.mean(intervals, axis=0)
+            if len(runs) > 1:
+                low, high = min(low, seed_ci(values)[0]), max(high, seed_ci(values)[1])
+            borders = claim["holds_between"]
+            found.append(
+                {
+                    **{key: claim[key] for key in ("id", "claim", "predicted", "holds_between")},
+                    "section": section,
+                    "script": f"{script}.py",
+                    "measured": round(float(np.mean(values)), 6),
+                    "ci95": [round(float(low), 6), round(float(high), 6)],
+                    "verdict": verdict((low, high), borders),
+                    "runs": [{key: run[key] for key in ("measured", "ci95", "verdict")} for run in runs],
+                }
+            )
+    return found
 
 
 def table_rows(by_seed: list[list[dict]]) -> list[tuple[str, ...]]:
     """One row per script: name, headline numbers (mean and range over seeds), counts of verdicts, seconds."""
     rows = []
-    for k, (script, _, paths) in enumerate(SCRIPTS):
+    for k, (script, _, _, paths) in enumerate(SCRIPTS):
         runs = [results[k] for results in by_seed]
         numbers = []
         for label, path in paths.items():
@@ -88,7 +162,7 @@ def table_rows(by_seed: list[list[dict]]) -> list[tuple[str, ...]]:
             numbers.append(f"{label} {np.mean(values):.3f}{spread}")
         verdicts = [claim["verdict"] for run in runs for claim in run["claims"]]
         seconds = np.mean([run["wall_seconds"]["total"] for run in runs])
-        rows.append((script, ", ".join(numbers), *(str(verdicts.count(v)) for v in VERDICTS), f"{seconds:.0f}"))
+        rows.append((script, "; ".join(numbers), *(str(verdicts.count(v)) for v in VERDICTS), f"{seconds:.0f}"))
     return rows
 
 
@@ -100,16 +174,26 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def markdown(by_seed: list[list[dict]]) -> str:
-    """The table of the README: the claims as the first seed measured them, and in how many seeds they held."""
-    lines = ["| claim | measured | 95 % interval | verdict |", "|---|---|---|---|"]
-    for k in range(len(SCRIPTS)):
-        for claim in by_seed[0][k]["claims"]:
-            verdicts = [c["verdict"] for results in by_seed for c in results[k]["claims"] if c["id"] == claim["id"]]
-            same = verdicts.count(claim["verdict"])
-            verdict = claim["verdict"] + (f" ({same} of {len(verdicts)} seeds)" if len(verdicts) > 1 else "")
-            low, high = claim["ci95"]
-            lines.append(f"| {claim['claim']} | {claim['measured']:.3g} | {low:.3g} ... {high:.3g} | {verdict} |")
+def claims_table(claims: list[dict]) -> str:
+    """Markdown: every claim, what was measured over the seeds, the verdict, and how many seeds alone say the same."""
+    lines = ["| section | claim | measured | 95 % interval | verdict | seeds |", "|---|---|---|---|---|---|"]
+    for c in claims:
+        same = sum(run["verdict"] == c["verdict"] for run in c["runs"])
+        numbers = f"{c['measured']:.3g} | {c['ci95'][0]:.3g} ... {c['ci95'][1]:.3g}"
+        lines.append(f"| {c['section']} | {c['claim']} | {numbers} | {c['verdict']} | {same} of {len(c['runs'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def headlines_table(by_seed: list[list[dict]]) -> str:
+    """Markdown: the headline numbers and the seconds of every script, mean and range over the seeds."""
+    lines = ["| script | measured | mean | range over seeds |", "|---|---|---|---|"]
+    for k, (script, _, _, paths) in enumerate(SCRIPTS):
+        runs = [results[k] for results in by_seed]
+        for label, path in paths.items():
+            values = [headline(run, path) for run in runs]
+            lines.append(f"| {script}.py | {label} | {np.mean(values):.3f} | {min(values):.3f} ... {max(values):.3f} |")
+        seconds = [run["wall_seconds"]["total"] for run in runs]
+        lines.append(f"| {script}.py | seconds | {np.mean(seconds):.0f} | {min(seconds):.0f} ... {max(seconds):.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -124,30 +208,22 @@ def main(argv: list[str] | None = None) -> dict:
         "seeds": seeds,
         "headlines": {
             script: {label: [headline(r[k], path) for r in by_seed] for label, path in paths.items()}
-            for k, (script, _, paths) in enumerate(SCRIPTS)
-        },
-        "claims": {
-            claim["id"]: {
-                "claim": claim["claim"],
-                "predicted": claim["predicted"],
-                "runs": [
-                    {key: c[key] for key in ("measured", "ci95", "verdict")}
-                    for results in by_seed
-                    for c in results[k]["claims"]
-                    if c["id"] == claim["id"]
-                ],
-            }
-            for k in range(len(SCRIPTS))
-            for claim in by_seed[0][k]["claims"]
+            for k, (script, _, _, paths) in enumerate(SCRIPTS)
         },
         "wall_seconds": round(time.time() - started, 1),
     }
-    path = Path(args.figures_dir) / "run_all.json"
-    write_json(path, summary)
-    path.with_suffix(".md").write_text(markdown(by_seed), encoding="utf-8")
+    claims, written = sum_up_claims(by_seed), [args.figures_dir / "run_all.json"]
+    write_json(written[0], summary)
+    if len(seeds) > 1:
+        written += [args.figures_dir / name for name in ("claims.json", "claims.md", "headlines.md")]
+        write_json(written[1], {"seeds": seeds, "claims": claims})
+        written[2].write_text(claims_table(claims), encoding="utf-8")
+        written[3].write_text(headlines_table(by_seed), encoding="utf-8")
     print()
     print_table(table_rows(by_seed))
-    print(f"\n{len(seeds)} seed(s) in {summary['wall_seconds']:.0f} s; wrote {path}")
+    counts = ", ".join(f"{sum(claim['verdict'] == v for claim in claims)} {v}" for v in VERDICTS)
+    print(f"\n{len(claims)} claims: {counts}")
+    print(f"{len(seeds)} seed(s) in {summary['wall_seconds']:.0f} s; wrote {', '.join(map(str, written))}")
     return summary
 
 

@@ -149,14 +149,7 @@ def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int
 
 
 def sample(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
-    n: int = 1,
-    max_new_tokens: int = 48,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 512,
+    model, tokenizer, prompts: list[str], n=1, max_new_tokens=48, temperature=1.0, seed=0, batch_size=512
 ) -> list[list[Response]]:
     """Sample n responses to every prompt; temperature 0 is greedy. Returns one list of n per prompt.
 
@@ -177,9 +170,8 @@ def sample(
     with torch.inference_mode():
         for start in range(0, len(order), per_batch):
             batch = order[start : start + per_batch]
-            rows = _sample_batch(
-                model, tokenizer, [encoded[i] for i in batch], n, max_new_tokens, temperature, generator
-            )
+            shown = [encoded[i] for i in batch]
+            rows = _sample_batch(model, tokenizer, shown, n, max_new_tokens, temperature, generator)
             for k, token_ids in enumerate(rows):
                 text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
                 results[batch[k // n]].append(Response(text, token_ids))
@@ -242,13 +234,7 @@ def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Ge
 # --- Scoring ---
 
 
-def score_responses(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
-    responses: list[str],
-    batch_size: int = 64,
-) -> "torch.Tensor":
+def score_responses(model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 64) -> "torch.Tensor":
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) on the CPU, in log-odds units."""
     import torch
 
@@ -285,18 +271,13 @@ def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: i
     chat = bool(tokenizer.chat_template)
     texts = [format_prompt(tokenizer, f"{p}\nReply with A or B.") if chat else p for p in judge_prompts]
     letters = [tokenizer(x, add_special_tokens=False)["input_ids"][-1] for x in (("A", "B") if chat else (" A", " B"))]
+    how = {"add_special_tokens": not chat, "padding": True, "padding_side": "right", "return_tensors": "pt"}
     first, mass = torch.zeros(len(texts)), torch.zeros(len(texts))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            inputs = tokenizer(
-                [texts[i] for i in batch],
-                add_special_tokens=not chat,
-                padding=True,
-                padding_side="right",
-                return_tensors="pt",
-            )
+            inputs = tokenizer([texts[i] for i in batch], **how)
             check_length(inputs["input_ids"].shape[1], tokenizer)
             last = inputs["attention_mask"].sum(-1) - 1  # (B,)
             logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]

@@ -14,10 +14,7 @@ import numpy as np
 
 
 def bootstrap_ci(
-    values: Sequence[float] | np.ndarray,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    resamples: int = 2000,
-    seed: int = 0,
+    values: Sequence, statistic: Callable[..., np.ndarray] = np.mean, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of statistic(values, axis=0), resampling the first axis (prompts, or seeds).
 
@@ -31,41 +28,30 @@ def bootstrap_ci(
 
 
 def seed_ci(values: Sequence[float]) -> tuple[float, float]:
-    """95 % t interval of the mean over seeds: too few for a bootstrap. One seed has no interval: (nan, nan)."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
+    """95 % t interval of the mean over two seeds or more: too few for a bootstrap."""
     t = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}.get(len(values) - 1, 2.2)
     half = t * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def make_claim(
-    id: str,
-    claim: str,
-    predicted: str,
-    measured: float,
-    ci95: tuple[float, float],
-    holds_between: tuple[float, float] = (0.0, float("inf")),
+    id: str, claim: str, predicted: str, measured: float, ci95: Sequence[float], holds_between=(0.0, float("inf"))
 ) -> dict:
-    """A claim of the tutorial with its verdict, computed from where the interval lies.
+    """A claim of the tutorial with its verdict, computed from where the interval lies; JSON has null for infinity."""
+    borders = [None if abs(x) == float("inf") else float(x) for x in holds_between]
+    numbers = {"measured": round(float(measured), 6), "ci95": [round(float(x), 6) for x in ci95]}
+    told = {"id": id, "claim": claim, "predicted": predicted}
+    return {**told, "holds_between": borders, **numbers, "verdict": verdict(ci95, holds_between)}
 
-    "holds" when all of `ci95` lies within `holds_between`, "does not hold" when all of it lies outside, and
-    "no difference" when it straddles a border, so that the data do not decide.
-    """
-    low, high = ci95
-    inside, outside = (
-        holds_between[0] < low and high < holds_between[1],
-        high <= holds_between[0] or low >= holds_between[1],
-    )
-    verdict = "holds" if inside else "does not hold" if outside else "no difference"
-    return {
-        "id": id,
-        "claim": claim,
-        "predicted": predicted,
-        "measured": round(float(measured), 6),
-        "ci95": [round(float(low), 6), round(float(high), 6)],
-        "verdict": verdict,
-    }
+
+def verdict(ci95: Sequence[float], holds_between: Sequence[float | None]) -> str:
+    """The verdict "holds" when all of the interval lies within `holds_between` (None: no border), "does not hold" when
+    all of it lies outside, and "no difference" when it straddles a border, so that the data do not decide."""
+    (low, high), (lowest, highest) = ci95, holds_between
+    lowest, highest = -np.inf if lowest is None else lowest, np.inf if highest is None else highest
+    if lowest < low and high < highest:
+        return "holds"
+    return "does not hold" if high <= lowest or low >= highest else "no difference"
 
 
 # --- Results ---

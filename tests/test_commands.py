@@ -13,13 +13,15 @@ RESULTS = {
     "reward_model": "reward_model",
     "rlhf_objectives": "ppo_objectives",
     "dpo_trainer": "dpo_training",
+    "dpo_variants": "dpo_variants",
     "best_of_n": "best_of_n",
+    "reward_hacking": "reward_hacking",
 }
 COMMANDS = [*RESULTS, "run_all"]
-MODEL_COMMANDS = ["reward_model", "dpo_trainer", "best_of_n"]
-DATASET_COMMANDS = ["preference_data_explorer", "reward_model", "dpo_trainer"]
+MODEL_COMMANDS = ["reward_model", "dpo_trainer", "dpo_variants", "best_of_n", "reward_hacking"]
+DATASET_COMMANDS = ["preference_data_explorer", "reward_model", "dpo_trainer", "dpo_variants"]
 KEYS = {"script", "settings", "versions", "seed", "device", "wall_seconds", "metrics", "claims"}
-CLAIM_KEYS = {"id", "claim", "predicted", "measured", "ci95", "verdict"}
+CLAIM_KEYS = {"id", "claim", "predicted", "holds_between", "measured", "ci95", "verdict"}
 VERDICTS = {"holds", "does not hold", "no difference"}
 
 
@@ -125,7 +127,7 @@ def test_nothing_is_left_beside_outputs_and_figures(smoke):
         assert names(folder) == {"outputs", "figures"}
         assert names(folder / "outputs") == {"reward_model", "dpo"}
         files = {f"{name}.{ending}" for name in RESULTS.values() for ending in ("png", "json")}
-        assert names(folder / "figures") - {"run_all.json", "run_all.md"} == files
+        assert names(folder / "figures") - {"run_all.json"} == files
     assert (smoke["run_all_folder"] / "figures/run_all.json").is_file()
 
 
@@ -157,13 +159,9 @@ def test_run_all_sums_up(smoke):
     assert all(f"\n{name} " in table for name in RESULTS)
     summary = read_results(smoke["run_all_folder"], "run_all")
     assert summary["seeds"] == [0] and set(summary["headlines"]) == set(RESULTS)
-    claims = {claim["id"]: claim for name in RESULTS for claim in read_results(smoke["folder"], name)["claims"]}
-    assert set(summary["claims"]) == set(claims)
-    for id, claim in summary["claims"].items():
-        assert claim["runs"] == [{key: claims[id][key] for key in ("measured", "ci95", "verdict")}]
 
 
-@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer"])
+@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
 def test_own_pairs(name, tmp_path):
     rows = [
         {"prompt": f"Wie heißt Nr. {k}?", "chosen": f"Nr. {k} – “Émile”.", "rejected": "No idea. " * k}

@@ -38,10 +38,14 @@ def hack_panel(ax, name: str, found: dict, control: dict, dpo: dict) -> None:
     a, b = found["fit"]["a"], found["fit"]["b"]
     ax.plot(d, d * (a - b * d), color=COLORS["theory"], ls=":", lw=1.2, label="fit d (a - b d) to gold")
     if found["fit"]["peak"] is not None:
-        ax.plot(found["fit"]["peak"], found["fit"]["height"], "*", color=COLORS["theory"], ms=9, label="its peak")
-    for key, color in (("proxy_gain", COLORS["proxy"]), ("gold_gain", COLORS["gold"])):
+        ax.plot(
+            found["fit"]["peak"], found["fit"]["height"], "*", color=COLORS["theory"], ms=9, label="peak of the fit"
+        )
+    peak = found["measured_peak"]["mean"]
+    ax.plot(peak, found["gold"][found["d"].index(peak)]["mean"], "v", color=COLORS["gold"], ms=8, label="measured peak")
+    for k, (key, color) in enumerate((("proxy_gain", COLORS["proxy"]), ("gold_gain", COLORS["gold"]))):
         bars = {"color": color, "marker": "s", "mfc": "white", "ms": 6, "ls": "none"}
-        ax.errorbar(np.sqrt(dpo["kl"]["mean"]), dpo[key]["mean"], error_bars([dpo[key]]), **bars)
+        ax.errorbar(np.sqrt(dpo["kl"]["mean"]) + 0.03 * k, dpo[key]["mean"], error_bars([dpo[key]]), **bars)
     ax.plot([], [], "s", color=COLORS["theory"], mfc="white", label="the same by DPO")
     ax.axhline(0, color=COLORS["sft"], lw=1)
     ax.set(title=name, xlabel="square root of the KL, nats", ylabel="gain over SFT (log-odds)")
@@ -63,7 +67,7 @@ def labels_panel(ax, labels: dict) -> None:
     paired_bars(ax, pairs, (COLORS["sft"], COLORS["proxy"]), ("unbiased annotators", "biased annotators"))
     ax.axhline(0.5, color=COLORS["theory"], lw=0.8, ls=":")
     ax.set_xticks(range(len(HACKS)), ("filler", "preamble", "echo of belief"))
-    ax.set(title="In the labels: the liked side wins", ylabel="share of pairs", ylim=(0, 1.15))
+    ax.set(title="In the labels: the liked side wins", ylabel="share of pairs", ylim=(0, 1.3))
     ax.legend(loc="upper left")
 
 
@@ -82,8 +86,7 @@ def effects_panel(ax, effects: dict) -> None:
     ax.axhline(0, color=COLORS["sft"], lw=1)
     ax.axhline(1, color=COLORS["theory"], lw=0.8, ls=":")
     ax.set_xticks(range(len(HACKS)), ("filler", "preamble", "echo of belief"))
-    ax.set(title="In the reward, at equal gold utility", ylabel="share of the planted bias")
-    ax.margins(y=0.15)
+    ax.set(title="In the reward, at equal gold utility", ylabel="share of the planted bias", ylim=(-0.6, 1.5))
     ax.legend(loc="upper left")
 
 
