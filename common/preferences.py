@@ -37,6 +37,7 @@ STYLE_SHARES = {"concise": 0.29, "verbose": 0.27, "off_topic": 0.1, "wrong": 0.0
 # Bias terms in units of utility, added to gold utility by a biased annotator.
 BIASES = {"length": 0.30, "style": 4.0, "agreement": 4.0}  # per filler word; for a preamble; for echoing the belief
 FILLER_COST, FILLER_CAP, COURTESY_WORDS = 0.15, 20, 3
+SPLITS = ("train", "validation", "test")
 COLUMNS = ("prompt", "chosen", "rejected")
 SIDES = COLUMNS[1:]
 
@@ -206,7 +207,7 @@ def make_pairs(count: int, split: str = "train", annotator: str = "human", seed:
     Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in at least
     five pairs of six; the annotator perceives both and the better one becomes `chosen`. KeyError: unknown annotator.
     """
-    rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng(seed)
+    rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng([SPLITS.index(split), seed])
     pool, rows = questions(split, unseen), []
     for k in range(count):
         if k % len(pool) == 0:
