@@ -25,6 +25,7 @@ from drawing.dpo import dpo_figure, own_dpo_figure
 from evaluation import (
     compare,
     interval,
+    load_own_pairs,
     response_logps,
     sample_and_judge,
     sample_texts,
@@ -45,7 +46,7 @@ from common.cli import (
     run,
     whole_number,
 )
-from common.preferences import load_preferences, make_pairs, questions, usable_pairs
+from common.preferences import make_pairs, questions
 from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_results
 
 SHOWN_PROMPTS = 4
@@ -409,7 +410,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
-    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
+    rows = load_own_pairs(args.dataset) if args.dataset else None
     shrink_for_smoke(args)
     find_model(args.model)  # before any work is done
     quiet_libraries()

@@ -32,7 +32,16 @@ from dpo_trainer import (
     training_settings,
 )
 from drawing.dpo_variants import losses_figure, variants_figure
-from evaluation import interval, judge_responses, sample_and_judge, sample_texts, split_by_prompt, summaries, summary
+from evaluation import (
+    interval,
+    judge_responses,
+    load_own_pairs,
+    sample_and_judge,
+    sample_texts,
+    split_by_prompt,
+    summaries,
+    summary,
+)
 from sft_checkpoint import load_sft_checkpoint
 
 from common.cli import (
@@ -51,11 +60,9 @@ from common.preferences import (
     draw_style,
     gold_utility,
     judge_prompt,
-    load_preferences,
     make_pairs,
     make_unpaired,
     questions,
-    usable_pairs,
     write_response,
 )
 from common.reporting import make_claim, print_claims, print_summary, write_results
@@ -551,7 +558,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.loss_type and len(args.loss_type) > 1 and set(args.loss_type) & set(UNPAIRED):
         raise UserError("--loss-type: kto and apo_zero_unpaired read single labels and stand alone")
     check_writable(args.output_dir, args.figures_dir)
-    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
+    rows = load_own_pairs(args.dataset) if args.dataset else None
     if args.smoke:
         args.pairs, args.num_train_epochs = min(args.pairs, 16), 1
     for name in (args.model, args.judge):  # before any work is done

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli import UserError
-from common.preferences import gold_utility, read_response
+from common.preferences import gold_utility, load_preferences, read_response, usable_pairs
 from common.reporting import bootstrap_ci
 
 if TYPE_CHECKING:
@@ -185,6 +185,24 @@ def summary(values: np.ndarray) -> dict:
 def interval(result: dict) -> str:
     """A mean with its 95 % interval."""
     return f"{result['mean']:.3f} [{result['ci95'][0]:.3f}, {result['ci95'][1]:.3f}]"
+
+
+def load_own_pairs(path: str) -> list[dict]:
+    """The pairs of --dataset that teach something; what is dropped is counted in one line, by reason.
+
+    Contradictory pairs (the same two answers, both ways round) are kept, since people do disagree, and counted.
+    """
+    rows, dropped = usable_pairs(load_preferences(path))
+    texts = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
+    contradictory = sum((prompt, rejected, chosen) in texts for prompt, chosen, rejected in texts)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+    found = [f"{len(rows)} pairs"]
+    found += [f"dropped: {reasons}"] if reasons else []
+    found += [f"{contradictory} contradict another one (kept)"] if contradictory else []
+    print(f"{path}: {'; '.join(found)}")
+    if not rows:
+        raise UserError(f"{path}: no pair is left to learn from (dropped: {reasons})")
+    return rows
 
 
 def split_by_prompt(rows: list[dict], seed: int, share: float = 1 / 8) -> tuple[list[dict], list[dict]]:

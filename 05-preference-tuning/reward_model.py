@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 from drawing.reward_model import own_reward_figure, reward_figure
-from evaluation import interval, split_by_prompt, summary
+from evaluation import interval, load_own_pairs, split_by_prompt, summary
 
 from common.cli import (
     add_model_flags,
@@ -32,7 +32,7 @@ from common.cli import (
     run,
     whole_number,
 )
-from common.preferences import BIASES, STYLES, load_preferences, make_pairs, read_response, usable_pairs
+from common.preferences import BIASES, STYLES, make_pairs, read_response
 from common.reporting import (
     bootstrap_ci,
     make_claim,
@@ -390,7 +390,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
-    rows = usable_pairs(load_preferences(args.dataset))[0] if args.dataset else None
+    rows = load_own_pairs(args.dataset) if args.dataset else None
     shrink_for_smoke(args)
     find_model(args.model)  # before any work is done
     quiet_libraries()
