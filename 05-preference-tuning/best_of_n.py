@@ -175,20 +175,25 @@ def fitted_exponent(ns: list[int], cost: np.ndarray) -> float:
 # --- 4. What other scripts trained, or train it now ---
 
 
-def find_trained(args: argparse.Namespace, device: str, script, name: str, flags: list[str]) -> Path:
-    """The folder outputs/NAME, trained first by `script.fit` unless it holds a training of this seed and world."""
+def find_trained(args: argparse.Namespace, device: str, script, name: str, flag: str, flags: list[str]) -> Path:
+    """A folder with what `script` trains by default with this seed: outputs/NAME, or trained now.
+
+    What is in outputs/NAME with other settings is somebody's work and stays: then it is outputs/NAME-default.
+    """
     from common.models import trained_settings
 
-    folder = args.output_dir / name
     shared = ["--output-dir", str(args.output_dir), "--seed", str(args.seed), "--device", args.device]
     other = script.build_parser().parse_args(shared + flags + ["--smoke"] * args.smoke)
     reward_model.shrink_for_smoke(other)
-    if trained_settings(folder) == reward_model.training_key(other):
+    wanted, folder = reward_model.training_key(other), args.output_dir / name
+    if folder.exists() and trained_settings(folder) != wanted:
+        print(f"{folder} was trained with other settings: left alone (--{flag} {folder} takes it as it is)")
+        folder = args.output_dir / f"{name}-default"
+    if trained_settings(folder) == wanted:
         print(f"using {folder}")
         return folder
-    why = "was trained with other settings" if folder.exists() else "is not there yet"
-    print(f"{folder} {why}: training it as {script.__name__}.py does")
-    script.fit_and_save(other, device)
+    print(f"training {folder} as {script.__name__}.py does")
+    script.fit_and_save(other, device, folder)
     return folder
 
 
@@ -199,8 +204,8 @@ def load_policies(args: argparse.Namespace, device: str):
     from common.models import load_reward_model
 
     lm_flags = ["--model", args.model] + ([] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)])
-    rewards = args.reward_model or find_trained(args, device, reward_model, "reward_model", [])
-    adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", lm_flags)
+    rewards = args.reward_model or find_trained(args, device, reward_model, "reward_model", "reward-model", [])
+    adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", "adapter", lm_flags)
     model, tokenizer = load_sft_checkpoint(args, device)
     policy = PeftModel.from_pretrained(load_sft_checkpoint(args, device)[0], adapter).eval()
     return model, tokenizer, policy, load_reward_model(str(rewards), device)

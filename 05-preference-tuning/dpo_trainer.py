@@ -16,6 +16,9 @@ Left out: f-divergences other than the reverse KL, reference-free losses (dpo_va
 
 import argparse
 import contextlib
+import json
+import os
+import shutil
 import time
 from pathlib import Path
 from textwrap import shorten
@@ -37,6 +40,7 @@ from reward_model import shrink_for_smoke, training_key
 from sft_checkpoint import load_sft_checkpoint
 
 from common.cli import (
+    UserError,
     add_model_flags,
     check_writable,
     make_parser,
@@ -46,8 +50,9 @@ from common.cli import (
     run,
     whole_number,
 )
+from common.models import save_trained, trained_settings
 from common.preferences import make_pairs, questions
-from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_results
+from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_json, write_results
 
 SHOWN_PROMPTS = 4
 
@@ -61,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--learning-rate", type=positive_float, help="default: 7e-4 embedded, 2e-4 for other models")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
     group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=8, help="pairs per step")
+    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint of these settings")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
     return parser
@@ -128,7 +134,7 @@ def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
     return {**settings, **changes}
 
 
-def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference=None):
+def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference=None, checkpoint=None):
     """Train a fresh LoRA adapter on rows of prompt, chosen, rejected; returns TRL's trainer.
 
     With `peft_config` TRL takes the base model with the adapter off as the reference: one model in memory, not two.
@@ -149,11 +155,12 @@ def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference
             peft_config=None if reference else lora_config(model),
         ),
         watch,
+        checkpoint,
     )
 
 
-def run_trainer(trainer, watch=None):
-    """Train behind one progress bar and return the trainer.
+def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
+    """Train behind one progress bar, from the start or from a checkpoint, and return the trainer.
 
     `watch(step, policy)` is called every `eval_steps` steps of its settings, at the start and at the end.
     """
@@ -162,8 +169,9 @@ def run_trainer(trainer, watch=None):
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
-            self.bar = tqdm(total=state.max_steps, desc=type(trainer).__name__[:3], leave=False, disable=None)
-            if watch:
+            name, done = type(trainer).__name__[:3], state.global_step
+            self.bar = tqdm(total=state.max_steps, initial=done, desc=name, leave=False, disable=None)
+            if watch and not done:
                 watch(0, model)
 
         def on_step_end(self, args, state, control, model=None, **_):
@@ -176,7 +184,7 @@ def run_trainer(trainer, watch=None):
 
     trainer.add_callback(Watch())
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     with contextlib.suppress(OSError):
         Path(trainer.args.output_dir).rmdir()  # TRL makes the folder of checkpoints, though none are kept
     trainer.model.eval()
@@ -222,22 +230,74 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, 
     At every look during training the curve holds the step and, for answers sampled to `prompts`, the good share, gold
     utility and KL with their intervals over prompts. Without prompts nobody looks.
     """
-    import torch
     from trl import DPOConfig
 
+    return _fit(args, device, pairs, prompts, DPOConfig(**training_settings(args, device, **changes)))
+
+
+def fit_with_checkpoints(args: argparse.Namespace, device: str, pairs: list[dict], prompts: list[str] = ()):
+    """`fit` that leaves checkpoints behind while it runs, so that --resume can go on where a killed run stopped.
+
+    Each run has a folder of its own, which goes when the run ends: outputs/dpo-checkpoints/PROCESS/checkpoint-STEP.
+    """
+    from trl import DPOConfig
+
+    settings, folder = training_key(args), args.output_dir / "dpo-checkpoints"
+    checkpoint, own = find_checkpoint(folder, settings), folder / str(os.getpid())
+    if args.resume and not checkpoint:
+        raise UserError(f"--resume: {folder} holds no checkpoint of a run with these settings; leave --resume out")
+    if checkpoint:
+        print(
+            f"going on from {checkpoint}" if args.resume else f"{checkpoint} is left over; --resume would go on there"
+        )
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    write_json(own / "lab_settings.json", settings)
+    steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
+    often = {"save_strategy": "steps", "save_steps": max(1, steps // 10), "save_total_limit": 2}
+    config = DPOConfig(**training_settings(args, device, output_dir=str(own), **often))
+    found = _fit(args, device, pairs, prompts, config, checkpoint if args.resume else None)
+    for done in {own, checkpoint.parent} if args.resume else {own}:
+        shutil.rmtree(done)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return found
+
+
+def _fit(args, device, pairs, prompts, config, checkpoint: Path | None = None):
+    import torch
+
     model, tokenizer = load_sft_checkpoint(args, device)
-    config, curve = DPOConfig(**training_settings(args, device, **changes)), []
+    looks, curve = Path(config.output_dir) / "curve.json", []
     torch.manual_seed(config.seed)  # LoRA starts at random
     pairs = pairs or make_pairs(args.pairs, seed=config.seed)
     steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
     config.eval_steps = max(1, steps // 6)
+    if checkpoint and prompts:
+        before = json.loads((checkpoint.parent / "curve.json").read_text(encoding="utf-8"))
+        curve = [look for look in before if look["step"] <= int(checkpoint.name.split("-")[1])]
 
     def watch(step: int, policy) -> None:
         _, found = sample_and_judge(policy, tokenizer, prompts, 2, args.max_new_tokens, seed=step)
         curve.append({"step": step, **{name: summary(found[name].mean(1)) for name in ("good", "utility", "kl")}})
+        if config.save_strategy != "no":
+            write_json(looks, curve)
 
-    trainer = train_dpo(model, tokenizer, pairs, config, watch if prompts else None)
+    trainer = train_dpo(model, tokenizer, pairs, config, watch if prompts else None, checkpoint=checkpoint)
     return trainer, tokenizer, curve
+
+
+def find_checkpoint(folder: Path, settings: dict) -> Path | None:
+    """The furthest checkpoint of a run with these settings, whatever became of the run. None: there is none.
+
+    The trainer writes trainer_state.json last, so a checkpoint that was cut short lacks it or holds half of it.
+    """
+    found = {}
+    for state in folder.glob("*/checkpoint-*/trainer_state.json"):
+        if trained_settings(state.parents[1]) == settings:
+            with contextlib.suppress(OSError, ValueError):
+                found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
+    return found[max(found)] if found else None
 
 
 def held_out_rewards(policy, tokenizer, pairs: list[dict], beta: float) -> dict:
@@ -261,8 +321,8 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
     reference, tokenizer = load_sft_checkpoint(args, device)
     before_texts, before = sample_and_judge(reference, tokenizer, test, n, args.max_new_tokens, args.seed)
     pairs = make_pairs(args.pairs, seed=args.seed)
-    trainer, tokenizer, curve = fit(args, device, pairs, validation)
-    save_policy(args, trainer.model, tokenizer)
+    trainer, tokenizer, curve = fit_with_checkpoints(args, device, pairs, validation)
+    save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)
     after_texts, after = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
     show_answers(test, before_texts, after_texts)
     held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
@@ -364,8 +424,8 @@ def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[di
     prompts = sorted({row["prompt"] for row in held})[:16]
     model, tokenizer = load_sft_checkpoint(args, device)
     before_texts, _ = sample_texts(model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
-    trainer, *_ = fit(args, device, train)
-    save_policy(args, trainer.model, tokenizer)
+    trainer, *_ = fit_with_checkpoints(args, device, train)
+    save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)
     after_texts, kl = sample_texts(trainer.model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
     show_answers(prompts, before_texts, after_texts)
     found = held_out_rewards(trainer.model, tokenizer, held, args.beta)
@@ -390,17 +450,10 @@ def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[di
 # --- Main ---
 
 
-def fit_and_save(args: argparse.Namespace, device: str) -> None:
-    """Train on the world's pairs and put the adapter in outputs/dpo, for scripts that need it."""
+def fit_and_save(args: argparse.Namespace, device: str, folder: Path) -> None:
+    """Train on the world's pairs and keep the adapter in the folder, for scripts that need it."""
     trainer, tokenizer, _ = fit(args, device)
-    save_policy(args, trainer.model, tokenizer)
-
-
-def save_policy(args: argparse.Namespace, policy, tokenizer) -> None:
-    """Save the adapter, which plain PEFT loads, with the settings that made it."""
-    from common.models import save_trained
-
-    save_trained(args.output_dir / "dpo", training_key(args), policy, tokenizer)
+    save_trained(folder, training_key(args), trainer.model, tokenizer)
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -15,8 +15,10 @@ ensembles.
 """
 
 import argparse
+import hashlib
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 from drawing.reward_model import own_reward_figure, reward_figure
@@ -119,8 +121,8 @@ def length_sorted_batches(pairs: list[dict], batch_size: int, rng: random.Random
     return batches
 
 
-def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "reward model", save: bool = False):
-    """A fresh reward model trained on the pairs: (model, tokenizer, losses). `save` puts it in outputs/reward_model."""
+def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "reward model", save: Path | None = None):
+    """A fresh reward model trained on the pairs: (model, tokenizer, losses). `save` is the folder to keep it in."""
     import torch
 
     from common.models import load_reward_model, save_trained
@@ -131,7 +133,7 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "r
     epochs, batch_size = args.num_train_epochs, args.per_device_train_batch_size
     losses = train_reward_model(model, tokenizer, pairs, epochs, batch_size, learning_rate, args.seed, name)
     if save:
-        save_trained(args.output_dir / "reward_model", training_key(args), model, tokenizer)
+        save_trained(save, training_key(args), model, tokenizer)
     return model, tokenizer, losses
 
 
@@ -141,14 +143,18 @@ def shrink_for_smoke(args: argparse.Namespace) -> None:
         args.pairs, args.num_train_epochs = min(args.pairs, 64), 1
 
 
-def fit_and_save(args: argparse.Namespace, device: str) -> None:
-    """Train on the world's pairs and put the model in outputs/reward_model, for scripts that need it."""
-    fit(args, device, make_pairs(args.pairs, seed=args.seed), save=True)
+def fit_and_save(args: argparse.Namespace, device: str, folder: Path) -> None:
+    """Train on the world's pairs and keep the model in the folder, for scripts that need it."""
+    fit(args, device, make_pairs(args.pairs, seed=args.seed), save=folder)
 
 
 def training_key(args: argparse.Namespace) -> dict:
-    """What a saved reward model or adapter must share with a run that reuses it."""
-    return {"model": args.model, "dataset": args.dataset, "seed": args.seed, "smoke": args.smoke}
+    """Every setting that shapes a training: what a saved reward model or adapter shares with a run that reuses it."""
+    where_and_how = ("output_dir", "figures_dir", "device", "max_new_tokens", "resume")
+    key = {name: value for name, value in vars(args).items() if name not in where_and_how}
+    if args.dataset and Path(args.dataset).is_file():
+        key["dataset_sha256"] = hashlib.sha256(Path(args.dataset).read_bytes()).hexdigest()
+    return key
 
 
 # --- 3. Judging it on held-out pairs ---
@@ -328,7 +334,8 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
 
     held = make_pairs(100 if args.smoke else 1000, "test", seed=args.seed)
     unseen = make_pairs(50 if args.smoke else 400, "test", seed=args.seed, unseen=True)
-    model, tokenizer, losses = fit(args, device, make_pairs(args.pairs, seed=args.seed), save=True)
+    pairs = make_pairs(args.pairs, seed=args.seed)
+    model, tokenizer, losses = fit(args, device, pairs, save=args.output_dir / "reward_model")
     metrics = judge_on_world(model, tokenizer, load_reward_model(args.model, device), held, unseen)
     rewards = score_pairs(model, tokenizer, held)
     metrics["annotator_groups"] = study_groups(args, device, held)
@@ -357,7 +364,7 @@ def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[di
     """The run on the user's own pairs: there is no gold, so held-out accuracy, margins and calibration."""
     train, held = split_by_prompt(rows, args.seed)
     train = train[: args.pairs]
-    model, tokenizer, losses = fit(args, device, train, save=True)
+    model, tokenizer, losses = fit(args, device, train, save=args.output_dir / "reward_model")
     rewards = score_pairs(model, tokenizer, held)
     margins = rewards[:, 0] - rewards[:, 1]
     metrics = {

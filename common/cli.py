@@ -81,10 +81,12 @@ def run(main: Callable[[], dict]) -> None:
         main()
     except UserError as error:
         sys.exit(_complain(f"error: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", 130))
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that became unwritable
+        sys.exit(_complain(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted", 130))
 
 
 def _complain(message: str, code: int) -> int:
