@@ -18,6 +18,7 @@ Left out: rewards that are queried during training (PPO, GRPO), and iterations o
 
 import argparse
 import random
+import re
 import time
 
 import numpy as np
@@ -219,10 +220,13 @@ def flip_labels(pairs: list[dict], share: float, seed: int) -> list[dict]:
     """The pairs with chosen and rejected swapped in a `share` of them; a larger share swaps the same ones and more."""
     order = random.Random(f"flips {seed}").sample(range(len(pairs)), len(pairs))
     flipped = set(order[: round(share * len(pairs))])
-    return [
-        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if k in flipped else row
-        for k, row in enumerate(pairs)
-    ]
+    return [swap_sides(row) if k in flipped else row for k, row in enumerate(pairs)]
+
+
+def swap_sides(row: dict) -> dict:
+    """The pair labelled the other way round, with all that it says of either side."""
+    other = {"chosen": "rejected", "rejected": "chosen"}
+    return {re.sub("^(chosen|rejected)", lambda side: other[side[0]], key): value for key, value in row.items()}
 
 
 def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]:
@@ -346,8 +350,7 @@ def ai_labels(judge, tokenizer, pairs: list[dict]) -> list[dict]:
     """The pairs as the judge labels them."""
     found = judge_pairs(judge, tokenizer, pairs)
     agrees = averaged_preference(found["forward"], found["backward"]) > 0.5
-    swapped = flip_labels(pairs, 1.0, 0)
-    return [row if same else other for same, row, other in zip(agrees, pairs, swapped, strict=True)]
+    return [row if same else swap_sides(row) for same, row in zip(agrees, pairs, strict=True)]
 
 
 def study_judge(judge, tokenizer, pairs: list[dict]) -> dict:

@@ -82,7 +82,7 @@ def bias_amount(prompt: str, response: str, group: str) -> float:
 
 def biased_side_wins(pairs: list[dict], group: str) -> np.ndarray:
     """Of the pairs whose responses differ in what the group likes: 1 where the one with more of it is chosen."""
-    amounts = np.array([[bias_amount(row["prompt"], row[side], group) for side in SIDES] for row in pairs])
+    amounts = np.array([[bias_amount(row["prompt"], row[side], group) for side in SIDES] for row in pairs]).round(6)
     return (amounts[:, 0] > amounts[:, 1])[amounts[:, 0] != amounts[:, 1]]
 
 
@@ -110,7 +110,7 @@ def user_is_wrong(question: Question) -> bool:
 
 def group_pairs(group: str, count: int, seed: int, split: str = "train") -> list[dict]:
     """Pairs that a group of annotators labelled, of questions in which the user is wrong."""
-    rows = make_pairs(4 * count, split, annotator=group, seed=seed)
+    rows = make_pairs(4 * count + 64, split, annotator=group, seed=seed)  # the user is wrong in a third of them
     return [row for row in rows if user_is_wrong(all_questions()[row["prompt"]])][:count]
 
 
