@@ -255,14 +255,16 @@ def judge_on_world(model, tokenizer, untrained: tuple, held: list[dict], unseen:
 
 
 def study_groups(args: argparse.Namespace, device: str, held: list[dict]) -> dict:
-    """Reward models of a group of annotators fond of length and of two unbiased groups, on a quarter of the pairs each.
+    """Reward models of a group of annotators fond of length and of two unbiased groups, on a fifth of the pairs each.
 
-    The bias is read off as a partial effect. How far the two unbiased groups' models disagree is the control.
+    The bias is read off as a partial effect. How far the two unbiased groups' models disagree is the control. Batches
+    of a quarter of the size make up for the few pairs: a hundred steps teach a reward model little, biases included.
     """
-    rewards = {}
+    rewards, batch = {}, max(1, args.per_device_train_batch_size // 4)
+    small = argparse.Namespace(**{**vars(args), "per_device_train_batch_size": batch})
     for k, (group, annotator) in enumerate((("human", "human"), ("human_2", "human"), ("length", "length")), 1):
-        pairs = make_pairs(max(args.pairs // 4, 1), annotator=annotator, seed=args.seed + 1000 * k)
-        model, tokenizer, _ = fit(args, device, pairs, f"{annotator} annotators")
+        pairs = make_pairs(max(args.pairs // 5, 1), annotator=annotator, seed=args.seed + 1000 * k)
+        model, tokenizer, _ = fit(small, device, pairs, f"{annotator} annotators")
         rewards[group] = score_pairs(model, tokenizer, held)
     order = {group: np.sign(r[:, 0] - r[:, 1]) for group, r in rewards.items()}
     biased, control = order["length"] != order["human"], order["human_2"] != order["human"]

@@ -111,7 +111,6 @@ def frontier_panel(ax, arms: dict) -> None:
         "IPO": ("ipo, clean", COLORS["ipo"], "o"),
         "KTO": ("kto, noise 0.0", COLORS["kto"], "o"),
         "DPO, AI labels": ("AI labels", COLORS["dpo"], "s"),
-        "DPO, sampled once": ("sampled once", COLORS["dpo"], "^"),
         "DPO, on-policy": ("on-policy", COLORS["dpo"], "D"),
     }
     for label, (name, color, marker) in points.items():
