@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from common.cli import check_writable, make_parser, run, whole_number
-from common.reporting import seed_ci, verdict, write_json
+from common.reporting import replacing, seed_ci, verdict, write_json
 
 # Script, section of the tutorial, the file of its results, and its headline numbers: label and path in the metrics.
 SCRIPTS = (
@@ -151,24 +151,24 @@ def sum_up_claims(by_seed: list[list[dict]]) -> list[dict]:
 
 
 def table_rows(by_seed: list[list[dict]]) -> list[tuple[str, ...]]:
-    """One row per script: name, headline numbers (mean and range over seeds), counts of verdicts, seconds."""
+    """A row per headline number; the first one of a script begins with its counts of verdicts and its seconds."""
     rows = []
     for k, (script, _, _, paths) in enumerate(SCRIPTS):
         runs = [results[k] for results in by_seed]
-        numbers = []
-        for label, path in paths.items():
-            values = [headline(run, path) for run in runs]
-            spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-            numbers.append(f"{label} {np.mean(values):.3f}{spread}")
         verdicts = [claim["verdict"] for run in runs for claim in run["claims"]]
         seconds = np.mean([run["wall_seconds"]["total"] for run in runs])
-        rows.append((script, "; ".join(numbers), *(str(verdicts.count(v)) for v in VERDICTS), f"{seconds:.0f}"))
+        first = (script, *(str(verdicts.count(v)) for v in VERDICTS), f"{seconds:.0f}")
+        for place, (label, path) in enumerate(paths.items()):
+            values = [headline(run, path) for run in runs]
+            spread = f" ({min(values):.3f} ... {max(values):.3f})" if len(values) > 1 else ""
+            number = f"{np.mean(values):.3f}{spread}"
+            rows.append((*(first if place == 0 else ("",) * len(first)), label, number))
     return rows
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
     """Print rows under their headings, columns aligned."""
-    table = [("script", "headline numbers", *VERDICTS, "seconds"), *rows]
+    table = [("script", *VERDICTS, "seconds", "headline numbers", ""), *rows]
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -217,8 +217,9 @@ def main(argv: list[str] | None = None) -> dict:
     if len(seeds) > 1:
         written += [args.figures_dir / name for name in ("claims.json", "claims.md", "headlines.md")]
         write_json(written[1], {"seeds": seeds, "claims": claims})
-        written[2].write_text(claims_table(claims), encoding="utf-8")
-        written[3].write_text(headlines_table(by_seed), encoding="utf-8")
+        for path, table in zip(written[2:], (claims_table(claims), headlines_table(by_seed)), strict=True):
+            with replacing(path) as temporary:
+                temporary.write_text(table, encoding="utf-8")
     print()
     print_table(table_rows(by_seed))
     counts = ", ".join(f"{sum(claim['verdict'] == v for claim in claims)} {v}" for v in VERDICTS)

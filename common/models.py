@@ -4,6 +4,7 @@ A causal language model sees the text `Question: {prompt}\\nAnswer: {response}`,
 has one. A reward model sees the pair (prompt, response). All functions work on batches sorted by length.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -92,11 +93,9 @@ def hub_answers(seconds: float = 4.0) -> bool:
 
     def ask() -> None:
         request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
-        try:
+        with contextlib.suppress(OSError):
             urllib.request.urlopen(request, timeout=seconds)
             answers.append(True)
-        except OSError:
-            pass
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -301,11 +300,14 @@ def autocast(device: str):
 def save_trained(folder: Path, settings: dict, *parts) -> None:
     """Save model, tokenizer, ... and the settings that made them, replacing the folder in one step."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    for part in parts:
-        part.save_pretrained(temporary)
-    (temporary / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        for part in parts:
+            part.save_pretrained(temporary)
+        (temporary / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def trained_settings(folder: Path) -> dict | None:

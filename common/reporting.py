@@ -1,10 +1,11 @@
 """Intervals, claims and JSON files: how every script reports what it measured."""
 
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,14 +59,7 @@ def verdict(ci95: Sequence[float], holds_between: Sequence[float | None]) -> str
 
 
 def write_results(
-    path: Path,
-    script: str,
-    settings: dict,
-    started: float,
-    metrics: dict,
-    claims: Sequence[dict] = (),
-    device: str = "cpu",
-    **timings,
+    path: Path, script: str, settings: dict, started: float, metrics: dict, claims=(), device: str = "cpu", **timings
 ) -> dict:
     """Write figures/NAME.json and return its content.
 
@@ -87,18 +81,25 @@ def write_results(
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    temporary = temporary_path(path)
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it takes the place of `path` in one step, or is gone when writing fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def print_summary(lines: Sequence[str], paths: Sequence[Path]) -> None:
     """The last words of a script: the numbers that matter, and the files written."""
-    print()
-    for line in lines:
-        print(line)
-    print("wrote " + ", ".join(map(str, paths)))
+    print("", *lines, "wrote " + ", ".join(map(str, paths)), sep="\n")
 
 
 def print_claims(claims: Sequence[dict]) -> None:
@@ -110,13 +111,6 @@ def print_claims(claims: Sequence[dict]) -> None:
 def _versions() -> dict:
     found = {"python": platform.python_version()}
     for package in ("numpy", "matplotlib", "torch", "transformers", "datasets", "trl", "peft", "accelerate"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it takes the place of `path` in one step."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.reporting import temporary_path
+from common.reporting import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,9 +67,8 @@ def save_figure(fig: "Figure", path: Path, title: str) -> None:
     import matplotlib.pyplot as plt
 
     fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    temporary = temporary_path(path)
-    fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
     plt.close(fig)
 
 
