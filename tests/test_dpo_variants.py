@@ -160,8 +160,8 @@ def args(tmp_path_factory):
     return args
 
 
-def make_trainer(args, rows, loss: str, **changes):
-    """TRL's trainer for the loss, with an adapter that has already moved; not trained."""
+def make_trainer(args, rows, loss: str, moved: bool = True, **changes):
+    """TRL's trainer for the loss, not trained, but with an adapter that has already moved."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
@@ -173,7 +173,7 @@ def make_trainer(args, rows, loss: str, **changes):
     trainer = trainer_class(model=model, args=config(**settings), train_dataset=Dataset.from_list(rows), **options)
     generator = torch.Generator().manual_seed(0)
     for name, weights in trainer.model.named_parameters():
-        if "lora_B" in name:
+        if moved and "lora_B" in name:
             weights.data.normal_(0, 0.05, generator=generator)
     trainer.model.eval()
     return trainer, tokenizer
@@ -185,7 +185,18 @@ def trl_loss(trainer) -> float:
         return trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
 
 
-@pytest.mark.parametrize("loss", ["ipo", "robust"])
+@pytest.mark.parametrize(
+    "loss, value", [("sigmoid", math.log(2)), ("hinge", 1), ("ipo", 1 / (4 * 0.4**2)), ("kto", 0.5)]
+)
+def test_where_the_losses_of_trl_start(args, loss, value):
+    _, tokenizer = load_causal_lm("tiny-gpt2")
+    rows = [format_pair(tokenizer, row) for row in PAIRS[:4]]
+    if loss == "kto":
+        rows = [{"prompt": r["prompt"], "completion": r["chosen"], "label": k % 2 == 0} for k, r in enumerate(rows)]
+    assert trl_loss(make_trainer(args, rows, loss, moved=False)[0]) == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "robust", "hinge"])
 def test_pair_losses_are_those_of_trl(args, loss):
     _, tokenizer = load_causal_lm("tiny-gpt2")
     smoothing = {"label_smoothing": 0.1} if loss == "robust" else {}
@@ -196,6 +207,9 @@ def test_pair_losses_are_those_of_trl(args, loss):
         lengths = [torch.tensor([len(encode_response(tokenizer, row[side])) for row in PAIRS[:8]]) for side in sides]
         ours = variants.ipo_loss(*policy, *reference, 0.4, *lengths).mean().item()
         assert abs(ours - variants.ipo_loss(*policy, *reference, 0.4).mean().item()) > 0.01  # sums are another loss
+    elif loss == "hinge":
+        h = (policy[0] - reference[0]) - (policy[1] - reference[1])
+        ours = torch.relu(1 - 0.4 * h).mean().item()
     else:
         right, wrong = dpo_loss(*policy, *reference, 0.4), dpo_loss(*policy.flip(0), *reference.flip(0), 0.4)
         ours = ((0.9 * right - 0.1 * wrong) / 0.8).mean().item()
