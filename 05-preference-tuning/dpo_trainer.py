@@ -29,12 +29,14 @@ from evaluation import (
     compare,
     interval,
     load_own_pairs,
+    pair_lengths,
     response_logps,
     sample_and_judge,
     sample_texts,
     split_by_prompt,
     summaries,
     summary,
+    within_context,
 )
 from reward_model import shrink_for_smoke, training_key
 from sft_checkpoint import load_sft_checkpoint
@@ -419,10 +421,12 @@ def show_answers(prompts: list[str], before: list[list[str]], after: list[list[s
 
 def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
     """Train on the user's own pairs: without a gold standard, held-out implicit rewards, KL, lengths and answers."""
+    model, tokenizer = load_sft_checkpoint(args, device)
+    limit = min(training_settings(args, device)["max_length"], tokenizer.model_max_length)
+    rows = within_context(rows, pair_lengths(rows, tokenizer, args.max_new_tokens), limit, args.dataset)
     train, held = split_by_prompt(rows, args.seed)
     train = train[: args.pairs]
     prompts = sorted({row["prompt"] for row in held})[:16]
-    model, tokenizer = load_sft_checkpoint(args, device)
     before_texts, _ = sample_texts(model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
     trainer, *_ = fit_with_checkpoints(args, device, train)
     save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)

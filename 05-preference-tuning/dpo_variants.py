@@ -37,11 +37,13 @@ from evaluation import (
     interval,
     judge_responses,
     load_own_pairs,
+    pair_lengths,
     sample_and_judge,
     sample_texts,
     split_by_prompt,
     summaries,
     summary,
+    within_context,
 )
 from sft_checkpoint import load_sft_checkpoint
 
@@ -518,6 +520,9 @@ def run_losses(args: argparse.Namespace, device: str, rows: list[dict] | None) -
     """Train with --loss-type, or with DPO, IPO and KTO in turn, and report what can be known of the data at hand."""
     losses = [args.loss_type] if args.loss_type else [["sigmoid"], ["ipo"], ["kto"]]
     if rows:
+        _, tokenizer = load_sft_checkpoint(args, device)
+        limit = min(training_settings(args, device)["max_length"], tokenizer.model_max_length)
+        rows = within_context(rows, pair_lengths(rows, tokenizer, args.max_new_tokens), limit, args.dataset)
         train, held = split_by_prompt(rows, args.seed)
         train = train[: args.pairs]
     else:

@@ -192,7 +192,7 @@ def load_own_pairs(path: str) -> list[dict]:
 
     Contradictory pairs (the same two answers, both ways round) are kept, since people do disagree, and counted.
     """
-    rows, dropped = usable_pairs(load_preferences(path))
+    rows, dropped = usable_pairs([{**row, "row": k} for k, row in enumerate(load_preferences(path), start=1)])
     texts = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
     contradictory = sum((prompt, rejected, chosen) in texts for prompt, chosen, rejected in texts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
@@ -203,6 +203,31 @@ def load_own_pairs(path: str) -> list[dict]:
     if not rows:
         raise UserError(f"{path}: no pair is left to learn from (dropped: {reasons})")
     return rows
+
+
+def within_context(rows: list[dict], lengths: list[int], limit: int, path: str) -> list[dict]:
+    """The rows of at most `limit` tokens: a cut answer would be another answer. What is left out is counted."""
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+    if len(kept) < len(rows):
+        first, length = next((row, n) for row, n in zip(rows, lengths, strict=True) if n > limit)
+        print(
+            f"{path}: {len(rows) - len(kept)} pairs left out, longer than the {limit} tokens that the model reads "
+            f"(the first is row {first['row']} with {length})"
+        )
+    if not kept:
+        raise UserError(f"{path}: every pair is longer than the {limit} tokens that the model reads")
+    return kept
+
+
+def pair_lengths(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", max_new_tokens: int) -> list[int]:
+    """Tokens of each prompt with the longest of its two answers and an answer yet to be sampled."""
+    from common.models import encode_prompt, encode_response
+
+    return [
+        len(encode_prompt(tokenizer, row["prompt"]))
+        + max(max_new_tokens, *(len(encode_response(tokenizer, row[side])) for side in ("chosen", "rejected")))
+        for row in rows
+    ]
 
 
 def split_by_prompt(rows: list[dict], seed: int, share: float = 1 / 8) -> tuple[list[dict], list[dict]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from drawing.reward_model import own_reward_figure, reward_figure
-from evaluation import interval, load_own_pairs, split_by_prompt, summary
+from evaluation import interval, load_own_pairs, split_by_prompt, summary, within_context
 
 from common.cli import (
     add_model_flags,
@@ -34,7 +34,7 @@ from common.cli import (
     run,
     whole_number,
 )
-from common.preferences import BIASES, STYLES, make_pairs, read_response
+from common.preferences import BIASES, SIDES, STYLES, make_pairs, read_response
 from common.reporting import (
     bootstrap_ci,
     make_claim,
@@ -364,6 +364,12 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
 
 def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
     """The run on the user's own pairs: there is no gold, so held-out accuracy, margins and calibration."""
+    from common.models import encode_for_reward, load_reward_model
+
+    _, tokenizer = load_reward_model(args.model, device)
+    sides = [encode_for_reward(tokenizer, [row["prompt"]] * 2, [row[s] for s in SIDES], cut=False) for row in rows]
+    lengths = [both["input_ids"].shape[1] for both in sides]
+    rows = within_context(rows, lengths, min(tokenizer.model_max_length, 512), args.dataset)
     train, held = split_by_prompt(rows, args.seed)
     train = train[: args.pairs]
     model, tokenizer, losses = fit(args, device, train, save=args.output_dir / "reward_model")

@@ -153,8 +153,7 @@ def sample(
     """Sample n responses to every prompt; temperature 0 is greedy. Returns one list of n per prompt.
 
     Each prompt is read once and its cache repeated n times, finished rows leave the batch, and a token costs one
-    uniform number (see `draw_tokens`); `batch_size` counts rows, prompts x n. The numbers are drawn on the CPU
-    from `seed`, so the global random state stays untouched.
+    uniform number, drawn on the CPU from `seed` (see `draw_tokens`); `batch_size` counts rows, prompts x n.
     """
     import torch
 
@@ -248,16 +247,22 @@ def score_responses(model, tokenizer, prompts: list[str], responses: list[str], 
     return rewards
 
 
-def encode_for_reward(tokenizer: "PreTrainedTokenizerBase", prompts: list[str], responses: list[str]):
-    """The pair (prompt, response) as the reward model reads it, padded; only the response is cut, at the end."""
+def encode_for_reward(tokenizer, prompts: list[str], responses: list[str], cut: bool = True):
+    """What a reward model reads, padded: the pair where its tokenizer knows pairs, else the text of a causal LM.
+
+    `cut` shortens to the model's length: of a pair only the response, at its end.
+    """
     limit = min(tokenizer.model_max_length, 512)
-    fit = {"padding": True, "truncation": "only_second", "max_length": limit, "return_tensors": "pt"}
+    how = {"padding": True, "padding_side": "right", "return_tensors": "pt", "max_length": limit if cut else None}
+    if tokenizer.sep_token_id is None or tokenizer.sep_token_id not in tokenizer("a", "b")["input_ids"]:
+        chat = bool(tokenizer.chat_template)
+        rows = zip(prompts, responses, strict=True)
+        texts = [format_prompt(tokenizer, p) + " " * (not chat) + r + (tokenizer.eos_token or "") for p, r in rows]
+        return tokenizer(texts, add_special_tokens=not chat, truncation=cut, **how)
     try:
-        return tokenizer(prompts, responses, **fit)
+        return tokenizer(prompts, responses, truncation="only_second" if cut else False, **how)
     except Exception as error:  # the tokenizers library has no exception of its own
-        raise UserError(
-            f"a prompt leaves no room for its response in the {limit} tokens of the model: {error}"
-        ) from None
+        raise UserError(f"a prompt leaves no room for its response in {limit} tokens: {error}") from None
 
 
 def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: int = 64) -> tuple:

@@ -313,9 +313,7 @@ def _plain_row(row: dict, where: str) -> dict:
         raise UserError(f"{where}: chosen and rejected do not answer the same prompt")
     roles, texts = zip(*prompt, chosen[-1], rejected[-1], strict=True)
     if roles != ("user", "assistant", "assistant"):
-        raise UserError(
-            f"{where}: supported are one user turn and one assistant turn in each answer, not {list(roles)}"
-        )
+        raise UserError(f"{where}: supported is one user turn and one assistant turn a side, not {list(roles)}")
     if not texts[0]:
         raise UserError(f"{where}: the prompt is empty")
     return dict(zip(COLUMNS, texts, strict=True))

@@ -230,3 +230,14 @@ def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
 
 def test_the_scripts_are_all_here():
     assert all((SCRIPTS / f"{name}.py").is_file() for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
+def test_pairs_that_are_too_long_are_counted(name, tmp_path):
+    rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)]
+    rows[4]["chosen"] = "very " * 600
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = ["--loss-type", "sigmoid"] if name == "dpo_variants" else []
+    done = run_script(name, "--smoke", "--dataset", "pairs.jsonl", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 pairs left out" in done.stdout and "the first is row 5 with " in done.stdout

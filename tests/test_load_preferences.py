@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from evaluation import load_own_pairs, within_context
 
 import common.preferences
 from common.cli import UserError
@@ -215,3 +216,32 @@ def test_usable_pairs_counts_every_reason():
     assert usable_pairs(rows) == (kept, {"empty": 3, "identical": 2, "duplicate": 1})
     assert usable_pairs(kept * 3) == (kept, {"empty": 0, "identical": 0, "duplicate": 8})
     assert usable_pairs([]) == ([], {"empty": 0, "identical": 0, "duplicate": 0})
+
+
+def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "b", "rejected": "a"},
+        {"prompt": "p", "chosen": "same", "rejected": "same"},
+        {"prompt": "p", "chosen": "", "rejected": "b"},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    kept = load_own_pairs(str(path))
+    assert [row["row"] for row in kept] == [1, 2, 6]
+    said = capsys.readouterr().out
+    assert "3 pairs; dropped: 1 empty, 1 identical, 1 duplicate; 2 contradict another one (kept)" in said
+    path.write_text(json.dumps(rows[2]), encoding="utf-8")
+    with pytest.raises(UserError, match="no pair is left"):
+        load_own_pairs(str(path))
+
+
+def test_pairs_beyond_the_context_are_counted_and_named(capsys):
+    rows = [{"row": k, "prompt": f"p {k}"} for k in (2, 5, 9)]
+    assert within_context(rows, [10, 30, 40], 25, "a.jsonl") == rows[:1]
+    assert "2 pairs left out, longer than the 25 tokens" in capsys.readouterr().out
+    assert within_context(rows, [10, 25, 1], 25, "a.jsonl") == rows and capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="every pair is longer"):
+        within_context(rows, [30, 30, 30], 25, "a.jsonl")
