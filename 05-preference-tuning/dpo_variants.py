@@ -184,7 +184,8 @@ def study_table(args: argparse.Namespace) -> dict:
     beta, smoothing, looks = 0.1, 0.1, np.unique(np.geomspace(1, 300 if args.smoke else 3000, 40).astype(int))
     found = {"steps": looks.tolist(), "beta": beta, "smoothing": smoothing, "h": {}, "stops": {}}
     for p in (1.0, 0.8):
-        found["stops"][str(p)] = stopping_points(p, beta, smoothing)
+        stops = stopping_points(p, beta, smoothing).items()
+        found["stops"][str(p)] = {loss: stop if np.isfinite(stop) else None for loss, stop in stops}  # as JSON has it
         found["h"][str(p)] = {
             loss: train_table(loss, p, beta, smoothing, looks).tolist() for loss in ("dpo", "cdpo", "ipo")
         }
@@ -509,6 +510,8 @@ def world_lines(metrics: dict) -> list[str]:
         "KL in nats:   " + ", ".join(f"{label} {arm['kl']['mean']:.2f}" for label, arm in shown.items()),
         f"judge and gold agree {interval(judge['agrees_with_gold']['judge, both orders'])}, human labels and gold "
         f"{interval(judge['agrees_with_gold']['human labels'])}",
+        f"two equal answers: the judge says A with {interval(judge['position_bias']['P(A) for two equal answers'])}, "
+        "averaged over both orders with 0.5",
         f"class weights of KTO change gold utility by {interval(metrics['differences']['kto_class_weights'])}",
     ]
 

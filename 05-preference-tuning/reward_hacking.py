@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_flags(parser, model="tiny-gpt2", dataset=False)
     group = parser.add_argument_group("measurement")
     group.add_argument("--reward-backbone", default="tiny-distilbert", help="what the reward models start from")
-    group.add_argument("--reward-pairs", type=whole_number(4), default=1600, help="pairs for each reward model")
+    group.add_argument("--reward-pairs", type=whole_number(4), default=1200, help="pairs for each reward model")
     group.add_argument("--pairs", type=whole_number(4), default=384, help="pairs for each DPO training")
     group.add_argument("--beta", type=positive_float, default=0.3, help="strength of DPO's pull to the reference")
     group.add_argument("--prompts", type=whole_number(4), default=80, help="test prompts")

@@ -121,7 +121,7 @@ def trained(tmp_path_factory):
     args = dpo.build_parser().parse_args(["--output-dir", str(folder), "--learning-rate", "0.003", "--beta", "0.2"])
     pairs = make_pairs(96, seed=5)
     trainer, tokenizer, _ = dpo.fit(args, "cpu", pairs)
-    dpo.save_policy(args, trainer.model, tokenizer)
+    dpo.save_trained(folder / "dpo", dpo.training_key(args), trainer.model, tokenizer)
     return trainer, tokenizer, pairs, folder
 
 

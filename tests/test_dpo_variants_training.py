@@ -191,7 +191,7 @@ UTILITY = {
     **{"SFT": 0.0, "sigmoid, clean": 1.0, "ipo, clean": 2.0, "kto, noise 0.0": 4.0, "sigmoid, noise 0.3": 8.0},
     **{"kto, noise 0.3": 16.0, "sigmoid, ties": 32.0, "ipo, ties": 64.0, "sigmoid, one-sided": 128.0},
     **{"ipo, one-sided": 256.0, "kto, no pairs, weighted": 512.0, "kto, no pairs, unweighted": 1024.0},
-    **{"AI labels": 2048.0, "on-policy": 4096.0, "sampled once": 8192.0},
+    **{"AI labels": 2048.0, "on-policy": 4096.0},
 }
 
 
@@ -209,7 +209,6 @@ def test_every_claim_is_about_its_own_difference():
         "rlaif_is_dpo": 2048,
         "rlaif_is_its_judge": 1 - 2048,
         "on_policy_is_better": 4096 - 1,
-        "refreshed_minus_sampled_once": 4096 - 8192,
         "kto_class_weights": 512 - 1024,
     }
     claims = {claim["id"]: claim for claim in variants.world_claims({"differences": found})}

@@ -32,7 +32,7 @@ def table_panel(ax, table: dict) -> None:
         for loss, (label, color) in lines.items():
             ax.plot(table["steps"], table["h"][p][loss], color=color, ls=style, label=label if p == "1.0" else None)
             stop = table["stops"][p][loss]
-            if np.isfinite(stop):
+            if stop is not None:
                 ax.plot(table["steps"][-1] * 1.25, stop, "<", color=color, ms=6, clip_on=False)
     ax.plot([], [], "<", color=COLORS["theory"], label="predicted stop")
     ax.plot([], [], color=COLORS["theory"], ls="--", label="won in 80 %")
@@ -79,7 +79,7 @@ def noise_panel(ax, arms: dict) -> None:
         row = arms[f"kto, no pairs, {name}"]["utility"]
         ax.errorbar(at, row["mean"], error_bars([row]), color=COLORS["kto"], marker=marker, ls="none", label=label)
     ax.axhline(arms["SFT"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
-    ax.set_xticks((*noise, at), (*(f"{x:.0%}" for x in noise), "no pairs,\n1:3 classes"))
+    ax.set_xticks((*noise, at), (*(f"{x:.0%}" for x in noise), "no pairs,\n1 to 3"))
     ax.set(title="KTO and DPO under label noise", xlabel="flipped labels", ylabel="gold utility (log-odds)")
     ax.set_ylim(bottom=min(2.0, ax.get_ylim()[0]) - 0.7)
     ax.legend(ncols=2, loc="lower left")
@@ -93,9 +93,10 @@ def judge_panel(ax, judge: dict) -> None:
     for k, (name, color) in enumerate(bars.items()):
         rows = [judge["agrees_with_gold"][name], *found[name].values()]
         at = np.arange(len(rows)) + (k - 1) * 0.27
-        ax.bar(
-            at, [r["mean"] for r in rows], 0.25, yerr=error_bars(rows), color=color, label=name, error_kw={"lw": 0.8}
-        )
+        style = {"color": color, "edgecolor": COLORS["theory"] if color == "white" else color, "label": name}
+        ax.bar(at, [r["mean"] for r in rows], 0.25, yerr=error_bars(rows), error_kw={"lw": 0.8}, **style)
+    biased = judge["position_bias"]["P(A) for two equal answers"]["mean"]
+    ax.set_xlabel(f"fault of the worse answer (equal ones: A in {biased:.0%})")
     ax.set_xticks(range(len(kinds) + 1), ["all", *(kind.replace("_", "-") for kind in kinds)], rotation=20)
     ax.axhline(0.5, color=COLORS["theory"], lw=0.8, ls=":")
     ax.set_yticks(np.linspace(0, 1, 6))
