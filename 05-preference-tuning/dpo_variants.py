@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("training")
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=f"one run: {', '.join(LOSSES)}")
-    group.add_argument("--judge", default="tiny-gpt2", help="language model that labels pairs: hub id or folder")
+    group.add_argument("--judge", help="language model that labels pairs; default: tiny-gpt2, for your own pairs none")
     group.add_argument("--pairs", type=whole_number(2), default=384, help="pairs to train on, in every run")
     group.add_argument("--beta", type=positive_float, help="default: 0.3; 1 for ipo (per token) and kto")
     group.add_argument("--learning-rate", type=positive_float, help="default: 1.4e-3 embedded, 2e-4 for others")
@@ -314,9 +314,8 @@ def sample_pairs(args: argparse.Namespace, policy, tokenizer, count: int, seed: 
     rng, noise, rows = random.Random(f"on-policy {seed}"), np.random.default_rng([1, seed]), []
     while len(rows) < count:
         prompts = [question.prompt for question in rng.sample(questions("train"), min(count, 256))]
-        for prompt, answers in zip(
-            prompts, sample(policy, tokenizer, prompts, 4, args.max_new_tokens, seed=len(rows) + seed), strict=True
-        ):
+        sampled = sample(policy, tokenizer, prompts, 4, args.max_new_tokens, seed=len(rows) + seed)
+        for prompt, answers in zip(prompts, sampled, strict=True):
             two = list(dict.fromkeys(answer.text for answer in answers))[:2]
             if len(two) == 2:
                 perceived = annotate(np.array([gold_utility(prompt, text) for text in two]), noise)
@@ -394,7 +393,7 @@ def run_world(args: argparse.Namespace, device: str) -> tuple[dict, list[dict], 
     """The default run: (metrics, claims, lines of the summary)."""
     from common.models import load_causal_lm
 
-    judge = load_causal_lm(args.judge, device)
+    judge = load_causal_lm(args.judge or "tiny-gpt2", device)
     prompts = [question.prompt for question in questions("test")][: 16 if args.smoke else 256]
     held = make_pairs(32 if args.smoke else 300, "test", seed=args.seed)
     pairs = make_pairs(args.pairs, seed=args.seed)
@@ -520,8 +519,12 @@ def world_lines(metrics: dict) -> list[str]:
 
 
 def run_losses(args: argparse.Namespace, device: str, rows: list[dict] | None) -> tuple[dict, list, list[str]]:
-    """Train with --loss-type, or with DPO, IPO and KTO in turn, and report what can be known of the data at hand."""
-    losses = [args.loss_type] if args.loss_type else [["sigmoid"], ["ipo"], ["kto"]]
+    """Train with --loss-type, or with DPO, IPO and KTO in turn, and report what can be known of the data at hand.
+
+    With --judge also DPO on that model's labels of the same pairs.
+    """
+    from common.models import load_causal_lm
+
     if rows:
         _, tokenizer = load_sft_checkpoint(args, device)
         limit = min(training_settings(args, device)["max_length"], tokenizer.model_max_length)
@@ -532,21 +535,29 @@ def run_losses(args: argparse.Namespace, device: str, rows: list[dict] | None) -
         train = make_pairs(args.pairs, seed=args.seed)
         held = make_pairs(32 if args.smoke else 400, "test", seed=args.seed)
     prompts = sorted({row["prompt"] for row in held})[: 16 if args.smoke or rows else 128]
+    losses = [args.loss_type] if args.loss_type else [["sigmoid"], ["ipo"], ["kto"]]
+    runs = {" + ".join(names): (train, *names) for names in losses}
     metrics = {"train_pairs": len(train), "arms": {}}
-    for names in losses:
-        trainer, tokenizer = train_variant(args, device, train, *names)
+    if args.judge:
+        labelled = ai_labels(*load_causal_lm(args.judge, device), train)
+        runs["sigmoid, AI labels"] = (labelled, "sigmoid")
+        metrics["judge_agrees"] = summary([a["chosen"] == b["chosen"] for a, b in zip(labelled, train, strict=True)])
+    for name, how in runs.items():
+        trainer, tokenizer = train_variant(args, device, *how)
         logps, ref_logps = pair_logps(trainer.model, tokenizer, held)
         margin = (logps[0] - ref_logps[0] - logps[1] + ref_logps[1]).numpy()
         texts, kl = sample_texts(trainer.model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
         readings = {"kl": kl, "words": np.array([[float(len(text.split())) for text in row] for row in texts])}
         if not rows:
             readings |= judge_responses(prompts, texts)
-        metrics["arms"][" + ".join(names)] = {
+        metrics["arms"][name] = {
             "implicit_reward_accuracy": summary(margin > 0),
             "margin": summary(margin),
-            **{name: summary(values.mean(1)) for name, values in readings.items()},
+            **{reading: summary(values.mean(1)) for reading, values in readings.items()},
         }
     lines = [f"{len(train)} pairs to train on, {len(held)} held out" + "; no gold standard for these" * bool(rows)]
+    if args.judge:
+        lines.append(f"{args.judge} labels as the data do: {interval(metrics['judge_agrees'])}")
     for name, arm in metrics["arms"].items():
         gold = "" if rows else f", good answers {interval(arm['good'])}"
         accuracy, margin, kl = (interval(arm[key]) for key in ("implicit_reward_accuracy", "margin", "kl"))
@@ -570,7 +581,7 @@ def main(argv: list[str] | None = None) -> dict:
     rows = load_own_pairs(args.dataset) if args.dataset else None
     if args.smoke:
         args.pairs, args.num_train_epochs = min(args.pairs, 16), 1
-    for name in (args.model, args.judge):  # before any work is done
+    for name in (args.model, args.judge or "tiny-gpt2"):  # before any work is done
         find_model(name)
     quiet_libraries()
     device = pick_device(args.device)

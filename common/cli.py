@@ -69,10 +69,9 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 
 def positive_float(text: str) -> float:
     """argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
+    if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    return float(text)
 
 
 def run(main: Callable[[], dict]) -> None:

@@ -232,6 +232,16 @@ def test_the_scripts_are_all_here():
     assert all((SCRIPTS / f"{name}.py").is_file() for name in COMMANDS)
 
 
+def test_a_judge_labels_my_pairs(tmp_path):
+    rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = ["--smoke", "--dataset", "pairs.jsonl", "--judge", "tiny-gpt2", "--loss-type", "sigmoid", "sft"]
+    done = run_script("dpo_variants", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(read_results(tmp_path, "dpo_variants")["metrics"]["arms"]) == {"sigmoid + sft", "sigmoid, AI labels"}
+    assert "tiny-gpt2 labels as the data do" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
 def test_pairs_that_are_too_long_are_counted(name, tmp_path):
     rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)]
