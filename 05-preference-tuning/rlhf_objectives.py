@@ -233,12 +233,48 @@ def make_claims(kl: dict, free: dict, sizes: dict, distances: Array) -> list[dic
     rescued = (distances[:, 1] - distances[:, 0]).mean((0, 1))
     fall, inf = free["gold"][-1] - kl["gold"][-1], float("inf")
     rows = (
-        ("four_models_vs_two", "weights of PPO over DPO, equal models", "2", [ratio], (1.8, 2.2)),
-        ("no_kl_runs_to_proxy_favourite", "no KL: P(proxy's favourite)", "near 1", free["favourite"][-1], (0.5, inf)),
-        ("no_kl_lowers_gold", "gold without the KL term minus with it", "below 0", fall, (-inf, 0)),
-        ("kl_term_converges_to_closed_form", "KL: distance to pi*", "< 0.01", kl["distance"][-1], (-inf, TOLERANCE)),
-        ("ppo_is_sensitive", "16 epochs: distance lost by the rate best for 1", "> 0.01", lost, (TOLERANCE, inf)),
-        ("clipping_tames_bad_settings", "distance, no clipping minus clipping, all cells", "> 0", rescued, (0, inf)),
+        (
+            "four_models_vs_two",
+            "PPO holds twice the weights that DPO holds",
+            "bytes of PPO's four models over DPO's two, all of one size: 2",
+            [ratio],
+            (1.8, 2.2),
+        ),
+        (
+            "no_kl_runs_to_proxy_favourite",
+            "without the KL term the policy runs to the proxy's favourite",
+            "its probability at the end: near 1",
+            free["favourite"][-1],
+            (0.5, inf),
+        ),
+        (
+            "no_kl_lowers_gold",
+            "without the KL term quality falls below that with it",
+            "difference of gold utility at the end: below 0",
+            fall,
+            (-inf, 0),
+        ),
+        (
+            "kl_term_converges_to_closed_form",
+            "with the KL term PPO ends at the closed-form optimum",
+            "total variation from pi*: below 0.01",
+            kl["distance"][-1],
+            (-inf, TOLERANCE),
+        ),
+        (
+            "ppo_is_sensitive",
+            "PPO is sensitive to how its settings meet",
+            "total variation lost by 16 epochs at the rate best for 1: above 0.01",
+            lost,
+            (TOLERANCE, inf),
+        ),
+        (
+            "clipping_tames_bad_settings",
+            "clipping tames bad settings",
+            "total variation without clipping minus with it, mean over all settings: above 0",
+            rescued,
+            (0, inf),
+        ),
     )
     claim, interval = reporting.make_claim, reporting.bootstrap_ci
     return [claim(id, text, expected, np.mean(v), interval(v), within) for id, text, expected, v, within in rows]
