@@ -49,9 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_flags(parser, model="tiny-distilbert")
     group = parser.add_argument_group("training")
     group.add_argument("--pairs", type=whole_number(1), default=6400, help="pairs of the synthetic world to train on")
-    group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
+    group.add_argument("--num-train-epochs", type=whole_number(1), help="passes; default: 1, over your own pairs 3")
     group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=16, help="pairs per step")
-    group.add_argument("--learning-rate", type=positive_float, help="default: 5e-4 embedded, 5e-5 for other models")
+    group.add_argument("--learning-rate", type=positive_float, help="default: 5e-4 embedded, 1e-4 for other models")
     return parser
 
 
@@ -129,8 +129,8 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "r
 
     torch.manual_seed(args.seed)  # the scalar head starts at random
     model, tokenizer = load_reward_model(args.model, device)
-    learning_rate = args.learning_rate or (5e-4 if args.model.startswith("tiny-") else 5e-5)
-    epochs, batch_size = args.num_train_epochs, args.per_device_train_batch_size
+    learning_rate = args.learning_rate or (5e-4 if args.model.startswith("tiny-") else 1e-4)
+    epochs, batch_size = args.num_train_epochs or (3 if args.dataset else 1), args.per_device_train_batch_size
     losses = train_reward_model(model, tokenizer, pairs, epochs, batch_size, learning_rate, args.seed, name)
     if save:
         save_trained(save, training_key(args), model, tokenizer)
