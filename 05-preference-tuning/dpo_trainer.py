@@ -17,8 +17,8 @@ Left out: f-divergences other than the reverse KL, reference-free losses (dpo_va
 import argparse
 import contextlib
 import json
-import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from textwrap import shorten
@@ -240,20 +240,21 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, 
 def fit_with_checkpoints(args: argparse.Namespace, device: str, pairs: list[dict], prompts: list[str] = ()):
     """`fit` that leaves checkpoints behind while it runs, so that --resume can go on where a killed run stopped.
 
-    Each run has a folder of its own, which goes when the run ends: outputs/dpo-checkpoints/PROCESS/checkpoint-STEP.
+    Each run has a folder of its own, which goes when the run ends: outputs/dpo-checkpoints/RUN/checkpoint-STEP. (Not
+    named by the process: in a container every run may have the same number.)
     """
     from trl import DPOConfig
 
     settings, folder = training_key(args), args.output_dir / "dpo-checkpoints"
-    checkpoint, own = find_checkpoint(folder, settings), folder / str(os.getpid())
+    checkpoint = find_checkpoint(folder, settings)
     if args.resume and not checkpoint:
         raise UserError(f"--resume: {folder} holds no checkpoint of a run with these settings; leave --resume out")
     if checkpoint:
         print(
             f"going on from {checkpoint}" if args.resume else f"{checkpoint} is left over; --resume would go on there"
         )
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
     write_json(own / "lab_settings.json", settings)
     steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
     often = {"save_strategy": "steps", "save_steps": max(1, steps // 10), "save_total_limit": 2}
@@ -278,6 +279,7 @@ def _fit(args, device, pairs, prompts, config, checkpoint: Path | None = None):
     if checkpoint and prompts:
         before = json.loads((checkpoint.parent / "curve.json").read_text(encoding="utf-8"))
         curve = [look for look in before if look["step"] <= int(checkpoint.name.split("-")[1])]
+        write_json(looks, curve)
 
     def watch(step: int, policy) -> None:
         _, found = sample_and_judge(policy, tokenizer, prompts, 2, args.max_new_tokens, seed=step)
