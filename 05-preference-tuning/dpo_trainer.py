@@ -18,33 +18,34 @@ import argparse
 import contextlib
 import json
 import shutil
-import tempfile
 import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import numpy as np
 from drawing.dpo import dpo_figure, own_dpo_figure
 from evaluation import (
     compare,
     interval,
-    load_own_pairs,
-    pair_lengths,
     response_logps,
     sample_and_judge,
     sample_texts,
-    split_by_prompt,
     summaries,
     summary,
-    within_context,
 )
+from own_pairs import load_own_pairs, split_for_policy
 from reward_model import shrink_for_smoke, training_key
 from sft_checkpoint import load_sft_checkpoint
 
 from common.cli import (
     UserError,
+    add_batch_flag,
     add_model_flags,
     check_writable,
+    is_main_process,
     make_parser,
     pick_device,
     positive_float,
@@ -52,22 +53,26 @@ from common.cli import (
     run,
     whole_number,
 )
-from common.models import save_trained, trained_settings
+from common.models import gains_from_bfloat16, save_trained, trained_settings
 from common.preferences import make_pairs, questions
 from common.reporting import make_claim, print_claims, print_summary, seed_ci, write_json, write_results
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 SHOWN_PROMPTS = 4
+WORLD_PAIRS = 768  # of the synthetic world
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=whole_number(1), default=768, help="pairs of the synthetic world to train on")
+    group.add_argument("--pairs", type=whole_number(1), help=f"to train on; default: {WORLD_PAIRS}, all of your own")
     group.add_argument("--beta", type=positive_float, default=0.3, help="strength of the pull towards the reference")
     group.add_argument("--learning-rate", type=positive_float, help="default: 7e-4 embedded, 2e-4 for other models")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=8, help="pairs per step")
+    add_batch_flag(group, 8)
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint of these settings")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
@@ -124,11 +129,13 @@ def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
         "num_train_epochs": args.num_train_epochs,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "max_length": 1024,
-        "bf16": device == "cuda",
+        "eval_steps": 1 / 6,  # how often run_trainer looks at sampled answers, if asked to
+        "bf16": device.startswith("cuda") and gains_from_bfloat16(device),
         "use_cpu": device == "cpu",
         "gradient_checkpointing": False,  # saves no memory worth having at this size, and costs a forward pass
         "logging_steps": 1,
         "save_strategy": "no",
+        "ddp_find_unused_parameters": False,  # every weight of the adapter is used in every step
         "report_to": "none",
         "disable_tqdm": True,
         "seed": args.seed,
@@ -136,23 +143,20 @@ def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
     return {**settings, **changes}
 
 
-def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference=None, checkpoint=None):
+def train_dpo(model, tokenizer, pairs: Sequence[dict], config, watch=None, reference=None, checkpoint=None):
     """Train a fresh LoRA adapter on rows of prompt, chosen, rejected; returns TRL's trainer.
 
     With `peft_config` TRL takes the base model with the adapter off as the reference: one model in memory, not two.
     A model that has its adapter already is trained on, against the `reference` model.
     """
-    from datasets import Dataset
     from trl import DPOTrainer
-
-    from common.models import format_pair
 
     return run_trainer(
         DPOTrainer(
             model=model,
             ref_model=reference,
             args=config,
-            train_dataset=Dataset.from_list([format_pair(tokenizer, row) for row in pairs]),
+            train_dataset=formatted(tokenizer, pairs),
             processing_class=tokenizer,
             peft_config=None if reference else lora_config(model),
         ),
@@ -161,10 +165,21 @@ def train_dpo(model, tokenizer, pairs: list[dict], config, watch=None, reference
     )
 
 
+def formatted(tokenizer, pairs: Sequence[dict]) -> "Dataset":
+    """The pairs as TRL reads them; mapped where they are mapped."""
+    from datasets import Dataset
+
+    from common.models import format_pair
+
+    if isinstance(pairs, list):
+        return Dataset.from_list([format_pair(tokenizer, row) for row in pairs])
+    return pairs.map(lambda row: format_pair(tokenizer, row), remove_columns=pairs.column_names)
+
+
 def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
     """Train behind one progress bar, from the start or from a checkpoint, and return the trainer.
 
-    `watch(step, policy)` is called every `eval_steps` steps of its settings, at the start and at the end.
+    `watch(step, policy)` is called at the start, after every `eval_steps` (a share of all steps), and at the end.
     """
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
@@ -172,13 +187,14 @@ def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
             name, done = type(trainer).__name__[:3], state.global_step
-            self.bar = tqdm(total=state.max_steps, initial=done, desc=name, leave=False, disable=None)
+            hidden = None if state.is_world_process_zero else True  # None: only where there is no terminal
+            self.bar = tqdm(total=state.max_steps, initial=done, desc=name, leave=False, disable=hidden)
             if watch and not done:
                 watch(0, model)
 
         def on_step_end(self, args, state, control, model=None, **_):
             self.bar.update()
-            if watch and (state.global_step % args.eval_steps == 0 or state.global_step == state.max_steps):
+            if watch and (state.global_step % state.eval_steps == 0 or state.global_step == state.max_steps):
                 watch(state.global_step, model)
 
         def on_train_end(self, args, state, control, **_):
@@ -226,60 +242,30 @@ def pair_logps(model, tokenizer, pairs: list[dict]):
 # --- 3. On the synthetic world: the default run, other seeds, and too much of it ---
 
 
-def fit(args: argparse.Namespace, device: str, pairs: list[dict] | None = None, prompts: list[str] = (), **changes):
+def fit(
+    args: argparse.Namespace,
+    device: str,
+    pairs: Sequence[dict] | None = None,
+    prompts: list[str] = (),
+    checkpoint: Path | None = None,
+    **changes,
+):
     """Train on the pairs (default: the world's) with DPOConfig `changes`; returns (trainer, tokenizer, curve).
 
     At every look during training the curve holds the step and, for answers sampled to `prompts`, the good share, gold
-    utility and KL with their intervals over prompts. Without prompts nobody looks.
+    utility and KL with their intervals over prompts. Without prompts nobody looks. `checkpoint` is where to go on.
     """
-    from trl import DPOConfig
-
-    return _fit(args, device, pairs, prompts, DPOConfig(**training_settings(args, device, **changes)))
-
-
-def fit_with_checkpoints(args: argparse.Namespace, device: str, pairs: list[dict], prompts: list[str] = ()):
-    """`fit` that leaves checkpoints behind while it runs, so that --resume can go on where a killed run stopped.
-
-    Each run has a folder of its own, which goes when the run ends: outputs/dpo-checkpoints/RUN/checkpoint-STEP. (Not
-    named by the process: in a container every run may have the same number.)
-    """
-    from trl import DPOConfig
-
-    settings, folder = training_key(args), args.output_dir / "dpo-checkpoints"
-    checkpoint = find_checkpoint(folder, settings)
-    if args.resume and not checkpoint:
-        raise UserError(f"--resume: {folder} holds no checkpoint of a run with these settings; leave --resume out")
-    if checkpoint:
-        print(
-            f"going on from {checkpoint}" if args.resume else f"{checkpoint} is left over; --resume would go on there"
-        )
-    folder.mkdir(exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-    write_json(own / "lab_settings.json", settings)
-    steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
-    often = {"save_strategy": "steps", "save_steps": max(1, steps // 10), "save_total_limit": 2}
-    config = DPOConfig(**training_settings(args, device, output_dir=str(own), **often))
-    found = _fit(args, device, pairs, prompts, config, checkpoint if args.resume else None)
-    for done in {own, checkpoint.parent} if args.resume else {own}:
-        shutil.rmtree(done)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-    return found
-
-
-def _fit(args, device, pairs, prompts, config, checkpoint: Path | None = None):
     import torch
+    from trl import DPOConfig
 
     model, tokenizer = load_sft_checkpoint(args, device)
-    looks, curve = Path(config.output_dir) / "curve.json", []
+    config = DPOConfig(**training_settings(args, device, **changes))
     torch.manual_seed(config.seed)  # LoRA starts at random
-    pairs = pairs or make_pairs(args.pairs, seed=config.seed)
-    steps = args.num_train_epochs * -(-len(pairs) // args.per_device_train_batch_size)
-    config.eval_steps = max(1, steps // 6)
+    pairs = make_pairs(args.pairs or WORLD_PAIRS, seed=config.seed) if pairs is None else pairs
+    looks, curve = Path(config.output_dir) / "curve.json", []
     if checkpoint and prompts:
         before = json.loads((checkpoint.parent / "curve.json").read_text(encoding="utf-8"))
         curve = [look for look in before if look["step"] <= int(checkpoint.name.split("-")[1])]
-        write_json(looks, curve)
 
     def watch(step: int, policy) -> None:
         _, found = sample_and_judge(policy, tokenizer, prompts, 2, args.max_new_tokens, seed=step)
@@ -289,6 +275,43 @@ def _fit(args, device, pairs, prompts, config, checkpoint: Path | None = None):
 
     trainer = train_dpo(model, tokenizer, pairs, config, watch if prompts else None, checkpoint=checkpoint)
     return trainer, tokenizer, curve
+
+
+def fit_with_checkpoints(args: argparse.Namespace, device: str, pairs: Sequence[dict], prompts: list[str] = ()):
+    """`fit` that leaves checkpoints behind while it runs, so that --resume can go on where a killed run stopped.
+
+    Each run has a folder of its own, which goes when the run ends: outputs/dpo-checkpoints/RUN/checkpoint-STEP. (Not
+    named by the process: in a container every run may have the same number.)
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    settings, folder = training_key(args), args.output_dir / "dpo-checkpoints"
+    checkpoint = find_checkpoint(folder, settings)
+    if args.resume and not checkpoint:
+        raise UserError(f"--resume: {folder} holds no checkpoint of a run with these settings; leave --resume out")
+    if checkpoint:
+        done = (
+            f"going on from {checkpoint}" if args.resume else f"{checkpoint} is left over; --resume would go on there"
+        )
+        print(done)
+    folder.mkdir(exist_ok=True)
+    PartialState().wait_for_everyone()  # all have looked for checkpoints before there is a new folder
+    (own,) = broadcast_object_list([folder / f"run-{uuid.uuid4().hex[:8]}"])
+    own.mkdir(exist_ok=True)
+    write_json(own / "lab_settings.json", settings)
+    if args.resume and prompts and is_main_process():
+        shutil.copy(checkpoint.parent / "curve.json", own)
+    often = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    resumed = checkpoint if args.resume else None
+    found = fit(args, device, pairs, prompts, resumed, output_dir=str(own), **often)
+    PartialState().wait_for_everyone()
+    if is_main_process():
+        for done in {own, checkpoint.parent} if args.resume else {own}:
+            shutil.rmtree(done)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return found
 
 
 def find_checkpoint(folder: Path, settings: dict) -> Path | None:
@@ -324,7 +347,7 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
     n = 1 if args.smoke else 3
     reference, tokenizer = load_sft_checkpoint(args, device)
     before_texts, before = sample_and_judge(reference, tokenizer, test, n, args.max_new_tokens, args.seed)
-    pairs = make_pairs(args.pairs, seed=args.seed)
+    pairs = make_pairs(args.pairs or WORLD_PAIRS, seed=args.seed)
     trainer, tokenizer, curve = fit_with_checkpoints(args, device, pairs, validation)
     save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)
     after_texts, after = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
@@ -421,13 +444,10 @@ def show_answers(prompts: list[str], before: list[list[str]], after: list[list[s
 # --- 4. Your own model and pairs ---
 
 
-def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
+def run_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, list[dict], list[str]]:
     """Train on the user's own pairs: without a gold standard, held-out implicit rewards, KL, lengths and answers."""
     model, tokenizer = load_sft_checkpoint(args, device)
-    limit = min(training_settings(args, device)["max_length"], tokenizer.model_max_length)
-    rows = within_context(rows, pair_lengths(rows, tokenizer, args.max_new_tokens), limit, args.dataset)
-    train, held = split_by_prompt(rows, args.seed)
-    train = train[: args.pairs]
+    train, held = split_for_policy(args, rows, tokenizer)
     prompts = sorted({row["prompt"] for row in held})[:16]
     before_texts, _ = sample_texts(model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
     trainer, *_ = fit_with_checkpoints(args, device, train)

@@ -20,11 +20,14 @@ import argparse
 import random
 import re
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from dpo_trainer import (
     dpo_loss,
     fit,
+    formatted,
     history,
     lora_config,
     pair_logps,
@@ -36,19 +39,17 @@ from drawing.dpo_variants import losses_figure, variants_figure
 from evaluation import (
     interval,
     judge_responses,
-    load_own_pairs,
-    pair_lengths,
     sample_and_judge,
     sample_texts,
-    split_by_prompt,
     summaries,
     summary,
-    within_context,
 )
+from own_pairs import load_own_pairs, split_for_policy
 from sft_checkpoint import load_sft_checkpoint
 
 from common.cli import (
     UserError,
+    add_batch_flag,
     add_model_flags,
     check_writable,
     make_parser,
@@ -69,6 +70,9 @@ from common.preferences import (
     write_response,
 )
 from common.reporting import make_claim, print_claims, print_summary, write_results
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 UNPAIRED = ("kto", "apo_zero_unpaired")
 LOSSES = (
@@ -96,11 +100,13 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("training")
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=f"one run: {', '.join(LOSSES)}")
     group.add_argument("--judge", help="language model that labels pairs; default: tiny-gpt2, for your own pairs none")
-    group.add_argument("--pairs", type=whole_number(2), default=384, help="pairs to train on, in every run")
+    group.add_argument(
+        "--pairs", type=whole_number(2), help="in every run; default: 384 of the synthetic world, all of your own"
+    )
     group.add_argument("--beta", type=positive_float, help="default: 0.3; 1 for ipo (per token) and kto")
     group.add_argument("--learning-rate", type=positive_float, help="default: 1.4e-3 embedded, 2e-4 for others")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=8, help="pairs per step")
+    add_batch_flag(group, 8)
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of sampled answers")
     return parser
@@ -242,10 +248,10 @@ def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]
 # --- 4. Training: any loss, KTO, on-policy ---
 
 
-def train_variant(args: argparse.Namespace, device: str, pairs: list[dict], *losses: str):
+def train_variant(args: argparse.Namespace, device: str, pairs: Sequence[dict], *losses: str):
     """(trainer, tokenizer): the SFT checkpoint trained on the pairs with the sum of TRL's losses of these names."""
     if losses[0] in UNPAIRED:
-        return fit_kto(args, device, make_unpaired(pairs), loss_type=losses[0])
+        return fit_kto(args, device, pairs, loss_type=losses[0])
     needs_smoothing = {"robust", "exo_pair"} & set(losses)
     changes = {"label_smoothing": 0.1} if needs_smoothing else {}
     beta = args.beta or BETAS.get(losses[0], 0.3)
@@ -253,35 +259,40 @@ def train_variant(args: argparse.Namespace, device: str, pairs: list[dict], *los
     return trainer, tokenizer
 
 
-def fit_kto(args: argparse.Namespace, device: str, rows: list[dict], balance: bool = True, loss_type: str = "kto"):
-    """Train on rows of prompt, completion, label with TRL's KTOTrainer: (trainer, tokenizer).
+def unpaired(tokenizer, rows: Sequence[dict]) -> "Dataset":
+    """Pairs, or rows of prompt, completion, label, as TRL's KTOTrainer reads them."""
+    from trl import unpair_preference_dataset
+
+    if "label" not in rows[0]:
+        return unpair_preference_dataset(formatted(tokenizer, rows))
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": ""} for row in rows]
+    completions = formatted(tokenizer, pairs).remove_columns("rejected").rename_column("chosen", "completion")
+    return completions.add_column("label", [row["label"] for row in rows])
+
+
+def fit_kto(args: argparse.Namespace, device: str, rows: Sequence[dict], balance: bool = True, loss_type: str = "kto"):
+    """Train on pairs, or rows of prompt, completion, label, with TRL's KTOTrainer: (trainer, tokenizer).
 
     A step reads twice as many responses as DPO reads pairs. `balance` weighs the classes so that both count alike. The
     trainer takes its rows in order, and z0 from each batch: so they are shuffled here.
     """
     import torch
-    from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    from common.models import format_pair
-
     model, tokenizer = load_sft_checkpoint(args, device)
-    good = sum(row["label"] for row in rows)
-    data = []
-    for row in random.Random(args.seed).sample(rows, len(rows)):
-        text = format_pair(tokenizer, {"prompt": row["prompt"], "chosen": row["completion"], "rejected": ""})
-        data.append({"prompt": text["prompt"], "completion": text["chosen"], "label": row["label"]})
+    data = unpaired(tokenizer, rows).shuffle(args.seed)
+    good = sum(data["label"])
     changes = {
         "loss_type": loss_type,
         "beta": args.beta or BETAS["kto"],
         "per_device_train_batch_size": 2 * args.per_device_train_batch_size,
-        "desirable_weight": (len(rows) - good) / good if balance else 1.0,
+        "desirable_weight": (len(data) - good) / good if balance else 1.0,
     }
     torch.manual_seed(args.seed)  # LoRA starts at random
     trainer = KTOTrainer(
         model=model,
         args=KTOConfig(**training_settings(args, device, **changes)),
-        train_dataset=Dataset.from_list(data),
+        train_dataset=data,
         processing_class=tokenizer,
         peft_config=lora_config(model),
     )
@@ -518,19 +529,15 @@ def world_lines(metrics: dict) -> list[str]:
 # --- 7. One loss on its own, or your own model and pairs ---
 
 
-def run_losses(args: argparse.Namespace, device: str, rows: list[dict] | None) -> tuple[dict, list, list[str]]:
+def run_losses(args: argparse.Namespace, device: str, rows) -> tuple[dict, list, list[str]]:
     """Train with --loss-type, or with DPO, IPO and KTO in turn, and report what can be known of the data at hand.
 
     With --judge also DPO on that model's labels of the same pairs.
     """
-    from common.models import load_causal_lm
+    from common.models import load_causal_lm, load_tokenizer
 
     if rows:
-        _, tokenizer = load_sft_checkpoint(args, device)
-        limit = min(training_settings(args, device)["max_length"], tokenizer.model_max_length)
-        rows = within_context(rows, pair_lengths(rows, tokenizer, args.max_new_tokens), limit, args.dataset)
-        train, held = split_by_prompt(rows, args.seed)
-        train = train[: args.pairs]
+        train, held = split_for_policy(args, rows, load_tokenizer(args.model))
     else:
         train = make_pairs(args.pairs, seed=args.seed)
         held = make_pairs(32 if args.smoke else 400, "test", seed=args.seed)
@@ -579,8 +586,10 @@ def main(argv: list[str] | None = None) -> dict:
         raise UserError("--loss-type: kto and apo_zero_unpaired read single labels and stand alone")
     check_writable(args.output_dir, args.figures_dir)
     rows = load_own_pairs(args.dataset) if args.dataset else None
+    if not rows:
+        args.pairs = args.pairs or 384
     if args.smoke:
-        args.pairs, args.num_train_epochs = min(args.pairs, 16), 1
+        args.pairs, args.num_train_epochs = min(args.pairs or 16, 16), 1
     for name in (args.model, args.judge or "tiny-gpt2"):  # before any work is done
         find_model(name)
     quiet_libraries()

@@ -1,14 +1,12 @@
 """How the scripts judge a model: log-probabilities and KL, and sampled answers to held-out prompts read by the gold
 standard."""
 
-import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import UserError
-from common.preferences import gold_utility, load_preferences, read_response, usable_pairs
+from common.preferences import gold_utility, read_response
 from common.reporting import bootstrap_ci
 
 if TYPE_CHECKING:
@@ -28,13 +26,15 @@ def response_logps(
     """log pi(response | prompt) in nats, summed over the response's tokens: a float32 tensor (N,) on the CPU."""
     import torch
 
-    logps = torch.zeros(len(prompts))
+    from common.models import collect
+
+    found = {}
     with torch.inference_mode():
         for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
             log_probs = _log_probs(model, ids, mask)
             token_logps = log_probs.gather(-1, ids[:, 1:, None].to(log_probs.device)).squeeze(-1)  # (B, T-1)
-            logps[batch] = (token_logps.cpu() * targets).sum(-1)
-    return logps
+            found |= zip(batch, (token_logps.cpu() * targets).sum(-1).tolist(), strict=True)
+    return torch.tensor(collect(found))
 
 
 def sequence_kl(
@@ -53,7 +53,9 @@ def sequence_kl(
     """
     import torch
 
-    kl = torch.zeros(len(prompts))
+    from common.models import collect
+
+    found = {}
     with torch.inference_mode():
         for batch, ids, mask, targets in _response_batches(tokenizer, prompts, responses, batch_size):
             log_p = _log_probs(policy, ids, mask)
@@ -63,8 +65,8 @@ def sequence_kl(
             else:
                 log_q = _log_probs(reference, ids, mask)
             token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
-            kl[batch] = (token_kl.cpu() * targets).sum(-1)
-    return kl
+            found |= zip(batch, (token_kl.cpu() * targets).sum(-1).tolist(), strict=True)
+    return torch.tensor(collect(found))
 
 
 def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
@@ -73,15 +75,14 @@ def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tenso
 
 
 def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
-    """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)), length-sorted."""
+    """Yield (row indices, ids (B, T), attention mask (B, T), mask of response targets (B, T-1)) for this process."""
     import torch
 
-    from common.models import check_length, encode_prompt
+    from common.models import check_length, encode_prompt, my_batches
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in my_batches(order, batch_size):
         rows = [encoded[i] + responses[i] for i in batch]
         width = max(map(len, rows))
         check_length(width, tokenizer)
@@ -185,55 +186,3 @@ def summary(values: np.ndarray) -> dict:
 def interval(result: dict) -> str:
     """A mean with its 95 % interval."""
     return f"{result['mean']:.3f} [{result['ci95'][0]:.3f}, {result['ci95'][1]:.3f}]"
-
-
-def load_own_pairs(path: str) -> list[dict]:
-    """The pairs of --dataset that teach something; what is dropped is counted in one line, by reason.
-
-    Contradictory pairs (the same two answers, both ways round) are kept, since people do disagree, and counted.
-    """
-    rows, dropped = usable_pairs([{**row, "row": k} for k, row in enumerate(load_preferences(path), start=1)])
-    texts = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
-    contradictory = sum((prompt, rejected, chosen) in texts for prompt, chosen, rejected in texts)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
-    found = [f"{len(rows)} pairs"]
-    found += [f"dropped: {reasons}"] if reasons else []
-    found += [f"{contradictory} contradict another one (kept)"] if contradictory else []
-    print(f"{path}: {'; '.join(found)}")
-    if not rows:
-        raise UserError(f"{path}: no pair is left to learn from (dropped: {reasons})")
-    return rows
-
-
-def within_context(rows: list[dict], lengths: list[int], limit: int, path: str) -> list[dict]:
-    """The rows of at most `limit` tokens: a cut answer would be another answer. What is left out is counted."""
-    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
-    if len(kept) < len(rows):
-        first, length = next((row, n) for row, n in zip(rows, lengths, strict=True) if n > limit)
-        print(
-            f"{path}: {len(rows) - len(kept)} pairs left out, longer than the {limit} tokens that the model reads "
-            f"(the first is row {first['row']} with {length})"
-        )
-    if not kept:
-        raise UserError(f"{path}: every pair is longer than the {limit} tokens that the model reads")
-    return kept
-
-
-def pair_lengths(rows: list[dict], tokenizer: "PreTrainedTokenizerBase", max_new_tokens: int) -> list[int]:
-    """Tokens of each prompt with the longest of its two answers and an answer yet to be sampled."""
-    from common.models import encode_prompt, encode_response
-
-    return [
-        len(encode_prompt(tokenizer, row["prompt"]))
-        + max(max_new_tokens, *(len(encode_response(tokenizer, row[side])) for side in ("chosen", "rejected")))
-        for row in rows
-    ]
-
-
-def split_by_prompt(rows: list[dict], seed: int, share: float = 1 / 8) -> tuple[list[dict], list[dict]]:
-    """(training rows, held-out rows): all rows of a prompt on one side. Raises UserError below two prompts."""
-    prompts = sorted({row["prompt"] for row in rows})
-    if len(prompts) < 2:
-        raise UserError(f"--dataset: {len(prompts)} distinct prompts; at least 2 are needed to hold some out")
-    held = set(random.Random(seed).sample(prompts, max(1, round(share * len(prompts)))))
-    return [row for row in rows if row["prompt"] not in held], [row for row in rows if row["prompt"] in held]

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from drawing.preference_data import draw_own_pairs, draw_world, length_finding, shorten
+from own_pairs import fingerprint, load_preferences, pick, usable_pairs
 
 from common import preferences as world
 from common import reporting
@@ -152,8 +153,8 @@ def word_counts(rows: list[dict]) -> np.ndarray:
 
 def longer_wins(rows: list[dict]) -> dict:
     """Accuracy of "the longer response is the chosen one", ties counting half; resampled over prompts."""
-    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(row["prompt"] for row in rows))}
-    which, difference = [number[row["prompt"]] for row in rows], word_counts(rows) @ [1, -1]
+    _, which = np.unique([fingerprint(row["prompt"]) for row in rows], return_inverse=True)
+    difference = word_counts(rows) @ [1, -1]
     hits = np.bincount(which, weights=(np.sign(difference) + 1) / 2)
     return interval(np.stack([hits, np.bincount(which)], axis=1), lambda sums, axis: np.divide(*sums.sum(axis)))
 
@@ -164,22 +165,23 @@ def diagnose(rows: list[dict], seed: int) -> dict:
     `contradictory` counts comparisons that occur with both labels; `leaked` counts the rows of a random fifth
     (`held_out`) whose prompt is also among the other four fifths.
     """
-    usable, dropped = world.usable_pairs(rows)
-    if not usable:
+    kept, dropped = usable_pairs(rows)
+    if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise UserError(f"no usable pair among {len(rows)} rows: {counts}")
-    labels = {(row["prompt"], row["chosen"], row["rejected"]) for row in usable}
+    usable = pick(rows, kept)
+    labels = {fingerprint(row["prompt"], row["chosen"], row["rejected"]) for row in usable}
     order = np.random.default_rng(seed).permutation(len(usable))
     held_out, training = np.split(order, [max(1, round(0.2 * len(usable)))])
-    known, words = {usable[i]["prompt"] for i in training}, word_counts(usable)
+    prompts, words = np.array([fingerprint(row["prompt"]) for row in usable], dtype=np.uint64), word_counts(usable)
     return {
         "rows": len(rows),
         "usable": len(usable),
         **dropped,
-        "prompts": len({row["prompt"] for row in usable}),
-        "contradictory": sum((prompt, worse, better) in labels for prompt, better, worse in labels) // 2,
+        "prompts": len(np.unique(prompts)),
+        "contradictory": sum(fingerprint(r["prompt"], r["rejected"], r["chosen"]) in labels for r in usable) // 2,
         "held_out": len(held_out),
-        "leaked": sum(usable[i]["prompt"] in known for i in held_out),
+        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
         "words": {s: {"mean": w.mean().round(2), "median": np.median(w)} for s, w in zip(SIDES, words.T, strict=True)},
         "longer_wins": longer_wins(usable),
     }
@@ -367,9 +369,9 @@ def explore_world(args: argparse.Namespace, started: float) -> dict:
 
 def explore_own_pairs(args: argparse.Namespace, started: float) -> dict:
     """Section 3 on the user's pairs."""
-    rows, name = world.load_preferences(args.dataset), Path(args.dataset).stem
+    rows, name = load_preferences(args.dataset), Path(args.dataset).stem
     m, path = diagnose(rows, args.seed), args.figures_dir / f"preference_data_{name}.png"
-    usable = world.usable_pairs(rows)[0]
+    usable = pick(rows, usable_pairs(rows)[0])
     draw_own_pairs(path, name, usable[0], word_counts(usable), m)
     reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, m)
     lines = [

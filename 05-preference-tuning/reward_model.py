@@ -18,23 +18,28 @@ import argparse
 import hashlib
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from drawing.reward_model import own_reward_figure, reward_figure
-from evaluation import interval, load_own_pairs, split_by_prompt, summary, within_context
+from evaluation import interval, summary
+from own_pairs import load_own_pairs, split_for_reward_model
 
 from common.cli import (
+    add_batch_flag,
     add_model_flags,
     check_writable,
+    is_main_process,
     make_parser,
     pick_device,
     positive_float,
+    process_count,
     quiet_libraries,
     run,
     whole_number,
 )
-from common.preferences import BIASES, SIDES, STYLES, make_pairs, read_response
+from common.preferences import BIASES, STYLES, make_pairs, read_response
 from common.reporting import (
     bootstrap_ci,
     make_claim,
@@ -43,14 +48,16 @@ from common.reporting import (
     write_results,
 )
 
+WORLD_PAIRS = 6400  # of the synthetic world
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     add_model_flags(parser, model="tiny-distilbert")
     group = parser.add_argument_group("training")
-    group.add_argument("--pairs", type=whole_number(1), default=6400, help="pairs of the synthetic world to train on")
+    group.add_argument("--pairs", type=whole_number(1), help=f"to train on; default: {WORLD_PAIRS}, all of your own")
     group.add_argument("--num-train-epochs", type=whole_number(1), help="passes; default: 1, over your own pairs 3")
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=16, help="pairs per step")
+    add_batch_flag(group, 16)
     group.add_argument("--learning-rate", type=positive_float, help="default: 5e-4 embedded, 1e-4 for other models")
     return parser
 
@@ -72,50 +79,55 @@ def bradley_terry_loss(chosen_rewards, rejected_rewards):
 
 
 def train_reward_model(
-    model, tokenizer, pairs: list[dict], epochs: int, batch_size: int, learning_rate: float, seed: int, name: str
+    model, tokenizer, pairs: Sequence[dict], epochs: int, batch_size: int, learning_rate: float, seed: int, name: str
 ) -> list[float]:
     """Train all weights in place on rows of prompt, chosen, rejected; returns the loss of every step.
 
-    One forward pass reads chosen and rejected together, in batches of similar length (less padding).
+    One forward pass reads chosen and rejected together, in batches of similar length (less padding). Each process reads
+    its share of a batch, and gradients are averaged, so that their number changes nothing but the time.
     """
     import torch
+    from accelerate import Accelerator
     from tqdm import tqdm
 
     from common.models import autocast, encode_for_reward
 
-    steps = epochs * -(-len(pairs) // batch_size)
+    accelerator, steps = Accelerator(device_placement=False), epochs * -(-len(pairs) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
+    parallel = accelerator.prepare(model)
+    lengths = [len(row["prompt"]) + len(row["chosen"] + row["rejected"]) for row in pairs]
     losses, rng = [], random.Random(seed)
-    model.train()
-    with tqdm(total=steps, desc=name, leave=False, disable=None) as bar:
+    parallel.train()
+    with tqdm(total=steps, desc=name, leave=False, disable=None if is_main_process() else True) as bar:
         for _ in range(epochs):
-            for batch in length_sorted_batches(pairs, batch_size, rng):
-                prompts = [row["prompt"] for row in batch]
-                responses = [row["chosen"] for row in batch] + [row["rejected"] for row in batch]
+            for batch in length_sorted_batches(lengths, batch_size, rng):
+                mine = batch[accelerator.process_index :: accelerator.num_processes]
+                weight = accelerator.num_processes * len(mine) / len(batch)
+                mine = [pairs[i] for i in mine or batch[:1]]
+                prompts = [row["prompt"] for row in mine]
+                responses = [row["chosen"] for row in mine] + [row["rejected"] for row in mine]
                 inputs = encode_for_reward(tokenizer, prompts * 2, responses).to(model.device)
                 with autocast(model.device.type):
-                    rewards = model(**inputs).logits.squeeze(-1).float()  # (2 B,)
-                loss = bradley_terry_loss(*rewards.chunk(2))
-                loss.backward()
+                    rewards = parallel(**inputs).logits.squeeze(-1).float()  # (2 B,)
+                loss = weight * bradley_terry_loss(*rewards.chunk(2))  # the average over processes is that of the batch
+                accelerator.backward(loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                losses.append(loss.item())
+                losses.append(accelerator.reduce(loss.detach(), "mean").item())
                 bar.update()
     model.eval()
     return losses
 
 
-def length_sorted_batches(pairs: list[dict], batch_size: int, rng: random.Random) -> list[list[dict]]:
-    """All pairs once, in batches of similar length: shuffled, sorted within runs of 16 batches, shuffled again."""
-    rows = rng.sample(pairs, len(pairs))
+def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[list[int]]:
+    """All rows once, in batches of similar length: shuffled, sorted within runs of 16 batches, shuffled again."""
+    order = rng.sample(range(len(lengths)), len(lengths))
     batches, run_length = [], 16 * batch_size
-    for start in range(0, len(rows), run_length):
-        block = sorted(
-            rows[start : start + run_length], key=lambda r: len(r["prompt"]) + len(r["chosen"] + r["rejected"])
-        )
+    for start in range(0, len(order), run_length):
+        block = sorted(order[start : start + run_length], key=lambda i: lengths[i])
         batches += [block[i : i + batch_size] for i in range(0, len(block), batch_size)]
     rng.shuffle(batches)
     return batches
@@ -130,7 +142,7 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "r
     torch.manual_seed(args.seed)  # the scalar head starts at random
     model, tokenizer = load_reward_model(args.model, device)
     learning_rate = args.learning_rate or (5e-4 if args.model.startswith("tiny-") else 1e-4)
-    epochs, batch_size = args.num_train_epochs or (3 if args.dataset else 1), args.per_device_train_batch_size
+    epochs, batch_size = args.num_train_epochs or (3 if args.dataset else 1), global_batch_size(args)
     losses = train_reward_model(model, tokenizer, pairs, epochs, batch_size, learning_rate, args.seed, name)
     if save:
         save_trained(save, training_key(args), model, tokenizer)
@@ -140,21 +152,27 @@ def fit(args: argparse.Namespace, device: str, pairs: list[dict], name: str = "r
 def shrink_for_smoke(args: argparse.Namespace) -> None:
     """With --smoke: a training of two steps."""
     if args.smoke:
-        args.pairs, args.num_train_epochs = min(args.pairs, 64), 1
+        args.pairs, args.num_train_epochs = min(args.pairs or 64, 64), 1
 
 
 def fit_and_save(args: argparse.Namespace, device: str, folder: Path) -> None:
     """Train on the world's pairs and keep the model in the folder, for scripts that need it."""
-    fit(args, device, make_pairs(args.pairs, seed=args.seed), save=folder)
+    fit(args, device, make_pairs(args.pairs or WORLD_PAIRS, seed=args.seed), save=folder)
 
 
 def training_key(args: argparse.Namespace) -> dict:
     """Every setting that shapes a training: what a saved reward model or adapter shares with a run that reuses it."""
-    where_and_how = ("output_dir", "figures_dir", "device", "max_new_tokens", "resume")
+    where_and_how = ("output_dir", "figures_dir", "device", "max_new_tokens", "resume", "per_device_train_batch_size")
     key = {name: value for name, value in vars(args).items() if name not in where_and_how}
+    key["batch_size"] = global_batch_size(args)
     if args.dataset and Path(args.dataset).is_file():
         key["dataset_sha256"] = hashlib.sha256(Path(args.dataset).read_bytes()).hexdigest()
     return key
+
+
+def global_batch_size(args: argparse.Namespace) -> int:
+    """Pairs per step over all processes."""
+    return args.per_device_train_batch_size * process_count()
 
 
 # --- 3. Judging it on held-out pairs ---
@@ -263,7 +281,7 @@ def study_groups(args: argparse.Namespace, device: str, held: list[dict]) -> dic
     rewards, batch = {}, max(1, args.per_device_train_batch_size // 4)
     small = argparse.Namespace(**{**vars(args), "per_device_train_batch_size": batch})
     for k, (group, annotator) in enumerate((("human", "human"), ("human_2", "human"), ("length", "length")), 1):
-        pairs = make_pairs(max(args.pairs // 5, 1), annotator=annotator, seed=args.seed + 1000 * k)
+        pairs = make_pairs(max((args.pairs or WORLD_PAIRS) // 5, 1), annotator=annotator, seed=args.seed + 1000 * k)
         model, tokenizer, _ = fit(small, device, pairs, f"{annotator} annotators")
         rewards[group] = score_pairs(model, tokenizer, held)
     order = {group: np.sign(r[:, 0] - r[:, 1]) for group, r in rewards.items()}
@@ -336,7 +354,7 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
 
     held = make_pairs(100 if args.smoke else 1000, "test", seed=args.seed)
     unseen = make_pairs(50 if args.smoke else 400, "test", seed=args.seed, unseen=True)
-    pairs = make_pairs(args.pairs, seed=args.seed)
+    pairs = make_pairs(args.pairs or WORLD_PAIRS, seed=args.seed)
     model, tokenizer, losses = fit(args, device, pairs, save=args.output_dir / "reward_model")
     metrics = judge_on_world(model, tokenizer, load_reward_model(args.model, device), held, unseen)
     rewards = score_pairs(model, tokenizer, held)
@@ -362,16 +380,11 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
 # --- 5. Your own pairs ---
 
 
-def run_own(args: argparse.Namespace, device: str, rows: list[dict]) -> tuple[dict, list[dict], list[str]]:
+def run_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, list[dict], list[str]]:
     """The run on the user's own pairs: there is no gold, so held-out accuracy, margins and calibration."""
-    from common.models import encode_for_reward, load_reward_model
+    from common.models import load_tokenizer
 
-    _, tokenizer = load_reward_model(args.model, device)
-    sides = [encode_for_reward(tokenizer, [row["prompt"]] * 2, [row[s] for s in SIDES], cut=False) for row in rows]
-    lengths = [both["input_ids"].shape[1] for both in sides]
-    rows = within_context(rows, lengths, min(tokenizer.model_max_length, 512), args.dataset)
-    train, held = split_by_prompt(rows, args.seed)
-    train = train[: args.pairs]
+    train, held = split_for_reward_model(args, rows, load_tokenizer(args.model))
     model, tokenizer, losses = fit(args, device, train, save=args.output_dir / "reward_model")
     rewards = score_pairs(model, tokenizer, held)
     margins = rewards[:, 0] - rewards[:, 1]

@@ -4,6 +4,8 @@ Nothing here imports torch, so that `--help` answers at once; scripts import hea
 """
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -74,10 +76,31 @@ def positive_float(text: str) -> float:
     return float(text)
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks to the user and writes files: the first of those that `accelerate launch` starts."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def process_count() -> int:
+    """How many processes `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def add_batch_flag(group, size: int) -> None:
+    """--per-device-train-batch-size: of `size` rows per step in all, those of each process."""
+    share, help = -(-size // process_count()), f"pairs per step and process; default: {size} over all processes"
+    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=share, help=help)
+
+
 def run(main: Callable[[], dict]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one line and 130."""
     try:
-        main()
+        with contextlib.nullcontext() if is_main_process() else contextlib.redirect_stdout(io.StringIO()):
+            main()
+        if process_count() > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
     except UserError as error:
         sys.exit(_complain(f"error: {error}", 2))
     except BrokenPipeError:  # the reader of our output (head, less) is gone
@@ -89,7 +112,8 @@ def run(main: Callable[[], dict]) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
+    if is_main_process():
+        print(" ".join(message.split()), file=sys.stderr)
     return code
 
 
@@ -118,12 +142,17 @@ def quiet_libraries() -> None:
 
 
 def pick_device(name: str) -> str:
-    """Resolve "auto" to cuda, mps or cpu. Raises UserError for a device that PyTorch does not find."""
+    """Resolve "auto" to cuda, mps or cpu; of several processes each gets its own GPU.
+
+    Raises UserError for a device that PyTorch does not find.
+    """
     import torch
+    from accelerate import PartialState
 
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(device for device, there in found.items() if there)
+        name = next(device for device, there in found.items() if there)
     if not found[name]:
         raise UserError(f"--device {name}: PyTorch finds no such device here; use --device auto")
-    return name
+    state = PartialState(cpu=name == "cpu")
+    return f"cuda:{state.local_process_index}" if name == "cuda" and state.num_processes > 1 else name

@@ -7,13 +7,16 @@ has one. A reward model sees the pair (prompt, response). All functions work on 
 import contextlib
 import json
 import os
-import shutil
+import tempfile
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.cli import UserError
+import numpy as np
+
+from common.cli import UserError, is_main_process
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +31,12 @@ def load_causal_lm(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "
     """A causal LM in float32 and its tokenizer, from a folder or the hub. Raises UserError where there is none."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, device)
+    model, tokenizer = _load(AutoModelForCausalLM, name, device)
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"--model {name}: its tokenizer has no eos token, so no answer would ever end; set one and save it"
+        )
+    return model, tokenizer
 
 
 def load_reward_model(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -40,23 +48,37 @@ def load_reward_model(name: str, device: str = "cpu") -> tuple["PreTrainedModel"
     return model, tokenizer
 
 
-def _load(auto_class, name: str, device: str, **options):
-    import torch
-    from transformers import AutoTokenizer
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model; it pads with what there is where it has no padding token."""
+    from transformers import AutoConfig, AutoTokenizer
 
     path = find_model(name)
     if Path(path).is_dir() and not [*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")]:
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = auto_class.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
-        )
+        positions = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "max_position_embeddings", None)
     except Exception as error:  # the libraries raise many kinds for a broken model
         raise UserError(f"cannot load the model {name}: {error}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
-    return model.to(device).eval(), tokenizer
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"cannot use the model {name}: its tokenizer has no token to pad with and none that ends a text"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    return tokenizer
+
+
+def _load(auto_class, name: str, device: str, **options):
+    import torch
+
+    tokenizer = load_tokenizer(name)
+    how = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, **options}
+    try:
+        return auto_class.from_pretrained(find_model(name), **how).to(device).eval(), tokenizer
+    except Exception as error:  # the libraries raise many kinds for a broken model
+        raise UserError(f"cannot load the model {name}: {error}") from None
 
 
 def find_model(name: str) -> str:
@@ -101,6 +123,26 @@ def hub_answers(seconds: float = 4.0) -> bool:
     thread.start()
     thread.join(seconds)
     return bool(answers)
+
+
+# --- Work for several processes ---
+
+
+def my_batches(order: list[int], size: int) -> Iterator[list[int]]:
+    """Batches of indices for this process: every K-th of `order`, so that all of K processes get as much to do."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    mine = order[state.process_index :: state.num_processes]
+    return (mine[start : start + size] for start in range(0, len(mine), size))
+
+
+def collect(found: dict[int, Any]) -> list:
+    """What this and all other processes found, by index."""
+    from accelerate.utils import gather_object
+
+    everything = {index: value for part in gather_object([found]) for index, value in part.items()}
+    return [everything[index] for index in sorted(everything)]
 
 
 # --- Text in and out of a causal LM ---
@@ -153,31 +195,30 @@ def sample(
     """Sample n responses to every prompt; temperature 0 is greedy. Returns one list of n per prompt.
 
     Each prompt is read once and its cache repeated n times, finished rows leave the batch, and a token costs one
-    uniform number, drawn on the CPU from `seed` (see `draw_tokens`); `batch_size` counts rows, prompts x n.
+    uniform number (see `draw_tokens`), from a stream that belongs to `seed` and the place of the prompt: how prompts
+    are batched or shared among processes changes nothing. `batch_size` counts rows, prompts x n.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-    results: list[list[Response]] = [[] for _ in prompts]
-    per_batch = max(1, batch_size // n)
-    was_training = model.training
+    found, was_training = {}, model.training
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(order), per_batch):
-            batch = order[start : start + per_batch]
-            shown = [encoded[i] for i in batch]
-            rows = _sample_batch(model, tokenizer, shown, n, max_new_tokens, temperature, generator)
-            for k, token_ids in enumerate(rows):
-                text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
-                results[batch[k // n]].append(Response(text, token_ids))
+        for batch in my_batches(order, max(1, batch_size // n)):
+            draws = [np.random.default_rng([seed, i]).random((n, max_new_tokens), np.float32) for i in batch]
+            uniforms, shown = torch.from_numpy(np.concatenate(draws)), [encoded[i] for i in batch]
+            rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms)
+            texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+            answers = list(map(Response, texts, rows))
+            found |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
-    return results
+    return collect(found)
 
 
-def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, generator) -> list[list[int]]:
+def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms) -> list[list[int]]:
+    """n sequences of token ids for each encoded prompt, in order; uniforms (B n, max_new_tokens)."""
     import torch
 
     width = max(map(len, encoded))
@@ -192,12 +233,13 @@ def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, gen
     sequences: list[list[int]] = [[] for _ in range(len(logits))]
     rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
 
-    for step in range(max_new_tokens):
-        tokens = draw_tokens(logits, temperature, generator)
+    last = uniforms.shape[1] - 1
+    for step, u in enumerate(uniforms.T):  # (B n,)
+        tokens = draw_tokens(logits, temperature, u[rows])
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             sequences[row].append(token)
         alive = (tokens != tokenizer.eos_token_id).nonzero().squeeze(-1)
-        if len(alive) == 0 or step == max_new_tokens - 1:
+        if len(alive) == 0 or step == last:
             break
         if len(alive) < len(tokens):
             cache.batch_select_indices(alive)
@@ -215,8 +257,8 @@ def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
         raise UserError(f"a text of {tokens} tokens, but the model reads {tokenizer.model_max_length}: shorten it")
 
 
-def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Generator") -> "torch.Tensor":
-    """One token per row of logits (B, V) by inversion: the first token whose cumulative probability exceeds u.
+def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -> "torch.Tensor":
+    """One token per row of logits (B, V) by inversion: the first whose cumulative probability exceeds u (B,) in [0, 1).
 
     The same distribution as `torch.multinomial`, which draws an exponential variable for every vocabulary entry.
     """
@@ -225,7 +267,7 @@ def draw_tokens(logits: "torch.Tensor", temperature: float, generator: "torch.Ge
     if temperature == 0:
         return logits.argmax(-1)
     cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    u = torch.rand(len(logits), 1, generator=generator).to(logits.device) * cumulative[:, -1:]
+    u = u.to(logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
@@ -237,14 +279,12 @@ def score_responses(model, tokenizer, prompts: list[str], responses: list[str], 
     import torch
 
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
-    rewards = torch.zeros(len(prompts))
+    order, found = sorted(range(len(prompts)), key=lambda i: lengths[i]), {}
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in my_batches(order, batch_size):
             inputs = encode_for_reward(tokenizer, [prompts[i] for i in batch], [responses[i] for i in batch])
-            rewards[batch] = model(**inputs.to(model.device)).logits.squeeze(-1).float().cpu()
-    return rewards
+            found |= zip(batch, model(**inputs.to(model.device)).logits.squeeze(-1).tolist(), strict=True)
+    return torch.tensor(collect(found))
 
 
 def encode_for_reward(tokenizer, prompts: list[str], responses: list[str], cut: bool = True):
@@ -276,43 +316,55 @@ def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: i
     texts = [format_prompt(tokenizer, f"{p}\nReply with A or B.") if chat else p for p in judge_prompts]
     letters = [tokenizer(x, add_special_tokens=False)["input_ids"][-1] for x in (("A", "B") if chat else (" A", " B"))]
     how = {"add_special_tokens": not chat, "padding": True, "padding_side": "right", "return_tensors": "pt"}
-    first, mass = torch.zeros(len(texts)), torch.zeros(len(texts))
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    order, found = sorted(range(len(texts)), key=lambda i: len(texts[i])), {}
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in my_batches(order, batch_size):
             inputs = tokenizer([texts[i] for i in batch], **how)
             check_length(inputs["input_ids"].shape[1], tokenizer)
             last = inputs["attention_mask"].sum(-1) - 1  # (B,)
             logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
-            probabilities = logits.float().softmax(-1)[:, letters].cpu()  # (B, 2)
-            mass[batch] = probabilities.sum(-1)
-            first[batch] = probabilities[:, 0] / probabilities.sum(-1)
-    return first, mass
+            found |= zip(batch, logits.float().softmax(-1)[:, letters].tolist(), strict=True)  # (B, 2)
+    mass = torch.tensor(collect(found)).sum(-1)
+    return torch.tensor(collect(found))[:, 0] / mass, mass
 
 
 # --- Precision, saving ---
 
 
-def autocast(device: str):
-    """bfloat16 autocast where the hardware gains from it (GPUs that have it, CPUs with AMX), else a no-op."""
+def gains_from_bfloat16(device: str) -> bool:
+    """Whether the hardware is faster in bfloat16: GPUs that have it, CPUs with AMX."""
     import torch
 
-    gains = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device, torch.bfloat16, enabled=gains and device != "mps")
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def autocast(device: str):
+    """bfloat16 autocast where the hardware gains from it, else a no-op."""
+    import torch
+
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=gains_from_bfloat16(device))
 
 
 def save_trained(folder: Path, settings: dict, *parts) -> None:
-    """Save model, tokenizer, ... and the settings that made them, replacing the folder in one step."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        for part in parts:
-            part.save_pretrained(temporary)
-        (temporary / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Save model, tokenizer, ... and the settings that made them: the folder is replaced when all is written.
+
+    Of several processes the first one writes, and the others wait for it.
+    """
+    from accelerate import PartialState
+
+    if is_main_process():
+        folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            new = Path(scratch, "new")
+            for part in parts:
+                part.save_pretrained(new)
+            (new / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(Path(scratch, "old"))
+            new.rename(folder)
+    PartialState().wait_for_everyone()
 
 
 def trained_settings(folder: Path) -> dict | None:

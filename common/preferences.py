@@ -7,23 +7,18 @@ Every method of the lab is trained on labels and judged by `gold_utility`, which
       -> perceived by annotators as utility + bias + Gumbel noise          `annotate`
       -> compared, labelled, and in the data explorer ranked and scored    `make_pairs`, `make_unpaired`
 
-All formats are views of one annotator, so Bradley-Terry is true in this world. Your own pairs: `load_preferences`.
+All formats are views of one annotator, so Bradley-Terry is true in this world.
 """
 
 import functools
-import glob
 import json
 import random
 import re
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-from common.cli import UserError
-from common.models import hub_answers
 
 # Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a relation no subject
 # is an answer, and no answer is a word of the phrases, so that the words of a response tell what it claims.
@@ -237,93 +232,6 @@ def styles_for(question: Question) -> list[str]:
     return [s for s in STYLES if s != "sycophantic" or question.belief not in (None, question.answer)]
 
 
-def usable_pairs(rows: list[dict]) -> tuple[list[dict], dict[str, int]]:
-    """The rows that teach something, and how many are dropped as empty, identical or an exact duplicate."""
-    kept, dropped = {}, {"empty": 0, "identical": 0, "duplicate": 0}
-    for row in rows:
-        _, chosen, rejected = texts = tuple(row[key] for key in COLUMNS)
-        fault = "empty" if not (chosen and rejected) else "identical" if chosen == rejected else "duplicate"
-        if fault == "duplicate" and texts not in kept:
-            kept[texts] = row
-        else:
-            dropped[fault] += 1
-    return list(kept.values()), dropped
-
-
 def judge_prompt(prompt: str, first: str, second: str) -> str:
     """What a language model judge reads; it answers " A" or " B"."""
     return f"Question: {prompt}\nA: {first}\nB: {second}\nBetter:"
-
-
-# --- Your own pairs ---
-
-
-def load_preferences(path_or_hub_id: str) -> list[dict]:
-    """Your own pairs through `datasets`: rows of prompt, chosen, rejected as plain stripped text.
-
-    Reads JSON, JSONL, CSV or Parquet by file ending, otherwise the hub's split "train". Answers are texts or messages;
-    the prompt is a column, or the turn that both conversations share. A missing answer becomes an empty one.
-    Raises UserError with the file, the row (from 1) and the reason.
-    """
-    return [_plain_row(row, f"{path_or_hub_id}, row {k}") for k, row in enumerate(_read_table(path_or_hub_id), start=1)]
-
-
-def _read_table(name: str) -> list[dict]:
-    """At least one row as it stands in a file or on the hub; what a local file is converted to is not kept on disk."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    kind, path = datasets.Dataset, Path(name).expanduser()
-    as_text = dict.fromkeys(COLUMNS, str)  # pandas would make 007 a 7 and "None" a gap
-    read_csv = functools.partial(kind.from_csv, converters=as_text, keep_default_na=False)
-    readers = {".json": kind.from_json, ".jsonl": kind.from_json, ".csv": read_csv, ".parquet": kind.from_parquet}
-    reader, endings = readers.get(path.suffix.lower()), ", ".join(readers)
-    hub = not (reader or path.exists()) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-    if not hub and not (reader and path.is_file()):
-        reason = f"the name of the file must end in {endings}" if path.is_file() else "there is no such file"
-        raise UserError(f"{name}: {reason}")
-    if hub and not hub_answers():
-        raise UserError(f"{name}: no such file, and the hub cannot be reached; give a file ({endings})")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            file = {"path_or_paths": glob.escape(str(path)), "cache_dir": folder, "keep_in_memory": True}
-            table = (datasets.load_dataset(name, split="train") if hub else reader(**file)).to_list()
-    except Exception as error:  # whatever the reader of the format raises; rows are counted from 0 there
-        table, reason = [], re.sub(r"row (\d+)", lambda row: f"row {int(row[1]) + 1}", str(error.__cause__ or error))
-        if not (isinstance(error, StopIteration) or "corresponds to no data" in reason):
-            raise UserError(f"{name}: cannot be read: {reason}") from None
-    if not table:
-        raise UserError(f"{name}: there are no rows")
-    if path.suffix.lower() == ".csv" and "__index_level_0__" in table[0]:  # pandas shifted the columns
-        raise UserError(f"{name}, row 1: more cells than columns; a text that holds a comma must stand in quotes")
-    return table
-
-
-def _plain_row(row: dict, where: str) -> dict:
-    """One question and its two answers as plain text. Raises UserError where the row is not that."""
-    missing = [key for key in COLUMNS if key not in row]
-    if missing and not (missing == ["prompt"] and isinstance(row["chosen"], list)):
-        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(row)}")
-    chosen, rejected = (_turns(row[side], "assistant", f"{where}: {side}") for side in SIDES)
-    prompt = _turns(row["prompt"], "user", f"{where}: prompt") if "prompt" in row else chosen[:-1]
-    if rejected[:-1] != chosen[:-1] or chosen[:-1] not in ([], prompt):
-        raise UserError(f"{where}: chosen and rejected do not answer the same prompt")
-    roles, texts = zip(*prompt, chosen[-1], rejected[-1], strict=True)
-    if roles != ("user", "assistant", "assistant"):
-        raise UserError(f"{where}: supported is one user turn and one assistant turn a side, not {list(roles)}")
-    if not texts[0]:
-        raise UserError(f"{where}: the prompt is empty")
-    return dict(zip(COLUMNS, texts, strict=True))
-
-
-def _turns(cell: str | list | None, role: str, where: str) -> list[tuple[str, str]]:
-    """The (role, text) turns of a cell that holds a text (one turn of the given role) or messages."""
-    if cell is None or isinstance(cell, str):
-        return [(role, (cell or "").strip())]
-    try:
-        return [(message["role"], message["content"].strip()) for message in cell] or [(role, "")]
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{where} is {cell!r:.60}, neither a text nor a list of messages") from None

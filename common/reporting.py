@@ -5,11 +5,14 @@ import json
 import os
 import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+
+from common.cli import is_main_process
 
 # --- Intervals and claims ---
 
@@ -89,8 +92,15 @@ def write_json(path: Path, content: dict) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` in one step, or is gone when writing fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path to write to; it takes the place of `path` in one step, or is gone when writing fails.
+
+    Of several processes only the first one writes.
+    """
+    if not is_main_process():
+        yield Path(os.devnull)
+        return
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -1,13 +1,13 @@
 """dpo_variants.py: what training starts from, TRL's KTO, who labels sampled pairs, the judge's order, the claims."""
 
 import math
-import random
 
 import dpo_trainer as dpo
 import dpo_variants as variants
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from evaluation import response_logps
 
 from common.models import encode_response, load_causal_lm
@@ -74,7 +74,7 @@ def test_kto_equals_trls_with_unequal_classes(untrained):
     rows = [row | {"label": k in (1, 2, 4, 9, 12)} for k, row in enumerate(make_unpaired(make_pairs(8, seed=3)))]
     trainer, tokenizer = variants.fit_kto(untrained, "cpu", rows)
     assert trainer.args.per_device_train_batch_size == 16 and trainer.desirable_weight == pytest.approx(11 / 5)
-    shuffled = random.Random(untrained.seed).sample(rows, len(rows))
+    shuffled = Dataset.from_list(rows).shuffle(untrained.seed).to_list()
     labels = torch.tensor([row["label"] for row in shuffled])
     assert labels.tolist() == list(trainer.train_dataset["label"]) and shuffled != rows
     own = [row["completion"] for row in shuffled]

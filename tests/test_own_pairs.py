@@ -1,14 +1,16 @@
 """The user's own pairs: what is read, in which shapes, and the one-line error for everything else."""
 
 import json
+import os
+import subprocess
 import sys
 
+import own_pairs
 import pytest
-from evaluation import load_own_pairs, within_context
+from helpers import SCRIPTS
+from own_pairs import load_own_pairs, load_preferences, pick, split_by_prompt, usable_pairs, within_context
 
-import common.preferences
 from common.cli import UserError
-from common.preferences import load_preferences, usable_pairs
 
 datasets = pytest.importorskip("datasets")
 
@@ -47,24 +49,28 @@ def test_formats(tmp_path, ending):
         table.to_parquet(str(path))
     else:
         write(path, ROWS)
-    assert load_preferences(str(path)) == ROWS
+    assert load_preferences(str(path)).to_list() == ROWS
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # nothing is left beside the file
 
 
-def test_nothing_is_cached(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    load_preferences(write(tmp_path / "a.jsonl", ROWS))
-    assert not (tmp_path / "cache").exists()
+def test_nothing_is_cached(tmp_path):
+    path, temporary = write(tmp_path / "a.jsonl", ROWS), tmp_path / "temporary"
+    temporary.mkdir()
+    code = f"import own_pairs; assert len(own_pairs.load_preferences({path!r})) == 2"
+    modules = f"{SCRIPTS}{os.pathsep}{os.environ['PYTHONPATH']}"
+    environment = {**os.environ, "PYTHONPATH": modules, "TMPDIR": str(temporary), "HF_HOME": str(tmp_path / "hf")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(temporary.iterdir()) == [] and not (tmp_path / "hf").exists()
 
 
 def test_a_changed_file_is_read_again(tmp_path):
     load_preferences(write(tmp_path / "a.jsonl", ROWS))
-    assert load_preferences(write(tmp_path / "a.jsonl", ROWS[:1])) == ROWS[:1]
+    assert load_preferences(write(tmp_path / "a.jsonl", ROWS[:1])).to_list() == ROWS[:1]
 
 
 def test_text_is_stripped_and_other_columns_are_left_out(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"id": 7, "prompt": " p\n", "chosen": "\tc ", "rejected": " r "}])
-    assert load_preferences(path) == [{"prompt": "p", "chosen": "c", "rejected": "r"}]
+    assert load_preferences(path).to_list() == [{"prompt": "p", "chosen": "c", "rejected": "r"}]
 
 
 CONVERSATIONS = [
@@ -77,7 +83,9 @@ CONVERSATIONS = [
 
 @pytest.mark.parametrize("row", CONVERSATIONS, ids=["explicit", "implicit", "both", "mixed"])
 def test_conversations_become_plain_text(tmp_path, row):
-    assert load_preferences(write(tmp_path / "a.jsonl", [row])) == [{"prompt": "p", "chosen": "c", "rejected": "r"}]
+    assert load_preferences(write(tmp_path / "a.jsonl", [row])).to_list() == [
+        {"prompt": "p", "chosen": "c", "rejected": "r"}
+    ]
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
@@ -93,7 +101,7 @@ def test_missing_answers_are_kept_as_empty(tmp_path):
 def test_csv_cells_are_text_as_they_stand(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("prompt,chosen,rejected\n007,None,\n1.50,NA,nan\n", encoding="utf-8")
-    assert load_preferences(str(path)) == [
+    assert load_preferences(str(path)).to_list() == [
         {"prompt": "007", "chosen": "None", "rejected": ""},
         {"prompt": "1.50", "chosen": "NA", "rejected": "nan"},
     ]
@@ -168,20 +176,22 @@ def test_a_bad_file_is_named(tmp_path, name, capfd):
 
 
 def test_bytes_that_are_not_utf8(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "\xff", "chosen": "c", "rejected": "r"}')
-    with pytest.raises(UserError, match="cannot be read"):
-        load_preferences(str(tmp_path / "a.jsonl"))
+    good = json.dumps(ROWS[0]).encode()
+    for name, first in (("a.jsonl", good), ("a.csv", b"prompt,chosen,rejected")):
+        (tmp_path / name).write_bytes(first + b'\n{"prompt": "\xff", "chosen": "c", "rejected": "r"}')
+        with pytest.raises(UserError, match=rf"{name}, line 2: not UTF-8"):
+            load_preferences(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "a/b/c", "~/nowhere/pairs"])
 def test_no_such_file_does_not_ask_the_hub(name, monkeypatch):
-    monkeypatch.setattr(common.preferences, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(own_pairs, "hub_answers", lambda: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no such file"):
         load_preferences(name)
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
-    monkeypatch.setattr(common.preferences, "hub_answers", lambda: False)
+    monkeypatch.setattr(own_pairs, "hub_answers", lambda: False)
     with pytest.raises(UserError, match="some/pairs: no such file, and the hub cannot be reached"):
         load_preferences("some/pairs")
 
@@ -191,9 +201,9 @@ def test_a_hub_dataset(monkeypatch):
         assert (name, split) == ("some/pairs", "train")
         return datasets.Dataset.from_list(ROWS)
 
-    monkeypatch.setattr(common.preferences, "hub_answers", lambda: True)
+    monkeypatch.setattr(own_pairs, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_preferences("some/pairs") == ROWS
+    assert load_preferences("some/pairs").to_list() == ROWS
 
 
 def test_datasets_is_not_installed(tmp_path, monkeypatch):
@@ -213,8 +223,9 @@ def test_usable_pairs_counts_every_reason():
 
     kept = [row("a", "b"), row("b", "a"), row("a", "b", "q"), row("a", "c")]
     rows = [*kept[:1], row("", "b"), row("a", ""), row("", ""), row("a", "a"), row("a", "a"), *kept[1:], row("a", "b")]
-    assert usable_pairs(rows) == (kept, {"empty": 3, "identical": 2, "duplicate": 1})
-    assert usable_pairs(kept * 3) == (kept, {"empty": 0, "identical": 0, "duplicate": 8})
+    found, dropped = usable_pairs(rows)
+    assert pick(rows, found) == kept and dropped == {"empty": 3, "identical": 2, "duplicate": 1}
+    assert usable_pairs(kept * 3) == ([0, 1, 2, 3], {"empty": 0, "identical": 0, "duplicate": 8})
     assert usable_pairs([]) == ([], {"empty": 0, "identical": 0, "duplicate": 0})
 
 
@@ -239,9 +250,40 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
 
 
 def test_pairs_beyond_the_context_are_counted_and_named(capsys):
-    rows = [{"row": k, "prompt": f"p {k}"} for k in (2, 5, 9)]
-    assert within_context(rows, [10, 30, 40], 25, "a.jsonl") == rows[:1]
-    assert "2 pairs left out, longer than the 25 tokens" in capsys.readouterr().out
-    assert within_context(rows, [10, 25, 1], 25, "a.jsonl") == rows and capsys.readouterr().out == ""
+    lengths, rows = {9: 40, 2: 10, 5: 30}, datasets.Dataset.from_list([{"row": k} for k in (9, 2, 5)])
+
+    def kept(limit: int) -> list[int]:
+        return within_context(rows, lambda row: lengths[row["row"]], limit, "a.jsonl")["row"]
+
+    assert list(kept(25)) == [2]
+    assert "2 pairs left out, longer than the 25 tokens that the model reads (the first is row 5 with 30)" in (
+        capsys.readouterr().out
+    )
+    assert list(kept(40)) == [9, 2, 5] and capsys.readouterr().out == ""
     with pytest.raises(UserError, match="every pair is longer"):
-        within_context(rows, [30, 30, 30], 25, "a.jsonl")
+        kept(9)
+
+
+def test_a_prompt_without_a_column_is_what_both_answers_begin_with(tmp_path):
+    rows = [
+        {"chosen": "Human: Why? Assistant: I know.", "rejected": "Human: Why? Assistant: In no way."},
+        {"chosen": "Q A", "rejected": "Q"},
+    ]
+    assert load_preferences(write(tmp_path / "a.jsonl", rows[:1])).to_list() == [
+        {"prompt": "Human: Why? Assistant:", "chosen": "I know.", "rejected": "In no way."}
+    ]
+    for row in (rows[1], {"chosen": "Yes.", "rejected": "No."}):
+        with pytest.raises(UserError, match=r"row 1: no column prompt; .* do not begin with one prompt"):
+            load_preferences(write(tmp_path / "b.jsonl", [row]))
+
+
+def test_the_split_is_the_same_whatever_else_is_in_the_file():
+    rows = [{"prompt": f"p{k % 200}", "row": k} for k in range(400)]
+    train, held = split_by_prompt(datasets.Dataset.from_list(rows), 0)
+    assert len(train) + len(held) == 400 and not set(train["prompt"]) & set(held["prompt"])
+    assert len(set(held["prompt"])) == 25 and len(held) == 50
+    fewer = split_by_prompt(datasets.Dataset.from_list(rows[:390]), 0)
+    assert set(fewer[1]["prompt"]) == set(held["prompt"]) and list(train["row"]) != sorted(train["row"])
+    other = split_by_prompt(datasets.Dataset.from_list(rows), 1)[1]
+    assert set(other["prompt"]) != set(held["prompt"])
+    assert list(split_by_prompt(datasets.Dataset.from_list(rows), 0, most=7)[0]["row"]) == list(train["row"])[:7]
