@@ -2,25 +2,29 @@
 
     python 05-preference-tuning/best_of_n.py
     python 05-preference-tuning/best_of_n.py --n 32
+    python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl --reward-backbone FOLDER
 
 One pool of candidates per held-out prompt is sampled in one go, and each is scored once by the reward model. Every n
 from 1 to --n is then estimated from that one pool without bias, for the SFT checkpoint and for the DPO policy. The
 reward model and the adapter come from reward_model.py and dpo_trainer.py; what is not in outputs/ yet is trained first.
 
 About a minute on 2 cores when both are there. Expect most of DPO's gain from choosing the best of 16, with equal
-weights, and the first step from 1 to 4 to bring more than the one from 4 to 16. Writes best_of_n.png.
+weights, and the first step from 1 to 4 to bring more than the one from 4 to 16. Writes best_of_n.png. With --dataset
+your held-out prompts are answered; there is no gold then, only the reward model that chooses, and its accuracy.
 Left out: speculative and early-stopped variants, weighted voting, distilling best-of-n back into the weights.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import dpo_trainer
 import numpy as np
 import reward_model
-from drawing.best_of_n import best_of_n_figure
-from evaluation import interval, judge_responses, sample_texts, summary
+from drawing.best_of_n import best_of_n_figure, own_best_of_n_figure
+from evaluation import interval, judge_responses, sample_texts, score_texts, summary
+from own_pairs import load_own_pairs, split_for_policy
 from rlhf_objectives import kl_regularized_optimum
 from sft_checkpoint import load_sft_checkpoint
 
@@ -31,12 +35,13 @@ from common.reporting import bootstrap_ci, make_claim, print_claims, print_summa
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    add_model_flags(parser, model="tiny-gpt2", dataset=False)
+    add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("best-of-n")
     group.add_argument("--n", type=whole_number(1), default=16, help="the largest n; the pool holds twice as many")
-    group.add_argument("--prompts", type=whole_number(1), default=128, help="held-out prompts")
+    group.add_argument("--prompts", type=whole_number(1), help="held-out prompts; default: 128, of your own 32")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of a candidate")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 (0: embedded)")
+    group.add_argument("--reward-backbone", default="tiny-distilbert", help="what a reward model is trained from")
     group.add_argument("--reward-model", type=Path, help="a trained reward model; default: outputs/reward_model")
     group.add_argument("--adapter", type=Path, help="a trained DPO adapter; default: outputs/dpo")
     return parser
@@ -100,23 +105,18 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def make_pool(model, tokenizer, judge, prompts: list[str], size: int, max_new_tokens: int, seed: int) -> dict:
-    """Sample `size` candidates per prompt and score them: arrays (prompts, size) of reward, gold readings and KL.
+    """Sample `size` candidates per prompt and score them: texts, and arrays (prompts, size) of reward, words and KL.
 
-    Equal texts are scored once. `judge` is (reward model, tokenizer).
+    `judge` is (reward model, tokenizer).
     """
-    from common.models import score_responses
-
     texts, kl = sample_texts(model, tokenizer, prompts, size, max_new_tokens, seed)
-    distinct = sorted({(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row})
-    scores = dict(zip(distinct, score_responses(*judge, *zip(*distinct, strict=True)).tolist(), strict=True))
-    reward = np.array([[scores[prompt, text] for text in row] for prompt, row in zip(prompts, texts, strict=True)])
-    return {"reward": reward, "kl": kl, "texts": texts, **judge_responses(prompts, texts)}
+    words = np.array([[float(len(text.split())) for text in row] for row in texts])
+    return {"texts": texts, "reward": score_texts(judge, prompts, texts), "words": words, "kl": kl}
 
 
-def curve_over_n(pool: dict, name: str, largest: int) -> np.ndarray:
-    """(prompts, largest): expected value of `name` of the best of n by reward, for n = 1 ... largest."""
-    rows = zip(pool["reward"], pool[name], strict=True)
-    return np.array([[expected_best_of_n(r, n, v) for n in range(1, largest + 1)] for r, v in rows])
+def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+    """Expected value of the best of n by reward, per prompt: (P, len(ns)); rewards and values (P, M)."""
+    return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in zip(rewards, values, strict=True)])
 
 
 def frontiers(pool: dict, largest: int) -> dict:
@@ -150,6 +150,7 @@ def measure_cost(model, tokenizer, judge, prompts: list[str], ns: list[int], max
     FLOPs are counted by PyTorch while the models run, so that batching and the shared reading of the prompt count as
     they are; unlike seconds they are the same in every run.
     """
+    from accelerate.utils import gather_object
     from torch.utils.flop_counter import FlopCounterMode
 
     flops, seconds = {}, {}
@@ -163,7 +164,7 @@ def measure_cost(model, tokenizer, judge, prompts: list[str], ns: list[int], max
         for chunk in chunks:
             with FlopCounterMode(display=False) as counter:
                 make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
-            flops[n].append(float(counter.get_total_flops()))
+            flops[n].append(float(sum(gather_object([counter.get_total_flops()]))))
     return flops, seconds
 
 
@@ -176,13 +177,14 @@ def fitted_exponent(ns: list[int], cost: np.ndarray) -> float:
 
 
 def find_trained(args: argparse.Namespace, device: str, script, name: str, flag: str, flags: list[str]) -> Path:
-    """A folder with what `script` trains by default with this seed: outputs/NAME, or trained now.
+    """A folder with what `script` trains by default with this seed and dataset: outputs/NAME, or trained now.
 
     What is in outputs/NAME with other settings is somebody's work and stays: then it is outputs/NAME-default.
     """
     from common.models import trained_settings
 
     shared = ["--output-dir", str(args.output_dir), "--seed", str(args.seed), "--device", args.device]
+    shared += ["--dataset", args.dataset] if args.dataset else []
     other = script.build_parser().parse_args(shared + flags + ["--smoke"] * args.smoke)
     reward_model.shrink_for_smoke(other)
     wanted, folder = reward_model.training_key(other), args.output_dir / name
@@ -204,11 +206,14 @@ def load_policies(args: argparse.Namespace, device: str):
     from common.models import load_reward_model
 
     lm_flags = ["--model", args.model] + ([] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)])
-    rewards = args.reward_model or find_trained(args, device, reward_model, "reward_model", "reward-model", [])
-    adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", "adapter", lm_flags)
+    backbone = ["--model", args.reward_backbone]
+    args.reward_model = args.reward_model or find_trained(
+        args, device, reward_model, "reward_model", "reward-model", backbone
+    )
+    args.adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", "adapter", lm_flags)
     model, tokenizer = load_sft_checkpoint(args, device)
-    policy = PeftModel.from_pretrained(load_sft_checkpoint(args, device)[0], adapter).eval()
-    return model, tokenizer, policy, load_reward_model(str(rewards), device)
+    policy = PeftModel.from_pretrained(load_sft_checkpoint(args, device)[0], args.adapter).eval()
+    return model, tokenizer, policy, load_reward_model(str(args.reward_model), device)
 
 
 # --- 5. SFT, best-of-n, DPO, and both, on the same prompts ---
@@ -239,45 +244,51 @@ def compare_methods(curves: dict[str, dict]) -> dict:
     }
 
 
-def study(args: argparse.Namespace, device: str) -> tuple[dict, dict]:
-    """All measurements: (metrics, seconds)."""
-    model, tokenizer, policy, judge = load_policies(args, device)
+def study_world(args: argparse.Namespace, device: str) -> tuple[dict, dict]:
+    """All measurements on the synthetic world: (metrics, seconds)."""
     prompts = [question.prompt for question in questions("test")][: args.prompts]
+    pools, metrics, seconds = study_pools(args, device, prompts)
+    for pool in pools.values():
+        pool |= judge_responses(prompts, pool["texts"])
+    ns = range(1, args.n + 1)
+    curves = {
+        arm: {name: best_of_n_curve(pool["reward"], pool[name], ns) for name in ("reward", "utility", "good")}
+        for arm, pool in pools.items()
+    }
+    middle, gold = min(4, args.n), curves["sft"]["utility"]
+    first, second = gold[:, middle - 1] - gold[:, 0], gold[:, -1] - gold[:, middle - 1]
+    steps = {"first_step_minus_second": first - second, "first_step": first, "second_step": second}
+    return {
+        "curves": {arm: {k: band(values) for k, values in found.items()} for arm, found in curves.items()},
+        **metrics,
+        **{name: summary(values) for name, values in steps.items()},
+        **compare_methods(curves),
+    }, seconds
+
+
+def study_pools(args: argparse.Namespace, device: str, prompts: list[str]) -> tuple[dict, dict, dict]:
+    """(pools of the SFT checkpoint and of the DPO policy, what needs no gold to be known, seconds)."""
+    model, tokenizer, policy, judge = load_policies(args, device)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     size, length = 2 * args.n, args.max_new_tokens
     pools = {
-        "sft": make_pool(model, tokenizer, judge, prompts, size, length, args.seed),
-        "dpo": make_pool(policy, tokenizer, judge, prompts, size, length, args.seed),
+        arm: make_pool(lm, tokenizer, judge, prompts, size, length, args.seed)
+        for arm, lm in (("sft", model), ("dpo", policy))
     }
     changed = max(float((tensor - weights[name]).abs().max()) for name, tensor in model.state_dict().items())
-    curves = {
-        arm: {k: curve_over_n(pool, k, args.n) for k in ("reward", "utility", "good")} for arm, pool in pools.items()
-    }
     ns = [n for n in (1, 2, 4, 8, 16) if n <= args.n]
-    flops, seconds = measure_cost(model, tokenizer, judge, prompts[: min(48, len(prompts))], ns, length, args.seed)
+    flops, seconds = measure_cost(model, tokenizer, judge, prompts[:48], ns, length, args.seed)
     table = np.array([flops[n] for n in ns]).T  # (chunks, ns)
-    middle = min(4, args.n)
-    first, second = (
-        curves["sft"]["utility"][:, b - 1] - curves["sft"]["utility"][:, a - 1]
-        for a, b in ((1, middle), (middle, args.n))
-    )
+    exponents = bootstrap_ci(table, lambda rows, axis: fitted_exponent(ns, rows.sum(axis)), resamples=500)
     metrics = {
-        "curves": {arm: {k: band(values) for k, values in found.items()} for arm, found in curves.items()},
         "kl_bound": [float(best_of_n_kl_bound(n)) for n in range(1, args.n + 1)],
         "frontiers": frontiers(pools["sft"], args.n),
-        "dpo_point": {"kl": summary(pools["dpo"]["kl"].mean(1)), "reward": summary(pools["dpo"]["reward"].mean(1))},
+        "dpo_point": {name: summary(pools["dpo"][name].mean(1)) for name in ("kl", "reward")},
         "largest_weight_change": changed,
         "cost": {"n": ns, "flops": table.sum(0).tolist()},
-        "cost_exponent": {
-            "mean": fitted_exponent(ns, table.sum(0)),
-            "ci95": bootstrap_ci(table, lambda rows, axis: fitted_exponent(ns, rows.sum(axis)), resamples=500),
-        },
-        "first_step_minus_second": summary(first - second),
-        "first_step": summary(first),
-        "second_step": summary(second),
-        **compare_methods(curves),
+        "cost_exponent": {"mean": fitted_exponent(ns, table.sum(0)), "ci95": exponents},
     }
-    return metrics, {f"n={n}": round(s, 2) for n, s in seconds.items()}
+    return pools, metrics, {f"n={n}": round(s, 2) for n, s in seconds.items()}
 
 
 def band(values: np.ndarray) -> dict:
@@ -334,6 +345,58 @@ def make_claims(metrics: dict, largest: int) -> list[dict]:
     ]
 
 
+def world_lines(metrics: dict, largest: int) -> list[str]:
+    """The summary of the default run."""
+    names = {"sft": "SFT", "best_of_n": f"best of {largest}", "dpo": "DPO", "dpo_best_of_n": f"DPO, best of {largest}"}
+    lines = [
+        f"{names[m]:<16} gold utility {interval(found['utility'])}, good answers {interval(found['good'])}"
+        for m, found in metrics["methods"].items()
+    ]
+    first, second = (interval(metrics[name]) for name in ("first_step", "second_step"))
+    return [*lines, f"from 1 to 4: {first}; from 4 to {largest}: {second}"]
+
+
+# --- 6. Your own model and pairs ---
+
+
+def study_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, dict]:
+    """Best-of-n on the user's held-out prompts, by a reward model of the same pairs: (metrics, seconds)."""
+    from common.models import load_reward_model, load_tokenizer
+
+    _, held = split_for_policy(rows, load_tokenizer(args.model), args.dataset, args.seed, args.max_new_tokens)
+    prompts = sorted(set(held["prompt"]))[: args.prompts]
+    pools, metrics, seconds = study_pools(args, device, prompts)
+    judge = load_reward_model(str(args.reward_model), device)
+    curves = {
+        arm: {
+            name: band(best_of_n_curve(pool["reward"], pool[name], range(1, args.n + 1)))
+            for name in ("reward", "words")
+        }
+        for arm, pool in pools.items()
+    }
+    sft = pools["sft"]
+    best = [row[int(np.argmax(rewards))] for row, rewards in zip(sft["texts"], sft["reward"], strict=True)]
+    dpo_trainer.show_answers(prompts, {"one sample": dpo_trainer.firsts(sft["texts"]), f"best of {2 * args.n}": best})
+    accuracy = summary(reward_model.pair_hits(reward_model.score_pairs(*judge, held)))
+    return {"prompts": len(prompts), "reward_model_accuracy": accuracy, "curves": curves, **metrics}, seconds
+
+
+def own_lines(metrics: dict, largest: int) -> list[str]:
+    """The summary of a run on the user's pairs."""
+    lines = [
+        f"{metrics['prompts']} held-out prompts; no gold standard for these: the reward below is the one that chooses",
+        f"the reward model orders held-out pairs as labelled: {interval(metrics['reward_model_accuracy'])}",
+    ]
+    for arm, name in (("sft", "before DPO"), ("dpo", "after DPO")):
+        for title, n in (("one sample", 1), (f"best of {largest}", largest)):
+            reward, words = (
+                {"mean": c["mean"][n - 1], "ci95": (c["low"][n - 1], c["high"][n - 1])}
+                for c in (metrics["curves"][arm][k] for k in ("reward", "words"))
+            )
+            lines.append(f"{name}, {title}: reward {interval(reward)}, {words['mean']:.1f} words")
+    return lines
+
+
 # --- Main ---
 
 
@@ -344,26 +407,24 @@ def main(argv: list[str] | None = None) -> dict:
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
+    args.prompts = args.prompts or (32 if args.dataset else 128)
     if args.smoke:
         args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
-    find_model(args.model)  # before any work is done
+    for name in (args.model, args.reward_backbone):  # before any work is done
+        find_model(name)
+    rows = load_own_pairs(args.dataset) if args.dataset else None
     quiet_libraries()
     device = pick_device(args.device)
-    metrics, seconds = study(args, device)
-    claims = make_claims(metrics, args.n)
+    if rows is None:
+        (metrics, seconds), draw, tell = study_world(args, device), best_of_n_figure, world_lines
+    else:
+        (metrics, seconds), draw, tell = study_own(args, device, rows), own_best_of_n_figure, own_lines
+    claims = [] if args.dataset else make_claims(metrics, args.n)
     results = args.figures_dir / "best_of_n.json"
-    best_of_n_figure(results.with_suffix(".png"), metrics, seconds)
+    draw(results.with_suffix(".png"), metrics, seconds)
     write_results(results, "best_of_n.py", vars(args), started, metrics, claims, device, cost=seconds)
     print_claims(claims)
-    labels = {"sft": "SFT", "best_of_n": f"best of {args.n}", "dpo": "DPO", "dpo_best_of_n": f"DPO, best of {args.n}"}
-    lines = [
-        f"{labels[m]:<16} gold utility {interval(found['utility'])}, good answers {interval(found['good'])}"
-        for m, found in metrics["methods"].items()
-    ]
-    lines.append(
-        f"from 1 to 4: {interval(metrics['first_step'])}; from 4 to {args.n}: {interval(metrics['second_step'])}"
-    )
-    print_summary(lines, [results.with_suffix(".png"), results])
+    print_summary(tell(metrics, args.n), [results.with_suffix(".png"), results])
     return metrics
 
 

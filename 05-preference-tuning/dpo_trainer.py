@@ -36,7 +36,7 @@ from evaluation import (
     summaries,
     summary,
 )
-from own_pairs import load_own_pairs, split_for_policy
+from own_pairs import MAX_LENGTH, load_own_pairs, split_for_policy
 from reward_model import shrink_for_smoke, training_key
 from sft_checkpoint import load_sft_checkpoint
 
@@ -128,7 +128,7 @@ def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
         "warmup_steps": 0.1,
         "num_train_epochs": args.num_train_epochs,
         "per_device_train_batch_size": args.per_device_train_batch_size,
-        "max_length": 1024,
+        "max_length": MAX_LENGTH,
         "eval_steps": 1 / 6,  # how often run_trainer looks at sampled answers, if asked to
         "bf16": device.startswith("cuda") and gains_from_bfloat16(device),
         "use_cpu": device == "cpu",
@@ -351,7 +351,7 @@ def run_world(args: argparse.Namespace, device: str, _rows: None) -> tuple[dict,
     trainer, tokenizer, curve = fit_with_checkpoints(args, device, pairs, validation)
     save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)
     after_texts, after = sample_and_judge(trainer.model, tokenizer, test, n, args.max_new_tokens, args.seed)
-    show_answers(test, before_texts, after_texts)
+    show_answers(test, {"before": firsts(before_texts), "after": firsts(after_texts)})
     held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
     metrics = {
         "loss_difference_from_trl": check_against_trl(trainer, tokenizer, pairs[:8], args.beta),
@@ -434,11 +434,18 @@ def world_lines(metrics: dict) -> list[str]:
     ]
 
 
-def show_answers(prompts: list[str], before: list[list[str]], after: list[list[str]]) -> None:
-    """Print sampled answers of both models to the same prompts, good or not."""
-    width = 100
-    for prompt, old, new in list(zip(prompts, before, after, strict=True))[:SHOWN_PROMPTS]:
-        print(f"\n{shorten(prompt, width)}\n  before: {shorten(old[0], width)}\n  after:  {shorten(new[0], width)}")
+def show_answers(prompts: list[str], answers: dict[str, list[str]]) -> None:
+    """Print answers, good or not, to the same prompts: {who gave them: one answer per prompt}."""
+    longest, width = max(map(len, answers)) + 1, 100
+    for k, prompt in enumerate(prompts[:SHOWN_PROMPTS]):
+        print(f"\n{shorten(prompt, width)}")
+        for who, texts in answers.items():
+            print(f"  {who + ':':<{longest}} {shorten(texts[k], width)}")
+
+
+def firsts(texts: list[list[str]]) -> list[str]:
+    """The first sampled answer to each prompt."""
+    return [row[0] for row in texts]
 
 
 # --- 4. Your own model and pairs ---
@@ -447,13 +454,13 @@ def show_answers(prompts: list[str], before: list[list[str]], after: list[list[s
 def run_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, list[dict], list[str]]:
     """Train on the user's own pairs: without a gold standard, held-out implicit rewards, KL, lengths and answers."""
     model, tokenizer = load_sft_checkpoint(args, device)
-    train, held = split_for_policy(args, rows, tokenizer)
+    train, held = split_for_policy(rows, tokenizer, args.dataset, args.seed, args.max_new_tokens, args.pairs)
     prompts = sorted({row["prompt"] for row in held})[:16]
     before_texts, _ = sample_texts(model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
     trainer, *_ = fit_with_checkpoints(args, device, train)
     save_trained(args.output_dir / "dpo", training_key(args), trainer.model, tokenizer)
     after_texts, kl = sample_texts(trainer.model, tokenizer, prompts, 1, args.max_new_tokens, args.seed)
-    show_answers(prompts, before_texts, after_texts)
+    show_answers(prompts, {"before": firsts(before_texts), "after": firsts(after_texts)})
     found = held_out_rewards(trainer.model, tokenizer, held, args.beta)
     words = [float(np.mean([len(t.split()) for row in texts for t in row])) for texts in (before_texts, after_texts)]
     metrics = {"train_pairs": len(train), "held_out_pairs": found, "kl": summary(kl), "words": words}
@@ -477,8 +484,14 @@ def run_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, list[dic
 
 
 def fit_and_save(args: argparse.Namespace, device: str, folder: Path) -> None:
-    """Train on the world's pairs and keep the adapter in the folder, for scripts that need it."""
-    trainer, tokenizer, _ = fit(args, device)
+    """Train as the settings say, on the world's pairs or the user's, and keep the adapter for scripts that need it."""
+    from common.models import load_tokenizer
+
+    pairs = None
+    if args.dataset:
+        rows, tokenizer = load_own_pairs(args.dataset), load_tokenizer(args.model)
+        pairs, _ = split_for_policy(rows, tokenizer, args.dataset, args.seed, args.max_new_tokens, args.pairs)
+    trainer, tokenizer, _ = fit(args, device, pairs)
     save_trained(folder, training_key(args), trainer.model, tokenizer)
 
 

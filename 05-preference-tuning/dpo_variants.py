@@ -537,7 +537,8 @@ def run_losses(args: argparse.Namespace, device: str, rows) -> tuple[dict, list,
     from common.models import load_causal_lm, load_tokenizer
 
     if rows:
-        train, held = split_for_policy(args, rows, load_tokenizer(args.model))
+        tokenizer = load_tokenizer(args.model)
+        train, held = split_for_policy(rows, tokenizer, args.dataset, args.seed, args.max_new_tokens, args.pairs)
     else:
         train = make_pairs(args.pairs, seed=args.seed)
         held = make_pairs(32 if args.smoke else 400, "test", seed=args.seed)

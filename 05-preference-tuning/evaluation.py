@@ -133,6 +133,15 @@ def sample_texts(model, tokenizer, prompts: list[str], n: int, max_new_tokens: i
     return [[response.text for response in row] for row in sampled], kl
 
 
+def score_texts(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
+    """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
+    from common.models import score_responses
+
+    distinct = sorted({(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row})
+    scores = dict(zip(distinct, score_responses(*judge, *zip(*distinct, strict=True)).tolist(), strict=True))
+    return np.array([[scores[prompt, text] for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+
+
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Per prompt, the share of all pairs (one of ours, one of theirs) won by ours, ties half; inputs (P, n)."""
     return (1 + np.sign(ours[:, :, None] - theirs[:, None, :])).mean((1, 2)) / 2

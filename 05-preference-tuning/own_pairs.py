@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HELD_OUT = 1000  # pairs at most: an accuracy is then known to 0.03
+MAX_LENGTH = 1024  # tokens of a prompt with its answer, as DPOTrainer reads it
 
 # --- Reading ---
 
@@ -218,19 +219,23 @@ def within_context(rows: "Dataset", length: Callable[[dict], int], limit: int, p
     return rows.select(np.flatnonzero(lengths <= limit))
 
 
-def split_for_policy(args, rows: "Dataset", tokenizer, max_length: int = 1024) -> tuple["Dataset", "Dataset"]:
+def split_for_policy(
+    rows: "Dataset", tokenizer, path: str, seed: int, max_new_tokens: int, most: int | None = None
+) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a language model, with room for the answers yet to be sampled."""
     from common.models import encode_prompt, encode_response
 
     def length(row: dict) -> int:
         answers = [len(encode_response(tokenizer, row[side])) for side in SIDES]
-        return len(encode_prompt(tokenizer, row["prompt"])) + max(args.max_new_tokens, *answers)
+        return len(encode_prompt(tokenizer, row["prompt"])) + max(max_new_tokens, *answers)
 
-    limit = min(max_length, tokenizer.model_max_length)
-    return tuple(within_context(r, length, limit, args.dataset) for r in split_by_prompt(rows, args.seed, args.pairs))
+    limit = min(MAX_LENGTH, tokenizer.model_max_length)
+    return tuple(within_context(part, length, limit, path) for part in split_by_prompt(rows, seed, most))
 
 
-def split_for_reward_model(args, rows: "Dataset", tokenizer) -> tuple["Dataset", "Dataset"]:
+def split_for_reward_model(
+    rows: "Dataset", tokenizer, path: str, seed: int, most: int | None = None
+) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a reward model."""
     from common.models import encode_for_reward
 
@@ -239,4 +244,4 @@ def split_for_reward_model(args, rows: "Dataset", tokenizer) -> tuple["Dataset",
         return both["input_ids"].shape[1]
 
     limit = min(512, tokenizer.model_max_length)
-    return tuple(within_context(r, length, limit, args.dataset) for r in split_by_prompt(rows, args.seed, args.pairs))
+    return tuple(within_context(part, length, limit, path) for part in split_by_prompt(rows, seed, most))

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 import dpo_trainer
 import numpy as np
 import reward_model
-from best_of_n import best_of_n_kl_bound, expected_best_of_n
+from best_of_n import best_of_n_curve, best_of_n_kl_bound
 from drawing.reward_hacking import hacking_figure
-from evaluation import interval, judge_responses, sample_texts, summary
+from evaluation import interval, sample_and_judge, score_texts, summary
 from rlhf_objectives import kl_regularized_optimum
 from sft_checkpoint import load_sft_checkpoint
 
@@ -115,11 +115,6 @@ def group_pairs(group: str, count: int, seed: int, split: str = "train") -> list
 
 
 # --- 2. Over-optimisation ---
-
-
-def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
-    """Expected value of the best of n by reward, per prompt: (P, len(ns)); rewards and values (P, M)."""
-    return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in zip(rewards, values, strict=True)])
 
 
 def fit_overoptimization(d: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
@@ -251,17 +246,8 @@ def trainers(args: argparse.Namespace) -> tuple[argparse.Namespace, argparse.Nam
 
 def answer(args: argparse.Namespace, policy, tokenizer, prompts: list[str], n: int) -> dict:
     """n sampled answers to every prompt: texts, gold readings (P, n) and KL."""
-    texts, kl = sample_texts(policy, tokenizer, prompts, n, args.max_new_tokens, args.seed)
-    return {"texts": texts, "kl": kl, **judge_responses(prompts, texts)}
-
-
-def score(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
-    """Rewards (P, n) of sampled texts; equal ones are scored once."""
-    from common.models import score_responses
-
-    distinct = sorted({(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row})
-    scores = dict(zip(distinct, score_responses(*judge, *zip(*distinct, strict=True)).tolist(), strict=True))
-    return np.array([[scores[prompt, text] for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+    texts, found = sample_and_judge(policy, tokenizer, prompts, n, args.max_new_tokens, args.seed)
+    return {"texts": texts, **found}
 
 
 def study(args: argparse.Namespace, device: str) -> dict:
@@ -275,14 +261,14 @@ def study(args: argparse.Namespace, device: str) -> dict:
     data = {g: group_pairs(g, args.reward_pairs, args.seed) for g in GROUPS}
     data["mixed"] = mixed_pairs(args.reward_pairs, args.seed)
     judges = {g: reward_model.fit(reward_args, device, rows, f"rewards: {g}")[:2] for g, rows in data.items()}
-    proxy = {g: score(judge, prompts, pool["texts"]) for g, judge in judges.items()}
+    proxy = {g: score_texts(judge, prompts, pool["texts"]) for g, judge in judges.items()}
     rewards = {g: reward_model.score_pairs(*judge, held) for g, judge in judges.items()}
 
     policies = {}
     for name, pairs, changes in dpo_runs(args):
         trainer, tokenizer, _ = dpo_trainer.fit(policy_args, device, pairs, **changes)
         policies[name] = answer(args, trainer.model, tokenizer, prompts, n=4)
-        policies[name]["reward"] = score(judges[name.split(",")[0]], prompts, policies[name]["texts"])
+        policies[name]["reward"] = score_texts(judges[name.split(",")[0]], prompts, policies[name]["texts"])
 
     metrics = {
         "labels": {h: {g: summary(biased_side_wins(data[g], h)) for g in ("human", h)} for h in HACKS},

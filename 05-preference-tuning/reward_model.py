@@ -156,8 +156,15 @@ def shrink_for_smoke(args: argparse.Namespace) -> None:
 
 
 def fit_and_save(args: argparse.Namespace, device: str, folder: Path) -> None:
-    """Train on the world's pairs and keep the model in the folder, for scripts that need it."""
-    fit(args, device, make_pairs(args.pairs or WORLD_PAIRS, seed=args.seed), save=folder)
+    """Train as the settings say, on the world's pairs or the user's, and keep the model for scripts that need it."""
+    from common.models import load_tokenizer
+
+    if args.dataset:
+        rows, tokenizer = load_own_pairs(args.dataset), load_tokenizer(args.model)
+        pairs, _ = split_for_reward_model(rows, tokenizer, args.dataset, args.seed, args.pairs)
+    else:
+        pairs = make_pairs(args.pairs or WORLD_PAIRS, seed=args.seed)
+    fit(args, device, pairs, save=folder)
 
 
 def training_key(args: argparse.Namespace) -> dict:
@@ -384,7 +391,7 @@ def run_own(args: argparse.Namespace, device: str, rows) -> tuple[dict, list[dic
     """The run on the user's own pairs: there is no gold, so held-out accuracy, margins and calibration."""
     from common.models import load_tokenizer
 
-    train, held = split_for_reward_model(args, rows, load_tokenizer(args.model))
+    train, held = split_for_reward_model(rows, load_tokenizer(args.model), args.dataset, args.seed, args.pairs)
     model, tokenizer, losses = fit(args, device, train, save=args.output_dir / "reward_model")
     rewards = score_pairs(model, tokenizer, held)
     margins = rewards[:, 0] - rewards[:, 1]

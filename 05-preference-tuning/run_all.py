@@ -3,7 +3,7 @@
     python 05-preference-tuning/run_all.py
     python 05-preference-tuning/run_all.py --seeds 0 1 2
 
-With several seeds every script runs once per seed, and the figures are those of the first. About seven minutes per seed
+With several seeds every script runs once per seed, and the figures are those of the first. About six minutes per seed
 on 2 cores. Writes run_all.json; with several seeds also claims.json, every claim with its verdict over the seeds, and
 the tables that the README shows: claims.md and headlines.md.
 """
@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from common.cli import check_writable, make_parser, run, whole_number
+from common.cli import check_writable, make_parser, process_count, run, whole_number
 from common.reporting import replacing, seed_ci, verdict, write_json
 
 # Script, section of the tutorial, the file of its results, and its headline numbers: label and path in the metrics.
@@ -109,8 +109,17 @@ def run_seed(args: argparse.Namespace, seed: int, first: bool) -> list[dict]:
     for script, _, name, _ in SCRIPTS:
         print(f"\n=== {script}.py, seed {seed}", flush=True)
         importlib.import_module(script).main(flags + ["--smoke"] * args.smoke)
+        wait_for_files()
         results.append(json.loads((figures / f"{name}.json").read_text(encoding="utf-8")))
     return results
+
+
+def wait_for_files() -> None:
+    """Of several processes the first one writes; the others read only then."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 def headline(results: dict, path: str) -> float:

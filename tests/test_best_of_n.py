@@ -133,11 +133,11 @@ def test_best_of_n_does_not_beat_the_optimum_at_its_kl():
 
 def test_curve_starts_at_the_mean_and_ends_at_the_best():
     pool = {"reward": rng.normal(size=(3, 8)), "utility": rng.normal(size=(3, 8))}
-    curve = bon.curve_over_n(pool, "utility", 8)
+    curve = bon.best_of_n_curve(pool["reward"], pool["utility"], range(1, 9))
     np.testing.assert_allclose(curve[:, 0], pool["utility"].mean(1), atol=1e-12)
     best = pool["utility"][np.arange(3), pool["reward"].argmax(1)]
     np.testing.assert_allclose(curve[:, -1], best, atol=1e-12)
-    assert (np.diff(bon.curve_over_n(pool, "reward", 8)) > 0).all()
+    assert (np.diff(bon.best_of_n_curve(pool["reward"], pool["reward"], range(1, 9))) > 0).all()
 
 
 def test_fitted_exponent():

@@ -24,6 +24,18 @@ def best_of_n_figure(path: Path, metrics: dict, seconds: dict[str, float]) -> No
     save_figure(fig, path, title + f"DPO with best of {n} {good['dpo_best_of_n']:.0%}")
 
 
+def own_best_of_n_figure(path: Path, metrics: dict, seconds: dict[str, float]) -> None:
+    """The run on the user's own pairs: no gold, so what the reward model says, at which length, KL and cost."""
+    fig, axes = new_figure(1, 4)
+    curves_panel(axes[0, 0], metrics["curves"], "reward", "Reward model's score", "proxy")
+    curves_panel(axes[0, 1], metrics["curves"], "words", "Length", "theory")
+    bound_panel(axes[0, 2], metrics)
+    cost_panel(axes[0, 3], metrics, seconds)
+    n, reward = len(metrics["kl_bound"]), {arm: found["reward"]["mean"] for arm, found in metrics["curves"].items()}
+    title = f"Reward: one sample {reward['sft'][0]:.2f}, best of {n} {reward['sft'][-1]:.2f}, after DPO "
+    save_figure(fig, path, title + f"{reward['dpo'][0]:.2f} and {reward['dpo'][-1]:.2f}")
+
+
 def curves_panel(ax, curves: dict, name: str, title: str, kind: str) -> None:
     """Expected value of the best of n by reward, from the pools of both policies."""
     for arm, color, label in (("sft", COLORS["best_of_n"], "from SFT"), ("dpo", COLORS["dpo_best_of_n"], "from DPO")):
@@ -33,7 +45,9 @@ def curves_panel(ax, curves: dict, name: str, title: str, kind: str) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks([n for n in (1, 2, 4, 8, 16, 32, 64) if n <= len(band["mean"])], minor=False)
     ax.xaxis.set_major_formatter("{x:.0f}")
-    ylabel = {"reward": "reward (log-odds)", "utility": "gold utility (log-odds)", "good": "share"}[name]
+    ylabel = {"reward": "reward (log-odds)", "utility": "gold utility (log-odds)", "good": "share", "words": "words"}[
+        name
+    ]
     ax.set(title=title, xlabel="n", ylabel=ylabel)
     ax.title.set_color(COLORS[kind])
     ax.legend(loc="lower right")
