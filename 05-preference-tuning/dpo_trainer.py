@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("training")
     group.add_argument("--pairs", type=whole_number(1), help=f"to train on; default: {WORLD_PAIRS}, all of your own")
     group.add_argument("--beta", type=positive_float, default=0.3, help="strength of the pull towards the reference")
-    group.add_argument("--learning-rate", type=positive_float, help="default: 7e-4 embedded, 2e-4 for other models")
+    group.add_argument("--learning-rate", type=positive_float, help="default: 7e-4 embedded, 3e-4 for other models")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
     add_batch_flag(group, 8)
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint of these settings")
@@ -123,7 +123,7 @@ def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
     settings = {
         "output_dir": str(args.output_dir / "dpo-checkpoints"),
         "beta": args.beta,
-        "learning_rate": args.learning_rate or (7e-4 if args.model.startswith("tiny-") else 2e-4),
+        "learning_rate": args.learning_rate or (7e-4 if args.model.startswith("tiny-") else 3e-4),
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.1,
         "num_train_epochs": args.num_train_epochs,
