@@ -181,7 +181,8 @@ def test_later_tokens_are_drawn_given_the_earlier_ones(lm):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_draw_tokens(temperature):
     logits = torch.tensor([[0.0, 2.0, -1.0, -float("inf"), 1.0], [3.0, 0.0, 0.0, 0.0, -2.0]])
-    tokens = draw_tokens(logits.repeat(100_000, 1), temperature, torch.Generator().manual_seed(0)).reshape(-1, 2)
+    u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    tokens = draw_tokens(logits.repeat(100_000, 1), temperature, u).reshape(-1, 2)
     for k in range(2):
         assert_frequencies(tokens[:, k], (logits[k] / temperature).softmax(-1))
     assert not (tokens[:, 0] == 3).any()
@@ -189,12 +190,25 @@ def test_draw_tokens(temperature):
     assert abs(correlation) < 4 / np.sqrt(100_000)  # each row draws for itself
 
 
-def test_draw_tokens_at_the_ends(monkeypatch):
+def test_draw_tokens_of_a_large_vocabulary():
+    logits = torch.full((1000,), -float("inf"))  # four blocks of 256, the last one cut short
+    logits[torch.tensor([3, 255, 256, 300, 767, 990, 999])] = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 1.5, 1.0])
+    tokens = draw_tokens(
+        logits.repeat(200_000, 1), 1.0, torch.rand(200_000, 1, generator=torch.Generator().manual_seed(0))
+    )
+    assert_frequencies(tokens, logits.softmax(-1))
+    assert set(tokens.tolist()) == {3, 255, 256, 300, 767, 990, 999}
+
+
+def test_draw_tokens_at_the_ends():
     logits = torch.tensor([[-float("inf"), 1.0, 0.0], [0.0, 5.0, 1.0]])
-    assert draw_tokens(logits, 0, torch.Generator()).tolist() == [1, 1]
+    assert draw_tokens(logits, 0, torch.zeros(2)).tolist() == [1, 1]
     for u, expected in ((0.0, [1, 0]), (1 - 2**-24, [2, 2])):
-        monkeypatch.setattr(torch, "rand", lambda *shape, u=u, **_: torch.full(shape, u))
-        assert draw_tokens(logits, 1.0, torch.Generator()).tolist() == expected
+        assert draw_tokens(logits, 1.0, torch.full((2,), u)).tolist() == expected
+    sparse = torch.full((1, 700), -float("inf"))
+    sparse[0, 300:310] = 0
+    for u, expected in ((0.0, 300), (1 - 2**-24, 309)):
+        assert draw_tokens(sparse, 1.0, torch.full((1, 1), u)).item() == expected
 
 
 def test_shape_length_and_end_of_responses(lm):
