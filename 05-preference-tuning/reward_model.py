@@ -84,7 +84,7 @@ def train_reward_model(
     from common.models import autocast, encode_for_reward
 
     steps = epochs * -(-len(pairs) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
     losses, rng = [], random.Random(seed)
     model.train()
@@ -114,7 +114,7 @@ def length_sorted_batches(pairs: list[dict], batch_size: int, rng: random.Random
     batches, run_length = [], 16 * batch_size
     for start in range(0, len(rows), run_length):
         block = sorted(
-            rows[start : start + run_length], key=lambda r: len(r["prompt"]) + len(r["chosen"] + r["rejected"])
+            rows[start : start + run_length], key=lambda r: len(r["prompt"]) + max(len(r["chosen"]), len(r["rejected"]))
         )
         batches += [block[i : i + batch_size] for i in range(0, len(block), batch_size)]
     rng.shuffle(batches)

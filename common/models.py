@@ -186,8 +186,7 @@ def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, gen
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(n)
+    cache = _repeat_with_room(out.past_key_values, n, max_new_tokens)
     logits, mask = out.logits[:, -1].repeat_interleave(n, 0), mask.repeat_interleave(n, 0)  # (B n, V), (B n, T)
     sequences: list[list[int]] = [[] for _ in range(len(logits))]
     rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
@@ -209,6 +208,34 @@ def _sample_batch(model, tokenizer, encoded, n, max_new_tokens, temperature, gen
     return sequences
 
 
+def _repeat_with_room(cache, n: int, room: int):
+    """The cache with each row n times and room for more tokens: appending a token then copies no earlier one."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        def __init__(self, layer):
+            self.__dict__ = {**layer.__dict__}
+            repeated = (x.repeat_interleave(n, 0) for x in (layer.keys, layer.values))
+            self.buffers = [torch.nn.functional.pad(x, (0, 0, 0, room)) for x in repeated]  # (B n, heads, T + room, D)
+
+        def update(self, keys, values, *_, **__):
+            start = self.get_seq_length()
+            self._show(start + keys.shape[2])
+            self.keys[:, :, start:], self.values[:, :, start:] = keys, values
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices):
+            self.buffers = [buffer[indices] for buffer in self.buffers]
+            self._show(self.get_seq_length())
+
+        def _show(self, length):
+            self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+    cache.layers = [RoomyLayer(layer) for layer in cache.layers]
+    return cache
+
+
 def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise UserError for a text that is longer than the model reads."""
     if tokens > tokenizer.model_max_length:
@@ -216,7 +243,7 @@ def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -> "torch.Tensor":
-    """One token per row of logits (B, V) by inversion: the first whose cumulative probability exceeds u, (B,) or (B, 1).
+    """One token per row of logits (B, V) by inversion: the first whose cumulative probability exceeds u (B,).
 
     The same distribution as `torch.multinomial`, which draws an exponential variable for every vocabulary entry. In two
     steps, a block of 256 tokens and a token in it: the running sum over a large vocabulary would cost most of the time.
@@ -233,7 +260,7 @@ def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -
 
 
 def _invert(weights, u) -> tuple:
-    """The first column of weights (B, K) whose running share exceeds u (B, 1), and how far u lies into it, in [0, 1)."""
+    """The first column of weights (B, K) whose running share exceeds u (B, 1), and how far u lies into it."""
     import torch
 
     cumulative = weights.cumsum(-1)
@@ -246,7 +273,7 @@ def _invert(weights, u) -> tuple:
 # --- Scoring ---
 
 
-def score_responses(model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 64) -> "torch.Tensor":
+def score_responses(model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 32) -> "torch.Tensor":
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) on the CPU, in log-odds units."""
     import torch
 
