@@ -93,10 +93,10 @@ def train_reward_model(
     from common.models import autocast, encode_for_reward
 
     accelerator, steps = Accelerator(device_placement=False), epochs * -(-len(pairs) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
     parallel = accelerator.prepare(model)
-    lengths = [len(row["prompt"]) + len(row["chosen"] + row["rejected"]) for row in pairs]
+    lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in pairs]
     losses, rng = [], random.Random(seed)
     parallel.train()
     with tqdm(total=steps, desc=name, leave=False, disable=None if is_main_process() else True) as bar:

@@ -274,7 +274,7 @@ def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -
 # --- Scoring ---
 
 
-def score_responses(model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 64) -> "torch.Tensor":
+def score_responses(model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 32) -> "torch.Tensor":
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) on the CPU, in log-odds units."""
     import torch
 
