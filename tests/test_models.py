@@ -190,11 +190,24 @@ def test_draw_tokens(temperature):
     assert abs(correlation) < 4 / np.sqrt(100_000)  # each row draws for itself
 
 
+def test_draw_tokens_of_a_large_vocabulary():
+    logits = torch.full((1000,), -float("inf"))  # four blocks of 256, the last one cut short
+    logits[torch.tensor([3, 255, 256, 300, 767, 990, 999])] = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 1.5, 1.0])
+    u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    tokens = draw_tokens(logits.repeat(200_000, 1), 1.0, u)
+    assert_frequencies(tokens, logits.softmax(-1))
+    assert set(tokens.tolist()) == {3, 255, 256, 300, 767, 990, 999}
+
+
 def test_draw_tokens_at_the_ends():
     logits = torch.tensor([[-float("inf"), 1.0, 0.0], [0.0, 5.0, 1.0]])
     assert draw_tokens(logits, 0, torch.zeros(2)).tolist() == [1, 1]
     for u, expected in ((0.0, [1, 0]), (1 - 2**-24, [2, 2])):
         assert draw_tokens(logits, 1.0, torch.full((2,), u)).tolist() == expected
+    sparse = torch.full((1, 700), -float("inf"))
+    sparse[0, 300:310] = 0
+    for u, expected in ((0.0, 300), (1 - 2**-24, 309)):
+        assert draw_tokens(sparse, 1.0, torch.full((1,), u)).item() == expected
 
 
 def test_shape_length_and_end_of_responses(lm):
