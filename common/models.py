@@ -227,8 +227,7 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(n)
+    cache = _repeat_with_room(out.past_key_values, n, uniforms.shape[1])
     logits, mask = out.logits[:, -1].repeat_interleave(n, 0), mask.repeat_interleave(n, 0)  # (B n, V), (B n, T)
     sequences: list[list[int]] = [[] for _ in range(len(logits))]
     rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
@@ -249,6 +248,37 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
         out = model(tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1]
     return sequences
+
+
+def _repeat_with_room(cache, n: int, room: int):
+    """The cache with n rows for each, and room for more tokens, so that adding one copies none of those before it."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        def __init__(self, layer):
+            self.__dict__ = {**layer.__dict__}
+            rows = (x.repeat_interleave(n, 0) for x in (layer.keys, layer.values))
+            self.buffers = [torch.nn.functional.pad(x, (0, 0, 0, room)) for x in rows]  # (B n, heads, T + room, D)
+
+        def update(self, keys, values, *_, **__):
+            start = self.get_seq_length()
+            self.show(start + keys.shape[-2])
+            self.keys[:, :, start:], self.values[:, :, start:] = keys, values
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices):
+            self.buffers = [buffer[indices] for buffer in self.buffers]
+            self.show(self.get_seq_length())
+
+        def show(self, length):
+            self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [RoomyLayer(layer) for layer in cache.layers]
+    else:  # sliding windows and the like
+        cache.batch_repeat_interleave(n)
+    return cache
 
 
 def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
