@@ -290,29 +290,17 @@ def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
 def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -> "torch.Tensor":
     """One token per row of logits (B, V) by inversion: the first whose cumulative probability exceeds u (B,) in [0, 1).
 
-    The same distribution as `torch.multinomial`, which draws an exponential variable for every vocabulary entry. In two
-    steps, a block of 256 tokens and a token in it: the running sum over a large vocabulary would cost most of the time.
+    The same distribution as `torch.multinomial`, which draws an exponential variable for every vocabulary entry.
     """
     import torch
 
     if temperature == 0:
         return logits.argmax(-1)
-    whole_blocks = torch.nn.functional.pad(logits.float(), (0, -logits.shape[-1] % 256), value=-float("inf"))
-    blocks = whole_blocks.div_(temperature).softmax(-1).unflatten(-1, (-1, 256))  # (B, blocks, 256)
-    block, rest = _invert(blocks.sum(-1), u.to(logits.device)[:, None])
-    token, _ = _invert(blocks[torch.arange(len(block)), block.squeeze(-1)], rest)
-    return (256 * block + token).squeeze(-1)
-
-
-def _invert(weights, u) -> tuple:
-    """The first column of weights (B, K) whose running share exceeds u (B, 1), and how far u lies into it."""
-    import torch
-
-    cumulative = weights.cumsum(-1)
-    target = u * cumulative[:, -1:]
-    column = torch.searchsorted(cumulative, target, right=True)
-    width = weights.gather(-1, column)
-    return column, (1 - (cumulative.gather(-1, column) - target) / width).clamp(0, 1 - 2**-24)
+    tokens = []
+    for few, numbers in zip(logits.split(32), u.to(logits.device).split(32), strict=True):  # as many as a cache holds
+        cumulative = (few.float() / temperature).softmax(-1).cumsum(-1)
+        tokens.append(torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True).squeeze(-1))
+    return torch.cat(tokens).clamp(max=logits.shape[-1] - 1)
 
 
 # --- Scoring ---
