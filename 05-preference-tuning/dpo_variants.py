@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pairs", type=whole_number(2), help="in every run; default: 384 of the synthetic world, all of your own"
     )
     group.add_argument("--beta", type=positive_float, help="default: 0.3; 1 for ipo (per token) and kto")
-    group.add_argument("--learning-rate", type=positive_float, help="default: 1.4e-3 embedded, 2e-4 for others")
+    group.add_argument("--learning-rate", type=positive_float, help="default: 1.4e-3 embedded, 3e-4 for other models")
     group.add_argument("--num-train-epochs", type=whole_number(1), default=1, help="passes over the pairs")
     add_batch_flag(group, 8)
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 on the world, else 0")
@@ -595,8 +595,8 @@ def main(argv: list[str] | None = None) -> dict:
         find_model(name)
     quiet_libraries()
     device = pick_device(args.device)
-    if args.learning_rate is None:  # half as many steps as dpo_trainer.py takes, of twice the size
-        args.learning_rate = 1.4e-3 if args.model.startswith("tiny-") else 2e-4
+    if args.learning_rate is None:  # embedded: half as many steps as dpo_trainer.py takes, of twice the size
+        args.learning_rate = 1.4e-3 if args.model.startswith("tiny-") else 3e-4
     default = rows is None and not args.loss_type
     metrics, claims, lines = run_world(args, device) if default else run_losses(args, device, rows)
     results = args.figures_dir / "dpo_variants.json"

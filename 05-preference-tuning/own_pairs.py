@@ -138,9 +138,9 @@ def _turns(cell: str | list | None, role: str, where: str) -> list[tuple[str, st
 # --- Counting ---
 
 
-def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
-    """Which rows teach something, and how many do not: they are empty, identical or an exact duplicate."""
-    kept, known, dropped = [], set(), {"empty": 0, "identical": 0, "duplicate": 0}
+def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, list[int]]]:
+    """Which rows (from 0) teach something, and which do not: they are empty, identical or an exact duplicate."""
+    kept, known, dropped = [], set(), {"empty": [], "identical": [], "duplicate": []}
     for k, row in enumerate(rows):
         _, chosen, rejected = texts = tuple(row[key] for key in COLUMNS)
         same = fingerprint(*texts)
@@ -149,13 +149,18 @@ def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
             known.add(same)
             kept.append(k)
         else:
-            dropped[fault] += 1
+            dropped[fault].append(k)
     return kept, dropped
 
 
 def pick(rows: Sequence[dict], indices: Sequence[int]) -> Sequence[dict]:
     """The rows of these numbers: a list of a list, a mapped dataset of a mapped dataset."""
     return [rows[i] for i in indices] if isinstance(rows, list) else rows.select(indices)
+
+
+def count_by_reason(dropped: dict[str, list[int]]) -> str:
+    """How many rows were dropped for each reason, and the first of them, counted from 1."""
+    return ", ".join(f"{len(which)} {reason} (row {which[0] + 1})" for reason, which in dropped.items() if which)
 
 
 def fingerprint(*texts: str) -> int:
@@ -165,23 +170,28 @@ def fingerprint(*texts: str) -> int:
 
 
 def load_own_pairs(path: str) -> "Dataset":
-    """The pairs of --dataset that teach something; what is dropped is counted in one line, by reason.
+    """The pairs of --dataset that teach something; what is dropped is counted in one line, by reason, with a first row.
 
     Contradictory pairs (the same two answers, both ways round) are kept, since people do disagree, and counted.
     """
     rows = load_preferences(path)
     kept, dropped = usable_pairs(rows)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+    reasons = count_by_reason(dropped)
     if not kept:
         raise UserError(f"{path}: no pair is left to learn from (dropped: {reasons})")
     rows = rows.add_column("row", np.arange(1, len(rows) + 1)).select(kept)
-    labelled = {fingerprint(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
-    contradictory = sum(fingerprint(row["prompt"], row["rejected"], row["chosen"]) in labelled for row in rows)
+    against = contradictory(rows)
     found = [f"{len(rows)} pairs"]
     found += [f"dropped: {reasons}"] if reasons else []
-    found += [f"{contradictory} contradict another one (kept)"] if contradictory else []
+    found += [f"{len(against)} contradict another one (row {rows[against[0]]['row']}; kept)"] if against else []
     print(f"{path}: {'; '.join(found)}")
     return rows
+
+
+def contradictory(rows: Sequence[dict]) -> list[int]:
+    """Which rows (from 0) say of two answers the contrary of what another row says."""
+    labelled = {fingerprint(*(row[key] for key in COLUMNS)) for row in rows}
+    return [k for k, row in enumerate(rows) if fingerprint(row["prompt"], row["rejected"], row["chosen"]) in labelled]
 
 
 # --- Training and held-out rows ---

@@ -2,6 +2,7 @@
 
     python 05-preference-tuning/preference_data_explorer.py
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl
+    python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl --model FOLDER  # in its tokens
 
 Shows one prompt in every format, how far raters disagree, how long chosen and rejected responses are and why responses
 are rejected. Then annotates 12 responses per prompt, whose true order is known, in each format, and measures Kendall's
@@ -12,8 +13,9 @@ a view of the same readings, utility + Gumbel noise: no format is noisier than a
 About 4 s. Expect, at 96 responses read per prompt, a tau near 0.67 from pairs and near 0.78 from rankings and scores:
 pairs lose to scores at equal cost, narrowly even per annotation, and win only where every response has a rater of its
 own (0.63, however much is read), whose leniency then passes for quality. With --dataset (needs `datasets`) your pairs
-are drawn, with what is wrong with them. Left out: ties, pairs chosen adaptively, the time a task takes beyond reading,
-and that people may be steadier when they compare than when they score.
+are drawn, with what is wrong with them, and --model says which of them a language model cannot read whole. Left out:
+ties, pairs chosen adaptively, the time a task takes beyond reading, and that people may be steadier when they compare
+than when they score.
 """
 
 import argparse
@@ -24,12 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 from drawing.preference_data import draw_own_pairs, draw_world, length_finding, shorten
-from own_pairs import fingerprint, load_preferences, pick, usable_pairs
+from own_pairs import MAX_LENGTH, contradictory, count_by_reason, fingerprint, load_preferences, pick, usable_pairs
 
 from common import preferences as world
 from common import reporting
-from common.cli import UserError, add_dataset_flag, check_writable, make_parser, run
-from common.preferences import SIDES, STYLES, annotate, gold_utility, styles_for, write_response
+from common.cli import UserError, add_dataset_flag, check_writable, make_parser, quiet_libraries, run
+from common.preferences import COLUMNS, SIDES, STYLES, annotate, gold_utility, styles_for, write_response
 from common.reporting import bootstrap_ci
 
 RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
@@ -43,7 +45,9 @@ the raters' leniency averages out of scores, except where a response always meet
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    add_dataset_flag(parser.add_argument_group("data"))
+    group = parser.add_argument_group("data")
+    add_dataset_flag(group)
+    group.add_argument("--model", help="hub id or folder of a language model, for the lengths of your pairs in tokens")
     return parser
 
 
@@ -167,23 +171,40 @@ def diagnose(rows: list[dict], seed: int) -> dict:
     """
     kept, dropped = usable_pairs(rows)
     if not kept:
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise UserError(f"no usable pair among {len(rows)} rows: {counts}")
+        raise UserError(f"no usable pair among {len(rows)} rows: {count_by_reason(dropped)}")
     usable = pick(rows, kept)
-    labels = {fingerprint(row["prompt"], row["chosen"], row["rejected"]) for row in usable}
     order = np.random.default_rng(seed).permutation(len(usable))
     held_out, training = np.split(order, [max(1, round(0.2 * len(usable)))])
     prompts, words = np.array([fingerprint(row["prompt"]) for row in usable], dtype=np.uint64), word_counts(usable)
     return {
         "rows": len(rows),
         "usable": len(usable),
-        **dropped,
+        **{reason: len(which) for reason, which in dropped.items()},
+        "first_dropped_row": {reason: which[0] + 1 for reason, which in dropped.items() if which},
         "prompts": len(np.unique(prompts)),
-        "contradictory": sum(fingerprint(r["prompt"], r["rejected"], r["chosen"]) in labels for r in usable) // 2,
+        "contradictory": len(contradictory(usable)) // 2,
         "held_out": len(held_out),
         "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
         "words": {s: {"mean": w.mean().round(2), "median": np.median(w)} for s, w in zip(SIDES, words.T, strict=True)},
         "longer_wins": longer_wins(usable),
+    }
+
+
+def token_counts(rows: list[dict], model: str) -> dict:
+    """Tokens of the pairs as the language model reads them, and which of them are too long for it: those are left out
+    of training, since a cut answer would be another answer."""
+    from common.models import encode_prompt, encode_response, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    limit = min(MAX_LENGTH, tokenizer.model_max_length)
+    prompts = np.array([len(encode_prompt(tokenizer, row["prompt"])) for row in rows])
+    answers = np.array([[len(encode_response(tokenizer, row[side])) for side in SIDES] for row in rows])  # (N, 2)
+    longest = prompts + answers.max(1)
+    sides = dict(zip(("prompt", *SIDES), (prompts, *answers.T), strict=True))
+    return {
+        **{name: {"mean": counts.mean().round(2), "longest": int(counts.max())} for name, counts in sides.items()},
+        "limit": limit,
+        "too_long": int((longest > limit).sum()),
     }
 
 
@@ -328,6 +349,8 @@ def recovery_claims(taus: dict) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> dict:
     args, started = build_parser().parse_args(argv), time.time()
+    if args.model and not args.dataset:
+        raise UserError("--model says how it reads your pairs: give them with --dataset")
     check_writable(args.figures_dir)
     return explore_own_pairs(args, started) if args.dataset else explore_world(args, started)
 
@@ -373,7 +396,6 @@ def explore_own_pairs(args: argparse.Namespace, started: float) -> dict:
     m, path = diagnose(rows, args.seed), args.figures_dir / f"preference_data_{name}.png"
     usable = pick(rows, usable_pairs(rows)[0])
     draw_own_pairs(path, name, usable[0], word_counts(usable), m)
-    reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, m)
     lines = [
         f"{m['rows']} rows, {m['usable']} usable pairs on {m['prompts']} prompts",
         f"dropped: {m['identical']} with identical answers, {m['empty']} with an empty one, {m['duplicate']} repeated",
@@ -383,6 +405,12 @@ def explore_own_pairs(args: argparse.Namespace, started: float) -> dict:
         f"words on average: {m['words']['chosen']['mean']} chosen, {m['words']['rejected']['mean']} rejected",
         length_finding(m["longer_wins"]),
     ]
+    if args.model:
+        quiet_libraries()
+        m["tokens"] = tokens = token_counts(usable, args.model)
+        means = ", ".join(f"{name} {tokens[name]['mean']} (at most {tokens[name]['longest']})" for name in COLUMNS)
+        lines.append(f"tokens of {args.model}: {means}; {tokens['too_long']} pairs are longer than {tokens['limit']}")
+    reporting.write_results(path.with_suffix(".json"), Path(__file__).name, vars(args), started, m)
     reporting.print_summary(lines, [path, path.with_suffix(".json")])
     return m
 

@@ -224,9 +224,9 @@ def test_usable_pairs_counts_every_reason():
     kept = [row("a", "b"), row("b", "a"), row("a", "b", "q"), row("a", "c")]
     rows = [*kept[:1], row("", "b"), row("a", ""), row("", ""), row("a", "a"), row("a", "a"), *kept[1:], row("a", "b")]
     found, dropped = usable_pairs(rows)
-    assert pick(rows, found) == kept and dropped == {"empty": 3, "identical": 2, "duplicate": 1}
-    assert usable_pairs(kept * 3) == ([0, 1, 2, 3], {"empty": 0, "identical": 0, "duplicate": 8})
-    assert usable_pairs([]) == ([], {"empty": 0, "identical": 0, "duplicate": 0})
+    assert pick(rows, found) == kept and dropped == {"empty": [1, 2, 3], "identical": [4, 5], "duplicate": [9]}
+    assert usable_pairs(kept * 3) == ([0, 1, 2, 3], {"empty": [], "identical": [], "duplicate": list(range(4, 12))})
+    assert usable_pairs([]) == ([], {"empty": [], "identical": [], "duplicate": []})
 
 
 def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
@@ -243,7 +243,8 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     kept = load_own_pairs(str(path))
     assert [row["row"] for row in kept] == [1, 2, 6]
     said = capsys.readouterr().out
-    assert "3 pairs; dropped: 1 empty, 1 identical, 1 duplicate; 2 contradict another one (kept)" in said
+    assert "3 pairs; dropped: 1 empty (row 4), 1 identical (row 3), 1 duplicate (row 5); " in said
+    assert "2 contradict another one (row 1; kept)" in said
     path.write_text(json.dumps(rows[2]), encoding="utf-8")
     with pytest.raises(UserError, match="no pair is left"):
         load_own_pairs(str(path))

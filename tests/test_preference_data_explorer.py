@@ -12,6 +12,7 @@ import preference_data_explorer as explorer
 import pytest
 
 from common.cli import UserError
+from common.models import encode_prompt, encode_response, load_tokenizer
 from common.preferences import annotate, gold_utility
 
 SCRIPT = Path(explorer.__file__)
@@ -240,7 +241,7 @@ def test_findings_follow_the_interval():
 
 
 def test_nothing_usable_is_an_error():
-    with pytest.raises(UserError, match="no usable pair among 2 rows: 1 empty, 1 identical"):
+    with pytest.raises(UserError, match=r"no usable pair among 2 rows: 1 empty \(row 2\), 1 identical \(row 1\)"):
         explorer.diagnose([pair("p", "a", "a"), pair("p", "", "b")], seed=0)
 
 
@@ -306,8 +307,27 @@ def test_the_command_on_own_pairs(tmp_path, ending):
     assert metrics == json.loads(json.dumps(explorer.diagnose(FAULTY, seed=0)))
 
 
+def test_pairs_in_the_tokens_of_a_model(tmp_path):
+    pytest.importorskip("transformers")
+    tokenizer = load_tokenizer("tiny-gpt2")
+    long = {"prompt": "Why?", "chosen": "So.", "rejected": "very " * 400}
+    path, figures = tmp_path / "mine.jsonl", tmp_path / "figures"
+    path.write_text("\n".join(map(json.dumps, [long, *FAULTY])), encoding="utf-8")
+    done = run_script(figures, "--dataset", str(path), "--model", "tiny-gpt2")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    tokens = json.loads((figures / "preference_data_mine.json").read_text())["metrics"]["tokens"]
+    assert tokens["too_long"] == 1 and tokens["limit"] == tokenizer.model_max_length
+    assert tokens["prompt"]["longest"] == max(len(encode_prompt(tokenizer, row["prompt"])) for row in [long, *FAULTY])
+    assert tokens["rejected"]["longest"] == len(encode_response(tokenizer, long["rejected"].strip()))
+    assert f"1 pairs are longer than {tokens['limit']}" in done.stdout
+
+
 @pytest.mark.parametrize(
-    "flags", [("--dataset", "nowhere.jsonl"), ("--seed", "x"), ("--nonsense",), ("--dataset", __file__)]
+    "flags",
+    [
+        *(("--dataset", "nowhere.jsonl"), ("--seed", "x"), ("--nonsense",), ("--dataset", __file__)),
+        ("--model", "tiny-gpt2"),
+    ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, flags):
     done = run_script(tmp_path, *flags)
