@@ -201,8 +201,6 @@ def find_trained(args: argparse.Namespace, device: str, script, name: str, flag:
 
 def load_policies(args: argparse.Namespace, device: str):
     """SFT model, tokenizer, DPO policy (the SFT model with the adapter), and (reward model, its tokenizer)."""
-    from peft import PeftModel
-
     from common.models import load_reward_model
 
     lm_flags = ["--model", args.model] + ([] if args.sft_steps is None else ["--sft-steps", str(args.sft_steps)])
@@ -212,8 +210,20 @@ def load_policies(args: argparse.Namespace, device: str):
     )
     args.adapter = args.adapter or find_trained(args, device, dpo_trainer, "dpo", "adapter", lm_flags)
     model, tokenizer = load_sft_checkpoint(args, device)
-    policy = PeftModel.from_pretrained(load_sft_checkpoint(args, device)[0], args.adapter).eval()
+    policy = load_adapter(load_sft_checkpoint(args, device)[0], args.adapter)
     return model, tokenizer, policy, load_reward_model(str(args.reward_model), device)
+
+
+def load_adapter(model, folder: Path):
+    """The model with the adapter of a folder. Raises UserError where the two do not fit, or where there is none."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"--adapter {folder}: the folder holds no adapter (adapter_model.safetensors is missing)")
+    try:
+        return PeftModel.from_pretrained(model, folder).eval()
+    except Exception as error:  # whatever the library raises for a config or for weights that do not fit
+        raise UserError(f"--adapter {folder}: does not fit the model: {error}") from None
 
 
 # --- 5. SFT, best-of-n, DPO, and both, on the same prompts ---

@@ -5,6 +5,7 @@ import contextlib
 import random
 from pathlib import Path
 
+from common.cli import process_count
 from common.preferences import draw_style, questions, write_response
 
 
@@ -23,8 +24,8 @@ def load_sft_checkpoint(args: argparse.Namespace, device: str):
     settings = {"model": args.model, "sft_steps": steps, "seed": args.seed}
     folder = args.output_dir / f"sft-{Path(args.model).name}"
     if trained_settings(folder) != settings:
-        print(f"{folder} is not there yet: fine-tuning {args.model} on the world for {steps} steps")
         model, tokenizer = load_causal_lm(args.model, device)
+        print(f"{folder} is not there yet: fine-tuning {args.model} on the world for {steps} steps")
         train_sft(model, tokenizer, steps, args, device)
         save_trained(folder, settings, model, tokenizer)
     return load_causal_lm(str(folder), device)
@@ -35,7 +36,7 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from common.models import format_pair
+    from common.models import format_pair, gains_from_bfloat16
 
     rng, rows = random.Random(args.seed), []
     for _ in range(16 * steps):
@@ -46,9 +47,9 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
     config = SFTConfig(
         output_dir=str(args.output_dir / "sft-checkpoints"),
         max_steps=steps,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=-(-16 // process_count()),
         learning_rate=2e-4,
-        bf16=device == "cuda",
+        bf16=device.startswith("cuda") and gains_from_bfloat16(device),
         use_cpu=device == "cpu",
         gradient_checkpointing=False,
         save_strategy="no",

@@ -5,11 +5,13 @@ has one. A reward model sees the pair (prompt, response). All functions work on 
 """
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 import threading
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,10 +33,11 @@ def load_causal_lm(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "
     """A causal LM in float32 and its tokenizer, from a folder or the hub. Raises UserError where there is none."""
     from transformers import AutoModelForCausalLM
 
-    model, tokenizer = _load(AutoModelForCausalLM, name, device)
+    heads = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # any other would be given a random one
+    model, tokenizer = _load(AutoModelForCausalLM, name, device, heads)
     if tokenizer.eos_token is None:
         raise UserError(
-            f"--model {name}: its tokenizer has no eos token, so no answer would ever end; set one and save it"
+            f"cannot use the model {name}: its tokenizer has no eos token, so no answer would ever end; set one and save it"
         )
     return model, tokenizer
 
@@ -43,7 +46,7 @@ def load_reward_model(name: str, device: str = "cpu") -> tuple["PreTrainedModel"
     """A sequence classifier with one output (a fresh head on a bare backbone) and its tokenizer."""
     from transformers import AutoModelForSequenceClassification
 
-    model, tokenizer = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
+    model, tokenizer = _load(AutoModelForSequenceClassification, name, device, ("",), num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -70,10 +73,14 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _load(auto_class, name: str, device: str, **options):
+def _load(auto_class, name: str, device: str, heads: tuple[str, ...], **options):
     import torch
+    from transformers import AutoConfig
 
     tokenizer = load_tokenizer(name)
+    kind = (AutoConfig.from_pretrained(find_model(name), trust_remote_code=False).architectures or heads)[0]
+    if not kind.endswith(heads):
+        raise UserError(f"cannot use the model {name}: it is a {kind}, not a language model")
     how = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, **options}
     try:
         return auto_class.from_pretrained(find_model(name), **how).to(device).eval(), tokenizer
@@ -91,19 +98,19 @@ def find_model(name: str) -> str:
     folder = EMBEDDED / name if (EMBEDDED / name / "config.json").is_file() else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"--model {name}: the folder holds no model (config.json is missing)")
+            raise UserError(f"no model {name}: the folder holds no model (config.json is missing)")
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UserError(f"--model {name}: there is no such folder")
+        raise UserError(f"no model {name}: there is no such folder")
     try:
         cached = try_to_load_from_cache(name, "config.json")
     except ValueError:
-        raise UserError(f"--model {name}: no such folder, and not a name that a model hub can have") from None
+        raise UserError(f"no model {name}: no such folder, and not a name that a model hub can have") from None
     if isinstance(cached, str):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     elif not hub_answers():
         raise UserError(
-            f"--model {name}: no such folder, and the model hub cannot be reached; "
+            f"no model {name}: no such folder, and the model hub cannot be reached; "
             "give the folder of a downloaded model, or leave --model out to use the embedded one"
         )
     return name
@@ -393,9 +400,14 @@ def save_trained(folder: Path, settings: dict, *parts) -> None:
             for part in parts:
                 part.save_pretrained(new)
             (new / "lab_settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(Path(scratch, "old"))
-            new.rename(folder)
+            while new.exists():
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(Path(scratch, uuid.uuid4().hex))
+                try:
+                    new.rename(folder)
+                except OSError as error:  # another run has put its own there in between
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
     PartialState().wait_for_everyone()
 
 

@@ -441,7 +441,7 @@ def test_a_wrong_folder_is_one_line_without_asking_the_hub(tmp_path, monkeypatch
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no such folder|holds no model") as error:
         models.find_model(name)
-    assert str(error.value).startswith(f"--model {name}: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["distilgpt2-not-in-the-cache", "some/model", "my model", "a--b", "model@main"])
@@ -452,7 +452,7 @@ def test_an_unreachable_hub_is_one_line_at_once(monkeypatch, name):
     with pytest.raises(UserError) as error:
         models.find_model(name)
     assert time.time() - started < 5
-    assert str(error.value).startswith(f"--model {name}: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
 
 def test_a_hub_that_is_silent_is_given_up_in_time(monkeypatch):
