@@ -28,7 +28,16 @@ from own_pairs import load_own_pairs, split_for_policy
 from rlhf_objectives import kl_regularized_optimum
 from sft_checkpoint import load_sft_checkpoint
 
-from common.cli import add_model_flags, check_writable, make_parser, pick_device, quiet_libraries, run, whole_number
+from common.cli import (
+    UserError,
+    add_model_flags,
+    check_writable,
+    make_parser,
+    pick_device,
+    quiet_libraries,
+    run,
+    whole_number,
+)
 from common.preferences import questions
 from common.reporting import bootstrap_ci, make_claim, print_claims, print_summary, write_results
 

@@ -37,7 +37,7 @@ def load_causal_lm(name: str, device: str = "cpu") -> tuple["PreTrainedModel", "
     model, tokenizer = _load(AutoModelForCausalLM, name, device, heads)
     if tokenizer.eos_token is None:
         raise UserError(
-            f"cannot use the model {name}: its tokenizer has no eos token, so no answer would ever end; set one and save it"
+            f"cannot use the model {name}: its tokenizer has no eos token, so no answer would end; set one and save it"
         )
     return model, tokenizer
 
