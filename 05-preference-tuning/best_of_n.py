@@ -224,11 +224,9 @@ def load_policies(args: argparse.Namespace, device: str):
 
 
 def load_adapter(model, folder: Path):
-    """The model with the adapter of a folder. Raises UserError where the two do not fit, or where there is none."""
+    """The model with the adapter of a folder. Raises UserError where the two do not fit."""
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"--adapter {folder}: the folder holds no adapter (adapter_model.safetensors is missing)")
     try:
         return PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # whatever the library raises for a config or for weights that do not fit
@@ -429,8 +427,11 @@ def main(argv: list[str] | None = None) -> dict:
     args.prompts = args.prompts or (32 if args.dataset else 128)
     if args.smoke:
         args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
-    for name in (args.model, args.reward_backbone):  # before any work is done
-        find_model(name)
+    for name in (args.model, args.reward_backbone, args.reward_model):  # before any work is done
+        if name:
+            find_model(str(name))
+    if args.adapter and not (args.adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"--adapter {args.adapter}: the folder holds no adapter (adapter_model.safetensors is missing)")
     rows = load_own_pairs(args.dataset) if args.dataset else None
     quiet_libraries()
     device = pick_device(args.device)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -109,6 +110,10 @@ def run(main: Callable[[], dict]) -> None:
         sys.exit(_complain(f"error: {error}", 2))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 130))
+    except Exception as error:  # safetensors and torch have names of their own for a file that could not be written
+        if not re.search("I/O error|inline_container|PytorchStreamWriter", str(error)):
+            raise
+        sys.exit(_complain(f"error: a file could not be written, is the disk full? {error}", 2))
 
 
 def _complain(message: str, code: int) -> int:
