@@ -230,10 +230,11 @@ def fit_plackett_luce(rankings: np.ndarray, count: int, prior: float = 0.1) -> n
     """
     item = np.eye(count)[rankings]  # (P, R, K, count)
     scores, wins = np.zeros((len(rankings), count)), item[:, :, :-1].sum((1, 2))
+    left = np.cumsum(item[:, :, ::-1], axis=2)[:, :, :0:-1]  # (P, R, K-1, count): who is left at each choice
+    left = left.reshape(len(rankings), -1, count)
     for _ in range(50):
-        odds = np.exp(scores)[:, None, None] * item
-        rest = np.cumsum(odds[:, :, ::-1], axis=2)[:, :, :0:-1]  # (P, R, K-1, count): who is left at each choice
-        p = (rest / rest.sum(-1, keepdims=True)).reshape(len(rankings), -1, count)
+        p = np.exp(scores)[:, None] * left
+        p /= p.sum(-1, keepdims=True)
         half = 1 / (1 + np.exp(-scores))
         gradient = wins - p.sum(1) + prior * (1 - 2 * half)
         hessian = np.eye(count) * (p.sum(1) + 2 * prior * half * (1 - half))[:, None] - p.transpose(0, 2, 1) @ p

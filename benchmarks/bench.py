@@ -221,6 +221,15 @@ def peak_memory(kind: str) -> float:
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
+def largest_resident_gib() -> float:
+    """This process's high-water mark. On Linux from /proc: getrusage would count the parent's, inherited by exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return int(found["VmHWM"].split()[0]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
 def scoring(repeats: int) -> list[dict]:
     """Candidates per second of `score_responses`, and of padded batches of the same size as they come."""
     import torch
@@ -241,21 +250,23 @@ def scoring(repeats: int) -> list[dict]:
     return [row(what, len(pairs) / ours, len(pairs) / theirs, "candidates/s", ">= 2")]
 
 
-def best_of_n_curve(repeats: int) -> list[dict]:
+def n_curve(repeats: int) -> list[dict]:
     """Seconds for the curve over n = 1 ... 16: one pool of 32, as best_of_n.py has it, against a pool for every n."""
-    from best_of_n import curve_over_n, make_pool
+    from best_of_n import best_of_n_curve, make_pool
 
     from common.models import load_causal_lm, load_reward_model
 
     judge, policy = load_reward_model("tiny-distilbert"), load_causal_lm("tiny-gpt2")
-    prompts = [question.prompt for question in questions("test")][:32]
+    prompts, ns = [question.prompt for question in questions("test")][:32], list(range(1, 17))
 
     def pool(size: int) -> dict:
         return make_pool(*policy, judge, prompts, size, 48, 0)
 
-    ours, theirs = medians(
-        repeats, lambda: curve_over_n(pool(32), "reward", 16), lambda: [pool(n)["reward"].max(1) for n in range(1, 17)]
-    )
+    def lab() -> None:
+        rewards = pool(32)["reward"]
+        best_of_n_curve(rewards, rewards, ns)
+
+    ours, theirs = medians(repeats, lab, lambda: [pool(n)["reward"].max(1) for n in ns])
     return [row("best-of-n curve, n = 1 to 16, from one pool / a pool for every n", ours, theirs, "s", "<= 0.5")]
 
 
@@ -321,9 +332,10 @@ def markdown(results: dict) -> str:
         missed = "" if r["met"] else " (missed)"
         values = f"{r['lab']:.3g} {r['unit']} | {r['library']:.3g} {r['unit']} | {r['ratio']:.2f}"
         lines.append(f"| {r['what']} | {values} | {r['target'].replace('>=', '≥').replace('<=', '≤')}{missed} |")
-    grows = "; ".join(f"{g['what']} as size^{g['exponent']:.2f}" for g in results["growth"])
+    growth = [f"{g['what']} as size^{g['exponent']:.2f}" for g in results["growth"]]
+    grows = f" Time grows: {'; '.join(growth)}." if growth else ""
     versions = ", ".join(f"{name} {host[name]}" for name in ("python", "torch", "transformers", "trl"))
-    told = f"Medians of {results['repeats']} runs in turn. Time grows: {grows}."
+    told = f"Medians of {results['repeats']} runs in turn.{grows}"
     return "\n".join([*lines, "", told, f"{host['processor']}, {host['cores']} cores; {versions}.", ""])
 
 
@@ -339,9 +351,9 @@ def main() -> None:
     quiet_libraries()
     if args.memory:
         train_dpo(args.memory, make_pairs(2 * BATCH))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20))
+        print(largest_resident_gib())
         return
-    contests = (start_times, candidates, reward_training, dpo_training, scoring, best_of_n_curve)
+    contests = (start_times, candidates, reward_training, dpo_training, scoring, n_curve)
     results = {"machine": machine(), "repeats": args.repeats, "rows": [], "growth": []}
     for contest in contests:
         if args.only is None or contest.__name__ in args.only:

@@ -142,6 +142,7 @@ class Reading(NamedTuple):
     style: str
 
 
+@functools.lru_cache(maxsize=8192)
 def read_response(prompt: str, response: str) -> Reading:
     """Read a response word by word, from the two texts alone. KeyError: the prompt is no question of this world."""
     question, response = all_questions()[prompt], response.strip()

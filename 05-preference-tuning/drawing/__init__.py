@@ -25,6 +25,7 @@ COLORS = {
     "rejected": "#882255",
     "theory": "#000000",
 }
+DPI = 130
 
 
 # --- Style ---
@@ -53,7 +54,7 @@ def new_figure(rows: int, columns: int, height: float = 3.1) -> tuple["Figure", 
             "lines.linewidth": 1.8,
         }
     )
-    return plt.subplots(rows, columns, figsize=(12, height * rows + 0.6), layout="constrained", squeeze=False)
+    return plt.subplots(rows, columns, figsize=(12, height * rows + 0.6), dpi=DPI, layout="constrained", squeeze=False)
 
 
 def draw_band(ax: "Axes", x, mean, low, high, color: str, label: str, **line) -> None:
@@ -68,7 +69,8 @@ def save_figure(fig: "Figure", path: Path, title: str) -> None:
 
     fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     with replacing(path) as temporary:
-        fig.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+        fig.canvas.draw()  # savefig would draw twice, once for the layout alone
+        plt.imsave(temporary, fig.canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": None})
     plt.close(fig)
 
 
