@@ -183,6 +183,11 @@ def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
     """
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
+    from trl.trainer.utils import add_fused_lm_head
+
+    from common.models import copy_weights, spare_copy
+
+    whole = spare_copy(trainer.model)
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
@@ -190,12 +195,12 @@ def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
             hidden = None if state.is_world_process_zero else True  # None: only where there is no terminal
             self.bar = tqdm(total=state.max_steps, initial=done, desc=name, leave=False, disable=hidden)
             if watch and not done:
-                watch(0, model)
+                watch(0, copy_weights(model, whole))
 
         def on_step_end(self, args, state, control, model=None, **_):
             self.bar.update()
             if watch and (state.global_step % state.eval_steps == 0 or state.global_step == state.max_steps):
-                watch(state.global_step, model)
+                watch(state.global_step, copy_weights(model, whole))
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
@@ -205,7 +210,9 @@ def run_trainer(trainer, watch=None, checkpoint: Path | None = None):
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     with contextlib.suppress(OSError):
         Path(trainer.args.output_dir).rmdir()  # TRL makes the folder of checkpoints, though none are kept
-    trainer.model.eval()
+    trained, trainer.model = trainer.model, copy_weights(trainer.model, whole).eval()
+    if trained is not whole:  # what TRL's losses call
+        add_fused_lm_head(whole.get_base_model(), outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     return trainer
 
 

@@ -90,12 +90,13 @@ def train_reward_model(
     from accelerate import Accelerator
     from tqdm import tqdm
 
-    from common.models import autocast, encode_for_reward
+    from common.models import autocast, copy_weights, encode_for_reward, spare_copy
 
     accelerator, steps = Accelerator(device_placement=False), epochs * -(-len(pairs) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+    trained = spare_copy(model)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
-    parallel = accelerator.prepare(model)
+    parallel, optimizer = accelerator.prepare(trained, optimizer)
     lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in pairs]
     losses, rng = [], random.Random(seed)
     parallel.train()
@@ -112,13 +113,13 @@ def train_reward_model(
                     rewards = parallel(**inputs).logits.squeeze(-1).float()  # (2 B,)
                 loss = weight * bradley_terry_loss(*rewards.chunk(2))  # the average over processes is that of the batch
                 accelerator.backward(loss)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 losses.append(accelerator.reduce(loss.detach(), "mean").item())
                 bar.update()
-    model.eval()
+    copy_weights(trained, model).eval()
     return losses
 
 

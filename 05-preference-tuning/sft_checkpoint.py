@@ -36,7 +36,7 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from common.models import format_pair, gains_from_bfloat16
+    from common.models import copy_weights, format_pair, gains_from_bfloat16, spare_copy
 
     rng, rows = random.Random(args.seed), []
     for _ in range(16 * steps):
@@ -56,6 +56,8 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
         report_to="none",
         seed=args.seed,
     )
-    SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer).train()
+    rows, trained = Dataset.from_list(rows), spare_copy(model)
+    SFTTrainer(model=trained, args=config, train_dataset=rows, processing_class=tokenizer).train()
+    copy_weights(trained, model)
     with contextlib.suppress(OSError):
         Path(config.output_dir).rmdir()

@@ -5,6 +5,7 @@ has one. A reward model sees the pair (prompt, response). All functions work on 
 """
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -150,6 +151,24 @@ def collect(found: dict[int, Any]) -> list:
 
     everything = {index: value for part in gather_object([found]) for index, value in part.items()}
     return [everything[index] for index in sorted(everything)]
+
+
+def spare_copy(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Where FSDP will cut up the model that it trains, a copy that stays whole (see `copy_weights`); else the model."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return model
+    spare = copy.deepcopy(model)
+    for module in spare.modules():
+        module.__dict__.pop("forward", None)  # the one that TRL puts there would call the original
+    return spare
+
+
+def copy_weights(model: "PreTrainedModel", spare: "PreTrainedModel") -> "PreTrainedModel":
+    """The spare copy with the model's present weights; every process must call it, since each holds a part of them."""
+    if spare is not model:
+        state = model.state_dict().items()
+        spare.load_state_dict({name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in state})
+    return spare
 
 
 # --- Text in and out of a causal LM ---
