@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def launch(name: str, *flags: object, cwd, config: str = "ddp", processes: int =
     """`accelerate launch` with a configuration file of the repository; without a GPU the processes share the CPU."""
     how = ["--config_file", SCRIPTS / "accelerate" / f"{config}.yaml", "--num_processes", processes]
     how += ["--main_process_port", 0]  # any that is free
-    command = [sys.executable, "-m", "accelerate.commands.launch", *how, SCRIPTS / f"{name}.py", *flags]
+    script = [Path(__file__).with_name("fsdp_on_cpu.py")] * (config == "fsdp") + [SCRIPTS / f"{name}.py"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *how, *script, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
@@ -39,18 +41,24 @@ def numbers(value, path: str = "") -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def runs(tmp_path_factory) -> dict:
     """A reader's run in one process and in two: best_of_n trains what it needs, a policy from five batches of eight."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k} " * (k % 5)} for k in range(46)]
-    for folder in (one, two):
+    flags, found = ("--smoke", "--dataset", "pairs.jsonl"), {}
+    for name in ("one", "ddp", "fsdp"):
+        folder = tmp_path_factory.mktemp(name)
         (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    flags = ("--smoke", "--dataset", "pairs.jsonl")
-    return one, two, run_script("best_of_n", *flags, cwd=one), launch("best_of_n", *flags, cwd=two)
+        if name == "one":
+            done = run_script("best_of_n", *flags, cwd=folder)
+        else:
+            done = launch("best_of_n", *flags, cwd=folder, config=name)
+        found[name] = folder, done
+    return found
 
 
-def test_two_processes_speak_and_write_once(folders):
-    one, two, alone, together = folders
+@pytest.mark.parametrize("config", ["ddp", "fsdp"])
+def test_two_processes_speak_and_write_once(runs, config):
+    (one, alone), (two, together) = runs["one"], runs[config]
     assert alone.returncode == together.returncode == 0, alone.stderr + together.stderr
     said = [
         re.sub(r"-?[0-9.]+", "#", done.stdout) for done in (alone, together)
@@ -60,9 +68,11 @@ def test_two_processes_speak_and_write_once(folders):
     assert files[0] == files[1]
 
 
-def test_two_processes_measure_what_one_measures(folders):
+@pytest.mark.parametrize("config", ["ddp", "fsdp"])
+def test_two_processes_measure_what_one_measures(runs, config):
     one, two = (
-        numbers(json.loads((folder / "figures/best_of_n.json").read_text())["metrics"]) for folder in folders[:2]
+        numbers(json.loads((runs[name][0] / "figures/best_of_n.json").read_text())["metrics"])
+        for name in ("one", config)
     )
     differences = {key: (one[key], two[key]) for key in one if not key.startswith((".cost", ".frontiers"))}
     assert differences and one.keys() == two.keys()
@@ -72,11 +82,13 @@ def test_two_processes_measure_what_one_measures(folders):
         assert two[key] == pytest.approx(one[key], rel=0.2), key  # each pads its own batches
 
 
-def test_two_processes_train_the_adapter_of_one(folders):
-    one, two = (load_file(folder / "outputs/dpo/adapter_model.safetensors") for folder in folders[:2])
+@pytest.mark.parametrize("config", ["ddp", "fsdp"])
+def test_two_processes_train_the_adapter_of_one(runs, config):
+    one, two = (load_file(runs[name][0] / "outputs/dpo/adapter_model.safetensors") for name in ("one", config))
     assert one.keys() == two.keys()
     for name in one:
-        assert abs(one[name] - two[name]).max() < 1e-5, name
+        assert one[name].shape == two[name].shape and abs(one[name] - two[name]).max() < 1e-5, name
+    assert max(abs(one[name]).max() for name in one if "lora_B" in name) > 1e-4  # it starts at 0
 
 
 def margins(folder) -> np.ndarray:
@@ -85,9 +97,13 @@ def margins(folder) -> np.ndarray:
     return rewards[:, 0] - rewards[:, 1]
 
 
-def test_two_processes_train_the_reward_model_of_one(folders, tmp_path):
-    one, two = (margins(folder / "outputs/reward_model") for folder in folders[:2])
+@pytest.mark.parametrize("config", ["ddp", "fsdp"])
+def test_two_processes_train_the_reward_model_of_one(runs, config):
+    one, two = (margins(runs[name][0] / "outputs/reward_model") for name in ("one", config))
     np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_a_last_batch_that_cannot_be_shared_evenly(tmp_path):
     flags = ("--smoke", "--pairs", 19, "--learning-rate", "1e-3")  # 16 pairs, and three for two processes
     for run, folder in ((run_script, "one"), (launch, "two")):
         done = run("reward_model", *flags, "--output-dir", folder, cwd=tmp_path)
@@ -95,6 +111,19 @@ def test_two_processes_train_the_reward_model_of_one(folders, tmp_path):
     one, two = (margins(tmp_path / f"{folder}/reward_model") for folder in ("one", "two"))
     np.testing.assert_allclose(one, two, atol=1e-4)
     assert abs(one).max() > 0.01
+
+
+def test_two_processes_run_every_variant(runs, tmp_path):
+    """KTO sees other batches when two processes share its rows, so only DPO and IPO must end where one process does."""
+    flags = ("--smoke", "--dataset", runs["one"][0] / "pairs.jsonl", "--max-new-tokens", 16)
+    arms = []
+    for run, figures in ((run_script, "one"), (launch, "two")):
+        done = run("dpo_variants", *flags, "--figures-dir", figures, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        arms.append(json.loads((tmp_path / figures / "dpo_variants.json").read_text())["metrics"]["arms"])
+    assert [set(found) for found in arms] == [{"sigmoid", "ipo", "kto"}] * 2
+    one, two = ({key: x for key, x in numbers(found).items() if "kto" not in key} for found in arms)
+    assert [two[key] for key in one] == pytest.approx([one[key] for key in one], abs=TOLERANCE)
 
 
 def test_the_default_batch_is_shared_and_an_own_one_is_per_process(monkeypatch):
