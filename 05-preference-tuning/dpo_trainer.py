@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 SHOWN_PROMPTS = 4
 WORLD_PAIRS = 768  # of the synthetic world
+# Less padding, where answers are longer than the world's. Of all columns the trainer must keep that of the lengths.
+GROUPED_BY_LENGTH = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,17 +122,18 @@ def lora_config(model):
 
 def training_settings(args: argparse.Namespace, device: str, **changes) -> dict:
     """What TRL's trainers share here; `changes` override it. Their own defaults suit large models on GPUs."""
+    embedded = args.model.startswith("tiny-")
     settings = {
         "output_dir": str(args.output_dir / "dpo-checkpoints"),
         "beta": args.beta,
-        "learning_rate": args.learning_rate or (7e-4 if args.model.startswith("tiny-") else 3e-4),
+        "learning_rate": args.learning_rate or (7e-4 if embedded else 3e-4),
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.1,
         "num_train_epochs": args.num_train_epochs,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "max_length": MAX_LENGTH,
         "eval_steps": 1 / 6,  # how often run_trainer looks at sampled answers, if asked to
-        "bf16": device.startswith("cuda") and gains_from_bfloat16(device),
+        "bf16": gains_from_bfloat16(device) and not embedded,  # too small to gain
         "use_cpu": device == "cpu",
         "gradient_checkpointing": False,  # saves no memory worth having at this size, and costs a forward pass
         "logging_steps": 1,
@@ -151,18 +154,20 @@ def train_dpo(model, tokenizer, pairs: Sequence[dict], config, watch=None, refer
     """
     from trl import DPOTrainer
 
-    return run_trainer(
-        DPOTrainer(
-            model=model,
-            ref_model=reference,
-            args=config,
-            train_dataset=formatted(tokenizer, pairs),
-            processing_class=tokenizer,
-            peft_config=None if reference else lora_config(model),
-        ),
-        watch,
-        checkpoint,
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=config,
+        train_dataset=formatted(tokenizer, pairs),
+        processing_class=tokenizer,
+        peft_config=None if reference else lora_config(model),
     )
+    if config.train_sampling_strategy == "group_by_length":
+        rows = trainer.train_dataset
+        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
+        lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in sides]
+        trainer.train_dataset = rows.add_column(config.length_column_name, lengths)
+    return run_trainer(trainer, watch, checkpoint)
 
 
 def formatted(tokenizer, pairs: Sequence[dict]) -> "Dataset":
@@ -266,6 +271,8 @@ def fit(
     from trl import DPOConfig
 
     model, tokenizer = load_sft_checkpoint(args, device)
+    if not args.model.startswith("tiny-"):
+        changes = {**GROUPED_BY_LENGTH, **changes}
     config = DPOConfig(**training_settings(args, device, **changes))
     torch.manual_seed(config.seed)  # LoRA starts at random
     pairs = make_pairs(args.pairs or WORLD_PAIRS, seed=config.seed) if pairs is None else pairs

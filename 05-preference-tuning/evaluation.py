@@ -82,7 +82,8 @@ def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tup
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
-    for batch in my_batches(order, batch_size):
+    batch_size = min(batch_size, max(1, 2**19 // len(tokenizer)))  # a large vocabulary fills the memory
+    for batch in my_batches(order, batch_size, "log-probabilities"):
         rows = [encoded[i] + responses[i] for i in batch]
         width = max(map(len, rows))
         check_length(width, tokenizer)

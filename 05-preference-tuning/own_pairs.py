@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import UserError
+from common.cli import UserError, show_progress
 from common.models import hub_answers
 from common.preferences import COLUMNS, SIDES
 
@@ -141,7 +141,7 @@ def _turns(cell: str | list | None, role: str, where: str) -> list[tuple[str, st
 def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, list[int]]]:
     """Which rows (from 0) teach something, and which do not: they are empty, identical or an exact duplicate."""
     kept, known, dropped = [], set(), {"empty": [], "identical": [], "duplicate": []}
-    for k, row in enumerate(rows):
+    for k, row in enumerate(show_progress(rows, "reading pairs")):
         _, chosen, rejected = texts = tuple(row[key] for key in COLUMNS)
         same = fingerprint(*texts)
         fault = "empty" if not (chosen and rejected) else "identical" if chosen == rejected else "duplicate"
@@ -190,7 +190,7 @@ def load_own_pairs(path: str) -> "Dataset":
 
 def contradictory(rows: Sequence[dict]) -> list[int]:
     """Which rows (from 0) say of two answers the contrary of what another row says."""
-    labelled = {fingerprint(*(row[key] for key in COLUMNS)) for row in rows}
+    labelled = {fingerprint(*(row[key] for key in COLUMNS)) for row in show_progress(rows, "comparing pairs")}
     return [k for k, row in enumerate(rows) if fingerprint(row["prompt"], row["rejected"], row["chosen"]) in labelled]
 
 
@@ -216,7 +216,7 @@ def split_by_prompt(
 
 def within_context(rows: "Dataset", length: Callable[[dict], int], limit: int, path: str) -> "Dataset":
     """The rows of at most `limit` tokens: a cut answer would be another answer. What is left out is counted."""
-    lengths = np.array([length(row) for row in rows])
+    lengths = np.array([length(row) for row in show_progress(rows, "counting tokens")])
     beyond = np.flatnonzero(lengths > limit)
     if len(beyond) == len(rows):
         raise UserError(f"{path}: every pair is longer than the {limit} tokens that the model reads")

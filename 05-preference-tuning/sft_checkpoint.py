@@ -49,7 +49,7 @@ def train_sft(model, tokenizer, steps: int, args: argparse.Namespace, device: st
         max_steps=steps,
         per_device_train_batch_size=-(-16 // process_count()),
         learning_rate=2e-4,
-        bf16=device.startswith("cuda") and gains_from_bfloat16(device),
+        bf16=gains_from_bfloat16(device),
         use_cpu=device == "cpu",
         gradient_checkpointing=False,
         save_strategy="no",

@@ -29,7 +29,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from growth import growth_figure, measure_growth  # noqa: E402
 
-from common.cli import quiet_libraries  # noqa: E402
+from common.cli import keep_freed_memory, quiet_libraries  # noqa: E402
 from common.preferences import make_pairs, questions  # noqa: E402
 from common.reporting import write_json  # noqa: E402
 
@@ -48,8 +48,13 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def medians(repeats: int, *actions: Callable[[], object]) -> list[float]:
-    """Median seconds of each action; they run in turn."""
-    rounds = [[seconds(action) for action in actions] for _ in range(repeats)]
+    """Median seconds of each action; they run in turn. The first is the lab's, which keeps freed memory."""
+    rounds = []
+    for _ in range(repeats):
+        rounds.append([])
+        for k, action in enumerate(actions):
+            keep_freed_memory(k == 0)
+            rounds[-1].append(seconds(action))
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
@@ -176,24 +181,23 @@ def trl_settings() -> dict:
 
 def train_dpo(kind: str, pairs: list[dict]) -> None:
     """One epoch over the pairs: "lab", "defaults" (TRL's settings, LoRA) or "full" (all weights, a second model)."""
-    from datasets import Dataset
-    from dpo_trainer import build_parser, lora_config, training_settings
+    import dpo_trainer
     from trl import DPOConfig, DPOTrainer
 
-    from common.models import format_pair
-
     model, tokenizer = large_gpt2()
-    rows = Dataset.from_list([format_pair(tokenizer, pair) for pair in pairs])
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--output-dir", folder, "--per-device-train-batch-size", str(BATCH)]
-        lab = training_settings(build_parser().parse_args(flags), "cpu")
+        flags = ["--model", "distilgpt2", "--output-dir", folder, "--per-device-train-batch-size", str(BATCH)]
+        lab = dpo_trainer.training_settings(dpo_trainer.build_parser().parse_args(flags), "cpu")
+        if kind == "lab":
+            dpo_trainer.train_dpo(model, tokenizer, pairs, DPOConfig(**lab, **dpo_trainer.GROUPED_BY_LENGTH))
+            return
         DPOTrainer(
             model=model,
             ref_model=large_gpt2()[0] if kind == "full" else None,
             args=DPOConfig(folder, **trl_settings()) if kind == "defaults" else DPOConfig(**lab),
-            train_dataset=rows,
+            train_dataset=dpo_trainer.formatted(tokenizer, pairs),
             processing_class=tokenizer,
-            peft_config=None if kind == "full" else lora_config(model),
+            peft_config=None if kind == "full" else dpo_trainer.lora_config(model),
         ).train()
 
 
@@ -350,6 +354,7 @@ def main() -> None:
     args = parser.parse_args()
     quiet_libraries()
     if args.memory:
+        keep_freed_memory(args.memory == "lab")
         train_dpo(args.memory, make_pairs(2 * BATCH))
         print(largest_resident_gib())
         return

@@ -5,13 +5,14 @@ Nothing here imports torch, so that `--help` answers at once; scripts import hea
 
 import argparse
 import contextlib
+import ctypes
 import io
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when it is imported
@@ -146,6 +147,13 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
 
 
+def show_progress(items: Iterable, what: str) -> Iterable:
+    """The items, behind a progress bar once two seconds have passed; where there is a terminal, once for all."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, delay=2, leave=False, disable=None if is_main_process() else True)
+
+
 def pick_device(name: str) -> str:
     """Resolve "auto" to cuda, mps or cpu; of several processes each gets its own GPU.
 
@@ -159,5 +167,18 @@ def pick_device(name: str) -> str:
         name = next(device for device, there in found.items() if there)
     if not found[name]:
         raise UserError(f"--device {name}: PyTorch finds no such device here; use --device auto")
+    if name == "cpu":
+        keep_freed_memory()
     state = PartialState(cpu=name == "cpu")
     return f"cuda:{state.local_process_index}" if name == "cuda" and state.num_processes > 1 else name
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc reuse the memory of freed tensors, for good or until told otherwise; other C libraries are left alone.
+
+    It would give every large block back to the system and take it anew, page by page: up to half of a training step.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter, kept, default in ((-4, 0, 65536), (-1, -1, 128 * 1024)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            mallopt(parameter, kept if keep else default)

@@ -13,13 +13,13 @@ import tempfile
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.cli import UserError, is_main_process
+from common.cli import UserError, is_main_process, show_progress
 
 if TYPE_CHECKING:
     import torch
@@ -136,13 +136,16 @@ def hub_answers(seconds: float = 4.0) -> bool:
 # --- Work for several processes ---
 
 
-def my_batches(order: list[int], size: int) -> Iterator[list[int]]:
-    """Batches of indices for this process: every K-th of `order`, so that all of K processes get as much to do."""
+def my_batches(order: list[int], size: int, what: str) -> Iterable[list[int]]:
+    """Batches of indices for this process: every K-th of `order`, so that all of K processes get as much to do.
+
+    Work that takes a while shows a progress bar that says `what` is done.
+    """
     from accelerate import PartialState
 
     state = PartialState()
     mine = order[state.process_index :: state.num_processes]
-    return (mine[start : start + size] for start in range(0, len(mine), size))
+    return show_progress([mine[start : start + size] for start in range(0, len(mine), size)], what)
 
 
 def collect(found: dict[int, Any]) -> list:
@@ -231,8 +234,8 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     found, was_training = {}, model.training
     model.eval()
-    with torch.inference_mode():
-        for batch in my_batches(order, max(1, batch_size // n)):
+    with torch.inference_mode(), autocast(model):
+        for batch in my_batches(order, max(1, batch_size // n), "sampling"):
             draws = [np.random.default_rng([seed, i]).random((n, max_new_tokens), np.float32) for i in batch]
             uniforms, shown = torch.from_numpy(np.concatenate(draws)), [encoded[i] for i in batch]
             rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms)
@@ -339,7 +342,7 @@ def score_responses(model, tokenizer, prompts: list[str], responses: list[str], 
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
     order, found = sorted(range(len(prompts)), key=lambda i: lengths[i]), {}
     with torch.inference_mode():
-        for batch in my_batches(order, batch_size):
+        for batch in my_batches(order, batch_size, "scoring"):
             inputs = encode_for_reward(tokenizer, [prompts[i] for i in batch], [responses[i] for i in batch])
             found |= zip(batch, model(**inputs.to(model.device)).logits.squeeze(-1).tolist(), strict=True)
     return torch.tensor(collect(found))
@@ -376,7 +379,7 @@ def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: i
     how = {"add_special_tokens": not chat, "padding": True, "padding_side": "right", "return_tensors": "pt"}
     order, found = sorted(range(len(texts)), key=lambda i: len(texts[i])), {}
     with torch.inference_mode():
-        for batch in my_batches(order, batch_size):
+        for batch in my_batches(order, batch_size, "judging"):
             inputs = tokenizer([texts[i] for i in batch], **how)
             check_length(inputs["input_ids"].shape[1], tokenizer)
             last = inputs["attention_mask"].sum(-1) - 1  # (B,)
@@ -390,19 +393,20 @@ def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: i
 
 
 def gains_from_bfloat16(device: str) -> bool:
-    """Whether the hardware is faster in bfloat16: GPUs that have it, CPUs with AMX."""
+    """Whether the hardware is faster in bfloat16: GPUs that have it, CPUs with AVX-512 BF16 or AMX."""
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def autocast(device: str):
-    """bfloat16 autocast where the hardware gains from it, else a no-op."""
+def autocast(model: "PreTrainedModel"):
+    """bfloat16 autocast where the hardware gains from it and the model's matrices are large enough, else a no-op."""
     import torch
 
-    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=gains_from_bfloat16(device))
+    device, wide = model.device.type, model.config.get_text_config().hidden_size >= 256
+    return torch.autocast(device, torch.bfloat16, enabled=wide and gains_from_bfloat16(device))
 
 
 def save_trained(folder: Path, settings: dict, *parts) -> None:
