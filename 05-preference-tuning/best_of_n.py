@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_flags(parser, model="tiny-gpt2")
     group = parser.add_argument_group("best-of-n")
     group.add_argument("--n", type=whole_number(1), default=16, help="the largest n; the pool holds twice as many")
-    group.add_argument("--prompts", type=whole_number(1), help="held-out prompts; default: 128, of your own 32")
+    group.add_argument("--prompts", type=whole_number(1), help="held-out prompts; default: 128, of your own 16")
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help="length limit of a candidate")
     group.add_argument("--sft-steps", type=int, help="SFT of a base model first; default 300 (0: embedded)")
     group.add_argument("--reward-backbone", default="tiny-distilbert", help="what a reward model is trained from")
@@ -424,7 +424,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = build_parser().parse_args(argv)
     started = time.time()
     check_writable(args.output_dir, args.figures_dir)
-    args.prompts = args.prompts or (32 if args.dataset else 128)
+    args.prompts = args.prompts or (16 if args.dataset else 128)
     if args.smoke:
         args.n, args.prompts = min(args.n, 4), min(args.prompts, 8)
     for name in (args.model, args.reward_backbone, args.reward_model):  # before any work is done

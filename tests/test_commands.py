@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import SCRIPTS, run_script
+
+from common.cli import UserError, check_writable
 
 RESULTS = {
     "preference_data_explorer": "preference_data",
@@ -226,6 +230,30 @@ def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
     (tmp_path / "file").touch()
     assert_one_line_error(run_script(name, "--smoke", "--figures-dir", "file/figures", cwd=tmp_path))
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
+
+
+def test_folders_behind_symbolic_links(tmp_path):
+    """What a link points to is written, and the links stay."""
+    for name in ("outputs", "figures"):
+        (tmp_path / f"real {name}").mkdir()
+        (tmp_path / name).symlink_to(tmp_path / f"real {name}")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "outputs/reward_model").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "old.png").touch()
+    (tmp_path / "figures/reward_model.png").symlink_to(tmp_path / "old.png")
+    done = run_script("reward_model", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    links = ("outputs", "figures", "outputs/reward_model", "figures/reward_model.png")
+    assert all((tmp_path / link).is_symlink() for link in links)
+    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (tmp_path / "old.png").stat().st_size > 0
+
+
+def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
+    for name in ("outputs", "figures"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "figures")  # root may write anywhere
+    with pytest.raises(UserError, match=r"cannot write to the folder .*figures; choose another one"):
+        check_writable(tmp_path / "outputs", tmp_path / "figures")
 
 
 def test_the_scripts_are_all_here():

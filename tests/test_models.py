@@ -15,6 +15,7 @@ import torch
 from evaluation import response_logps, sequence_kl
 from helpers import SCRIPTS
 from safetensors import safe_open
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from common import models
 from common.cli import UserError, quiet_libraries
@@ -160,6 +161,22 @@ def test_first_tokens_are_drawn_from_the_softmax(lm, temperature):
             logits = model(torch.tensor([encode_prompt(tokenizer, prompt)])).logits[0, -1]
         tokens = torch.tensor([response.token_ids for response in responses]).squeeze(-1)
         assert_frequencies(tokens, (logits / temperature).softmax(-1))
+
+
+def test_a_wide_model_in_bfloat16_has_the_same_distribution(lm, monkeypatch):
+    config = GPT2Config(n_layer=1, n_embd=256, n_head=4, vocab_size=len(lm[1]), initializer_range=0.1)
+    torch.manual_seed(0)
+    wide = GPT2LMHeadModel(config).eval()
+    monkeypatch.setattr(models, "gains_from_bfloat16", lambda device: True)
+    with models.autocast(wide), torch.inference_mode():
+        ids = torch.tensor([encode_prompt(lm[1], PROMPTS[0])])
+        assert wide(ids).logits.dtype == torch.bfloat16
+    with models.autocast(lm[0]), torch.inference_mode():
+        assert lm[0](ids).logits.dtype == torch.float32  # too small to gain
+    with torch.inference_mode():
+        expected = wide(ids).logits[0, -1].softmax(-1)
+    rows = sample(wide, lm[1], PROMPTS[:1], n=5000, max_new_tokens=1, seed=4)[0]
+    assert_frequencies(torch.tensor([response.token_ids[0] for response in rows]), expected)
 
 
 def test_later_tokens_are_drawn_given_the_earlier_ones(lm):

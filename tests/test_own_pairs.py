@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import own_pairs
 import pytest
@@ -288,3 +289,35 @@ def test_the_split_is_the_same_whatever_else_is_in_the_file():
     other = split_by_prompt(datasets.Dataset.from_list(rows), 1)[1]
     assert set(other["prompt"]) != set(held["prompt"])
     assert list(split_by_prompt(datasets.Dataset.from_list(rows), 0, most=7)[0]["row"]) == list(train["row"])[:7]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# How much
+# ---------------------------------------------------------------------------------------------------------
+
+MEMORY = """
+import sys
+from pathlib import Path
+import own_pairs
+def resident(): return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024  # MiB
+own_pairs.load_own_pairs(sys.argv[1])
+before = resident()
+train, held = own_pairs.split_by_prompt(own_pairs.load_own_pairs(sys.argv[2]), 0)
+print(len(train) + len(held), train[0]["prompt"], resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+def test_a_large_file_is_mapped_and_not_held_in_memory(tmp_path):
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    for path, count in ((few, 100), (many, 20_000)):
+        with path.open("w", encoding="utf-8") as file:
+            for k in range(count):
+                row = {"prompt": f"第{k}問 🙂 Ποιος;", "chosen": f"مرحبا {k} " * 150, "rejected": f"नमस्ते {k} " * 150}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    assert many.stat().st_size > 100 * 2**20
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    command = [sys.executable, "-c", MEMORY, str(few), str(many)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    rows, *prompt, grown = done.stdout.splitlines()[-1].split()
+    assert int(rows) == 17_500 + 1000 and prompt[0].startswith("第") and float(grown) < 60

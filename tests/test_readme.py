@@ -17,6 +17,12 @@ def test_the_tables_are_those_of_the_committed_run(table):
     assert (ROOT / "figures" / table).read_text(encoding="utf-8") in READMES["README.md"]
 
 
+def test_the_table_of_speed_is_that_of_the_committed_benchmark():
+    assert (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8").strip() in READMES["README.md"]
+    rows = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert all(row["what"] in READMES["README.md"] for row in rows)
+
+
 def test_the_table_of_claims_is_that_of_the_claims():
     assert (ROOT / "figures" / "claims.md").read_text(encoding="utf-8") == run_all.claims_table(CLAIMS)
     assert all(len(claim["runs"]) >= 3 and claim["predicted"] for claim in CLAIMS)
@@ -44,5 +50,14 @@ def test_every_link_leads_somewhere(name):
 def test_every_command_is_one_that_the_scripts_take():
     """Each `python 05-preference-tuning/NAME.py FLAGS` of the two texts, parsed by the script's own parser."""
     for text in READMES.values():
-        for name, flags in re.findall(r"^python 05-preference-tuning/(\w+)\.py([^#\n]*)", text, re.MULTILINE):
+        for name, flags in re.findall(r"^(?:python|accelerate.*?) 05-preference-tuning/(\w+)\.py([^#\n]*)", text, re.M):
             __import__(name).build_parser().parse_args(flags.split())
+
+
+def test_every_launch_is_one_that_accelerate_takes():
+    from accelerate.commands.launch import launch_command_parser
+
+    launches = re.findall(r"^accelerate launch (.*)$", READMES["05-preference-tuning/README.md"], re.MULTILINE)
+    parsed = [launch_command_parser().parse_args(launch.split()) for launch in launches]
+    assert [Path(args.config_file).stem for args in parsed] == ["ddp", "fsdp", "nodes"]
+    assert all((ROOT / args.config_file).is_file() and (ROOT / args.training_script).is_file() for args in parsed)
