@@ -14,6 +14,7 @@ import threading
 import urllib.request
 import uuid
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,9 +211,13 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a response as `format_pair` and TRL would have them, EOS included."""
-    text = text if tokenizer.chat_template else " " + text
-    return tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    """Token ids of a response as `format_pair` and TRL would have them: with the EOS, and what a template adds to it."""
+    if not tokenizer.chat_template:
+        return tokenizer(" " + text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    answer = {"role": "assistant", "content": text}
+    whole = tokenizer.apply_chat_template([{"role": "user", "content": ""}, answer], tokenize=False)
+    shared = takewhile(lambda two: two[0] == two[1], zip(whole, format_prompt(tokenizer, ""), strict=False))
+    return tokenizer(whole[len(list(shared)) :], add_special_tokens=False)["input_ids"]
 
 
 # --- Sampling ---

@@ -9,8 +9,10 @@ import torch
 from evaluation import compare, judge_responses, response_logps, win_rate
 from own_pairs import split_by_prompt
 from rlhf_objectives import kl_regularized_optimum
+from tokenizers.processors import TemplateProcessing
 
 from common.cli import UserError
+from common.models import load_causal_lm, sample
 from common.preferences import make_pairs, questions, write_response
 
 D = torch.float64
@@ -220,3 +222,46 @@ def test_split_needs_two_prompts():
 
     with pytest.raises(UserError, match="at least 2"):
         split_by_prompt(Dataset.from_list([{"prompt": "p"}] * 5), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Models of other makes
+# ---------------------------------------------------------------------------------------------------------
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def adds_bos(tokenizer):
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
+MAKES = {
+    "adds bos": adds_bos,
+    "no pad": lambda tokenizer: setattr(tokenizer, "pad_token", None),
+    "pad is eos": lambda tokenizer: setattr(tokenizer, "pad_token", tokenizer.eos_token),
+    "chat template": lambda tokenizer: setattr(tokenizer, "chat_template", CHAT),
+    "bos and chat template": lambda tokenizer: (adds_bos(tokenizer), setattr(tokenizer, "chat_template", CHAT)),
+}
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_log_probabilities_are_trls_whatever_the_tokenizer(tmp_path, make):
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    MAKES[make](tokenizer)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    flags = ["--output-dir", str(tmp_path), "--learning-rate", "0.003", "--model", str(tmp_path / "model")]
+    args = dpo.build_parser().parse_args([*flags, "--sft-steps", "0"])
+    pairs = make_pairs(24, seed=5)
+    trainer, tokenizer, _ = dpo.fit(args, "cpu", pairs)
+    assert len(trainer.train_dataset) == 24
+    assert dpo.check_against_trl(trainer, tokenizer, pairs[:8], args.beta) < 1e-5
+    answers = sample(trainer.model, tokenizer, [row["prompt"] for row in pairs[:4]], n=2)
+    assert all(response.token_ids.count(tokenizer.eos_token_id) <= 1 for row in answers for response in row)
