@@ -211,7 +211,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a response as `format_pair` and TRL would have them: with the EOS, and what a template adds to it."""
+    """Token ids of a response as `format_pair` and TRL have them: with the EOS, and what a template adds to it."""
     if not tokenizer.chat_template:
         return tokenizer(" " + text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     answer = {"role": "assistant", "content": text}
