@@ -165,15 +165,15 @@ def measure_cost(model, tokenizer, judge, prompts: list[str], ns: list[int], max
     flops, seconds = {}, {}
     chunks = [prompts[i : i + 8] for i in range(0, len(prompts), 8)]
     for n in ns:
-        started = time.perf_counter()
-        for chunk in chunks:
-            make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
-        seconds[n] = time.perf_counter() - started
         flops[n] = []
         for chunk in chunks:
             with FlopCounterMode(display=False) as counter:
                 make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
             flops[n].append(float(sum(gather_object([counter.get_total_flops()]))))
+        started = time.perf_counter()  # counting has warmed up
+        for chunk in chunks:
+            make_pool(model, tokenizer, judge, chunk, n, max_new_tokens, seed)
+        seconds[n] = time.perf_counter() - started
     return flops, seconds
 
 
