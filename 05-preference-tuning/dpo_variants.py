@@ -12,7 +12,7 @@ prompts: IPO and DPO on clean, tied and one-sided pairs; KTO and DPO under label
 unequal classes; DPO on the labels of a language model that reads two answers and says A or B; DPO on pairs that the
 policy samples itself.
 
-Under two minutes on 2 cores for seventeen short trainings. Writes dpo_variants.png.
+About two minutes on 2 cores for seventeen short trainings. Writes dpo_variants.png.
 Left out: rewards that are queried during training (PPO, GRPO), and iterations of the judge itself.
 """
 

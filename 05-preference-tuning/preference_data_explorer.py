@@ -10,7 +10,7 @@ tau between the order estimated from the annotations and the true one. Cost mode
 so a score costs 1 response, a pair 2, a ranking of 4 costs 4; tau per annotation is reported beside it. Every format is
 a view of the same readings, utility + Gumbel noise: no format is noisier than another, only raters differ.
 
-About 4 s. Expect, at 96 responses read per prompt, a tau near 0.67 from pairs and near 0.78 from rankings and scores:
+About 2 s. Expect, at 96 responses read per prompt, a tau near 0.67 from pairs and near 0.78 from rankings and scores:
 pairs lose to scores at equal cost, narrowly even per annotation, and win only where every response has a rater of its
 own (0.63, however much is read), whose leniency then passes for quality. With --dataset (needs `datasets`) your pairs
 are drawn, with what is wrong with them, and --model says which of them a language model cannot read whole. Left out:

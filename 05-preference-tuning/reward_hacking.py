@@ -12,7 +12,7 @@ term, length normalisation, mixed annotators, and an ensemble of reward models; 
 and the case in which nothing bad happens, a proxy that is only noisy. In every question here the user holds a wrong
 belief, so that all three hacks are open.
 
-Under two minutes on 2 cores for five reward models and seven DPO trainings. Writes reward_hacking.png.
+About two minutes on 2 cores for five reward models and seven DPO trainings. Writes reward_hacking.png.
 Left out: PPO against the proxy, heavy-tailed rewards, hacks of a reward that is a program.
 """
 

@@ -8,8 +8,8 @@ Trains a DistilBERT with a scalar head on [CLS] from pairs, with the Bradley-Ter
 never saw: against the annotators' noisy labels (whose ceiling is known here), against the gold order, for facts
 that no preference data ask about, and for calibration. Then trains it on the labels of annotators who like length.
 
-About a minute on 2 cores. Expect a gold-order accuracy near 0.97, agreement with the noisy labels near 0.88 where 0.89
-is possible, and a length effect that is there but, after so few pairs, below the planted one. Writes
+About a minute on 2 cores. Expect a gold-order accuracy near 0.96, agreement with the noisy labels near 0.87 where 0.89
+is possible, and a length effect that is there but, after so few pairs, far below the planted one. Writes
 reward_model.png and outputs/reward_model/. Left out: margins between ratings, regularisation of the reward's level,
 ensembles.
 """
