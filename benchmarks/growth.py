@@ -85,8 +85,8 @@ def growth_figure(path: Path, growth: list[dict]) -> None:
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.set(title=title, xlabel=unit, ylabel="seconds")
-        ax.margins(y=0.15)
-        ax.legend(loc="lower right")
+        ax.margins(y=0.35)
+        ax.legend(loc="upper left")
     exponents = [row["exponent"] for row in growth]
     steepest = max(exponents)
     finding = "no faster than the work" if steepest <= 1.1 else f"as fast as size^{steepest:.2f}"
