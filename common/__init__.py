@@ -1,1 +1,1 @@
-"""What several scripts of the lab need: the synthetic world, models, sampling, figures and results."""
+"""What several labs need: the synthetic world, models, sampling, the command line, results."""

@@ -1,25 +1,37 @@
-"""The command line that all scripts share: flags, one-line errors, device, quiet libraries.
+"""The command line that all scripts share: flags, `start`, one-line errors, the device.
 
-Nothing here imports torch, so that `--help` answers at once; scripts import heavy libraries where they use them.
+Nothing here imports torch, so that `--help` answers at once; scripts import heavy libraries where
+they use them.
 """
 
 import argparse
 import contextlib
 import ctypes
+import hashlib
 import io
+import json
 import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when it is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
+
+# Flags that change where a run writes and what it says, but nothing that it measures.
+NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "resume", "merge")
+# Flags that name a model: a hub id, a folder, or one of the embedded models.
+MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what is wrong, where, and what to do."""
+    """Something the user can put right: one line that says what is wrong, where, what to do."""
+
+
+# --- Flags ---
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,40 +43,77 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     pass
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose help starts with the script's docstring, with the flags that every script has."""
-    parser = _Parser(description=description, formatter_class=_Formatter)
+def make_parser(script: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a script (its __file__ and __doc__), with the flags that every script has."""
+    parser = _Parser(Path(script).name, description=description, formatter_class=_Formatter)
     group = parser.add_argument_group("shared")
-    group.add_argument("--seed", type=whole_number(0), default=0, help="seed of data, training and sampling")
-    group.add_argument("--output-dir", type=Path, default=Path("outputs"), help="models and adapters go here")
-    group.add_argument("--figures-dir", type=Path, default=Path("figures"), help="the PNG and the JSON go here")
-    group.add_argument("--smoke", action="store_true", help="the smallest run that still takes every path")
+    seed_help = "seed of data, training and sampling"
+    group.add_argument("--seed", type=whole_number(0), default=0, help=seed_help)
+    output_help = "results, figures and what was trained go here"
+    group.add_argument("--output-dir", type=folder, default=Path("outputs"), help=output_help)
+    figures_help = "another folder for the PNG and the JSON; default: --output-dir"
+    group.add_argument("--figures-dir", type=folder, help=figures_help)
+    group.add_argument("--claims", action="store_true", help="list every claim with its verdict")
+    smoke_help = "the smallest run that still takes every path"
+    group.add_argument("--smoke", action="store_true", help=smoke_help)
     return parser
 
 
-def add_model_flags(parser: argparse.ArgumentParser, model: str, dataset: bool = True) -> None:
-    """--model with the given default, --device and, where the script trains on pairs, --dataset."""
+def add_model_flags(
+    parser: argparse.ArgumentParser, model: str, dataset: bool = True
+) -> "argparse._ArgumentGroup":
+    """--model with the given default, --device and, where the script reads pairs, --dataset."""
     group = parser.add_argument_group("model and data")
     group.add_argument("--model", default=model, help="hub id or folder")
-    group.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="where to compute")
+    devices = ("auto", "cuda", "mps", "cpu")
+    group.add_argument("--device", default="auto", choices=devices, help="where to compute")
     if dataset:
         add_dataset_flag(group)
+    return group
 
 
-def add_dataset_flag(group) -> None:
+def add_dataset_flag(group: "argparse._ArgumentGroup") -> None:
     """--dataset: the user's own pairs."""
+    formats = "JSON, JSONL, CSV, Parquet, hub id"
+    default = "none: the synthetic world"
+    help = f"your own pairs (prompt, chosen, rejected): {formats}; {default}"
+    group.add_argument("--dataset", type=non_empty, help=help)
+
+
+def add_training_flags(
+    parser: argparse.ArgumentParser, pairs: str, rate: str, batch_size: int, epochs: str = "1"
+) -> "argparse._ArgumentGroup":
+    """What every training on pairs can be told; the texts say what its defaults are."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--pairs", type=whole_number(2), help=f"to train on; default: {pairs}")
+    group.add_argument("--learning-rate", type=positive_float, help=f"default: {rate}")
+    passes = f"passes over the pairs; default: {epochs}"
+    group.add_argument("--num-train-epochs", type=whole_number(1), help=passes)
+    share = -(-batch_size // process_count())
+    batch = f"pairs per step and process; default: {batch_size} over all processes"
     group.add_argument(
-        "--dataset",
-        help="your own pairs (prompt, chosen, rejected): JSON, JSONL, CSV, Parquet, hub id; none: the synthetic world",
+        "--per-device-train-batch-size", type=whole_number(1), default=share, help=batch
     )
+    return group
+
+
+def add_policy_flags(parser: argparse.ArgumentParser, prompts: str) -> "argparse._ArgumentGroup":
+    """What every script that samples answers can be told."""
+    group = parser.add_argument_group("policy")
+    sft = "SFT of a base model first; default: 300 on the world, 0 on your own pairs"
+    group.add_argument("--sft-steps", type=whole_number(0), help=sft)
+    group.add_argument("--prompts", type=whole_number(1), help=f"to answer; default: {prompts}")
+    length = "length limit of sampled answers, in tokens"
+    group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help=length)
+    return group
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
-    """argparse type: an integer of at least `minimum`."""
+    """argparse type: an integer of at least `minimum`, and less than 2**32 (NumPy's seeds)."""
 
     def parse(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+        if not minimum <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum} and {2**32 - 1}")
         return int(text)
 
     parse.__name__ = "whole number"
@@ -78,8 +127,111 @@ def positive_float(text: str) -> float:
     return float(text)
 
 
+def folder(text: str) -> Path:
+    """argparse type: the name of a folder."""
+    return Path(non_empty(text))
+
+
+def non_empty(text: str) -> str:
+    """argparse type: a text that is not blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+# --- The start of every script ---
+
+
+def start(
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    name: str,
+    smoke: dict[str, int] | None = None,
+) -> argparse.Namespace:
+    """Parse the command line and check all that can be checked before work begins.
+
+    Adds to the flags' values: `settings`, those that shape what is measured; `changed`, those of
+    them that differ from the defaults; `run_name`, under which the run writes its files: the name,
+    and what differs; `script`, `name` and `started`, in seconds since the epoch. With --smoke the
+    values of `smoke` are upper limits.
+
+    Raises UserError for folders that cannot be written and models that are not there.
+    """
+    args = parser.parse_args(argv)
+    given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
+    args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
+    args.run_name = name_run(name, args.changed)
+    args.figures_dir = args.figures_dir or args.output_dir
+    for flag, most in (smoke or {}).items() if args.smoke else ():
+        setattr(args, flag, most if given[flag] is None else min(given[flag], most))
+    args.settings = {flag: getattr(args, flag) for flag in given}
+    args.script, args.name, args.started = parser.prog, name, time.time()
+    check_writable(args.output_dir, args.figures_dir)
+    check_replaceable(args.figures_dir, args.run_name)
+    names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
+    if any(names):
+        from common.models import find_model
+
+        for model in filter(None, names):
+            find_model(str(model))
+        quiet_libraries()
+    return args
+
+
+def name_run(name: str, changed: dict) -> str:
+    """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke."""
+    parts = [name]
+    for flag, value in sorted(changed.items()):
+        values = value if isinstance(value, list | tuple) else [value]
+        texts = [] if value is True else [_slug(str(v)) for v in values]
+        parts += [flag.replace("_", "-"), *texts]
+    return "-".join(parts)
+
+
+def _slug(text: str, longest: int = 40) -> str:
+    """A text as part of a file name; a long one by its end and a hash of the whole."""
+    slug = re.sub(r"[^\w.]+", "_", text).strip("_")
+    if len(slug) <= longest:
+        return slug
+    return f"{slug[-longest + 6 :]}_{hashlib.sha256(text.encode()).hexdigest()[:5]}"
+
+
+def check_writable(*folders: Path) -> None:
+    """Make the folders, before any work is done. Raises UserError where that cannot be."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(
+                f"cannot create the folder {folder}: {reason}; choose another"
+            ) from None
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"cannot write to the folder {folder}; choose another one")
+
+
+def check_replaceable(folder: Path, name: str) -> None:
+    """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays."""
+    results, figure = folder / f"{name}.json", folder / f"{name}.png"
+    present = [path for path in (results, figure) if os.path.lexists(path)]
+    if not present:
+        return
+    try:
+        ours = "script" in json.loads(results.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(
+            f"{present[0]} was not written by the lab, so it is not replaced; move it, "
+            "or choose another folder with --figures-dir"
+        )
+
+
+# --- Processes and the end of every script ---
+
+
 def is_main_process() -> bool:
-    """Whether this process speaks to the user and writes files: the first of those that `accelerate launch` starts."""
+    """Whether this process speaks and writes files: the first that `accelerate launch` starts."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -88,16 +240,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def add_batch_flag(group, size: int) -> None:
-    """--per-device-train-batch-size: of `size` rows per step in all, those of each process."""
-    share, help = -(-size // process_count()), f"pairs per step and process; default: {size} over all processes"
-    group.add_argument("--per-device-train-batch-size", type=whole_number(1), default=share, help=help)
-
-
 def run(main: Callable[[], dict]) -> None:
-    """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one line and 130."""
+    """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
     try:
-        with contextlib.nullcontext() if is_main_process() else contextlib.redirect_stdout(io.StringIO()):
+        silence = contextlib.redirect_stdout(io.StringIO())
+        with contextlib.nullcontext() if is_main_process() else silence:
             main()
         if process_count() > 1:
             from accelerate import PartialState
@@ -105,16 +252,27 @@ def run(main: Callable[[], dict]) -> None:
             PartialState().destroy_process_group()
     except UserError as error:
         sys.exit(_complain(f"error: {error}", 2))
+    except ModuleNotFoundError as error:
+        sys.exit(_complain(f"error: {missing_package(error.name)}", 2))
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that became unwritable
         sys.exit(_complain(f"error: {error}", 2))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 130))
-    except Exception as error:  # safetensors and torch have names of their own for a file that could not be written
+    except Exception as error:  # safetensors and torch have names of their own for a failed write
         if not re.search("I/O error|inline_container|PytorchStreamWriter", str(error)):
             raise
-        sys.exit(_complain(f"error: a file could not be written, is the disk full? {error}", 2))
+        reason = f"a file could not be written, is the disk full? {error}"
+        sys.exit(_complain(f"error: {reason}", 2))
+
+
+def missing_package(name: str | None) -> str:
+    """What to say where a package is not installed: activate, or install."""
+    activate = Path(__file__).parents[1] / ".venv" / "bin" / "activate"
+    if activate.is_file() and Path(sys.prefix) != activate.parents[1]:
+        return f"no package {name} in this Python; type: source {activate}"
+    return f'no package {name} in this Python; type: pip install -e ".[hf,training]"'
 
 
 def _complain(message: str, code: int) -> int:
@@ -123,19 +281,11 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def check_writable(*folders: Path) -> None:
-    """Make the folders, before any work is done. Raises UserError where they cannot be written."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another one") from None
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"cannot write to the folder {folder}; choose another one")
+# --- Libraries, progress, device ---
 
 
 def quiet_libraries() -> None:
-    """Keep progress bars of weight loading and warnings about defaults out of the reader's terminal."""
+    """Keep progress bars of weight loading and warnings about defaults out of the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     import datasets
@@ -148,37 +298,42 @@ def quiet_libraries() -> None:
 
 
 def show_progress(items: Iterable, what: str) -> Iterable:
-    """The items, behind a progress bar once two seconds have passed; where there is a terminal, once for all."""
+    """The items, behind a progress bar in a terminal once two seconds have passed."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=what, delay=2, leave=False, disable=None if is_main_process() else True)
+    hidden = None if is_main_process() else True  # None: shown where there is a terminal
+    return tqdm(items, desc=what, delay=2, leave=False, disable=hidden)
 
 
-def pick_device(name: str) -> str:
-    """Resolve "auto" to cuda, mps or cpu; of several processes each gets its own GPU.
+def init_compute(device: str) -> str:
+    """Make ready to compute: resolve "auto" to cuda, mps or cpu, set up memory and processes.
 
-    Raises UserError for a device that PyTorch does not find.
+    Of several processes each gets its own GPU. Raises UserError for a device that is not there.
     """
     import torch
     from accelerate import PartialState
 
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, there in found.items() if there)
-    if not found[name]:
-        raise UserError(f"--device {name}: PyTorch finds no such device here; use --device auto")
-    if name == "cpu":
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = {"cuda": cuda, "mps": mps, "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        raise UserError(f"--device {device}: PyTorch finds no such device; use --device auto")
+    if device == "cpu":
         keep_freed_memory()
-    state = PartialState(cpu=name == "cpu")
-    return f"cuda:{state.local_process_index}" if name == "cuda" and state.num_processes > 1 else name
+    state = PartialState(cpu=device == "cpu")
+    several = device == "cuda" and state.num_processes > 1
+    return f"cuda:{state.local_process_index}" if several else device
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Have glibc reuse the memory of freed tensors, for good or until told otherwise; other C libraries are left alone.
+    """Have glibc reuse the memory of freed tensors, for good or until told otherwise.
 
-    It would give every large block back to the system and take it anew, page by page: up to half of a training step.
+    It would give every large block back to the system and take it anew, page by page: up to half
+    of a training step. Other C libraries are left alone.
     """
+    m_mmap_max, m_trim_threshold = -4, -1
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for parameter, kept, default in ((-4, 0, 65536), (-1, -1, 128 * 1024)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-            mallopt(parameter, kept if keep else default)
+        mallopt(m_mmap_max, 0 if keep else 65536)
+        mallopt(m_trim_threshold, -1 if keep else 128 * 1024)

@@ -1,34 +1,64 @@
-"""Intervals, claims and JSON files: how every script reports what it measured."""
+"""Intervals, claims and files: how every script reports what it measured.
 
+A measured quantity is a dictionary {mean, ci95}: `summary` makes one from values, `over_seeds`
+makes one of several runs. A claim names a quantity by its path in the metrics and says before the
+run where it is true; `judge` compares the two. `finish` is the end of every script.
+"""
+
+import argparse
 import contextlib
 import json
+import math
 import os
 import platform
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import is_main_process
 
-# --- Intervals and claims ---
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "figures"  # the committed run over all seeds
+INFINITY = float("inf")
+ABOVE_ZERO, BELOW_ZERO = (0.0, INFINITY), (-INFINITY, 0.0)
+VERDICTS = ("holds", "does not hold", "no difference", "undecided")
+VERSIONED = (
+    "numpy",
+    "matplotlib",
+    "torch",
+    "transformers",
+    "datasets",
+    "trl",
+    "peft",
+    "accelerate",
+)
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
+
+# --- Intervals ---
 
 
 def bootstrap_ci(
-    values: Sequence, statistic: Callable[..., np.ndarray] = np.mean, resamples: int = 2000, seed: int = 0
+    values: Sequence,
+    statistic: Callable[..., np.ndarray] = np.mean,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of statistic(values, axis=0), resampling the first axis (prompts, or seeds).
+    """95 % percentile interval of statistic(values, axis=0), resampling the first axis.
 
-    `values` has shape (N,) or (N, K); with K columns the statistic must return one number per resample of rows.
+    `values` has shape (N,) or (N, ...); then the statistic returns one number per resample.
     """
     values, rng, draws = np.asarray(values, dtype=float), np.random.default_rng(seed), []
     at_once = max(1, 1_000_000 // len(values))  # resamples whose rows fit in memory together
     for done in range(0, resamples, at_once):
         picks = rng.integers(len(values), size=(min(at_once, resamples - done), len(values)))
-        if statistic is np.mean and values.ndim == 1:  # by far the most frequent case, ten times as fast
+        if statistic is np.mean and values.ndim == 1:  # the most frequent case, ten times as fast
             draws.extend(values[picks].mean(axis=1))
         else:
             draws.extend(statistic(values[rows], axis=0) for rows in picks)
@@ -36,68 +66,316 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
-def seed_ci(values: Sequence[float]) -> tuple[float, float]:
-    """95 % t interval of the mean over two seeds or more: too few for a bootstrap."""
-    t = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}.get(len(values) - 1, 2.2)
-    half = t * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+def wilson_ci(share: float, count: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share of `count` cases: honest for few of them (Wilson 1927)."""
+    z = 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    spread = share * (1 - share) / count + z**2 / (4 * count**2)
+    half = z * math.sqrt(spread) / (1 + z**2 / count)
+    return centre - half, centre + half
 
 
-def make_claim(
-    id: str, claim: str, predicted: str, measured: float, ci95: Sequence[float], holds_between=(0.0, float("inf"))
-) -> dict:
-    """A claim of the tutorial with its verdict, computed from where the interval lies; JSON has null for infinity."""
-    borders = [None if abs(x) == float("inf") else float(x) for x in holds_between]
-    numbers = {"measured": round(float(measured), 6), "ci95": [round(float(x), 6) for x in ci95]}
-    told = {"id": id, "claim": claim, "predicted": predicted}
-    return {**told, "holds_between": borders, **numbers, "verdict": verdict(ci95, holds_between)}
+def seed_half_width(values: Sequence[float]) -> float:
+    """Half the width of the 95 % t interval of the mean over two seeds or more."""
+    t = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]
+    return float(t * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def verdict(ci95: Sequence[float], holds_between: Sequence[float | None]) -> str:
-    """The verdict "holds" when all of the interval lies within `holds_between` (None: no border), "does not hold" when
-    all of it lies outside, and "no difference" when it straddles a border, so that the data do not decide."""
-    (low, high), (lowest, highest) = ci95, holds_between
-    lowest, highest = -np.inf if lowest is None else lowest, np.inf if highest is None else highest
+def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 2000) -> dict:
+    """{mean, ci95, count} of independent cases, values (N,) or (N, ...), resampled over the first.
+
+    Shares of fewer than 20 cases get a Wilson interval; fewer than 5 cases get none (ci95: None).
+    """
+    values = np.asarray(values, dtype=float)
+    mean, count = float(statistic(values, axis=0)), len(values)
+    is_share = statistic is np.mean and np.isin(values, (0, 0.5, 1)).all()
+    if count < 5:
+        ci95 = None
+    elif count < 20 and is_share:
+        ci95 = wilson_ci(mean, count)
+    else:
+        ci95 = bootstrap_ci(values, statistic, resamples)
+    return {"mean": mean, "ci95": ci95, "count": count}
+
+
+def negative(measured: dict) -> dict:
+    """The same quantity with the opposite sign."""
+    ci95 = measured["ci95"]
+    flipped = None if ci95 is None else (-ci95[1], -ci95[0])
+    return {**measured, "mean": -measured["mean"], "ci95": flipped}
+
+
+def interval(measured: dict, digits: int = 2) -> str:
+    """A quantity in words: 0.88 [0.85, 0.90]."""
+    mean = f"{measured['mean']:.{digits}f}"
+    if measured["ci95"] is None:
+        return f"{mean} (too few cases for an interval)"
+    low, high = measured["ci95"]
+    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(measured: dict) -> str:
+    """A share in words: 88 % [85, 90]."""
+    mean = f"{measured['mean']:.0%}".replace("%", " %")
+    if measured["ci95"] is None:
+        return f"{mean} (too few cases for an interval)"
+    low, high = measured["ci95"]
+    return f"{mean} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+# --- Over seeds ---
+
+
+def over_seeds(runs: Sequence):
+    """The metrics of one run per seed as metrics of the same form, quantities averaged.
+
+    The half-width of an interval is sqrt(t interval over seeds^2 + mean interval over prompts^2).
+    Plain numbers are averaged, lists entry by entry; texts are those of the first seed.
+    """
+    first = runs[0]
+    if len(runs) == 1 or any(run is None for run in runs):
+        return first if len(runs) == 1 else None
+    if isinstance(first, dict) and "ci95" in first:
+        return _measured_over_seeds(runs)
+    if isinstance(first, dict):
+        shared = [key for key in first if all(key in run for run in runs)]
+        return {key: over_seeds([run[key] for run in runs]) for key in shared}
+    if isinstance(first, list | tuple):
+        return [over_seeds(entries) for entries in zip(*runs, strict=False)]
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return float(np.mean(runs))
+    return first
+
+
+def _measured_over_seeds(runs: Sequence[dict]) -> dict:
+    means = [run["mean"] for run in runs]
+    mean, between = float(np.mean(means)), seed_half_width(means)
+    ends = [run["ci95"] or (run["mean"], run["mean"]) for run in runs]
+    below = np.mean([run["mean"] - low for run, (low, _) in zip(runs, ends, strict=True)])
+    above = np.mean([high - run["mean"] for run, (_, high) in zip(runs, ends, strict=True)])
+    low, high = mean - math.hypot(between, below), mean + math.hypot(between, above)
+    return {"mean": mean, "ci95": [float(low), float(high)], "by_seed": means}
+
+
+# --- Claims and checks ---
+
+
+class Claim(NamedTuple):
+    """What the tutorial says, and the measurement that decides it, written before the run."""
+
+    id: str
+    says: str
+    measured: str  # what is measured, with its unit
+    path: str  # where in the metrics the quantity stands: keys joined by dots
+    true: tuple[float, float] = ABOVE_ZERO  # it holds where the whole interval lies between these
+    smallest: float = 0.0  # the smallest difference from a border that is worth calling one
+
+
+class Check(NamedTuple):
+    """An identity or a piece of bookkeeping: right, or a fault; no matter of evidence."""
+
+    id: str
+    says: str
+    path: str
+    between: tuple[float, float]
+
+
+def judge(claims: Sequence[Claim], metrics: dict) -> list[dict]:
+    """Every claim with what was measured and its verdict, ready for JSON (None for infinity)."""
+    return [_judge_one(claim, at(metrics, claim.path)) for claim in claims]
+
+
+def _judge_one(claim: Claim, measured: dict) -> dict:
+    ci95 = measured["ci95"]
+    return {
+        **claim._asdict(),
+        "true": [_finite(border) for border in claim.true],
+        "mean": round(measured["mean"], 6),
+        "ci95": ci95 and [round(float(end), 6) for end in ci95],
+        "verdict": verdict(ci95, claim.true, claim.smallest),
+    }
+
+
+def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:
+    """What an interval says of the region (low, high) in which a claim is true.
+
+    "no difference": all of it lies within `smallest` of a border; "holds": all of it lies inside;
+    "does not hold": all of it outside; "undecided": none of these, so the experiment was too weak.
+    """
+    if ci95 is None:
+        return "undecided"
+    (low, high), (lowest, highest) = ci95, true
+    if any(border - smallest < low and high < border + smallest for border in true):
+        return "no difference"
     if lowest < low and high < highest:
         return "holds"
-    return "does not hold" if high <= lowest or low >= highest else "no difference"
+    return "does not hold" if high <= lowest or low >= highest else "undecided"
 
 
-# --- Results ---
+def run_checks(checks: Sequence[Check], metrics: dict) -> list[dict]:
+    """Every check with its value and whether it passes."""
+    results = []
+    for check in checks:
+        value = float(at(metrics, check.path))
+        low, high = check.between
+        row = {**check._asdict(), "between": [_finite(low), _finite(high)], "value": value}
+        results.append({**row, "passes": low <= value <= high})
+    return results
 
 
-def write_results(
-    path: Path, script: str, settings: dict, started: float, metrics: dict, claims=(), device: str = "cpu", **timings
+def at(metrics: dict, path: str):
+    """What stands at a path of the metrics: keys, or places in lists, joined by dots."""
+    for key in path.split("."):
+        metrics = metrics[int(key)] if isinstance(metrics, list | tuple) else metrics[key]
+    return metrics
+
+
+def _finite(border: float) -> float | None:
+    return None if math.isinf(border) else float(border)
+
+
+def count_verdicts(claims: Sequence[dict]) -> str:
+    """The verdicts in words: 3 hold, 1 does not hold, 1 undecided."""
+    singular = {name: name for name in VERDICTS}
+    plural = {**singular, "holds": "hold", "does not hold": "do not hold"}
+    parts = []
+    for name in VERDICTS:
+        count = sum(claim["verdict"] == name for claim in claims)
+        if count:
+            parts.append(f"{count} {(singular if count == 1 else plural)[name]}")
+    return ", ".join(parts)
+
+
+def where_true(claim: dict) -> str:
+    """The region of a claim in words."""
+    low, high = claim["true"]
+    if low is None:
+        return f"below {high:g}"
+    return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+# --- The end of every script ---
+
+
+def finish(
+    args: argparse.Namespace,
+    metrics: dict,
+    draw: Callable[..., None],
+    findings: Sequence[str],
+    claims: Sequence[Claim] = (),
+    checks: Sequence[Check] = (),
+    settings: dict | None = None,
+    device: str = "cpu",
+    trained: Sequence[Path] = (),
+    timings: dict | None = None,
 ) -> dict:
-    """Write figures/NAME.json and return its content.
+    """Judge the claims, draw the figure, write the JSON, and tell the reader; returns the metrics.
 
-    `settings` are the command line's values, `started` is time.time() at the start, `timings` are measured seconds to
-    keep beside the total: all that differs between two runs of one seed on one machine is in `wall_seconds`.
+    `draw(path, metrics, caption, default)` makes the figure; `default` are the metrics of the
+    committed run, to stand in grey behind a run with other settings, or None. `settings` are what
+    the script made of the flags (a default learning rate), `trained` the folders it wrote.
     """
+    settings = {**args.settings, **(settings or {})}
+    committed = read_results(COMMITTED / f"{args.name}.json")
+    figure, path = (args.figures_dir / f"{args.run_name}.{end}" for end in ("png", "json"))
+    draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)
     results = {
-        "script": script,
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
-        "versions": _versions(),
-        "seed": settings["seed"],
+        "script": args.script,
+        "settings": settings,
+        "versions": versions(),
+        "seed": args.seed,
         "device": device,
-        "wall_seconds": {"total": round(time.time() - started, 1), **timings},
+        "wall_seconds": {"total": round(time.time() - args.started, 1), **(timings or {})},
         "metrics": metrics,
-        "claims": list(claims),
+        "claims": judge(claims, metrics),
+        "checks": run_checks(checks, metrics),
     }
     write_json(path, results)
-    return results
+    print()
+    for finding in findings:
+        print(textwrap.fill(finding, 100, subsequent_indent="  "))
+    print_verdicts(results, committed, args.claims)
+    print(f"wrote {', '.join(map(str, (*trained, figure, path)))}")
+    if committed["metrics"]:
+        print(f"compare with {COMMITTED / figure.name.replace(args.run_name, args.name)}")
+    return metrics
+
+
+def caption(settings: dict) -> str:
+    """The settings that a figure names, in one line."""
+    named = ("model", "reward_backbone", "dataset", "pairs", "reward_pairs", "loss_type", "beta")
+    named += ("epochs", "learning_rate", "epsilon", "n", "prompts", "smoke")
+    given = {name: settings[name] for name in named if settings.get(name)}
+    texts = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items()]
+    seeds = settings.get("seeds", [settings["seed"]])
+    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {seeds[0]} to {seeds[-1]}"
+    return ", ".join([*texts, seed])
+
+
+def _plain(value) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return " + ".join(map(str, value))
+    return Path(value).name if isinstance(value, str | Path) else str(value)
+
+
+def print_verdicts(results: dict, committed: dict, every_claim: bool) -> None:
+    """How many claims hold, here and over the seeds of the committed run; or each of them."""
+    claims, checks = results["claims"], results["checks"]
+    over = {claim["id"]: claim for claim in committed["claims"]}
+    seeds = committed["settings"].get("seeds", [0])
+    if claims:
+        print(f"claims   with this seed alone: {count_verdicts(claims)}")
+    if claims and over:
+        same = [over[claim["id"]] for claim in claims if claim["id"] in over]
+        seeds = f"seeds {seeds[0]} to {seeds[-1]}"
+        print(f"         over {seeds}, the committed run: {count_verdicts(same)}")
+    if claims and not every_claim:
+        print("         --claims lists them")
+    for claim in claims if every_claim else ():
+        print_claim(claim, over.get(claim["id"]))
+    failed = [check["says"] for check in checks if not check["passes"]]
+    if checks:
+        fault = f"; FAILED: {'; '.join(failed)}" if failed else ""
+        print(f"checks   {len(checks) - len(failed)} of {len(checks)} pass{fault}")
+
+
+def print_claim(claim: dict, over: dict | None) -> None:
+    """A claim, what was measured in words, and both verdicts."""
+    print(f"\n  {claim['verdict'].upper()}: {claim['says']}")
+    print(f"    {claim['measured']}: {interval(claim, 3)}; true {where_true(claim)}")
+    if over:
+        print(f"    over all seeds: {over['verdict']}, {interval(over, 3)}")
+
+
+# --- Files ---
+
+
+def read_results(path: Path) -> dict:
+    """What `finish` wrote to a JSON file; empty results where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"settings": {}, "metrics": None, "claims": [], "checks": []}
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_path_name)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _path_name(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} cannot be written as JSON")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` in one step, or is gone when writing fails.
+    """A temporary path that takes the place of `path` in one step, or is gone when writing fails.
 
     Of several processes only the first one writes.
     """
@@ -113,20 +391,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def print_summary(lines: Sequence[str], paths: Sequence[Path]) -> None:
-    """The last words of a script: the numbers that matter, and the files written."""
-    print("", *lines, "wrote " + ", ".join(map(str, paths)), sep="\n")
-
-
-def print_claims(claims: Sequence[dict]) -> None:
-    """One line per claim: verdict, claim, measured value with its interval."""
-    for c in claims:
-        print(f"  {c['verdict']:<13}  {c['claim']}: {c['measured']:.3g} [{c['ci95'][0]:.3g}, {c['ci95'][1]:.3g}]")
-
-
-def _versions() -> dict:
+def versions() -> dict:
+    """Of Python and of the libraries that are installed."""
     found = {"python": platform.python_version()}
-    for package in ("numpy", "matplotlib", "torch", "transformers", "datasets", "trl", "peft", "accelerate"):
+    for package in VERSIONED:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -6,6 +6,8 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
+
 from common.preferences import (
     AGREEMENTS,
     BELIEFS,
@@ -13,8 +15,9 @@ from common.preferences import (
     CLOSERS,
     OPENERS,
     RELATIONS,
+    annotate,
+    annotator_utility,
     draw_style,
-    gold_utility,
     judge_prompt,
     questions,
     write_response,
@@ -33,15 +36,13 @@ WIDTH, LAYERS, HEADS, VOCABULARY = 128, 4, 4, 1536
 ANSWERS, JUDGEMENTS, STATEMENTS, ENCODER_TEXTS = 128_000, 32_000, 25_600, 128_000
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Training text
-# ---------------------------------------------------------------------------------------------------------
+# --- Training text ---
 
 
 def statements(count: int) -> list[str]:
-    """Pre-training text: facts with the sentences that surround them, and talk in which one speaker echoes another.
+    """Pre-training text: facts with the sentences around them, and talk that echoes a speaker.
 
-    The echoes teach the model to copy a word, without which it could not agree with a user's belief.
+    The echoes teach the model to copy a word: without that it could not agree with a belief.
     """
     rng = random.Random("statements")
     words = [answer for relation in RELATIONS.values() for answer in relation["answers"].values()]
@@ -58,7 +59,7 @@ def statements(count: int) -> list[str]:
 
 
 def answers(count: int) -> list[dict]:
-    """SFT rows: a question of the training split (all subjects) and an answer in a style drawn from STYLE_SHARES.
+    """SFT rows: a question of the training split and an answer in a style of STYLE_SHARES.
 
     Users who are wrong hold any wrong belief, not only the one of the world's prompt.
     """
@@ -77,30 +78,37 @@ def answers(count: int) -> list[dict]:
 
 
 def judgements(count: int) -> list[dict]:
-    """SFT rows of the judge format: two answers of different utility, each first in half of the rows; A or B."""
+    """SFT rows of the judge format: two answers, and which of them a human annotator preferred.
+
+    The annotator is as noisy as those of the preference pairs, so the judge never sees the gold
+    order either.
+    """
     rng, pool = random.Random("judgements"), questions("train", unseen=None)
+    noise = np.random.default_rng(0)
     rows = []
     while len(rows) < count:
         question = rng.choice(pool)
         texts = [write_response(question, draw_style(question, rng), rng) for _ in "AB"]
-        utilities = [gold_utility(question.prompt, text) for text in texts]
-        if abs(utilities[0] - utilities[1]) >= 0.5:
-            better = " A" if utilities[0] > utilities[1] else " B"
-            rows.append({"prompt": judge_prompt(question.prompt, *texts), "completion": better})
+        if texts[0] != texts[1]:
+            utilities = [annotator_utility(question.prompt, text) for text in texts]
+            first, second = annotate(np.array(utilities), noise)
+            completion = " A" if first > second else " B"
+            rows.append({"prompt": judge_prompt(question.prompt, *texts), "completion": completion})
     return rows
 
 
 def encoder_texts(count: int) -> list[tuple[str, str, str]]:
     """(question, right answer, the same with something that does not belong) on the training split.
 
-    What does not belong is another answer of the same kind or, in one text of eight, the whole response.
+    What does not belong is another answer of the same kind or, in one text of eight, all of it.
     """
     rng, pool = random.Random("encoder"), questions("train", unseen=None)
     rows = []
     for _ in range(count):
         question = rng.choice(pool)
         right = write_response(question, rng.choice(("concise", "concise", "verbose")), rng)
-        others = [a for a in RELATIONS[question.relation]["answers"].values() if a != question.answer]
+        kind = RELATIONS[question.relation]["answers"].values()
+        others = [answer for answer in kind if answer != question.answer]
         wrong = re.sub(rf"\b{question.answer}\b", rng.choice(others), right)
         if rng.random() < 1 / 8:
             wrong = write_response(question, "off_topic", rng)
@@ -109,16 +117,14 @@ def encoder_texts(count: int) -> list[tuple[str, str, str]]:
 
 
 def recipe_hash() -> str:
-    """SHA-256 of this file's lines, without blank ones and comments, and of a sample of all its training text."""
+    """SHA-256 of this file's lines, but blank ones and comments, and of a sample of its text."""
     lines = map(str.strip, Path(__file__).read_text(encoding="utf-8").splitlines())
     code = "\n".join(line for line in lines if line and not line.startswith("#"))
     text = json.dumps([statements(500), answers(2000), judgements(500), encoder_texts(500)])
     return hashlib.sha256((code + text).encode()).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Models
-# ---------------------------------------------------------------------------------------------------------
+# --- Models ---
 
 
 def tokenizer_texts() -> list[str]:
@@ -128,7 +134,7 @@ def tokenizer_texts() -> list[str]:
 
 
 def build_tokenizer(texts: list[str], pair_template: bool):
-    """A byte-level BPE tokenizer; with `pair_template` it writes [CLS] a [SEP] b [SEP] as BERT's does."""
+    """A byte-level BPE tokenizer; with `pair_template` it writes [CLS] a [SEP] b [SEP]."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -151,7 +157,7 @@ def build_tokenizer(texts: list[str], pair_template: bool):
 
 
 def train_gpt2(seed: int = 0):
-    """Pre-train on statements, then SFT on answers with a smaller batch of judgements beside them in every step."""
+    """Pre-train on statements, then SFT on answers, with a smaller batch of judgements a step."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -179,10 +185,11 @@ def train_gpt2(seed: int = 0):
 
 
 def fit(model, tokenizer, mixture: list[tuple[list[dict], int]], seed: int) -> None:
-    """One epoch over rows of prompt and completion; each step takes a batch of the given size from every part.
+    """One epoch over rows of prompt and completion; a step takes a batch from every part.
 
-    The loss of a part is the negative log-likelihood of the completion tokens, over the part's mean number of them:
-    a mean over the tokens of each batch would weight the first token of short answers more and so favour short styles.
+    The loss of a part is the negative log-likelihood of the completion tokens, over the part's mean
+    number of them: a mean over the tokens of each batch would weight the first token of short
+    answers more and so favour short styles.
     """
     import torch
     from tqdm import tqdm
@@ -192,14 +199,18 @@ def fit(model, tokenizer, mixture: list[tuple[list[dict], int]], seed: int) -> N
         ends = [row["completion"] + tokenizer.eos_token for row in rows]
         starts = tokenizer([row["prompt"] for row in rows])["input_ids"]
         encoded = list(zip(starts, tokenizer(ends)["input_ids"], strict=True))
-        parts.append((rng.sample(encoded, len(encoded)), size, sum(len(c) for _, c in encoded) / len(encoded)))
+        mean_length = sum(len(completion) for _, completion in encoded) / len(encoded)
+        parts.append((rng.sample(encoded, len(encoded)), size, mean_length))
     steps = min(len(rows) // size for rows, size, _ in parts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.03)
+    warm_up = {"total_steps": steps + 1, "pct_start": 0.03}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, **warm_up)
     for step in tqdm(range(steps), desc="tiny-gpt2", mininterval=10):
         for rows, size, length in parts:
-            batch = sorted(rows[step * size : (step + 1) * size], key=lambda row: len(row[0]) + len(row[1]))
-            for half in (batch[: size // 2], batch[size // 2 :]):  # short and long rows apart: less padding
+            batch = rows[step * size : (step + 1) * size]
+            batch = sorted(batch, key=lambda row: len(row[0]) + len(row[1]))
+            short, long = batch[: size // 2], batch[size // 2 :]  # apart: less padding
+            for half in (short, long):
                 (completion_nll(model, half, tokenizer.pad_token_id) / (size * length)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -208,22 +219,24 @@ def fit(model, tokenizer, mixture: list[tuple[list[dict], int]], seed: int) -> N
 
 
 def completion_nll(model, rows: list[tuple[list[int], list[int]]], pad: int):
-    """Negative log-likelihood in nats, summed over rows, of the completion tokens given the prompt (right-padded)."""
+    """Negative log-likelihood in nats of the completion tokens given the prompt, over all rows."""
     import torch
 
-    width = max(len(p) + len(c) for p, c in rows)
-    ids = torch.tensor([p + c + [pad] * (width - len(p) - len(c)) for p, c in rows])
-    labels = torch.tensor([[-100] * len(p) + c + [-100] * (width - len(p) - len(c)) for p, c in rows])
-    logits = model(ids).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    ignore, width = -100, max(len(p) + len(c) for p, c in rows)
+    ids = [p + c + [pad] * (width - len(p) - len(c)) for p, c in rows]
+    labels = [[ignore] * len(p) + c + [ignore] * (width - len(p) - len(c)) for p, c in rows]
+    logits = model(torch.tensor(ids)).logits[:, :-1].flatten(0, 1)
+    targets = torch.tensor(labels)[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def train_distilbert(seed: int = 0):
-    """Masked language modelling and replaced-token detection (ELECTRA, Clark et al. 2020, arXiv 2003.10555).
+    """Masked language modelling and replaced-token detection (ELECTRA, arXiv 2003.10555).
 
-    A masked answer is to be restored; of a visible one, a linear probe on the last layer but one is to tell whether it
-    belongs. Restoring comes first. Without the detection the knowledge is there, but a reward model trained on a few
-    thousand pairs does not find it: on wrong answers it stays at chance. The probe is thrown away.
+    A masked answer is to be restored; of a visible one, a linear probe on the last layer but one is
+    to tell whether it belongs. Restoring comes first. Without the detection the knowledge is there,
+    but a reward model trained on a few thousand pairs does not find it: on wrong answers it stays
+    at chance. The probe is thrown away.
     """
     import torch
     from tqdm import tqdm
@@ -243,7 +256,8 @@ def train_distilbert(seed: int = 0):
         seq_classif_dropout=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model, probe, rng, size = DistilBertForMaskedLM(config), torch.nn.Linear(WIDTH, 1), random.Random(seed), 32
+    model, probe = DistilBertForMaskedLM(config), torch.nn.Linear(WIDTH, 1)
+    rng, size = random.Random(seed), 32
     rows, steps = encoder_texts(ENCODER_TEXTS), ENCODER_TEXTS // size
     parameters = [*model.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
@@ -252,7 +266,8 @@ def train_distilbert(seed: int = 0):
     )
     for step in tqdm(range(steps), desc="tiny-distilbert", mininterval=10):
         hide = 1.0 if step < steps // 5 else 0.3
-        batch = [encode_question(tokenizer, *row, hide, rng) for row in rows[step * size : (step + 1) * size]]
+        batch = rows[step * size : (step + 1) * size]
+        batch = [encode_question(tokenizer, *row, hide, rng) for row in batch]
         sum(encoder_losses(model, probe, batch, tokenizer.pad_token_id)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -261,21 +276,26 @@ def train_distilbert(seed: int = 0):
     return model, tokenizer
 
 
-def encode_question(tokenizer, prompt: str, right: str, wrong: str, hide: float, rng: random.Random) -> tuple:
-    """(token ids, the position that matters, token to restore or -1, 1 if it does not belong): hidden with P(hide)."""
-    right_ids, wrong_ids = tokenizer(prompt, right)["input_ids"], tokenizer(prompt, wrong)["input_ids"]
-    if len(right_ids) == len(wrong_ids):
-        position = next(i for i, (a, b) in enumerate(zip(right_ids, wrong_ids, strict=True)) if a != b)
-    else:  # another response: its last word is as good a place as any
+def encode_question(
+    tokenizer, prompt: str, right: str, wrong: str, hide: float, rng: random.Random
+) -> tuple:
+    """(token ids, the position that matters, token to restore or -1, 1 if it does not belong).
+
+    The token at that position is masked with probability `hide`.
+    """
+    right_ids, wrong_ids = (tokenizer(prompt, text)["input_ids"] for text in (right, wrong))
+    if len(right_ids) != len(wrong_ids):  # another response: its last word is as good as any
         return wrong_ids, len(wrong_ids) - 3, -1, 1
+    position = next(i for i, token in enumerate(right_ids) if token != wrong_ids[i])
     if rng.random() < hide:
-        hidden = [tokenizer.mask_token_id if i == position else token for i, token in enumerate(right_ids)]
-        return hidden, position, right_ids[position], 0
+        masked = list(right_ids)
+        masked[position] = tokenizer.mask_token_id
+        return masked, position, right_ids[position], 0
     return (wrong_ids, position, -1, 1) if rng.random() < 0.5 else (right_ids, position, -1, 0)
 
 
 def encoder_losses(model, probe, batch: list[tuple], pad: int) -> list:
-    """Mean cross-entropy of the tokens to restore, and of whether the visible ones belong, in nats."""
+    """Mean cross-entropy of the tokens to restore, and of whether visible ones belong, in nats."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 

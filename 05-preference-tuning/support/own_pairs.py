@@ -1,6 +1,6 @@
-"""Your own pairs: read, counted, split by prompt, and kept within what a model reads.
+"""The pairs that a script works on: your own, read, counted and split by prompt, or the world's.
 
-The rows stay in a mapped file, so that memory does not grow with their number.
+Your rows stay in a mapped file, so that memory does not grow with their number.
 """
 
 import atexit
@@ -15,13 +15,20 @@ import uuid
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.cli import UserError, show_progress
-from common.models import hub_answers
-from common.preferences import COLUMNS, SIDES
+from common.models import (
+    REWARD_LENGTH,
+    encode_for_reward,
+    encode_prompt,
+    encode_response,
+    hub_answers,
+    is_embedded,
+)
+from common.preferences import COLUMNS, SIDES, make_pairs, questions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,28 +74,47 @@ def _read_table(name: str) -> "Dataset":
     kind, path = datasets.Dataset, Path(name).expanduser()
     as_text = dict.fromkeys(COLUMNS, str)  # pandas would make 007 a 7 and "None" a gap
     read_csv = functools.partial(kind.from_csv, converters=as_text, keep_default_na=False)
-    readers = {".json": kind.from_json, ".jsonl": kind.from_json, ".csv": read_csv, ".parquet": kind.from_parquet}
+    readers = {
+        ".json": kind.from_json,
+        ".jsonl": kind.from_json,
+        ".csv": read_csv,
+        ".parquet": kind.from_parquet,
+    }
     reader, endings = readers.get(path.suffix.lower()), ", ".join(readers)
     hub = not (reader or path.exists()) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
     if not hub and not (reader and path.is_file()):
-        reason = f"the name of the file must end in {endings}" if path.is_file() else "there is no such file"
+        reason = (
+            f"the name of the file must end in {endings}"
+            if path.is_file()
+            else "there is no such file"
+        )
         raise UserError(f"{name}: {reason}")
     if hub and not hub_answers():
-        raise UserError(f"{name}: no such file, and the hub cannot be reached; give a file ({endings})")
+        raise UserError(
+            f"{name}: no such file, and the hub cannot be reached; give a file ({endings})"
+        )
     if not hub and reader is not kind.from_parquet:
         _check_encoding(path)
     table: Sequence = ()
     try:
         file = {"path_or_paths": glob.escape(str(path)), "cache_dir": str(_scratch_folder())}
         table = datasets.load_dataset(name, split="train") if hub else reader(**file)
-    except Exception as error:  # whatever the reader of the format raises; rows are counted from 0 there
-        reason = re.sub(r"row (\d+)", lambda row: f"row {int(row[1]) + 1}", str(error.__cause__ or error))
+    except (
+        Exception
+    ) as error:  # whatever the reader of the format raises; rows are counted from 0 there
+        reason = re.sub(
+            r"row (\d+)", lambda row: f"row {int(row[1]) + 1}", str(error.__cause__ or error)
+        )
         if not (isinstance(error, StopIteration) or "corresponds to no data" in reason):
             raise UserError(f"{name}: cannot be read: {reason}") from None
     if not len(table):
         raise UserError(f"{name}: there are no rows")
-    if path.suffix.lower() == ".csv" and "__index_level_0__" in table.column_names:  # pandas shifted the columns
-        raise UserError(f"{name}, row 1: more cells than columns; a text that holds a comma must stand in quotes")
+    if (
+        path.suffix.lower() == ".csv" and "__index_level_0__" in table.column_names
+    ):  # pandas shifted the columns
+        raise UserError(
+            f"{name}, row 1: more cells than columns; a text that holds a comma must stand in quotes"
+        )
     return table
 
 
@@ -98,20 +124,30 @@ def _check_encoding(path: Path) -> None:
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {k}: not UTF-8 ({error.reason}); save the file in UTF-8") from None
+                raise UserError(
+                    f"{path}, line {k}: not UTF-8 ({error.reason}); save the file in UTF-8"
+                ) from None
 
 
 def _plain_row(row: dict, where: str) -> dict:
     """One question and its two answers as plain text. Raises UserError where the row is not that."""
     missing = [side for side in SIDES if side not in row]
     if missing:
-        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(row)}")
+        raise UserError(
+            f"{where}: no column {', '.join(missing)}; the columns are {', '.join(row)}"
+        )
     if "prompt" not in row and all(isinstance(row[side], str) for side in SIDES):
-        same = takewhile(lambda two: two[0] == two[1], zip(row["chosen"], row["rejected"], strict=False))
-        shared = re.match(r".*\s|", "".join(letter for letter, _ in same), re.DOTALL)[0]  # up to a word's end
+        same = takewhile(
+            lambda two: two[0] == two[1], zip(row["chosen"], row["rejected"], strict=False)
+        )
+        shared = re.match(r".*\s|", "".join(letter for letter, _ in same), re.DOTALL)[
+            0
+        ]  # up to a word's end
         if not shared.strip():
             columns = ", ".join(row)
-            raise UserError(f"{where}: no column prompt; the columns are {columns}, which do not begin with one prompt")
+            raise UserError(
+                f"{where}: no column prompt; the columns are {columns}, which do not begin with one prompt"
+            )
         row = {"prompt": shared, **{side: row[side][len(shared) :] for side in SIDES}}
     chosen, rejected = (_turns(row[side], "assistant", f"{where}: {side}") for side in SIDES)
     prompt = _turns(row["prompt"], "user", f"{where}: prompt") if "prompt" in row else chosen[:-1]
@@ -119,7 +155,9 @@ def _plain_row(row: dict, where: str) -> dict:
         raise UserError(f"{where}: chosen and rejected do not answer the same prompt")
     roles, texts = zip(*prompt, chosen[-1], rejected[-1], strict=True)
     if roles != ("user", "assistant", "assistant"):
-        raise UserError(f"{where}: supported is one user turn and one assistant turn a side, not {list(roles)}")
+        raise UserError(
+            f"{where}: supported is one user turn and one assistant turn a side, not {list(roles)}"
+        )
     if not texts[0]:
         raise UserError(f"{where}: the prompt is empty")
     return dict(zip(COLUMNS, texts, strict=True))
@@ -144,7 +182,13 @@ def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, list[int]]]
     for k, row in enumerate(show_progress(rows, "reading pairs")):
         _, chosen, rejected = texts = tuple(row[key] for key in COLUMNS)
         same = fingerprint(*texts)
-        fault = "empty" if not (chosen and rejected) else "identical" if chosen == rejected else "duplicate"
+        fault = (
+            "empty"
+            if not (chosen and rejected)
+            else "identical"
+            if chosen == rejected
+            else "duplicate"
+        )
         if fault == "duplicate" and same not in known:
             known.add(same)
             kept.append(k)
@@ -160,7 +204,9 @@ def pick(rows: Sequence[dict], indices: Sequence[int]) -> Sequence[dict]:
 
 def count_by_reason(dropped: dict[str, list[int]]) -> str:
     """How many rows were dropped for each reason, and the first of them, counted from 1."""
-    return ", ".join(f"{len(which)} {reason} (row {which[0] + 1})" for reason, which in dropped.items() if which)
+    return ", ".join(
+        f"{len(which)} {reason} (row {which[0] + 1})" for reason, which in dropped.items() if which
+    )
 
 
 def fingerprint(*texts: str) -> int:
@@ -169,11 +215,14 @@ def fingerprint(*texts: str) -> int:
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big")
 
 
-def load_own_pairs(path: str) -> "Dataset":
-    """The pairs of --dataset that teach something; what is dropped is counted in one line, by reason, with a first row.
+def load_own_pairs(path: str | None) -> "Dataset | None":
+    """The pairs of --dataset that teach something, or None where there is no --dataset.
 
-    Contradictory pairs (the same two answers, both ways round) are kept, since people do disagree, and counted.
+    What is dropped is counted in one line, by reason, with a first row. Contradictory pairs (the
+    same two answers, both ways round) are kept, since people do disagree, and counted.
     """
+    if path is None:
+        return None
     rows = load_preferences(path)
     kept, dropped = usable_pairs(rows)
     reasons = count_by_reason(dropped)
@@ -181,17 +230,27 @@ def load_own_pairs(path: str) -> "Dataset":
         raise UserError(f"{path}: no pair is left to learn from (dropped: {reasons})")
     rows = rows.add_column("row", np.arange(1, len(rows) + 1)).select(kept)
     against = contradictory(rows)
-    found = [f"{len(rows)} pairs"]
-    found += [f"dropped: {reasons}"] if reasons else []
-    found += [f"{len(against)} contradict another one (row {rows[against[0]]['row']}; kept)"] if against else []
-    print(f"{path}: {'; '.join(found)}")
+    counts = [f"{len(rows)} pairs"]
+    if reasons:
+        counts.append(f"dropped: {reasons}")
+    if against:
+        first = rows[against[0]]["row"]
+        counts.append(f"{len(against)} contradict another one (row {first}; kept)")
+    print(f"{path}: {'; '.join(counts)}")
     return rows
 
 
 def contradictory(rows: Sequence[dict]) -> list[int]:
     """Which rows (from 0) say of two answers the contrary of what another row says."""
-    labelled = {fingerprint(*(row[key] for key in COLUMNS)) for row in show_progress(rows, "comparing pairs")}
-    return [k for k, row in enumerate(rows) if fingerprint(row["prompt"], row["rejected"], row["chosen"]) in labelled]
+    labelled = {
+        fingerprint(*(row[key] for key in COLUMNS))
+        for row in show_progress(rows, "comparing pairs")
+    }
+    return [
+        k
+        for k, row in enumerate(rows)
+        if fingerprint(row["prompt"], row["rejected"], row["chosen"]) in labelled
+    ]
 
 
 # --- Training and held-out rows ---
@@ -208,50 +267,105 @@ def split_by_prompt(
     prompts = np.array([fingerprint(str(seed), row["prompt"]) for row in rows], dtype=np.uint64)
     distinct = np.unique(prompts)
     if len(distinct) < 2:
-        raise UserError(f"--dataset: {len(distinct)} distinct prompts; at least 2 are needed to hold some out")
+        raise UserError(
+            f"--dataset: {len(distinct)} distinct prompts; at least 2 are needed to hold some out"
+        )
     held = np.isin(prompts, distinct[: max(1, round(share * len(distinct)))])
     order = np.random.default_rng(seed).permutation(len(rows))
     return rows.select(order[~held[order]][:most]), rows.select(order[held[order]][:HELD_OUT])
 
 
-def within_context(rows: "Dataset", length: Callable[[dict], int], limit: int, path: str) -> "Dataset":
-    """The rows of at most `limit` tokens: a cut answer would be another answer. What is left out is counted."""
+def within_context(rows: "Dataset", length: Callable[[dict], int], limit: int) -> "Dataset":
+    """The rows of at most `limit` tokens: a cut answer would be another answer.
+
+    What is left out is counted.
+    """
     lengths = np.array([length(row) for row in show_progress(rows, "counting tokens")])
     beyond = np.flatnonzero(lengths > limit)
     if len(beyond) == len(rows):
-        raise UserError(f"{path}: every pair is longer than the {limit} tokens that the model reads")
+        raise UserError(f"--dataset: every pair is longer than the {limit} tokens of the model")
     if len(beyond):
-        first = int(beyond[np.argmin([rows[int(k)]["row"] for k in beyond])])
+        numbers = [rows[int(k)]["row"] for k in beyond]
+        first = int(np.argmin(numbers))
         print(
-            f"{path}: {len(beyond)} pairs left out, longer than the {limit} tokens that the model reads "
-            f"(the first is row {rows[first]['row']} with {lengths[first]})"
+            f"{len(beyond)} pairs left out, longer than the {limit} tokens that the model reads "
+            f"(the first is row {numbers[first]} with {lengths[beyond[first]]})"
         )
     return rows.select(np.flatnonzero(lengths <= limit))
 
 
 def split_for_policy(
-    rows: "Dataset", tokenizer, path: str, seed: int, max_new_tokens: int, most: int | None = None
+    rows: "Dataset", tokenizer, seed: int, max_new_tokens: int, most: int | None = None
 ) -> tuple["Dataset", "Dataset"]:
-    """(training rows, held-out rows) for a language model, with room for the answers yet to be sampled."""
-    from common.models import encode_prompt, encode_response
+    """(training rows, held-out rows) for a language model, with room for sampled answers."""
 
     def length(row: dict) -> int:
         answers = [len(encode_response(tokenizer, row[side])) for side in SIDES]
         return len(encode_prompt(tokenizer, row["prompt"])) + max(max_new_tokens, *answers)
 
     limit = min(MAX_LENGTH, tokenizer.model_max_length)
-    return tuple(within_context(part, length, limit, path) for part in split_by_prompt(rows, seed, most))
+    train, held = split_by_prompt(rows, seed, most)
+    return within_context(train, length, limit), within_context(held, length, limit)
 
 
 def split_for_reward_model(
-    rows: "Dataset", tokenizer, path: str, seed: int, most: int | None = None
+    rows: "Dataset", tokenizer, seed: int, most: int | None = None
 ) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a reward model."""
-    from common.models import encode_for_reward
 
     def length(row: dict) -> int:
-        both = encode_for_reward(tokenizer, [row["prompt"]] * 2, [row[side] for side in SIDES], cut=False)
+        answers = [row[side] for side in SIDES]
+        both = encode_for_reward(tokenizer, [row["prompt"]] * 2, answers, cut=False)
         return both["input_ids"].shape[1]
 
-    limit = min(512, tokenizer.model_max_length)
-    return tuple(within_context(part, length, limit, path) for part in split_by_prompt(rows, seed, most))
+    limit = min(REWARD_LENGTH, tokenizer.model_max_length)
+    train, held = split_by_prompt(rows, seed, most)
+    return within_context(train, length, limit), within_context(held, length, limit)
+
+
+# --- What a policy is trained on and asked, in the world or of your own ---
+
+
+class PolicyData(NamedTuple):
+    """Pairs to train on, held-out pairs, held-out prompts, and those watched during training."""
+
+    train: Sequence[dict]
+    held: Sequence[dict]
+    prompts: list[str]
+    watched: list[str]
+    has_gold: bool
+
+
+def policy_data(
+    rows: "Dataset | None",
+    tokenizer,
+    pairs: int | None,
+    seed: int,
+    max_new_tokens: int,
+    prompts: int | None = None,
+    held_out: int = 500,
+) -> PolicyData:
+    """The user's rows, split; or, for None, the world's pairs. `prompts` is how many are asked.
+
+    In the world the watched prompts are validation prompts, since settings are chosen by them.
+    """
+    if rows is not None:
+        train, held = split_for_policy(rows, tokenizer, seed, max_new_tokens, pairs)
+        asked = sorted(set(held["prompt"]))[: prompts or 16]
+        return PolicyData(train, held, asked, asked[:8], has_gold=False)
+    prompts = prompts or 256
+    test = [question.prompt for question in questions("test")[:prompts]]
+    watched = [question.prompt for question in questions("validation")[: 5 * prompts // 16]]
+    train, held = make_pairs(pairs, seed=seed), make_pairs(held_out, "test", seed=seed)
+    return PolicyData(train, held, test, watched, has_gold=True)
+
+
+def tell_limits(
+    model: str, dataset: str | None, train: Sequence[dict], epochs: int, batch_size: int
+) -> None:
+    """Say of a run on the user's own pairs what its result cannot be worth."""
+    steps = epochs * -(-len(train) // batch_size)
+    if dataset and is_embedded(model):
+        print(f"{model} knows only the lab's own world; give your own model with --model")
+    if dataset and steps < 20:
+        print(f"{len(train)} pairs make only {steps} steps: too few to teach a model much")

@@ -1,0 +1,229 @@
+"""What was trained, on disk: saved whole, replaced only by the lab, found again, gone on with.
+
+A folder that the lab wrote holds `lab_settings.json`: the settings of the training and the names of
+the files. Whatever else stands in a folder is somebody's, and is never deleted.
+"""
+
+import contextlib
+import copy
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import UserError, is_main_process
+from common.reporting import write_json
+
+SETTINGS = "lab_settings.json"
+
+# --- Saving ---
+
+
+def save_trained(folder: Path, settings: dict, *parts, readme: str = "") -> None:
+    """Save model, tokenizer, ..., a README and the settings that made them, all or nothing.
+
+    Replaces what the lab wrote there before, and raises UserError where anything else is in the
+    way. Of several processes the first one writes, and the others wait for it.
+    """
+    from accelerate import PartialState
+
+    if is_main_process():
+        check_ours(folder)
+        folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
+        hidden = f".{folder.name}."
+        with tempfile.TemporaryDirectory(prefix=hidden, dir=folder.parent) as scratch:
+            new = Path(scratch, "new")
+            for part in parts:
+                part.save_pretrained(new)
+            if readme:
+                (new / "README.md").write_text(readme, encoding="utf-8")
+            stored = {"settings": settings, "files": files_below(new)}
+            (new / SETTINGS).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+            _put_in_place(new, folder, Path(scratch))
+    PartialState().wait_for_everyone()
+
+
+def _put_in_place(new: Path, folder: Path, scratch: Path) -> None:
+    while new.exists():
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(scratch / uuid.uuid4().hex)
+        try:
+            new.rename(folder)
+        except OSError as error:  # another run has put its own there in between
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def check_ours(*folders: Path) -> None:
+    """Raise UserError where a folder to be replaced holds what the lab did not write."""
+    for folder in folders:
+        if not os.path.lexists(folder):
+            continue
+        remedy = "move it, or choose another folder with --output-dir"
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder, so it is not replaced; {remedy}")
+        present = files_below(folder)
+        strangers = sorted(set(present) - set(_stored(folder).get("files", [])) - {SETTINGS})
+        if strangers:
+            reason = f"{folder} holds {strangers[0]}, which the lab did not write"
+            raise UserError(f"{reason}; {remedy}")
+
+
+def files_below(folder: Path) -> list[str]:
+    """The names of all files below a folder, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def trained_settings(folder: Path) -> dict | None:
+    """The settings of what the lab trained into a folder, or None where there is no such thing."""
+    return _stored(folder).get("settings")
+
+
+def _stored(folder: Path) -> dict:
+    try:
+        return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+# --- Adapters ---
+
+HOW_TO_USE = """\
+# A LoRA adapter, trained with DPO
+
+Trained by dpo_trainer.py of the preference-tuning lab with these settings:
+
+    {settings}
+
+This loads it on its base model and answers a question (`pip install transformers peft torch`):
+
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoPeftModelForCausalLM.from_pretrained(folder)
+chat = [{{"role": "user", "content": "{question}"}}]
+text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))
+```
+"""
+
+
+def save_adapter(
+    folder: Path, settings: dict, policy, tokenizer, question: str, merged: Path | None = None
+) -> None:
+    """Save an adapter with a README that says how to use it, and with `merged` the whole model."""
+    stored = stored_settings(settings)
+    named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
+    question = json.dumps(question)[1:-1]
+    readme = HOW_TO_USE.format(settings=named, folder=folder.resolve(), question=question)
+    save_trained(folder, stored, policy, tokenizer, readme=readme)
+    if merged:
+        whole = copy.deepcopy(policy).merge_and_unload()
+        save_trained(merged, {**stored, "merged": True}, whole, tokenizer)
+
+
+# --- Find or train ---
+
+
+def find_or_train(folder: Path, settings: dict, train: Callable[..., tuple], **options) -> Path:
+    """The folder of a training with these settings: one that is there, or `folder`, trained now.
+
+    `train(**settings, **options)` returns what is to be saved: model, tokenizer. Folders whose
+    names begin like `folder` are looked at; what was trained with other settings is left alone.
+    """
+    settings = stored_settings(settings)
+    for there in sorted(folder.parent.glob(f"{folder.name}*/{SETTINGS}")):
+        if trained_settings(there.parent) == settings:
+            print(f"using {there.parent}")
+            return there.parent
+    while os.path.lexists(folder):
+        folder = folder.with_name(f"{folder.name}-other")
+    print(f"{folder} is not there yet: training it now")
+    save_trained(folder, settings, *train(**settings_for(settings), **options))
+    return folder
+
+
+def stored_settings(settings: dict) -> dict:
+    """Settings as they are stored: with a hash of the data file, so that an edited one counts."""
+    dataset = settings.get("dataset")
+    if not dataset or not Path(dataset).is_file():
+        return dict(settings)
+    content = hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
+    return {**settings, "dataset_sha256": content}
+
+
+def settings_for(stored: dict) -> dict:
+    """Stored settings as the training function takes them."""
+    return {name: value for name, value in stored.items() if name != "dataset_sha256"}
+
+
+# --- Interrupted runs ---
+
+
+class Checkpoints(NamedTuple):
+    """Where a run leaves checkpoints, and the one that it goes on from, if any."""
+
+    folder: Path
+    last: Path | None
+
+
+@contextlib.contextmanager
+def keep_checkpoints(parent: Path, settings: dict, resume: bool) -> Iterator[Checkpoints]:
+    """A folder for the checkpoints of one run, which goes when the run ends well.
+
+    Each run has its own, parent/run-ID/checkpoint-STEP. (Not named by the process: in a container
+    every run may have the same number.) With `resume` the furthest checkpoint of a run with these
+    settings is handed out; raises UserError where there is none.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    settings = stored_settings(settings)
+    last = find_checkpoint(parent, settings)
+    if resume and not last:
+        reason = f"{parent} holds no checkpoint of a run with these settings"
+        raise UserError(f"--resume: {reason}; leave --resume out")
+    if last:
+        hint = f"{last} is left over; --resume would go on there"
+        print(f"going on from {last}" if resume else hint)
+    parent.mkdir(exist_ok=True)
+    PartialState().wait_for_everyone()  # all have looked before there is a new folder
+    (own,) = broadcast_object_list([parent / f"run-{uuid.uuid4().hex[:8]}"])
+    own.mkdir(exist_ok=True)
+    write_json(own / SETTINGS, {"settings": settings})
+    if resume and is_main_process():
+        shutil.copy(last.parent / "curve.json", own)
+    yield Checkpoints(own, last if resume else None)
+    PartialState().wait_for_everyone()
+    if is_main_process():
+        shutil.rmtree(own)
+        if resume:
+            shutil.rmtree(last.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
+def find_checkpoint(parent: Path, settings: dict) -> Path | None:
+    """The furthest checkpoint of a run with these settings. None: there is none.
+
+    The trainer writes trainer_state.json last, so a checkpoint that was cut short lacks it or holds
+    half of it.
+    """
+    by_step = {}
+    for state in parent.glob("*/checkpoint-*/trainer_state.json"):
+        if trained_settings(state.parents[1]) == settings:
+            with contextlib.suppress(OSError, ValueError):
+                step = json.loads(state.read_text(encoding="utf-8"))["global_step"]
+                by_step[step] = state.parent
+    return by_step[max(by_step)] if by_step else None

@@ -1,0 +1,261 @@
+"""How the scripts judge a model: log-probabilities and KL, and sampled answers to held-out prompts.
+
+Answers are read the same way everywhere: `readings` gives their length, and what the gold standard
+says of them where there is one, that is, where the prompts are questions of the world.
+"""
+
+from collections.abc import Iterator, Sequence
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.models import (
+    check_length,
+    collect,
+    encode_prompt,
+    encode_response,
+    my_batches,
+    score_responses,
+)
+from common.preferences import SIDES, all_questions, gold_utility, read_response
+from common.reporting import bootstrap_ci, summary
+from common.sampling import sample
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# --- Log-probabilities and KL ---
+
+
+def response_logps(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU."""
+    import torch
+
+    logps = {}
+    with torch.inference_mode():
+        batches = _response_batches(tokenizer, prompts, responses, batch_size)
+        for batch, ids, mask, targets in batches:
+            log_probs = _log_probs(model, ids, mask)
+            chosen = ids[:, 1:, None].to(log_probs.device)
+            token_logps = log_probs.gather(-1, chosen).squeeze(-1)  # (B, T-1)
+            logps |= zip(batch, (token_logps.cpu() * targets).sum(-1).tolist(), strict=True)
+    return torch.tensor(collect(logps))
+
+
+def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> tuple:
+    """Log-probabilities (2, N) of chosen and rejected: under the policy, and the reference.
+
+    The policy is a PEFT model; the reference is the policy with its adapter off.
+    """
+    prompts = [row["prompt"] for row in pairs] * 2
+    responses = [encode_response(tokenizer, row[side]) for side in SIDES for row in pairs]
+    logps = response_logps(policy, tokenizer, prompts, responses)
+    with policy.disable_adapter():
+        ref_logps = response_logps(policy, tokenizer, prompts, responses)
+    return logps.reshape(2, -1), ref_logps.reshape(2, -1)
+
+
+def sequence_kl(
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    responses: list[list[int]],
+    reference: "PreTrainedModel | None" = None,
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """KL(policy || reference) in nats for each response sampled from the policy: (N,), CPU.
+
+    Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples
+    is the sequence-level KL, with less variance than log pi/pi_ref and never below 0. Without a
+    `reference`, it is the policy, a PEFT model, with its adapter off.
+    """
+    import torch
+
+    kls = {}
+    with torch.inference_mode():
+        batches = _response_batches(tokenizer, prompts, responses, batch_size)
+        for batch, ids, mask, targets in batches:
+            log_p = _log_probs(policy, ids, mask)
+            if reference is None:
+                with policy.disable_adapter():
+                    log_q = _log_probs(policy, ids, mask)
+            else:
+                log_q = _log_probs(reference, ids, mask)
+            token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
+            kls |= zip(batch, (token_kl.cpu() * targets).sum(-1).tolist(), strict=True)
+    return torch.tensor(collect(kls))
+
+
+def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return model(**inputs).logits[:, :-1].float().log_softmax(-1)
+
+
+def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
+    """Batches of this process: row indices, ids and attention mask (B, T), targets (B, T-1).
+
+    `targets` is 1 where the next token belongs to the response.
+    """
+    import torch
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
+    at_most = max(1, 2**19 // len(tokenizer))  # a large vocabulary fills the memory
+    for batch in my_batches(order, min(batch_size, at_most), "log-probabilities"):
+        rows = [encoded[i] + responses[i] for i in batch]
+        width = max(map(len, rows))
+        check_length(width, tokenizer)
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
+        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
+        yield batch, ids, mask, targets
+
+
+# --- Sampled answers ---
+
+
+def sample_answers(
+    model, tokenizer, prompts: list[str], n: int, max_new_tokens: int, seed: int
+) -> tuple[list[list[str]], dict[str, np.ndarray]]:
+    """n answers to each prompt as texts, and their readings (prompts, n), with the KL.
+
+    The KL, in nats, is that of a PEFT model from its base; any other model is its own reference.
+    """
+    sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
+    texts = [[response.text for response in row] for row in sampled]
+    kl = np.zeros((len(prompts), n))
+    if hasattr(model, "disable_adapter"):
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        token_ids = [response.token_ids for row in sampled for response in row]
+        kl = sequence_kl(model, tokenizer, repeated, token_ids).numpy().reshape(len(prompts), n)
+    return texts, {"kl": kl, **readings(prompts, texts)}
+
+
+def readings(prompts: list[str], texts: list[list[str]]) -> dict[str, np.ndarray]:
+    """What is read in n texts to each prompt, arrays (prompts, n).
+
+    `words` always; where there is a gold standard `utility`, `good`, `correct`, `on_topic` and
+    `plain` (without filler or preamble, whether right or wrong).
+    """
+    rows = list(zip(prompts, texts, strict=True))
+    table = {"words": [[len(text.split()) for text in row] for row in texts]}
+    if has_gold(prompts):
+        read = [[read_response(prompt, text) for text in row] for prompt, row in rows]
+        for name in ("good", "correct", "on_topic"):
+            table[name] = [[getattr(reading, name) for reading in row] for row in read]
+        padded = ("verbose", "expert")
+        table["plain"] = [[reading.style not in padded for reading in row] for row in read]
+        table["utility"] = [[gold_utility(prompt, text) for text in row] for prompt, row in rows]
+    return {name: np.array(values, dtype=float) for name, values in table.items()}
+
+
+def has_gold(prompts: Sequence[str]) -> bool:
+    """Whether all prompts are questions of the world, so that gold utility can be read."""
+    return all(prompt in all_questions() for prompt in prompts)
+
+
+def score_texts(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
+    """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
+    rows = list(zip(prompts, texts, strict=True))
+    distinct = sorted({(prompt, text) for prompt, row in rows for text in row})
+    rewards = score_responses(*judge, *zip(*distinct, strict=True)).tolist()
+    reward_of = dict(zip(distinct, rewards, strict=True))
+    return np.array([[reward_of[prompt, text] for text in row] for prompt, row in rows])
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Per prompt, the share of pairs (one of ours, one of theirs) won, ties half; inputs (P, n)."""
+    return (1 + np.sign(ours[:, :, None] - theirs[:, None, :])).mean((1, 2)) / 2
+
+
+def summarize(values: dict[str, np.ndarray]) -> dict:
+    """Every reading (P, n) with its interval over prompts, and what is right of the on-topic."""
+    measured = {name: summary(array.mean(1)) for name, array in values.items()}
+    if "on_topic" in values:
+        right, on_topic = values["correct"] * values["on_topic"], values["on_topic"]
+        table = np.column_stack([right.sum(1), on_topic.sum(1)])
+        measured["right_of_on_topic"] = summary(table, _ratio)
+    return measured
+
+
+def _ratio(table: np.ndarray, axis: int = 0) -> float:
+    """Sum of the first column over the sum of the second; table (N, 2)."""
+    first, second = table.sum(axis)
+    return first / max(second, 1)
+
+
+def compare(before: dict, after: dict) -> dict:
+    """What changed from the reference's answers to the policy's, with intervals over prompts.
+
+    Style: the share without filler or preamble; substance: the share that is right; both among
+    on-topic answers.
+    """
+    columns = []
+    for answers in (before, after):
+        columns += [
+            answers[name] * answers["on_topic"] for name in ("on_topic", "plain", "correct")
+        ]
+    table = np.column_stack([column.sum(1) for column in columns])
+
+    def style(rows: np.ndarray, axis: int = 0) -> float:
+        topic, plain, _, topic_after, plain_after, _ = rows.sum(axis)
+        return plain_after / topic_after - plain / topic
+
+    def substance(rows: np.ndarray, axis: int = 0) -> float:
+        topic, _, right, topic_after, _, right_after = rows.sum(axis)
+        return right_after / topic_after - right / topic
+
+    def difference(rows: np.ndarray, axis: int = 0) -> float:
+        return abs(style(rows, axis)) - abs(substance(rows, axis))
+
+    statistics = {"style_change": style, "substance_change": substance}
+    statistics["style_minus_substance"] = difference
+    changes = {
+        name: {"mean": float(statistic(table)), "ci95": bootstrap_ci(table, statistic)}
+        for name, statistic in statistics.items()
+    }
+    gain = summary((after["good"] - before["good"]).mean(1))
+    won = summary(win_rate(after["utility"], before["utility"]))
+    return {"win_rate": won, "good_gain": gain, **changes}
+
+
+# --- Answers for the reader ---
+
+
+def show_answers(prompts: list[str], answers: dict[str, list[list[str]]], most: int = 4) -> None:
+    """Print who answered what to the first prompts, good or not, with marks where gold is known.
+
+    `answers` are texts (prompts, n) by who gave them; the first of each row is shown.
+    """
+    longest, width = max(map(len, answers)) + 1, 84
+    for k, prompt in enumerate(prompts[:most]):
+        print(f"\n{shorten(prompt, 100, placeholder=' ...')}")
+        for who, texts in answers.items():
+            text = texts[k][0]
+            told = shorten(text, width, placeholder=" ...")
+            print(f"  {who + ':':<{longest}} {told}{marks(prompt, text)}")
+
+
+def marks(prompt: str, text: str) -> str:
+    """What the gold standard reads in an answer, in a few words; nothing where there is none."""
+    if not has_gold([prompt]):
+        return ""
+    reading = read_response(prompt, text)
+    if not reading.on_topic:
+        return "  [off topic]"
+    parts = ["right" if reading.correct else "wrong"]
+    if reading.style == "sycophantic":
+        parts = ["wrong, agrees with the user"]
+    if reading.filler_words:
+        parts.append(f"{reading.filler_words} words of filler")
+    return f"  [{', '.join(parts)}]"

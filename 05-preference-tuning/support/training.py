@@ -1,0 +1,345 @@
+"""The training loops around the losses: TRL's trainers and the lab's own, in one or more processes.
+
+What is particular to a method stands in its script; here is what all of them share.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from support.artifacts import Checkpoints, find_or_train
+from support.own_pairs import MAX_LENGTH
+
+from common.cli import is_main_process, process_count
+from common.models import (
+    format_pair,
+    gains_from_bfloat16,
+    is_embedded,
+    is_wide,
+    load_causal_lm,
+)
+from common.preferences import draw_style, questions, write_response
+from common.reporting import write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
+
+# --- Defaults ---
+
+# Settings that were chosen on validation prompts, for the embedded models on the world's pairs.
+DEFAULTS = {
+    "reward model": {"pairs": 6400, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
+    "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
+    # Half as many steps as "dpo", of twice the size.
+    "dpo variants": {"pairs": 384, "epochs": 1, "learning_rate": 1.4e-3, "batch_size": 8},
+}
+FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
+# What other models take instead, and what the user's own pairs take.
+OTHER_MODELS = {"reward model": 1e-4, "dpo": 3e-4, "dpo variants": 3e-4}
+OWN_PAIRS = {"reward model": {"pairs": None, "epochs": 3}}
+
+
+def training_settings(
+    method: str,
+    *,
+    model: str,
+    dataset: str | None = None,
+    num_train_epochs: int | None = None,
+    per_device_train_batch_size: int | None = None,
+    **flags,
+) -> dict:
+    """Every setting that shapes a training, of the command line's flags; defaults for None.
+
+    `method` is a key of DEFAULTS. The batch size is that of all processes together.
+    """
+    settings = dict(DEFAULTS[method])
+    if not is_embedded(model):
+        settings["learning_rate"] = OTHER_MODELS[method]
+    if dataset:
+        settings |= {"pairs": None, **OWN_PAIRS.get(method, {})}
+    given = {name: flags.get(name) for name in FLAGS_OF_A_TRAINING}
+    given["epochs"] = num_train_epochs
+    if per_device_train_batch_size:
+        given["batch_size"] = per_device_train_batch_size * process_count()
+    settings |= {name: value for name, value in given.items() if value is not None}
+    return {"model": model, "dataset": dataset, **settings}
+
+
+# --- TRL's trainers ---
+
+
+class Trained(NamedTuple):
+    """What a training leaves: the policy, TRL's trainer, and what was seen on the way."""
+
+    policy: "PreTrainedModel"
+    trainer: object
+    history: dict[str, list[float]]  # TRL's metrics per step; `rewards/*` include beta
+    curve: list[dict]  # what `look` returned, with its step
+
+
+def trainer_settings(model, learning_rate: float, epochs: int, batch_size: int, seed: int) -> dict:
+    """What TRL's trainers share here. Their own defaults suit large models on GPUs."""
+    device = model.device.type
+    return {
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,  # a share of all steps
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": -(-batch_size // process_count()),
+        "max_length": MAX_LENGTH,
+        "eval_steps": 1 / 6,  # how often `look` is called
+        "bf16": is_wide(model) and gains_from_bfloat16(device),
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": False,  # saves little memory at this size, costs a forward pass
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "ddp_find_unused_parameters": False,  # every weight of the adapter is used in every step
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),  # nothing is written there
+    }
+
+
+def group_by_length(model) -> dict:
+    """Settings for less padding, where answers are longer than the world's: see `add_lengths`."""
+    if not is_wide(model):
+        return {}
+    # Of all columns the trainer must keep that of the lengths.
+    return {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+
+
+def checkpoint_settings(checkpoints: Checkpoints | None) -> dict:
+    """Checkpoints ten times in a training, of which the last two are kept; none for None."""
+    if checkpoints is None:
+        return {}
+    often = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    return {"output_dir": str(checkpoints.folder), **often}
+
+
+def as_dataset(pairs: Sequence[dict]) -> "Dataset":
+    """The pairs as TRL reads them, in messages; mapped where they are mapped."""
+    from datasets import Dataset
+
+    if isinstance(pairs, list):
+        return Dataset.from_list([format_pair(row) for row in pairs])
+    return pairs.map(format_pair, remove_columns=pairs.column_names)
+
+
+def add_lengths(trainer) -> None:
+    """The column of lengths in tokens by which a trainer of pairs groups them, where it does."""
+    if trainer.args.train_sampling_strategy == "group_by_length":
+        rows = trainer.train_dataset
+        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
+        lengths = [len(prompt) + max(len(a), len(b)) for prompt, a, b in sides]
+        trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
+
+
+def run_trainer(
+    trainer,
+    name: str,
+    look: Callable[[int, "PreTrainedModel"], dict] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Train behind one progress bar that says `name`, from the start or from a checkpoint.
+
+    `look(step, policy)` is called at the start, six times on the way, and at the end.
+    """
+    from tqdm import tqdm
+    from transformers import PrinterCallback, TrainerCallback
+    from trl.trainer.utils import add_fused_lm_head
+
+    policy = spare_copy(trainer.model)
+    last = checkpoints.last if checkpoints else None
+    curve = looks_before(last) if last and look else []
+
+    def look_at(step: int, model) -> None:
+        copy_weights(model, policy)
+        curve.append({"step": step, **look(step, policy)})
+        if checkpoints:
+            write_json(checkpoints.folder / "curve.json", curve)
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **_):
+            hidden = None if state.is_world_process_zero else True  # None: shown in a terminal
+            bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
+            self.bar = tqdm(**bar, leave=False, disable=hidden)
+            if look and not state.global_step:
+                look_at(0, model)
+
+        def on_step_end(self, args, state, control, model=None, **_):
+            self.bar.update()
+            step = state.global_step
+            if look and (step % state.eval_steps == 0 or step == state.max_steps):
+                look_at(step, model)
+
+        def on_train_end(self, args, state, control, **_):
+            self.bar.close()
+
+    trainer.add_callback(Watch())
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last and str(last))
+    with contextlib.suppress(OSError):
+        Path(trainer.args.output_dir).rmdir()  # TRL makes it, though nothing is kept there
+    in_parts = policy is not trainer.model
+    trainer.model = copy_weights(trainer.model, policy).eval()
+    if in_parts:  # what TRL's losses call
+        outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
+        add_fused_lm_head(policy.get_base_model(), outputs=outputs)
+    return Trained(trainer.model, trainer, training_history(trainer), curve)
+
+
+def looks_before(checkpoint: Path) -> list[dict]:
+    """What a killed run had seen until its checkpoint."""
+    curve = json.loads((checkpoint.parent / "curve.json").read_text(encoding="utf-8"))
+    return [seen for seen in curve if seen["step"] <= int(checkpoint.name.split("-")[1])]
+
+
+def training_history(trainer) -> dict[str, list[float]]:
+    """TRL's metrics of every step, by name."""
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    names = ["step", "loss", *(name for name in logs[0] if name.startswith("rewards/"))]
+    return {name: [float(entry[name]) for entry in logs if name in entry] for name in names}
+
+
+# --- The lab's own loop ---
+
+
+@contextlib.contextmanager
+def optimizing(model, learning_rate: float, steps: int, name: str) -> Iterator[tuple]:
+    """(model to call, function that takes a step): AdamW, one cycle, any number of processes.
+
+    `step(loss, weight)` follows the gradient, averaged over the processes by weight (`my_share`),
+    and returns the loss of the whole batch. At the end the trained weights are in `model`.
+    """
+    import torch
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    accelerator = Accelerator(device_placement=False)
+    trained = spare_copy(model)
+    weights = trained.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01, fused=True)
+    one_cycle = {"total_steps": steps + 1, "pct_start": 0.1}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, **one_cycle)
+    parallel, optimizer = accelerator.prepare(trained, optimizer)
+    parallel.eval()  # no dropout, as in TRL: a fifth of the time, and pairs are hardly read twice
+    hidden = None if is_main_process() else True
+    with tqdm(total=steps, desc=name, leave=False, disable=hidden) as bar:
+
+        def step(loss, weight: float) -> float:
+            weighted = weight * loss
+            accelerator.backward(weighted)
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            bar.update()
+            return accelerator.reduce(weighted.detach(), "mean").item()
+
+        yield parallel, step
+    copy_weights(trained, model).eval()
+
+
+def my_share(rows: Sequence[dict], batch: list[int]) -> tuple[list[dict], float]:
+    """The rows of a batch that this process reads, and the weight of their mean loss.
+
+    The average of the weighted losses over all processes is the mean over the batch. A process for
+    which nothing is left reads a row with weight 0, since all must take part.
+    """
+    index, count = int(os.environ.get("RANK", 0)), process_count()
+    mine = batch[index::count]
+    return [rows[i] for i in mine or batch[:1]], count * len(mine) / len(batch)
+
+
+def length_sorted_batches(
+    lengths: Sequence[int], batch_size: int, rng: random.Random
+) -> list[list[int]]:
+    """All rows once, in batches of similar length: shuffled, sorted within 16 batches, shuffled."""
+    order = rng.sample(range(len(lengths)), len(lengths))
+    batches, run_length = [], 16 * batch_size
+    for start in range(0, len(order), run_length):
+        block = sorted(order[start : start + run_length], key=lambda i: lengths[i])
+        batches += [block[i : i + batch_size] for i in range(0, len(block), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+# --- FSDP cuts a model up while it trains ---
+
+
+def spare_copy(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Where FSDP will cut up the model that it trains, a copy that stays whole; else the model."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return model
+    spare = copy.deepcopy(model)
+    for module in spare.modules():
+        module.__dict__.pop("forward", None)  # the one that TRL puts there would call the original
+    return spare
+
+
+def copy_weights(model: "PreTrainedModel", spare: "PreTrainedModel") -> "PreTrainedModel":
+    """The spare copy with the model's present weights; every process calls it, for its part."""
+    if spare is not model:
+        state = model.state_dict().items()
+        whole = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in state}
+        spare.load_state_dict(whole)
+    return spare
+
+
+# --- What preference tuning starts from ---
+
+
+def load_sft_checkpoint(
+    model: str, dataset: str | None, sft_steps: int | None, seed: int, output_dir: Path, device: str
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """(model, tokenizer) to start from; a base model is first fine-tuned for `sft_steps`.
+
+    DPO's reference is an SFT checkpoint: a model that does not answer questions yet has no style to
+    prefer. The embedded one is that; any other model is made one on the world's answers, unless the
+    user's own pairs are used. What was fine-tuned is kept in the output folder and used again.
+    """
+    if sft_steps is None:
+        sft_steps = 0 if is_embedded(model) or dataset else SFT_STEPS
+    if sft_steps:
+        settings = {"model": model, "sft_steps": sft_steps, "seed": seed}
+        folder = output_dir / f"sft-{Path(model).name}"
+        model = str(find_or_train(folder, settings, train_sft, device=device))
+    return load_causal_lm(model, device)
+
+
+def train_sft(model: str, sft_steps: int, seed: int, device: str) -> tuple:
+    """Supervised fine-tuning of all weights on answers in every style: (model, tokenizer)."""
+    from support.evaluation import sample_answers, show_answers
+
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    policy, tokenizer = load_causal_lm(model, device)
+    prompts = [question.prompt for question in questions("validation")[:2]]
+    before, _ = sample_answers(policy, tokenizer, prompts, 1, 48, seed)
+    rng, rows = random.Random(seed), []
+    for _ in range(16 * sft_steps):
+        question = rng.choice(questions("train", unseen=None))
+        text = write_response(question, draw_style(question, rng), rng)
+        row = format_pair({"prompt": question.prompt, "chosen": text, "rejected": text})
+        rows.append({"prompt": row["prompt"], "completion": row["chosen"]})
+    trainer = SFTTrainer(
+        model=policy,
+        args=SFTConfig(**trainer_settings(policy, 2e-4, 1, 16, seed)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trained = run_trainer(trainer, f"SFT of {model}")
+    after, _ = sample_answers(trained.policy, tokenizer, prompts, 1, 48, seed)
+    show_answers(prompts, {"before SFT": before, "after SFT": after})
+    return trained.policy, tokenizer

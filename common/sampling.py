@@ -1,0 +1,123 @@
+"""Sampling responses from a causal language model: many prompts, n responses to each, in batches.
+
+The library's `generate` gives the same text (tests compare greedy answers); this is several times
+as fast on a CPU, because a prompt is read once for all its responses, responses that have ended
+leave the batch, and a token costs one random number instead of one per vocabulary entry.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from common.models import autocast, check_length, collect, encode_prompt, my_batches
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Response(NamedTuple):
+    """A sampled response: its text, and its tokens with the EOS where the model ended it."""
+
+    text: str
+    token_ids: list[int]
+
+
+def sample(
+    model,
+    tokenizer,
+    prompts: list[str],
+    n: int = 1,
+    max_new_tokens: int = 48,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> list[list[Response]]:
+    """Sample n responses to every prompt; temperature 0 is greedy. Returns n per prompt.
+
+    Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
+    prompts are batched or shared among processes changes nothing. `batch_size` counts rows,
+    prompts x n.
+    """
+    import torch
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    responses, was_training = {}, model.training
+    model.eval()
+    with torch.inference_mode(), autocast(model):
+        for batch in my_batches(order, max(1, batch_size // n), "sampling"):
+            uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
+            shown = [encoded[i] for i in batch]
+            rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms)
+            texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+            answers = list(map(Response, texts, rows))
+            responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
+    model.train(was_training)
+    return collect(responses)
+
+
+def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int) -> "torch.Tensor":
+    """A number in [0, 1) for every token to be drawn: (B n, tokens)."""
+    import torch
+
+    streams = [np.random.default_rng([seed, place]) for place in places]
+    return torch.from_numpy(
+        np.concatenate([stream.random((n, tokens), np.float32) for stream in streams])
+    )
+
+
+def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms) -> list:
+    """n sequences of token ids for each encoded prompt, in order; uniforms (B n, tokens)."""
+    import torch
+
+    width = max(map(len, encoded))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded])  # (B, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    inputs = {"attention_mask": mask, "position_ids": positions}
+    out = model(ids, **inputs, use_cache=True, logits_to_keep=1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(n)
+    logits = out.logits[:, -1].repeat_interleave(n, 0)  # (B n, V)
+    mask = mask.repeat_interleave(n, 0)  # (B n, T)
+    sequences: list[list[int]] = [[] for _ in range(len(logits))]
+    rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
+
+    last = uniforms.shape[1] - 1
+    for step, u in enumerate(uniforms.T):  # (B n,)
+        tokens = draw_tokens(logits, temperature, u[rows])
+        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            sequences[row].append(token)
+        alive = (tokens != tokenizer.eos_token_id).nonzero().squeeze(-1)
+        if len(alive) == 0 or step == last:
+            break
+        if len(alive) < len(tokens):
+            cache.batch_select_indices(alive)
+            rows, tokens, mask = rows[alive.cpu()], tokens[alive], mask[alive]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        inputs = {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
+        out = model(tokens[:, None], **inputs, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1]
+    return sequences
+
+
+def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -> "torch.Tensor":
+    """One token per row of logits (B, V) by inversion, with u (B,) in [0, 1).
+
+    The first token whose cumulative probability exceeds u: the same distribution as
+    `torch.multinomial`, which draws an exponential variable for every vocabulary entry.
+    """
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    tokens, few = [], 32  # as many rows as a processor's cache holds
+    u = u.to(logits.device)
+    for some, numbers in zip(logits.split(few), u.split(few), strict=True):
+        cumulative = (some.float() / temperature).softmax(-1).cumsum(-1)
+        targets = numbers[:, None] * cumulative[:, -1:]
+        tokens.append(torch.searchsorted(cumulative, targets, right=True).squeeze(-1))
+    return torch.cat(tokens).clamp(max=logits.shape[-1] - 1)
