@@ -1,9 +1,12 @@
-# make lab    install and run all scripts      make test   lint-free test run, offline
+# make lab        install, and run all scripts with one seed      make test     the tests, offline
+# make figures    the committed run, over all seeds (an hour)      make bench    speed
+# make lint       what CI checks beside the tests                  make clean    outputs/ goes
 # PYTHON=python3.12 chooses the interpreter; an active virtual environment is used as it is.
 PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
+SEEDS ?= 0 1 2 3 4 5 6 7
 
 .PHONY: lab test figures bench tiny lint clean
 
@@ -13,14 +16,14 @@ lab: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# The committed figures and tables: the default run of every script, from nothing, over three seeds.
+# Nothing else writes to figures/. A run that was stopped goes on where it stopped.
 figures: $(STAMP)
-	rm -rf outputs
-	$(BIN)/python 05-preference-tuning/run_all.py --seeds 0 1 2
+	$(BIN)/python 05-preference-tuning/run_all.py --seeds $(SEEDS) --output-dir outputs/figures-run --figures-dir figures
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py
 
+# The embedded models, from nothing.
 tiny: $(STAMP)
 	$(BIN)/python -m common.tiny
 

@@ -1,241 +1,312 @@
-"""Run every script of the lab in order and sum up: what was measured, which claims of the tutorial hold, and how long.
+"""Run every script of the lab and sum up: what was measured, which claims hold, how long it took.
 
-    python 05-preference-tuning/run_all.py
-    python 05-preference-tuning/run_all.py --seeds 0 1 2
+    python 05-preference-tuning/run_all.py                       # one seed
+    python 05-preference-tuning/run_all.py --seeds 0 1 2         # the same over three seeds
+    python 05-preference-tuning/run_all.py --scripts best_of_n   # again, keeping the others' results
 
-With several seeds every script runs once per seed, and the figures are those of the first. About six minutes per seed
-on 2 cores. Writes run_all.json; with several seeds also claims.json, every claim with its verdict over the seeds, and
-the tables that the README shows: claims.md and headlines.md.
+Scripts and seeds run side by side, as processes of one thread each: --jobs of them, as many as
+there are cores. What a script prints goes to outputs/logs/. A run that was killed goes on where it
+stopped. About five minutes a seed on 2 cores. With several seeds it also writes, to --figures-dir
+(default: outputs/all-seeds), every figure and every JSON over the seeds, claims.md and headlines.md.
+`make figures` does that for the committed run in figures/.
 """
 
 import argparse
-import importlib
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from support.drawing.preference_data import draw_preference_data
 
 import numpy as np
+import preference_data_explorer
 
-from common.cli import check_writable, make_parser, process_count, run, whole_number
-from common.reporting import replacing, seed_ci, verdict, write_json
+from common import cli
+from common.reporting import (
+    at,
+    caption,
+    count_verdicts,
+    false_discovery,
+    interval,
+    judge,
+    over_seeds,
+    replacing,
+    run_checks,
+    seeds_needed,
+    where_true,
+    write_json,
+)
 
-# Script, section of the tutorial, the file of its results, and its headline numbers: label and path in the metrics.
-SCRIPTS = (
-    (
-        "preference_data_explorer",
+HERE = Path(__file__).resolve().parent
+
+
+class Section(NamedTuple):
+    """A section of the tutorial: its script, the figure's name and function, and its numbers."""
+
+    title: str
+    script: str
+    name: str
+    draw: Callable[..., None]
+    claims: tuple
+    checks: tuple
+    headlines: dict[str, str]  # label: path of a quantity in the metrics
+    needs: tuple[str, ...] = ()  # scripts that have to be done before, with the same seed
+
+
+SECTIONS = (
+    Section(
         "Preference data formats",
+        "preference_data_explorer",
         "preference_data",
-        {
-            "order recovered (Kendall's tau) from pairs, 96 responses read": "recovery.tau.pairwise.3.mean",
-            "the same from rankings": "recovery.tau.listwise.3.mean",
-        },
-    ),
-    (
-        "reward_model",
-        "Reward models",
-        "reward_model",
-        {
-            "accuracy on gold order": "gold_order_accuracy.mean",
-            "the same, facts that no preference data ask about": "gold_order_unseen_facts.mean",
-            "accuracy on noisy labels": "label_accuracy.mean",
-            "its ceiling": "bayes_ceiling.accuracy",
-        },
-    ),
-    (
-        "rlhf_objectives",
-        "PPO-based RLHF",
-        "ppo_objectives",
-        {"gold after PPO with the KL term": "end.KL.gold", "gold without it": "end.no KL.gold"},
-    ),
-    (
-        "dpo_trainer",
-        "DPO",
-        "dpo_training",
-        {
-            "good answers of the SFT checkpoint": "reference.good.mean",
-            "good answers after DPO": "policy.good.mean",
-            "win rate of DPO over SFT, ties half": "win_rate.mean",
-            "KL from the SFT checkpoint, nats": "policy.kl.mean",
-        },
-    ),
-    (
-        "dpo_variants",
-        "DPO variants",
-        "dpo_variants",
-        {
-            "good answers on half the budget: DPO": "arms.sigmoid, clean.good.mean",
-            "IPO": "arms.ipo, clean.good.mean",
-            "KTO": "arms.kto, noise 0@0.good.mean",
-            "DPO on AI labels": "arms.AI labels.good.mean",
-            "DPO on on-policy pairs": "arms.on-policy.good.mean",
-        },
-    ),
-    (
-        "best_of_n",
-        "Best-of-N",
-        "best_of_n",
-        {
-            "good answers, best of 16": "methods.best_of_n.good.mean",
-            "good answers, DPO and best of 16": "methods.dpo_best_of_n.good.mean",
-            "share of DPO's gain that best-of-16 reaches": "share_of_dpo_gain.mean",
-        },
-    ),
-    (
-        "reward_hacking",
-        "Reward hacking",
-        "reward_hacking",
-        {
-            "gold utility gained by DPO: unbiased labels": "dpo.length.control_gold_gain.mean",
-            "length-biased labels": "dpo.length.gold_gain.mean",
-            "style-biased labels": "dpo.style.gold_gain.mean",
-            "agreement-biased labels": "dpo.agreement.gold_gain.mean",
-        },
+        draw_preference_data,
+        preference_data_explorer.CLAIMS,
+        (),
+        {},
     ),
 )
-VERDICTS = ("holds", "does not hold", "no difference")
+
+
+# --- Running scripts and seeds side by side ---
+
+
+class Job(NamedTuple):
+    """One script with one seed."""
+
+    script: str
+    seed: int
+
+
+def run_jobs(jobs: list[Job], at_once: int, output_dir: Path, smoke: bool) -> None:
+    """Run the jobs in order, `at_once` of them side by side, each after those that it needs.
+
+    A job that is done is noted in a progress file, so that a killed run goes on where it stopped.
+    Raises UserError where a script fails.
+    """
+    progress = output_dir / "run_all-progress.json"
+    done = jobs_done(progress)
+    if done:
+        print(f"going on with a run that stopped: {len(done)} of {len(jobs)} are done")
+    waiting, running = [job for job in jobs if job not in done], {}
+    while waiting or running:
+        ready = [job for job in waiting if not unmet_needs(job, waiting, running)]
+        for job in ready[: at_once - len(running)]:
+            waiting.remove(job)
+            running[job] = start_job(job, output_dir, smoke, threads=1 if at_once > 1 else None)
+        for job, (process, started) in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[job]
+            if process.returncode:
+                stop_all(running)
+                raise cli.UserError(
+                    f"{job.script}.py failed with seed {job.seed}: see {log_of(job, output_dir)}"
+                )
+            done.append(job)
+            write_json(progress, {"code": code_hash(), "done": done})
+            seconds = time.time() - started
+            print(f"{job.script:<25} seed {job.seed}  {seconds:4.0f} s", flush=True)
+        time.sleep(0.1)
+    progress.unlink(missing_ok=True)
+
+
+def unmet_needs(job: Job, waiting: list[Job], running: dict) -> bool:
+    """Whether something that the job needs is still to come."""
+    needs = next(section.needs for section in SECTIONS if section.script == job.script)
+    unfinished = {*waiting, *running}
+    return any(Job(script, job.seed) in unfinished for script in needs)
+
+
+def start_job(job: Job, output_dir: Path, smoke: bool, threads: int | None) -> tuple:
+    """(process, time of its start); what it prints goes to its log."""
+    flags = ["--seed", str(job.seed), "--output-dir", str(output_dir)]
+    flags += ["--smoke"] if smoke else []
+    environment = dict(os.environ)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    log = log_of(job, output_dir)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        command = [sys.executable, str(HERE / f"{job.script}.py"), *flags]
+        streams = {"stdout": output, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, env=environment, **streams), time.time()
+
+
+def log_of(job: Job, output_dir: Path) -> Path:
+    """Where the output of a job goes."""
+    return output_dir / "logs" / f"{job.script}-seed-{job.seed}.txt"
+
+
+def stop_all(running: dict) -> None:
+    """End the processes that still run."""
+    for process, _ in running.values():
+        process.terminate()
+        process.wait()
+
+
+def jobs_done(progress: Path) -> list[Job]:
+    """What a killed run of today's code had done."""
+    try:
+        stored = json.loads(progress.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [Job(*job) for job in stored["done"]] if stored["code"] == code_hash() else []
+
+
+def code_hash() -> str:
+    """SHA-256 of all code of the lab."""
+    files = sorted([*HERE.rglob("*.py"), *(HERE.parent / "common").rglob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+# --- Results over the seeds ---
+
+
+def read_run(section: Section, seed: int, output_dir: Path, smoke: bool) -> dict:
+    """The results of a script with a seed. Raises UserError where they are missing."""
+    changed = {**({"seed": seed} if seed else {}), **({"smoke": True} if smoke else {})}
+    path = output_dir / f"{cli.name_run(section.name, changed)}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise cli.UserError(f"{path} is missing: run {section.script}.py first") from None
+
+
+def merge_runs(section: Section, runs: list[dict]) -> dict:
+    """The results of several seeds as results of the same form, every claim judged anew."""
+    first, seeds = runs[0], [run["seed"] for run in runs]
+    metrics = over_seeds([run["metrics"] for run in runs])
+    seconds = [run["wall_seconds"]["total"] for run in runs]
+    alone = [{claim["id"]: claim["verdict"] for claim in run["claims"]} for run in runs]
+    claims = judge(section.claims, metrics)
+    adjusted = false_discovery(claims)
+    for claim in claims:
+        claim["verdict_by_seed"] = [verdicts[claim["id"]] for verdicts in alone]
+        claim["mean_by_seed"] = at(metrics, claim["path"]).get("by_seed", [])
+        claim["p_adjusted"] = adjusted.get(claim["id"])
+        claim["seeds_needed"] = seeds_needed(claim)
+    return {
+        **{key: first[key] for key in ("script", "versions", "device")},
+        "settings": {**first["settings"], "seeds": seeds},
+        "seed": seeds[0],
+        "wall_seconds": {"total": round(float(np.mean(seconds)), 1)},
+        "metrics": metrics,
+        "claims": claims,
+        "checks": run_checks(section.checks, metrics),
+    }
+
+
+def write_over_seeds(results: list[dict], folder: Path) -> None:
+    """Every section's JSON and figure over the seeds, and the two tables."""
+    for section, result in zip(SECTIONS, results, strict=True):
+        write_json(folder / f"{section.name}.json", result)
+        figure = folder / f"{section.name}.png"
+        section.draw(figure, result["metrics"], caption(result["settings"]), None)
+    tables = {"claims.md": claims_table(results), "headlines.md": headlines_table(results)}
+    for name, table in tables.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(table, encoding="utf-8")
+
+
+def claims_table(results: list[dict]) -> str:
+    """Markdown: every claim, what was measured over the seeds, and the verdict."""
+    lines = [
+        "| section | claim | measured | mean and 95 % interval | true | verdict | alike |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for section, result in zip(SECTIONS, results, strict=True):
+        lines += [claim_row(section.title, claim) for claim in result["claims"]]
+    return "\n".join(lines) + "\n"
+
+
+def claim_row(title: str, claim: dict) -> str:
+    """A row of the table of claims; `alike` counts the seeds that alone say the same."""
+    by_seed = claim["verdict_by_seed"]
+    alike = f"{by_seed.count(claim['verdict'])} of {len(by_seed)}"
+    verdict = claim["verdict"]
+    if verdict == "undecided":
+        more = claim["seeds_needed"]
+        verdict += f" ({more} seeds would tell)" if more else " (more prompts needed)"
+    cells = (title, claim["says"], claim["measured"], interval(claim), where_true(claim))
+    return f"| {' | '.join((*cells, verdict, alike))} |"
+
+
+def headlines_table(results: list[dict]) -> str:
+    """Markdown: the headline numbers and the seconds of every script."""
+    lines = ["| script | measured | mean and 95 % interval |", "|---|---|---|"]
+    for section, result in zip(SECTIONS, results, strict=True):
+        script = f"{section.script}.py"
+        for label, path in section.headlines.items():
+            lines.append(f"| {script} | {label} | {interval(at(result['metrics'], path))} |")
+        lines.append(f"| {script} | seconds | {result['wall_seconds']['total']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def print_overview(results: list[dict]) -> None:
+    """One line for every headline number of one seed or of several."""
+    for section, result in zip(SECTIONS, results, strict=True):
+        print(f"\n{section.title} ({section.script}.py, {result['wall_seconds']['total']:.0f} s)")
+        for label, path in section.headlines.items():
+            print(f"  {label}: {interval(at(result['metrics'], path))}")
+
+
+# --- Main ---
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=whole_number(0), nargs="+", help="seeds to repeat over; default: --seed")
+    parser = cli.make_parser(__file__, __doc__)
+    seed = cli.whole_number(0)
+    parser.add_argument("--seeds", type=seed, nargs="+", help="default: the one of --seed")
+    names = [section.script for section in SECTIONS]
+    parser.add_argument("--scripts", nargs="+", choices=names, metavar="NAME", help="only these")
+    jobs = "processes side by side, of one thread each; default: as many as there are cores"
+    parser.add_argument("--jobs", type=cli.whole_number(1), default=os.cpu_count(), help=jobs)
     return parser
 
 
-def run_seed(args: argparse.Namespace, seed: int, first: bool) -> list[dict]:
-    """Run all scripts with one seed; returns their results files. Later seeds write below outputs/seed-N."""
-    outputs = args.output_dir if first else args.output_dir / f"seed-{seed}"
-    figures = args.figures_dir if first else outputs / "figures"
-    flags = ["--seed", str(seed), "--output-dir", str(outputs), "--figures-dir", str(figures)]
-    results = []
-    for script, _, name, _ in SCRIPTS:
-        print(f"\n=== {script}.py, seed {seed}", flush=True)
-        importlib.import_module(script).main(flags + ["--smoke"] * args.smoke)
-        wait_for_files()
-        results.append(json.loads((figures / f"{name}.json").read_text(encoding="utf-8")))
-    return results
-
-
-def wait_for_files() -> None:
-    """Of several processes the first one writes; the others read only then."""
-    if process_count() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
-
-
-def headline(results: dict, path: str) -> float:
-    """The number at a dotted path of the metrics (@ stands for a dot inside a name)."""
-    value = results["metrics"]
-    for key in path.split("."):
-        value = value[int(key)] if isinstance(value, list) else value[key.replace("@", ".")]
-    return float(value)
-
-
-def sum_up_claims(by_seed: list[list[dict]]) -> list[dict]:
-    """Every claim with its section, measured over the seeds, and each seed's own measurement under `runs`.
-
-    `measured` is the mean over seeds, `ci95` the wider, at each end, of two intervals: that of one run (over prompts,
-    pairs or chunks; its ends averaged over runs) and the t interval over seeds. One verdict comes from that.
-    """
-    found = []
-    for k, (script, section, _, _) in enumerate(SCRIPTS):
-        for place, claim in enumerate(by_seed[0][k]["claims"]):
-            runs = [results[k]["claims"][place] for results in by_seed]
-            values, intervals = [run["measured"] for run in runs], [run["ci95"] for run in runs]
-            low, high = np.mean(intervals, axis=0)
-            if len(runs) > 1:
-                low, high = min(low, seed_ci(values)[0]), max(high, seed_ci(values)[1])
-            borders = claim["holds_between"]
-            found.append(
-                {
-                    **{key: claim[key] for key in ("id", "claim", "predicted", "holds_between")},
-                    "section": section,
-                    "script": f"{script}.py",
-                    "measured": round(float(np.mean(values)), 6),
-                    "ci95": [round(float(low), 6), round(float(high), 6)],
-                    "verdict": verdict((low, high), borders),
-                    "runs": [{key: run[key] for key in ("measured", "ci95", "verdict")} for run in runs],
-                }
-            )
-    return found
-
-
-def table_rows(by_seed: list[list[dict]]) -> list[tuple[str, ...]]:
-    """A row per headline number; the first one of a script begins with its counts of verdicts and its seconds."""
-    rows = []
-    for k, (script, _, _, paths) in enumerate(SCRIPTS):
-        runs = [results[k] for results in by_seed]
-        verdicts = [claim["verdict"] for run in runs for claim in run["claims"]]
-        seconds = np.mean([run["wall_seconds"]["total"] for run in runs])
-        first = (script, *(str(verdicts.count(v)) for v in VERDICTS), f"{seconds:.0f}")
-        for place, (label, path) in enumerate(paths.items()):
-            values = [headline(run, path) for run in runs]
-            spread = f" ({min(values):.3f} ... {max(values):.3f})" if len(values) > 1 else ""
-            number = f"{np.mean(values):.3f}{spread}"
-            rows.append((*(first if place == 0 else ("",) * len(first)), label, number))
-    return rows
-
-
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows under their headings, columns aligned."""
-    table = [("script", *VERDICTS, "seconds", "headline numbers", ""), *rows]
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def claims_table(claims: list[dict]) -> str:
-    """Markdown: every claim, what was measured over the seeds, the verdict, and how many seeds alone say the same."""
-    lines = ["| section | claim | measured | 95 % interval | verdict | seeds |", "|---|---|---|---|---|---|"]
-    for c in claims:
-        same = sum(run["verdict"] == c["verdict"] for run in c["runs"])
-        numbers = f"{c['measured']:.3g} | {c['ci95'][0]:.3g} ... {c['ci95'][1]:.3g}"
-        lines.append(f"| {c['section']} | {c['claim']} | {numbers} | {c['verdict']} | {same} of {len(c['runs'])} |")
-    return "\n".join(lines) + "\n"
-
-
-def headlines_table(by_seed: list[list[dict]]) -> str:
-    """Markdown: the headline numbers and the seconds of every script, mean and range over the seeds."""
-    lines = ["| script | measured | mean | range over seeds |", "|---|---|---|---|"]
-    for k, (script, _, _, paths) in enumerate(SCRIPTS):
-        runs = [results[k] for results in by_seed]
-        for label, path in paths.items():
-            values = [headline(run, path) for run in runs]
-            lines.append(f"| {script}.py | {label} | {np.mean(values):.3f} | {min(values):.3f} ... {max(values):.3f} |")
-        seconds = [run["wall_seconds"]["total"] for run in runs]
-        lines.append(f"| {script}.py | seconds | {np.mean(seconds):.0f} | {min(seconds):.0f} ... {max(seconds):.0f} |")
-    return "\n".join(lines) + "\n"
-
-
 def main(argv: list[str] | None = None) -> dict:
-    """Run everything, print the table, write run_all.json; returns its content."""
-    args = build_parser().parse_args(argv)
-    started = time.time()
-    check_writable(args.output_dir, args.figures_dir)
-    seeds = args.seeds or [args.seed]
-    by_seed = [run_seed(args, seed, first=k == 0) for k, seed in enumerate(seeds)]
+    """Run, sum up, and write run_all.json; returns its content."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started, seeds = time.time(), args.seeds or [args.seed]
+    if len(set(seeds)) < len(seeds):
+        raise cli.UserError("--seeds: the same seed twice would count one run as two")
+    folder = args.figures_dir or args.output_dir / "all-seeds"
+    cli.check_writable(args.output_dir, *([folder] if len(seeds) > 1 else []))
+    scripts = args.scripts or [section.script for section in SECTIONS]
+    jobs = [Job(section.script, seed) for seed in seeds for section in SECTIONS]
+    jobs = [job for job in jobs if job.script in scripts]
+    run_jobs(jobs, args.jobs, args.output_dir, args.smoke)
+    results = []
+    for section in SECTIONS:
+        runs = [read_run(section, seed, args.output_dir, args.smoke) for seed in seeds]
+        results.append(merge_runs(section, runs) if len(runs) > 1 else runs[0])
+    if len(seeds) > 1:
+        write_over_seeds(results, folder)
     summary = {
         "seeds": seeds,
-        "headlines": {
-            script: {label: [headline(r[k], path) for r in by_seed] for label, path in paths.items()}
-            for k, (script, _, _, paths) in enumerate(SCRIPTS)
-        },
+        "jobs": args.jobs,
         "wall_seconds": round(time.time() - started, 1),
+        "seconds": {result["script"]: result["wall_seconds"]["total"] for result in results},
     }
-    claims, written = sum_up_claims(by_seed), [args.figures_dir / "run_all.json"]
-    write_json(written[0], summary)
-    if len(seeds) > 1:
-        written += [args.figures_dir / name for name in ("claims.json", "claims.md", "headlines.md")]
-        write_json(written[1], {"seeds": seeds, "claims": claims})
-        for path, table in zip(written[2:], (claims_table(claims), headlines_table(by_seed)), strict=True):
-            with replacing(path) as temporary:
-                temporary.write_text(table, encoding="utf-8")
-    print()
-    print_table(table_rows(by_seed))
-    counts = ", ".join(f"{sum(claim['verdict'] == v for claim in claims)} {v}" for v in VERDICTS)
-    print(f"\n{len(claims)} claims: {counts}")
-    print(f"{len(seeds)} seed(s) in {summary['wall_seconds']:.0f} s; wrote {', '.join(map(str, written))}")
+    path = (folder if len(seeds) > 1 else args.output_dir) / "run_all.json"
+    write_json(path, summary)
+    print_overview(results)
+    claims = [claim for result in results for claim in result["claims"]]
+    checks = [check for result in results for check in result["checks"]]
+    passed = sum(check["passes"] for check in checks)
+    seconds = summary["wall_seconds"]
+    print(
+        f"\n{len(claims)} claims: {count_verdicts(claims)}; {passed} of {len(checks)} checks pass"
+    )
+    print(f"{len(seeds)} seed(s) in {seconds:.0f} s; results in {path.parent}")
     return summary
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)
