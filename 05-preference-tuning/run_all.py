@@ -2,13 +2,13 @@
 
     python 05-preference-tuning/run_all.py                       # one seed
     python 05-preference-tuning/run_all.py --seeds 0 1 2         # the same over three seeds
-    python 05-preference-tuning/run_all.py --scripts best_of_n   # again, keeping the others' results
+    python 05-preference-tuning/run_all.py --scripts best_of_n   # again; keeps the others' results
 
-Scripts and seeds run side by side, as processes of one thread each: --jobs of them, as many as
-there are cores. What a script prints goes to outputs/logs/. A run that was killed goes on where it
-stopped. About five minutes a seed on 2 cores. With several seeds it also writes, to --figures-dir
-(default: outputs/all-seeds), every figure and every JSON over the seeds, claims.md and headlines.md.
-`make figures` does that for the committed run in figures/.
+Scripts and seeds run side by side, as processes of one thread each: as many as there are cores, or
+--jobs. What a script prints goes to outputs/logs/. A run that was killed goes on where it stopped.
+About five minutes a seed on 2 cores. With several seeds it also writes every figure and JSON over
+the seeds, claims.md and headlines.md, to --figures-dir (default: outputs/all-seeds). `make figures`
+does that for the committed run in figures/.
 """
 
 import argparse
@@ -22,26 +22,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from support.drawing.best_of_n import draw_best_of_n
+from support.drawing.dpo_training import draw_dpo
+from support.drawing.dpo_variants import draw_variants
+from support.drawing.frontier import draw_frontier
+from support.drawing.online_rl import draw_online_rl
+from support.drawing.ppo_objectives import draw_objectives
 from support.drawing.preference_data import draw_preference_data
+from support.drawing.reward_hacking import draw_hacking
+from support.drawing.reward_model import draw_reward_model
+from support.seeds import claims_table, headlines_table, merge_runs
 
-import numpy as np
+import best_of_n
+import dpo_trainer
+import dpo_variants
+import frontier
+import online_rl
 import preference_data_explorer
+import reward_hacking
+import reward_model
+import rlhf_objectives
 
 from common import cli
-from common.reporting import (
-    at,
-    caption,
-    count_verdicts,
-    false_discovery,
-    interval,
-    judge,
-    over_seeds,
-    replacing,
-    run_checks,
-    seeds_needed,
-    where_true,
-    write_json,
-)
+from common.reporting import at, caption, count_verdicts, interval, replacing, write_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,6 +71,81 @@ SECTIONS = (
         preference_data_explorer.CLAIMS,
         (),
         {},
+    ),
+    Section(
+        "Reward models",
+        "reward_model",
+        "reward_model",
+        draw_reward_model,
+        reward_model.CLAIMS,
+        reward_model.CHECKS,
+        {},
+    ),
+    Section(
+        "PPO-based RLHF",
+        "rlhf_objectives",
+        "ppo_objectives",
+        draw_objectives,
+        rlhf_objectives.CLAIMS,
+        rlhf_objectives.CHECKS,
+        {},
+    ),
+    Section(
+        "DPO",
+        "dpo_trainer",
+        "dpo_training",
+        draw_dpo,
+        dpo_trainer.CLAIMS,
+        dpo_trainer.CHECKS,
+        {},
+    ),
+    Section(
+        "DPO variants",
+        "dpo_variants",
+        "dpo_variants",
+        draw_variants,
+        dpo_variants.CLAIMS,
+        dpo_variants.CHECKS,
+        {},
+    ),
+    Section(
+        "Online RL",
+        "online_rl",
+        "online_rl",
+        draw_online_rl,
+        online_rl.CLAIMS,
+        online_rl.CHECKS,
+        {},
+        needs=("reward_model", "dpo_trainer"),
+    ),
+    Section(
+        "Best-of-N",
+        "best_of_n",
+        "best_of_n",
+        draw_best_of_n,
+        best_of_n.CLAIMS,
+        best_of_n.CHECKS,
+        {},
+        needs=("reward_model", "dpo_trainer"),
+    ),
+    Section(
+        "Reward hacking",
+        "reward_hacking",
+        "reward_hacking",
+        draw_hacking,
+        reward_hacking.CLAIMS,
+        reward_hacking.CHECKS,
+        {},
+    ),
+    Section(
+        "What to notice",
+        "frontier",
+        "frontier",
+        draw_frontier,
+        frontier.CLAIMS,
+        frontier.CHECKS,
+        {},
+        needs=("dpo_trainer", "dpo_variants", "online_rl", "best_of_n"),
     ),
 )
 
@@ -164,41 +242,18 @@ def code_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-# --- Results over the seeds ---
+# --- Results ---
 
 
 def read_run(section: Section, seed: int, output_dir: Path, smoke: bool) -> dict:
     """The results of a script with a seed. Raises UserError where they are missing."""
-    changed = {**({"seed": seed} if seed else {}), **({"smoke": True} if smoke else {})}
+    changed = {"seed": seed} if seed else {}
+    changed |= {"smoke": True} if smoke else {}
     path = output_dir / f"{cli.name_run(section.name, changed)}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise cli.UserError(f"{path} is missing: run {section.script}.py first") from None
-
-
-def merge_runs(section: Section, runs: list[dict]) -> dict:
-    """The results of several seeds as results of the same form, every claim judged anew."""
-    first, seeds = runs[0], [run["seed"] for run in runs]
-    metrics = over_seeds([run["metrics"] for run in runs])
-    seconds = [run["wall_seconds"]["total"] for run in runs]
-    alone = [{claim["id"]: claim["verdict"] for claim in run["claims"]} for run in runs]
-    claims = judge(section.claims, metrics)
-    adjusted = false_discovery(claims)
-    for claim in claims:
-        claim["verdict_by_seed"] = [verdicts[claim["id"]] for verdicts in alone]
-        claim["mean_by_seed"] = at(metrics, claim["path"]).get("by_seed", [])
-        claim["p_adjusted"] = adjusted.get(claim["id"])
-        claim["seeds_needed"] = seeds_needed(claim)
-    return {
-        **{key: first[key] for key in ("script", "versions", "device")},
-        "settings": {**first["settings"], "seeds": seeds},
-        "seed": seeds[0],
-        "wall_seconds": {"total": round(float(np.mean(seconds)), 1)},
-        "metrics": metrics,
-        "claims": claims,
-        "checks": run_checks(section.checks, metrics),
-    }
 
 
 def write_over_seeds(results: list[dict], folder: Path) -> None:
@@ -207,48 +262,14 @@ def write_over_seeds(results: list[dict], folder: Path) -> None:
         write_json(folder / f"{section.name}.json", result)
         figure = folder / f"{section.name}.png"
         section.draw(figure, result["metrics"], caption(result["settings"]), None)
-    tables = {"claims.md": claims_table(results), "headlines.md": headlines_table(results)}
-    for name, table in tables.items():
+    tables = {"claims.md": claims_table, "headlines.md": headlines_table}
+    for name, make_table in tables.items():
         with replacing(folder / name) as temporary:
-            temporary.write_text(table, encoding="utf-8")
-
-
-def claims_table(results: list[dict]) -> str:
-    """Markdown: every claim, what was measured over the seeds, and the verdict."""
-    lines = [
-        "| section | claim | measured | mean and 95 % interval | true | verdict | alike |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for section, result in zip(SECTIONS, results, strict=True):
-        lines += [claim_row(section.title, claim) for claim in result["claims"]]
-    return "\n".join(lines) + "\n"
-
-
-def claim_row(title: str, claim: dict) -> str:
-    """A row of the table of claims; `alike` counts the seeds that alone say the same."""
-    by_seed = claim["verdict_by_seed"]
-    alike = f"{by_seed.count(claim['verdict'])} of {len(by_seed)}"
-    verdict = claim["verdict"]
-    if verdict == "undecided":
-        more = claim["seeds_needed"]
-        verdict += f" ({more} seeds would tell)" if more else " (more prompts needed)"
-    cells = (title, claim["says"], claim["measured"], interval(claim), where_true(claim))
-    return f"| {' | '.join((*cells, verdict, alike))} |"
-
-
-def headlines_table(results: list[dict]) -> str:
-    """Markdown: the headline numbers and the seconds of every script."""
-    lines = ["| script | measured | mean and 95 % interval |", "|---|---|---|"]
-    for section, result in zip(SECTIONS, results, strict=True):
-        script = f"{section.script}.py"
-        for label, path in section.headlines.items():
-            lines.append(f"| {script} | {label} | {interval(at(result['metrics'], path))} |")
-        lines.append(f"| {script} | seconds | {result['wall_seconds']['total']:.0f} |")
-    return "\n".join(lines) + "\n"
+            temporary.write_text(make_table(SECTIONS, results), encoding="utf-8")
 
 
 def print_overview(results: list[dict]) -> None:
-    """One line for every headline number of one seed or of several."""
+    """Every headline number, of one seed or of several."""
     for section, result in zip(SECTIONS, results, strict=True):
         print(f"\n{section.title} ({section.script}.py, {result['wall_seconds']['total']:.0f} s)")
         for label, path in section.headlines.items():
@@ -285,7 +306,8 @@ def main(argv: list[str] | None = None) -> dict:
     results = []
     for section in SECTIONS:
         runs = [read_run(section, seed, args.output_dir, args.smoke) for seed in seeds]
-        results.append(merge_runs(section, runs) if len(runs) > 1 else runs[0])
+        several = len(runs) > 1
+        results.append(merge_runs(runs, section.claims, section.checks) if several else runs[0])
     if len(seeds) > 1:
         write_over_seeds(results, folder)
     summary = {

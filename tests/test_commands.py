@@ -16,17 +16,37 @@ RESULTS = {
     "preference_data_explorer": "preference_data",
     "reward_model": "reward_model",
     "rlhf_objectives": "ppo_objectives",
+    "online_rl": "online_rl",
     "dpo_trainer": "dpo_training",
     "dpo_variants": "dpo_variants",
     "best_of_n": "best_of_n",
     "reward_hacking": "reward_hacking",
+    "frontier": "frontier",
 }
 COMMANDS = [*RESULTS, "run_all"]
-MODEL_COMMANDS = ["reward_model", "dpo_trainer", "dpo_variants", "best_of_n", "reward_hacking"]
-DATASET_COMMANDS = ["preference_data_explorer", "reward_model", "dpo_trainer", "dpo_variants"]
-KEYS = {"script", "settings", "versions", "seed", "device", "wall_seconds", "metrics", "claims"}
-CLAIM_KEYS = {"id", "claim", "predicted", "holds_between", "measured", "ci95", "verdict"}
-VERDICTS = {"holds", "does not hold", "no difference"}
+NO_MODEL = ("preference_data_explorer", "rlhf_objectives", "frontier")
+MODEL_COMMANDS = [name for name in RESULTS if name not in NO_MODEL]
+DATASET_COMMANDS = [
+    "preference_data_explorer",
+    "reward_model",
+    "online_rl",
+    "dpo_trainer",
+    "dpo_variants",
+    "best_of_n",
+]
+KEYS = {
+    *("script", "settings", "versions", "seed", "device"),
+    *("wall_seconds", "metrics", "claims", "checks"),
+}
+CLAIM_KEYS = {
+    *("id", "says", "measured", "path", "true", "smallest"),
+    *("mean", "ci95", "verdict"),
+}
+VERDICTS = {"holds", "does not hold", "no difference", "undecided"}
+HEAVY = {
+    *("torch", "matplotlib", "transformers", "datasets", "trl", "peft"),
+    *("accelerate", "pandas"),
+}
 
 
 def names(folder) -> set[str]:
@@ -35,9 +55,11 @@ def names(folder) -> set[str]:
 
 def assert_one_line_error(done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stderr.startswith("error: ") and done.stderr.endswith("\n") and done.stderr.count("\n") == 1, (
-        done.stderr
-    )
+    assert (
+        done.stderr.startswith("error: ")
+        and done.stderr.endswith("\n")
+        and done.stderr.count("\n") == 1
+    ), done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -47,7 +69,11 @@ def assert_one_line_error(done: subprocess.CompletedProcess) -> None:
 
 @pytest.mark.parametrize(
     "attempt",
-    ["socket.getaddrinfo('a.test', 80)", "socket.socket().connect(('192.0.2.1', 80))", "urlopen('http://a.test')"],
+    [
+        "socket.getaddrinfo('a.test', 80)",
+        "socket.socket().connect(('192.0.2.1', 80))",
+        "urlopen('http://a.test')",
+    ],
 )
 def test_nothing_reaches_the_network_unnoticed(attempt, network_log):
     code = f"import socket\nfrom urllib.request import urlopen\ntry: {attempt}\nexcept OSError as error: print(error)"
@@ -69,33 +95,33 @@ def test_help_imports_no_heavy_library(name, tmp_path):
     assert done.returncode == 0
     imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in imported
-    assert not imported & {"torch", "matplotlib", "transformers", "datasets", "trl", "peft", "accelerate", "pandas"}
+    assert not imported & HEAVY
     assert f"python 05-preference-tuning/{name}.py" in done.stdout
-    for flag in ("--seed", "--output-dir", "--figures-dir", "--smoke"):
+    for flag in ("--seed", "--output-dir", "--figures-dir", "--claims", "--smoke"):
         assert flag in done.stdout
     assert names(tmp_path) == set()
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------
 # --smoke
-# ---------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> dict:
-    """The scripts run one by one with --smoke in one folder, and then run_all in a folder of its own."""
+    """The scripts run one by one with --smoke in one folder, and then run_all in another."""
     one_by_one, together = (tmp_path_factory.mktemp("a reader's folder") for _ in "12")
     done = {name: run_script(name, "--smoke", cwd=one_by_one) for name in RESULTS}
-    done["run_all"] = run_script("run_all", "--smoke", cwd=together)
+    done["run_all"] = run_script("run_all", "--smoke", "--jobs", 2, cwd=together)
     return {"folder": one_by_one, "run_all_folder": together, **done}
 
 
-def read_results(folder, name: str) -> dict:
+def read_results(folder, name: str, ending: str = "-smoke") -> dict:
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
 
-    text = (folder / "figures" / f"{RESULTS.get(name, name)}.json").read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=refuse)
+    path = folder / "outputs" / f"{RESULTS[name]}{ending}.json"
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -103,11 +129,11 @@ def test_smoke_run(smoke, name):
     done, folder = smoke[name], smoke["folder"]
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
-    lines = done.stdout.splitlines()
-    assert (
-        lines[-1].startswith("wrote ") and f"{RESULTS[name]}.png" in lines[-1] and f"{RESULTS[name]}.json" in lines[-1]
-    )
-    assert (folder / "figures" / f"{RESULTS[name]}.png").read_bytes().startswith(b"\x89PNG")
+    (wrote,) = [line for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    for ending in ("png", "json"):
+        assert f"outputs/{RESULTS[name]}-smoke.{ending}" in wrote
+    figure = folder / "outputs" / f"{RESULTS[name]}-smoke.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
     results = read_results(folder, name)
     assert set(results) == KEYS and results["script"] == f"{name}.py" and results["seed"] == 0
     assert results["settings"]["smoke"] is True and results["wall_seconds"]["total"] > 0
@@ -116,37 +142,52 @@ def test_smoke_run(smoke, name):
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_claims(smoke, name):
-    claims = read_results(smoke["folder"], name)["claims"]
+    results = read_results(smoke["folder"], name)
+    claims = results["claims"]
     assert claims and len({claim["id"] for claim in claims}) == len(claims)
     for claim in claims:
         assert set(claim) == CLAIM_KEYS and claim["verdict"] in VERDICTS
-        assert all(isinstance(claim[key], str) and claim[key] for key in ("id", "claim", "predicted"))
-        low, high = claim["ci95"]
-        assert math.isfinite(claim["measured"]) and low <= high
-        assert claim["verdict"] in smoke[name].stdout and claim["claim"] in smoke[name].stdout
+        assert all(isinstance(claim[key], str) and claim[key] for key in ("id", "says", "measured"))
+        assert math.isfinite(claim["mean"])
+        assert claim["ci95"] is None or claim["ci95"][0] <= claim["ci95"][1]
+    for check in results["checks"]:
+        assert check["passes"], check
+    assert "claims   with this seed alone: " in smoke[name].stdout
+    assert "--claims lists them" in smoke[name].stdout
 
 
-def test_nothing_is_left_beside_outputs_and_figures(smoke):
+def test_every_claim_is_listed_on_demand(tmp_path):
+    done = run_script("rlhf_objectives", "--smoke", "--claims", cwd=tmp_path)
+    for claim in read_results(tmp_path, "rlhf_objectives")["claims"]:
+        assert f"  {claim['verdict'].upper()}: {claim['says']}\n" in done.stdout
+        assert f"    {claim['measured']}: " in done.stdout
+
+
+def test_nothing_is_left_beside_outputs(smoke):
+    files = {f"{name}-smoke.{ending}" for name in RESULTS.values() for ending in ("png", "json")}
     for folder in (smoke["folder"], smoke["run_all_folder"]):
-        assert names(folder) == {"outputs", "figures"}
-        assert names(folder / "outputs") == {"reward_model", "dpo"}
-        files = {f"{name}.{ending}" for name in RESULTS.values() for ending in ("png", "json")}
-        assert names(folder / "figures") - {"run_all.json"} == files
-    assert (smoke["run_all_folder"] / "figures/run_all.json").is_file()
+        assert names(folder) == {"outputs"}
+        left = names(folder / "outputs") - files
+        assert {"reward_model-smoke", "dpo-smoke"} <= left
+        assert all(name in ("logs", "run_all.json") or "-smoke" in name for name in left)
+    assert (smoke["run_all_folder"] / "outputs/run_all.json").is_file()
 
 
 def test_outputs_are_what_the_libraries_load(smoke):
     outputs = smoke["folder"] / "outputs"
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names(outputs / "reward_model")
-    assert {"adapter_model.safetensors", "adapter_config.json"} <= names(outputs / "dpo")
-    for folder in outputs.iterdir():
-        assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pkl"}]
+    model = names(outputs / "reward_model-smoke")
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= model
+    adapter = names(outputs / "dpo-smoke")
+    assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= adapter
+    unsafe = {".bin", ".pt", ".pkl"}
+    assert not [path for path in outputs.rglob("*") if path.suffix in unsafe]
 
 
-def test_best_of_n_uses_what_the_others_trained(smoke):
-    used = [line for line in smoke["best_of_n"].stdout.splitlines() if line.startswith("using ")]
-    assert len(used) == 2 and "reward_model" in used[0] and "dpo" in used[1]
-    assert "training it" not in smoke["best_of_n"].stdout + smoke["run_all"].stdout
+@pytest.mark.parametrize("name", ["best_of_n", "online_rl"])
+def test_what_was_trained_is_used_again(smoke, name):
+    used = [line for line in smoke[name].stdout.splitlines() if line.startswith("using ")]
+    assert any("reward_model-smoke" in line for line in used), smoke[name].stdout
+    assert any("dpo-smoke" in line for line in used), smoke[name].stdout
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -159,27 +200,41 @@ def test_the_same_seed_gives_the_same_results(smoke, name):
 def test_run_all_sums_up(smoke):
     done = smoke["run_all"]
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    table = done.stdout[done.stdout.rindex("headline numbers") :]
-    assert all(f"\n{name} " in table for name in RESULTS)
-    summary = read_results(smoke["run_all_folder"], "run_all")
-    assert summary["seeds"] == [0] and set(summary["headlines"]) == set(RESULTS)
+    assert all(f"({name}.py, " in done.stdout for name in RESULTS)
+    path = smoke["run_all_folder"] / "outputs/run_all.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    assert summary["seeds"] == [0] and set(summary["seconds"]) == {f"{name}.py" for name in RESULTS}
 
 
-@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
+def test_a_run_with_other_settings_replaces_nothing(tmp_path):
+    for flags in ((), ("--beta", 2), ("--beta", 0.5, "--seed", 1)):
+        assert run_script("rlhf_objectives", "--smoke", *flags, cwd=tmp_path).returncode == 0
+    stems = ("", "beta-2.0-", "beta-0.5-seed-1-")
+    expected = {f"ppo_objectives-{stem}smoke" for stem in stems}
+    assert {Path(name).stem for name in names(tmp_path / "outputs")} >= set()
+    assert {name.removesuffix(".png") for name in names(tmp_path / "outputs")} >= expected
+
+
+@pytest.mark.parametrize("name", [n for n in DATASET_COMMANDS if n != "preference_data_explorer"])
 def test_own_pairs(name, tmp_path):
     rows = [
-        {"prompt": f"Wie heißt Nr. {k}?", "chosen": f"Nr. {k} – “Émile”.", "rejected": "No idea. " * k}
+        {"prompt": f"Wie heißt Nr. {k}?", "chosen": f"Nr. {k} – “É”.", "rejected": "No idea. " * k}
         for k in range(1, 13)
     ]
-    rows += [{"prompt": "p", "chosen": "same", "rejected": "same"}, {"prompt": "p", "chosen": "", "rejected": "r"}]
+    rows += [{"prompt": "p", "chosen": "same", "rejected": "same"}]
+    rows += [{"prompt": "p", "chosen": "", "rejected": "r"}]
     (tmp_path / "my pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    done = run_script(name, "--smoke", "--dataset", "my pairs.jsonl", "--seed", 3, cwd=tmp_path)
+    flags = ("--smoke", "--dataset", "my pairs.jsonl", "--seed", 3)
+    done = run_script(name, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert names(tmp_path) == {"my pairs.jsonl", "outputs", "figures"}
-    assert names(tmp_path / "figures") == {f"{RESULTS[name]}.png", f"{RESULTS[name]}.json"}
-    results = read_results(tmp_path, name)
-    assert set(results) == KEYS and results["seed"] == 3 and results["claims"] == []  # no gold standard, no verdict
-    assert results["settings"]["dataset"] == "my pairs.jsonl" and results["metrics"]["train_pairs"] in range(9, 12)
+    assert names(tmp_path) == {"my pairs.jsonl", "outputs"}
+    ending = "-dataset-my_pairs.jsonl-seed-3-smoke"
+    results = read_results(tmp_path, name, ending)
+    assert set(results) == KEYS and results["seed"] == 3
+    assert results["claims"] == []  # no gold standard, no verdict
+    assert results["settings"]["dataset"] == "my pairs.jsonl"
+    if "model" in results["settings"]["model"] or name != "reward_model":
+        assert "knows only the lab's own world" in done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -221,14 +276,18 @@ def test_a_dataset_that_is_not_there(name, tmp_path):
 def test_a_dataset_without_enough_in_it(tmp_path):
     row = {"prompt": "Why?", "chosen": "So.", "rejected": "Because."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    assert_one_line_error(run_script("reward_model", "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path))
+    assert_one_line_error(
+        run_script("reward_model", "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path)
+    )
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"pairs.jsonl"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
     (tmp_path / "file").touch()
-    assert_one_line_error(run_script(name, "--smoke", "--figures-dir", "file/figures", cwd=tmp_path))
+    assert_one_line_error(
+        run_script(name, "--smoke", "--figures-dir", "file/figures", cwd=tmp_path)
+    )
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
 
 
@@ -245,14 +304,20 @@ def test_folders_behind_symbolic_links(tmp_path):
     assert done.returncode == 0, done.stderr
     links = ("outputs", "figures", "outputs/reward_model", "figures/reward_model.png")
     assert all((tmp_path / link).is_symlink() for link in links)
-    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (tmp_path / "old.png").stat().st_size > 0
+    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (
+        tmp_path / "old.png"
+    ).stat().st_size > 0
 
 
 def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
     for name in ("outputs", "figures"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "figures")  # root may write anywhere
-    with pytest.raises(UserError, match=r"cannot write to the folder .*figures; choose another one"):
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "figures"
+    )  # root may write anywhere
+    with pytest.raises(
+        UserError, match=r"cannot write to the folder .*figures; choose another one"
+    ):
         check_writable(tmp_path / "outputs", tmp_path / "figures")
 
 
@@ -261,18 +326,34 @@ def test_the_scripts_are_all_here():
 
 
 def test_a_judge_labels_my_pairs(tmp_path):
-    rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)]
+    rows = [
+        {"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)
+    ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    flags = ["--smoke", "--dataset", "pairs.jsonl", "--judge", "tiny-gpt2", "--loss-type", "sigmoid", "sft"]
+    flags = [
+        "--smoke",
+        "--dataset",
+        "pairs.jsonl",
+        "--judge",
+        "tiny-gpt2",
+        "--loss-type",
+        "sigmoid",
+        "sft",
+    ]
     done = run_script("dpo_variants", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert set(read_results(tmp_path, "dpo_variants")["metrics"]["arms"]) == {"sigmoid + sft", "sigmoid, AI labels"}
+    assert set(read_results(tmp_path, "dpo_variants")["metrics"]["arms"]) == {
+        "sigmoid + sft",
+        "sigmoid, AI labels",
+    }
     assert "tiny-gpt2 labels as the data do" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
 def test_pairs_that_are_too_long_are_counted(name, tmp_path):
-    rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)]
+    rows = [
+        {"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)
+    ]
     rows[4]["chosen"] = "very " * 600
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     flags = ["--loss-type", "sigmoid"] if name == "dpo_variants" else []

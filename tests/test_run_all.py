@@ -1,47 +1,107 @@
-"""run_all.py: claims over seeds, and the tables of the README."""
+"""run_all.py: side by side, going on after a kill, claims over seeds, and the tables."""
+
+import json
+import math
 
 import pytest
 import run_all
+from run_all import Job
+from support.seeds import claims_table, headlines_table, merge_runs
 
-from common.reporting import make_claim, seed_ci
+from common.cli import UserError
+from common.reporting import Claim, judge
 
-
-def results(values: list[float], half: float) -> list[dict]:
-    """One seed's results: the first script has one claim per value, measured with that half-width."""
-    claims = [make_claim(f"claim_{k}", f"c {k}", "above 0", v, (v - half, v + half)) for k, v in enumerate(values)]
-    return [{"claims": claims}, *({"claims": []} for _ in run_all.SCRIPTS[1:])]
-
-
-def test_claims_over_seeds_take_the_wider_interval():
-    by_seed = [results([1.0, 0.1, -1.0], 0.2), results([1.1, 0.2, -1.0], 0.2), results([1.2, -0.2, -1.0], 0.2)]
-    sure, unsure, against = run_all.sum_up_claims(by_seed)
-    assert sure["measured"] == pytest.approx(1.1) and sure["verdict"] == "holds"
-    assert sure["ci95"] == pytest.approx(seed_ci([1.0, 1.1, 1.2]), abs=1e-5)  # 0.25 either way: wider than 0.2
-    assert unsure["verdict"] == "no difference"
-    assert against["ci95"] == pytest.approx([-1.2, -0.8]) and against["verdict"] == "does not hold"  # no spread
-    assert [run["measured"] for run in unsure["runs"]] == [0.1, 0.2, -0.2]
-    assert sure["section"] == "Preference data formats" and sure["script"] == "preference_data_explorer.py"
+CLAIMS = (Claim("a", "A is above 0", "a, in nats", path="a", smallest=0.01),)
 
 
-def test_one_seed_keeps_its_interval():
-    (claim,) = run_all.sum_up_claims([results([0.3], 0.1)])
-    assert claim["ci95"] == pytest.approx([0.2, 0.4]) and claim["verdict"] == "holds"
+def run_of(seed: int, mean: float, half: float) -> dict:
+    """One seed's results, with one quantity and its interval."""
+    metrics = {"a": {"mean": mean, "ci95": [mean - half, mean + half], "count": 50}}
+    return {
+        "script": "x.py",
+        "settings": {"seed": seed, "beta": 0.3},
+        "versions": {},
+        "seed": seed,
+        "device": "cpu",
+        "wall_seconds": {"total": 10.0 + seed},
+        "metrics": metrics,
+        "claims": judge(CLAIMS, metrics),
+        "checks": [],
+    }
 
 
-def test_borders_are_those_of_the_claim():
-    claim = make_claim("exact", "c", "exactly 0", 0.0, (0.0, 0.0), (-1e-12, 1e-12))
-    by_seed = [[{"claims": [claim]}, *({"claims": []} for _ in run_all.SCRIPTS[1:])]] * 3
-    assert run_all.sum_up_claims(by_seed)[0]["verdict"] == "holds"
+def test_claims_over_seeds_add_both_kinds_of_uncertainty():
+    merged = merge_runs(
+        [run_of(k, mean, 0.2) for k, mean in enumerate((1.0, 1.1, 1.2))], CLAIMS, ()
+    )
+    (claim,) = merged["claims"]
+    between = 4.30 * 0.1 / math.sqrt(3)  # t interval of three seeds
+    assert claim["mean"] == pytest.approx(1.1) and claim["verdict"] == "holds"
+    half = math.hypot(between, 0.2)
+    assert claim["ci95"] == pytest.approx([1.1 - half, 1.1 + half], abs=1e-5)
+    assert claim["verdict_by_seed"] == ["holds"] * 3
+    assert claim["mean_by_seed"] == pytest.approx([1.0, 1.1, 1.2])
+    assert merged["settings"]["seeds"] == [0, 1, 2] and merged["wall_seconds"]["total"] == 11.0
 
 
-def test_table_of_claims():
-    by_seed = [results([1.0], 0.2), results([0.1], 0.2), results([1.2], 0.2)]
-    table = run_all.claims_table(run_all.sum_up_claims(by_seed)).splitlines()
-    assert len(table) == 3 and table[0].count("|") == table[2].count("|") == 7
-    assert table[2].startswith("| Preference data formats | c 0 | 0.767 | ")
-    assert table[2].endswith("| no difference | 1 of 3 |")
+def test_seeds_that_disagree_leave_a_claim_undecided():
+    merged = merge_runs(
+        [run_of(k, mean, 0.05) for k, mean in enumerate((0.5, 0.1, -0.2))], CLAIMS, ()
+    )
+    (claim,) = merged["claims"]
+    assert claim["verdict"] == "undecided"
+    assert claim["verdict_by_seed"] == ["holds", "holds", "does not hold"]
 
 
-def test_headline_follows_a_path_with_dots_and_numbers():
-    metrics = {"arms": {"noise 0.3": [{"mean": 2}, {"mean": 5}]}}
-    assert run_all.headline({"metrics": metrics}, "arms.noise 0@3.1.mean") == 5.0
+class Row:
+    """A section as the tables need it."""
+
+    title, script, headlines = "Reward models", "x", {"a in nats": "a"}
+
+
+def test_tables():
+    runs = [run_of(k, mean, 0.2) for k, mean in enumerate((1.0, 1.1, 1.2))]
+    merged = merge_runs(runs, CLAIMS, ())
+    head, rule, row = claims_table([Row], [merged]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|") == 8
+    assert row.startswith("| Reward models | A is above 0 | a, in nats | 1.10 [")
+    assert row.endswith("| above 0 | holds | 3 of 3 |")
+    table = headlines_table([Row], [merged]).splitlines()
+    assert (
+        table[2].startswith("| x.py | a in nats | 1.10 [") and table[3] == "| x.py | seconds | 11 |"
+    )
+
+
+def test_what_is_needed_runs_before():
+    waiting = [Job("reward_model", 0), Job("dpo_trainer", 0), Job("best_of_n", 0)]
+    assert run_all.unmet_needs(Job("best_of_n", 0), waiting, {})
+    assert not run_all.unmet_needs(Job("best_of_n", 1), waiting, {})
+    assert run_all.unmet_needs(Job("best_of_n", 0), [], {Job("dpo_trainer", 0): None})
+    assert not run_all.unmet_needs(Job("dpo_trainer", 0), waiting, {})
+
+
+def test_a_killed_run_goes_on_but_not_with_other_code(tmp_path):
+    progress = tmp_path / "progress.json"
+    assert run_all.jobs_done(progress) == []
+    done = [Job("rlhf_objectives", 3)]
+    progress.write_text(json.dumps({"code": run_all.code_hash(), "done": done}))
+    assert run_all.jobs_done(progress) == done
+    progress.write_text(json.dumps({"code": "another", "done": done}))
+    assert run_all.jobs_done(progress) == []
+    progress.write_text('{"code": "hal')
+    assert run_all.jobs_done(progress) == []
+
+
+def test_equal_seeds_are_refused(tmp_path):
+    with pytest.raises(UserError, match="same seed twice"):
+        run_all.main(["--seeds", "1", "1", "--output-dir", str(tmp_path)])
+
+
+def test_two_seeds_write_figures_and_tables(tmp_path, capsys):
+    """The two NumPy scripts in earnest; what the others have is not there, and that is said."""
+    flags = ["--smoke", "--scripts", "rlhf_objectives", "--seeds", "0", "1"]
+    with pytest.raises(UserError, match=r"preference_data-smoke\.json is missing: run preference"):
+        run_all.main([*flags, "--output-dir", str(tmp_path)])
+    assert (tmp_path / "ppo_objectives-seed-1-smoke.json").is_file()
+    assert (tmp_path / "logs" / "rlhf_objectives-seed-1.txt").is_file()
+    assert capsys.readouterr().out.count("rlhf_objectives") == 2
