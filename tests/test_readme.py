@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from support.seeds import claims_table, headlines_table
+
 import pytest
 import run_all
-from support.seeds import claims_table, headlines_table
 
 ROOT = Path(__file__).parents[1]
 READ_ALONG = "05-preference-tuning/README.md"

@@ -3,10 +3,11 @@
 import json
 import math
 
+from support.seeds import claims_table, headlines_table, merge_runs
+
 import pytest
 import run_all
 from run_all import Job
-from support.seeds import claims_table, headlines_table, merge_runs
 
 from common.cli import UserError
 from common.reporting import Claim, judge
