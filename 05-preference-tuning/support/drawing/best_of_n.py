@@ -3,92 +3,81 @@
 from pathlib import Path
 
 import numpy as np
+from support.drawing import COLORS, curve, draw_band, draw_bars, new_figure, save_figure
 
-from drawing import COLORS, draw_band, error_bars, new_figure, save_figure
+METHODS = {
+    "sft": "SFT",
+    "best_of_n": "best of n",
+    "dpo": "DPO",
+    "dpo_best_of_n": "DPO +\nbest of n",
+}
+UNITS = {"reward": "reward (log-odds)", "utility": "gold utility (log-odds)"}
+UNITS |= {"good": "share", "words": "words"}
 
-METHODS = {"sft": "SFT", "best_of_n": "best of n", "dpo": "DPO", "dpo_best_of_n": "DPO +\nbest of n"}
 
-
-def best_of_n_figure(path: Path, metrics: dict, seconds: dict[str, float]) -> None:
-    """The default run of best_of_n.py."""
+def draw_best_of_n(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+    """The world's run, or one on the user's pairs, which has no gold standard."""
+    curves, n = metrics["curves"], len(metrics["kl_bound"])
+    if "methods" not in metrics:
+        fig, axes = new_figure(1, 4)
+        curves_panel(axes[0, 0], curves, "reward", "Reward model's score")
+        curves_panel(axes[0, 1], curves, "words", "Length")
+        bound_panel(axes[0, 2], metrics)
+        cost_panel(axes[0, 3], metrics)
+        first, best = (curves["sft"]["reward"][at]["mean"] for at in (0, -1))
+        title = f"Reward: one sample {first:.2f}, best of {n} {best:.2f}"
+        save_figure(fig, path, title, caption)
+        return
     fig, axes = new_figure(2, 3)
-    curves_panel(axes[0, 0], metrics["curves"], "reward", "Reward model's score", "proxy")
-    curves_panel(axes[0, 1], metrics["curves"], "utility", "Gold utility", "gold")
-    curves_panel(axes[0, 2], metrics["curves"], "good", "Share of good answers", "gold")
+    curves_panel(axes[0, 0], curves, "reward", "Reward model's score")
+    curves_panel(axes[0, 1], curves, "utility", "Gold utility")
+    curves_panel(axes[0, 2], curves, "good", "Share of good answers")
     bound_panel(axes[1, 0], metrics)
-    cost_panel(axes[1, 1], metrics, seconds)
+    cost_panel(axes[1, 1], metrics)
     methods_panel(axes[1, 2], metrics["methods"])
-    good = {method: found["good"]["mean"] for method, found in metrics["methods"].items()}
-    n = len(metrics["kl_bound"])
-    title = f"Good answers: SFT {good['sft']:.0%}, best of {n} {good['best_of_n']:.0%}, DPO {good['dpo']:.0%}, "
-    save_figure(fig, path, title + f"DPO with best of {n} {good['dpo_best_of_n']:.0%}")
+    good = {name: values["good"]["mean"] for name, values in metrics["methods"].items()}
+    title = f"Good answers: SFT {good['sft']:.0%}, best of {n} {good['best_of_n']:.0%}, "
+    title += f"DPO {good['dpo']:.0%}, DPO with best of {n} {good['dpo_best_of_n']:.0%}"
+    save_figure(fig, path, title, caption)
 
 
-def own_best_of_n_figure(path: Path, metrics: dict, seconds: dict[str, float]) -> None:
-    """The run on the user's own pairs: no gold, so what the reward model says, at which length, KL and cost."""
-    fig, axes = new_figure(1, 4)
-    curves_panel(axes[0, 0], metrics["curves"], "reward", "Reward model's score", "proxy")
-    curves_panel(axes[0, 1], metrics["curves"], "words", "Length", "theory")
-    bound_panel(axes[0, 2], metrics)
-    cost_panel(axes[0, 3], metrics, seconds)
-    n, reward = len(metrics["kl_bound"]), {arm: found["reward"]["mean"] for arm, found in metrics["curves"].items()}
-    title = f"Reward: one sample {reward['sft'][0]:.2f}, best of {n} {reward['sft'][-1]:.2f}, after DPO "
-    save_figure(fig, path, title + f"{reward['dpo'][0]:.2f} and {reward['dpo'][-1]:.2f}")
-
-
-def curves_panel(ax, curves: dict, name: str, title: str, kind: str) -> None:
+def curves_panel(ax, curves: dict, name: str, title: str) -> None:
     """Expected value of the best of n by reward, from the pools of both policies."""
-    for arm, color, label in (("sft", COLORS["best_of_n"], "from SFT"), ("dpo", COLORS["dpo_best_of_n"], "from DPO")):
-        band = curves[arm][name]
-        draw_band(ax, range(1, len(band["mean"]) + 1), band["mean"], band["low"], band["high"], color, label)
-        ax.plot(1, band["mean"][0], "o", color=COLORS["sft" if arm == "sft" else "dpo"], ms=7)
+    arms = (("sft", "best_of_n", "from SFT"), ("dpo", "dpo_best_of_n", "from DPO"))
+    for arm, color, label in arms:
+        rows = curves[arm][name]
+        draw_band(ax, range(1, len(rows) + 1), *curve(rows), COLORS[color], label)
+        ax.plot(1, rows[0]["mean"], "o", color=COLORS[arm], ms=7)
     ax.set_xscale("log", base=2)
-    ax.set_xticks([n for n in (1, 2, 4, 8, 16, 32, 64) if n <= len(band["mean"])], minor=False)
     ax.xaxis.set_major_formatter("{x:.0f}")
-    ylabel = {"reward": "reward (log-odds)", "utility": "gold utility (log-odds)", "good": "share", "words": "words"}[
-        name
-    ]
-    ax.set(title=title, xlabel="n", ylabel=ylabel)
-    ax.title.set_color(COLORS[kind])
+    ax.set(title=title, xlabel="n", ylabel=UNITS[name])
     ax.legend(loc="lower right")
 
 
 def bound_panel(ax, metrics: dict) -> None:
     """Reward against KL: best-of-n, its bound, and the closed-form optimum on the same pool."""
     best, optimum = metrics["frontiers"]["best_of_n"], metrics["frontiers"]["optimum"]
-    ax.plot(optimum["kl"], optimum["reward"], color=COLORS["theory"], ls="--", label="optimum, any policy")
-    ax.plot(best["kl"], best["reward"], "o-", color=COLORS["best_of_n"], ms=5, label="best of n, KL of the pool")
-    bounds = [metrics["kl_bound"][n - 1] for n in best["setting"]]
-    ax.plot(bounds, best["reward"], "|", color=COLORS["best_of_n"], ms=11, mew=2, label="bound: log n - (n - 1)/n")
-    for n, x, y in zip(best["setting"], best["kl"], best["reward"], strict=True):
-        ax.annotate(f"n={n}", (x, y), xytext=(4, -12), textcoords="offset points", fontsize=8)
-    ax.set(title="Reward against KL on one pool", xlabel="KL from the reference, nats", ylabel="reward")
-    ax.set_xlim(-0.08, max(bounds) + 0.3)
-    ax.legend(loc="lower right")
+    for rows, line in ((optimum, "--"), (best, "o-")):
+        color = COLORS["theory" if rows is optimum else "best_of_n"]
+        ax.plot(curve(rows["kl"])[0], curve(rows["reward"])[0], line, color=color, ms=5)
+    ax.set(title="Reward against KL on one pool", xlabel="measured KL, nats", ylabel="reward")
 
 
-def cost_panel(ax, metrics: dict, seconds: dict[str, float]) -> None:
-    """Work and time against n, on logarithmic axes."""
+def cost_panel(ax, metrics: dict) -> None:
+    """Work against n, on logarithmic axes."""
     ns, flops = np.array(metrics["cost"]["n"]), np.array(metrics["cost"]["flops"])
     ax.loglog(ns, flops / flops[0], "o-", color=COLORS["best_of_n"], label="FLOPs")
-    times = np.array(list(seconds.values()))
-    ax.loglog(ns, times / times[0], "s:", color=COLORS["sft"], label="seconds")
     ax.loglog(ns, ns, color=COLORS["theory"], ls="--", label="linear")
-    ax.set_xticks(ns, ns)
-    ax.set_yticks(ns, ns)
-    ax.minorticks_off()
-    ax.set(
-        title=f"Cost: FLOPs grow as n^{metrics['cost_exponent']['mean']:.2f}", xlabel="n", ylabel="relative to n = 1"
-    )
+    title = f"Cost: FLOPs grow as n^{metrics['cost_exponent']['mean']:.2f}"
+    ax.set(title=title, xlabel="n", ylabel="relative to n = 1")
     ax.legend()
 
 
 def methods_panel(ax, methods: dict) -> None:
     """Gold utility of the four ways to answer, on the same prompts."""
-    rows = [methods[name]["utility"] for name in METHODS]
-    colors = [COLORS[name] for name in METHODS]
-    ax.bar(list(METHODS.values()), [r["mean"] for r in rows], yerr=error_bars(rows), color=colors, error_kw={"lw": 1})
-    for k, row in enumerate(rows):
-        ax.annotate(f"{row['mean']:.2f}", (k, row["ci95"][1]), xytext=(0, 3), textcoords="offset points", ha="center")
+    rows, colors = (
+        [methods[name]["utility"] for name in METHODS],
+        [COLORS[name] for name in METHODS],
+    )
+    draw_bars(ax, list(METHODS.values()), rows, colors)
     ax.set(title="Same prompts, four ways to answer", ylabel="gold utility (log-odds)")
-    ax.margins(y=0.12)
