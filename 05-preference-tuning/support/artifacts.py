@@ -7,6 +7,7 @@ the files. Whatever else stands in a folder is somebody's, and is never deleted.
 import contextlib
 import copy
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -76,8 +77,9 @@ def check_ours(*folders: Path) -> None:
 
 
 def files_below(folder: Path) -> list[str]:
-    """The names of all files below a folder, relative to it."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """The names of all files and links below a folder, relative to it."""
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 def trained_settings(folder: Path) -> dict | None:
@@ -107,10 +109,10 @@ This loads it on its base model and answers a question (`pip install transformer
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-folder = "{folder}"
+folder = {folder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForCausalLM.from_pretrained(folder)
-chat = [{{"role": "user", "content": "{question}"}}]
+chat = [{{"role": "user", "content": {question}}}]
 text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shape[1] :]
@@ -125,12 +127,29 @@ def save_adapter(
     """Save an adapter with a README that says how to use it, and with `merged` the whole model."""
     stored = stored_settings(settings)
     named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
-    question = json.dumps(question)[1:-1]
-    readme = HOW_TO_USE.format(settings=named, folder=folder.resolve(), question=question)
+    texts = {"folder": json.dumps(str(folder.resolve())), "question": json.dumps(question)}
+    readme = HOW_TO_USE.format(settings=named, **texts)
     save_trained(folder, stored, policy, tokenizer, readme=readme)
     if merged:
         whole = copy.deepcopy(policy).merge_and_unload()
         save_trained(merged, {**stored, "merged": True}, whole, tokenizer)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise UserError where a folder holds no PEFT adapter."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        reason = "the folder holds no adapter (adapter_model.safetensors is missing)"
+        raise UserError(f"--adapter {folder}: {reason}")
+
+
+def load_adapter(model, folder: Path):
+    """The model with the adapter of a folder. Raises UserError where the two do not fit."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder).eval()
+    except Exception as error:  # whatever the library raises for what does not fit
+        raise UserError(f"--adapter {folder}: does not fit the model: {error}") from None
 
 
 # --- Find or train ---
@@ -143,7 +162,7 @@ def find_or_train(folder: Path, settings: dict, train: Callable[..., tuple], **o
     names begin like `folder` are looked at; what was trained with other settings is left alone.
     """
     settings = stored_settings(settings)
-    for there in sorted(folder.parent.glob(f"{folder.name}*/{SETTINGS}")):
+    for there in sorted(folder.parent.glob(f"{glob.escape(folder.name)}*/{SETTINGS}")):
         if trained_settings(there.parent) == settings:
             print(f"using {there.parent}")
             return there.parent
@@ -155,10 +174,11 @@ def find_or_train(folder: Path, settings: dict, train: Callable[..., tuple], **o
 
 
 def stored_settings(settings: dict) -> dict:
-    """Settings as they are stored: with a hash of the data file, so that an edited one counts."""
+    """Settings as JSON gives them back, with a hash of the data file: an edited one is another."""
+    settings = json.loads(json.dumps(settings))
     dataset = settings.get("dataset")
     if not dataset or not Path(dataset).is_file():
-        return dict(settings)
+        return settings
     content = hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
     return {**settings, "dataset_sha256": content}
 
