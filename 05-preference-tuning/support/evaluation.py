@@ -63,6 +63,23 @@ def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> t
     return logps.reshape(2, -1), ref_logps.reshape(2, -1)
 
 
+def log_ratios(policy: "PreTrainedModel", tokenizer, prompts: list[str], token_ids) -> np.ndarray:
+    """log pi/pi_ref in nats of n sampled responses per prompt: (P, n); equal ones are read once.
+
+    token_ids are lists (P, n) of lists. The mean over samples of the policy is KL(pi || pi_ref),
+    and it may be reweighted. A model without an adapter is its own reference: zeros.
+    """
+    keys = [[(prompt, *ids) for ids in row] for prompt, row in zip(prompts, token_ids, strict=True)]
+    ratio_of = dict.fromkeys((key for row in keys for key in row), 0.0)
+    if hasattr(policy, "disable_adapter"):
+        asked, responses = [key[0] for key in ratio_of], [list(key[1:]) for key in ratio_of]
+        logps = response_logps(policy, tokenizer, asked, responses)
+        with policy.disable_adapter():
+            ref_logps = response_logps(policy, tokenizer, asked, responses)
+        ratio_of = dict(zip(ratio_of, (logps - ref_logps).tolist(), strict=True))
+    return np.array([[ratio_of[key] for key in row] for row in keys])
+
+
 def sequence_kl(
     policy: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -244,6 +261,15 @@ def show_answers(prompts: list[str], answers: dict[str, list[list[str]]], most: 
             text = texts[k][0]
             told = shorten(text, width, placeholder=" ...")
             print(f"  {who + ':':<{longest}} {told}{marks(prompt, text)}")
+
+
+def show_candidates(prompt: str, texts: list[str], rewards: np.ndarray) -> None:
+    """Print candidates for a prompt with their rewards (M,); an arrow marks the chosen one."""
+    print(f"\n{shorten(prompt, 100, placeholder=' ...')}")
+    for k, text in enumerate(texts):
+        arrow = "->" if k == np.argmax(rewards) else "  "
+        shown = shorten(text, 84, placeholder=" ...")
+        print(f"  {arrow} reward {rewards[k]:+.2f}  {shown}{marks(prompt, text)}")
 
 
 def marks(prompt: str, text: str) -> str:
