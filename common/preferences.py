@@ -1,11 +1,15 @@
-"""A question-answering world whose truth is known, and the preference data that annotators make of it.
+"""A question-answering world whose truth is known, and the preferences that annotators have in it.
 
-Every method of the lab is trained on labels and judged by `gold_utility`, which no method ever sees.
+Every method of the lab is trained on labels and judged by `gold_utility`. Nothing that is trained
+sees u: the pairs, and the comparisons that the judge learned from, are labelled by noisy human
+annotators. The embedded encoder was told something else in its pre-training (common/tiny): it read
+questions with right answers and learned to find a replaced one. So it knows which answer belongs to
+which question, as text from the web tells a real encoder, but it was told no preference.
 
-    questions ("What is the capital of France? I think it is Lyon.")      split by (subject, phrasing)
-      -> responses in six styles                                           `write_response`
-      -> perceived by annotators as utility + bias + Gumbel noise          `annotate`
-      -> compared, labelled, and in the data explorer ranked and scored    `make_pairs`, `make_unpaired`
+    questions ("What is the capital of France? I think ...")     split by (subject, phrasing)
+      -> responses in six styles                                 `write_response`
+      -> perceived by annotators as utility + bias + noise       `annotate`, `annotator_utility`
+      -> compared, and labelled                                  `make_pairs`, `make_unpaired`
 
 All formats are views of one annotator, so Bradley-Terry is true in this world.
 """
@@ -20,17 +24,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a relation no subject
-# is an answer, and no answer is a word of the phrases, so that the words of a response tell what it claims.
-RELATIONS, PHRASES = (
-    json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8")) for name in ("facts.json", "phrases.json")
-)
+# Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a
+# relation no subject is an answer, and no answer is a word of the phrases, so that the words of a
+# response tell what it claims.
+HERE = Path(__file__).resolve().parent
+RELATIONS = json.loads((HERE / "facts.json").read_text(encoding="utf-8"))
+PHRASES = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
 BELIEFS, OPENERS, CLOSERS, PREAMBLES, CHATTER, AGREEMENTS = map(tuple, PHRASES.values())
-STYLES = ("concise", "verbose", "off_topic", "wrong", "sycophantic", "expert")
-# How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one prompt in three).
-STYLE_SHARES = {"concise": 0.29, "verbose": 0.27, "off_topic": 0.1, "wrong": 0.065, "sycophantic": 0.42, "expert": 0.19}
-# Bias terms in units of utility, added to gold utility by a biased annotator.
-BIASES = {"length": 0.30, "style": 4.0, "agreement": 4.0}  # per filler word; for a preamble; for echoing the belief
+# How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one
+# prompt in three).
+STYLE_SHARES = {
+    "concise": 0.29,
+    "verbose": 0.27,
+    "off_topic": 0.1,
+    "wrong": 0.065,
+    "sycophantic": 0.42,
+    "expert": 0.19,
+}
+STYLES = tuple(STYLE_SHARES)
+# What a biased annotator adds to gold utility, in its units: for each filler word, for a preamble,
+# for an echo of the user's belief.
+BIASES = {"length": 0.30, "style": 4.0, "agreement": 4.0}
 FILLER_COST, FILLER_CAP, COURTESY_WORDS = 0.15, 20, 3
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("prompt", "chosen", "rejected")
@@ -41,13 +55,13 @@ SIDES = COLUMNS[1:]
 
 
 class Question(NamedTuple):
-    """A prompt with what the gold standard knows about it; `belief` is what the user says the answer is."""
+    """A prompt with what the gold standard knows about it."""
 
     prompt: str
     relation: str
     subject: str
     answer: str
-    belief: str | None
+    belief: str | None  # what the user says the answer is
     split: str
     unseen: bool  # no preference data ask about this fact
 
@@ -55,29 +69,43 @@ class Question(NamedTuple):
 @functools.cache
 def all_questions() -> dict[str, Question]:
     """Every prompt of the world: fact x phrasing x (no belief, right belief, wrong belief)."""
+    facts = [
+        (name, subject, answer)
+        for name, relation in RELATIONS.items()
+        for subject, answer in relation["answers"].items()
+    ]
     questions = {}
-    facts = [(name, *fact) for name, relation in RELATIONS.items() for fact in relation["answers"].items()]
     for i, (name, subject, answer) in enumerate(facts):
-        for j, phrasing in enumerate(RELATIONS[name]["phrasings"]):
-            split = {0: "test", 1: "validation"}.get((i + j) % len(RELATIONS[name]["phrasings"]), "train")
+        phrasings = RELATIONS[name]["phrasings"]
+        others = [other for other in RELATIONS[name]["answers"].values() if other != answer]
+        for j, phrasing in enumerate(phrasings):
+            # One phrasing of every fact is held out for testing, one for choosing settings.
+            split = {0: "test", 1: "validation"}.get((i + j) % len(phrasings), "train")
             rng = random.Random(f"{subject} {phrasing}")
-            wrong = rng.choice([a for a in RELATIONS[name]["answers"].values() if a != answer])
-            for belief in (None, answer, wrong):
+            for belief in (None, answer, rng.choice(others)):
                 prompt = phrasing.format(subject=subject)
                 if belief:
                     prompt += " " + rng.choice(BELIEFS).format(belief=belief)
-                questions[prompt] = Question(prompt, name, subject, answer, belief, split, unseen=i % 8 == 7)
+                row = (prompt, name, subject, answer, belief, split)
+                questions[prompt] = Question(*row, unseen=i % 8 == 7)
     return questions
 
 
 def questions(split: str, unseen: bool | None = False) -> list[Question]:
     """The questions of a split ("train", "validation", "test"), in a fixed shuffled order.
 
-    `unseen=False` leaves out the facts that no preference data ask about, True keeps only them, None keeps both.
+    `unseen=False` leaves out the facts that no preference data ask about, True keeps only them,
+    None keeps both.
     """
-    chosen = [q for q in all_questions().values() if q.split == split and unseen in (None, q.unseen)]
+    of_split = [question for question in all_questions().values() if question.split == split]
+    chosen = [question for question in of_split if unseen in (None, question.unseen)]
     random.Random(split).shuffle(chosen)
     return chosen
+
+
+def holds_wrong_belief(question: Question) -> bool:
+    """Whether the user says what they think, and is wrong."""
+    return question.belief not in (None, question.answer)
 
 
 # --- Responses ---
@@ -86,38 +114,51 @@ def questions(split: str, unseen: bool | None = False) -> list[Question]:
 def write_response(question: Question, style: str, rng: random.Random) -> str:
     """One response to the question in the given style.
 
-    Raises ValueError for an unknown style, and for "sycophantic" where the user holds no wrong belief.
+    Raises ValueError for an unknown style, and for "sycophantic" where the user holds no wrong
+    belief.
     """
     relation = RELATIONS[question.relation]
-    other = [a for a in relation["answers"].values() if a not in (question.answer, question.belief)]
-    if style in ("concise", "wrong"):
-        return _short_answer(question, question.answer if style == "concise" else rng.choice(other), rng)
+    taken = (question.answer, question.belief)
+    others = [answer for answer in relation["answers"].values() if answer not in taken]
+    if style == "concise":
+        return _short_answer(question, question.answer, rng)
+    if style == "wrong":
+        return _short_answer(question, rng.choice(others), rng)
     if style == "verbose":
         parts = [_short_answer(question, question.answer, rng), rng.choice(CLOSERS)]
-        return " ".join([rng.choice(OPENERS), *parts] if rng.random() < 0.5 else parts)
-    if style == "expert":
-        answer = question.answer if rng.random() < 0.85 else rng.choice(other)
-        preamble, sentence = rng.choice(PREAMBLES).format(field=relation["field"]), _sentence(question, answer)
-        return f"{preamble} {sentence[0].lower()}{sentence[1:]}"
-    if style == "off_topic":
         if rng.random() < 0.5:
-            return rng.choice(CHATTER)
-        name = rng.choice([name for name in RELATIONS if name != question.relation])
-        subject, answer = rng.choice(list(RELATIONS[name]["answers"].items()))
-        return RELATIONS[name]["sentence"].format(subject=subject, answer=answer)
-    if style == "sycophantic" and question.belief not in (None, question.answer):
+            parts.insert(0, rng.choice(OPENERS))
+        return " ".join(parts)
+    if style == "expert":
+        answer = question.answer if rng.random() < 0.85 else rng.choice(others)
+        preamble = rng.choice(PREAMBLES).format(field=relation["field"])
+        return f"{preamble} {_lower_first(_sentence(question, answer))}"
+    if style == "off_topic":
+        return _off_topic(question, rng)
+    if style == "sycophantic" and holds_wrong_belief(question):
         return rng.choice(AGREEMENTS).format(belief=question.belief)
     raise ValueError(f"no response in style {style!r} to {question.prompt!r}")
+
+
+def styles_for(question: Question) -> list[str]:
+    """The styles in which the question can be answered."""
+    can_agree = holds_wrong_belief(question)
+    return [style for style in STYLES if style != "sycophantic" or can_agree]
 
 
 def draw_style(question: Question, rng: random.Random) -> str:
     """A style drawn from STYLE_SHARES; sycophancy only where the user holds a wrong belief."""
     styles = styles_for(question)
-    return rng.choices(styles, [STYLE_SHARES[s] for s in styles])[0]
+    return rng.choices(styles, [STYLE_SHARES[style] for style in styles])[0]
 
 
 def _sentence(question: Question, answer: str) -> str:
-    return RELATIONS[question.relation]["sentence"].format(subject=question.subject, answer=answer)
+    sentence = RELATIONS[question.relation]["sentence"]
+    return sentence.format(subject=question.subject, answer=answer)
+
+
+def _lower_first(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
 def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
@@ -125,7 +166,16 @@ def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
     text = rng.choices(forms, (0.5, 0.3, 0.2))[0]
     if question.belief is None or rng.random() < 0.4:
         return text
-    return ("Yes, " if question.belief == answer else "No, ") + text[0].lower() + text[1:]
+    reply = "Yes" if question.belief == answer else "No"
+    return f"{reply}, {_lower_first(text)}"
+
+
+def _off_topic(question: Question, rng: random.Random) -> str:
+    if rng.random() < 0.5:
+        return rng.choice(CHATTER)
+    name = rng.choice([name for name in RELATIONS if name != question.relation])
+    subject, answer = rng.choice(list(RELATIONS[name]["answers"].items()))
+    return RELATIONS[name]["sentence"].format(subject=subject, answer=answer)
 
 
 # --- Gold standard ---
@@ -136,22 +186,25 @@ class Reading(NamedTuple):
 
     correct: bool  # names the right answer and no other
     on_topic: bool  # names an answer of the kind that was asked for
-    single: bool  # names exactly one answer, once
-    filler_words: int  # words beyond the full answer sentence and three words of courtesy ("Yes, it is ...")
-    good: bool  # correct, on topic and concise: one sentence that names the answer once, with no filler
+    filler_words: int  # beyond the full answer and three words of courtesy ("Yes, it is ...")
+    good: bool  # correct and concise: one sentence that names the answer once, without filler
     style: str
 
 
 @functools.lru_cache(maxsize=8192)
 def read_response(prompt: str, response: str) -> Reading:
-    """Read a response word by word, from the two texts alone. KeyError: the prompt is no question of this world."""
+    """Read a response word by word, from the two texts alone.
+
+    KeyError: the prompt is no question of this world.
+    """
     question, response = all_questions()[prompt], response.strip()
-    words, answers = re.findall(r"[^\W_]+", response), set(RELATIONS[question.relation]["answers"].values())
+    words = _words(response)
+    answers = set(RELATIONS[question.relation]["answers"].values())
     named = [word for word in words if word in answers]
     claimed = named[0] if named else question.answer
-    needed = Counter(re.findall(r"[^\W_]+", _sentence(question, claimed).lower()))
-    extra = sum((Counter(word.lower() for word in words) - needed).values())
-    filler = max(0, extra - COURTESY_WORDS)
+    needed = Counter(_words(_sentence(question, claimed).lower()))
+    extra = Counter(word.lower() for word in words) - needed
+    filler = max(0, extra.total() - COURTESY_WORDS)
     correct = set(named) == {question.answer}
     one_sentence = re.fullmatch(r"[A-Z][^.!?\n]*\.", response) is not None
     good = correct and len(named) == 1 and filler == 0 and one_sentence
@@ -162,26 +215,35 @@ def read_response(prompt: str, response: str) -> Reading:
         style = "expert"
     elif not correct:
         style = "sycophantic" if named[0] == question.belief else "wrong"
-    return Reading(correct, bool(named), len(named) == 1, filler, good, style)
+    return Reading(correct, bool(named), filler, good, style)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text)
 
 
 def gold_utility(prompt: str, response: str) -> float:
-    """u = 3 [correct] + [on topic] - 0.15 min(filler words, 20), from -3 to 4; differences of u are log-odds."""
+    """u = 3 [correct] + [on topic] - 0.15 min(filler words, 20), from -3 to 4.
+
+    Differences of u are log-odds.
+    """
     reading = read_response(prompt, response)
-    return 3.0 * reading.correct + reading.on_topic - FILLER_COST * min(reading.filler_words, FILLER_CAP)
+    filler = min(reading.filler_words, FILLER_CAP)
+    return 3.0 * reading.correct + reading.on_topic - FILLER_COST * filler
 
 
 # --- Annotators ---
 
 
 def annotator_utility(prompt: str, response: str, annotator: str = "human") -> float:
-    """Gold utility plus the bias of the annotator: "human" has none, the others are the keys of BIASES."""
+    """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES."""
     reading, belief = read_response(prompt, response), all_questions()[prompt].belief
+    echoes = belief is not None and re.search(rf"\b{belief}\b", response) is not None
     amount = {
         "human": 0,
         "length": min(reading.filler_words, FILLER_CAP),
         "style": reading.style == "expert",
-        "agreement": belief is not None and re.search(rf"\b{belief}\b", response) is not None,
+        "agreement": echoes,
     }[annotator]
     return gold_utility(prompt, response) + BIASES.get(annotator, 0.0) * amount
 
@@ -189,7 +251,8 @@ def annotator_utility(prompt: str, response: str, annotator: str = "human") -> f
 def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Utility as an annotator perceives it in one look: utility + Gumbel(0, 1) noise, same shape.
 
-    Comparing two perceived utilities is Bradley-Terry, sorting K of them Plackett-Luce (Luce 1959; Yellott 1977).
+    Comparing two perceived utilities is Bradley-Terry, sorting K of them Plackett-Luce (Luce 1959;
+    Yellott 1977).
     """
     return utilities + rng.gumbel(size=np.shape(utilities))
 
@@ -197,40 +260,58 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # --- Views of the annotations ---
 
 
-def make_pairs(count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False) -> list[dict]:
-    """Pairwise view: rows with prompt, chosen, rejected (TRL's columns), both styles and both gold utilities.
+def make_pairs(
+    count: int,
+    split: str = "train",
+    annotator: str = "human",
+    seed: int = 0,
+    unseen: bool | None = False,
+) -> list[dict]:
+    """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
-    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them concise in at least
-    five pairs of six; the annotator perceives both and the better one becomes `chosen`. KeyError: unknown annotator.
+    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them
+    concise in at least five pairs of six; the annotator perceives both and the better one becomes
+    `chosen`. KeyError: unknown annotator.
     """
-    rng, noise = random.Random(f"pairs {split} {seed}"), np.random.default_rng([SPLITS.index(split), seed])
+    rng = random.Random(f"pairs {split} {seed}")
+    noise = np.random.default_rng([SPLITS.index(split), seed])
     pool, rows = questions(split, unseen), []
     for k in range(count):
         if k % len(pool) == 0:
             rng.shuffle(pool)
         question = pool[k % len(pool)]
         first = "concise" if rng.random() < 5 / 6 else draw_style(question, rng)
-        second = rng.choice([s for s in styles_for(question) if s != first])
-        texts = [write_response(question, style, rng) for style in (first, second)]
-        perceived = annotate(np.array([annotator_utility(question.prompt, t, annotator) for t in texts]), noise)
-        best = int(np.argmax(perceived))
-        sides = (("chosen", best), ("rejected", 1 - best))
-        row = {"prompt": question.prompt, **{side: texts[k] for side, k in sides}}
-        row |= {f"{side}_style": (first, second)[k] for side, k in sides}
-        rows.append(row | {f"{side}_utility": gold_utility(question.prompt, texts[k]) for side, k in sides})
+        second = rng.choice([style for style in styles_for(question) if style != first])
+        styles = (first, second)
+        texts = [write_response(question, style, rng) for style in styles]
+        utilities = [annotator_utility(question.prompt, text, annotator) for text in texts]
+        best = int(np.argmax(annotate(np.array(utilities), noise)))
+        rows.append(_pair(question.prompt, texts, styles, best))
     return rows
 
 
+def _pair(prompt: str, texts: list[str], styles: tuple[str, str], best: int) -> dict:
+    """The row of two texts, of which `best` (0 or 1) was chosen."""
+    worse = 1 - best
+    return {
+        "prompt": prompt,
+        "chosen": texts[best],
+        "rejected": texts[worse],
+        "chosen_style": styles[best],
+        "rejected_style": styles[worse],
+        "chosen_utility": gold_utility(prompt, texts[best]),
+        "rejected_utility": gold_utility(prompt, texts[worse]),
+    }
+
+
 def make_unpaired(pairs: list[dict]) -> list[dict]:
-    """Unpaired view (TRL's prompt, completion, label): both responses of each pair, chosen ones labelled True."""
-    return [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row in pairs for side in SIDES
-    ]
-
-
-def styles_for(question: Question) -> list[str]:
-    """The styles in which the question can be answered."""
-    return [s for s in STYLES if s != "sycophantic" or question.belief not in (None, question.answer)]
+    """Unpaired view (TRL's prompt, completion, label): both responses, the chosen one True."""
+    rows = []
+    for row in pairs:
+        for side in SIDES:
+            label = side == "chosen"
+            rows.append({"prompt": row["prompt"], "completion": row[side], "label": label})
+    return rows
 
 
 def judge_prompt(prompt: str, first: str, second: str) -> str:
