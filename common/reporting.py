@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "figures"  # the committed run over all seeds
 INFINITY = float("inf")
 ABOVE_ZERO, BELOW_ZERO = (0.0, INFINITY), (-INFINITY, 0.0)
+Z95 = 1.96  # a normal 95 % interval reaches so many standard errors to each side
 VERDICTS = ("holds", "does not hold", "no difference", "undecided")
 VERSIONED = (
     "numpy",
@@ -40,6 +42,12 @@ VERSIONED = (
 )
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
+NOTHING = {
+    "settings": {},
+    "metrics": None,
+    "claims": [],
+    "checks": [],
+}  # where there are no results
 
 # --- Intervals ---
 
@@ -68,17 +76,23 @@ def bootstrap_ci(
 
 def wilson_ci(share: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of a share of `count` cases: honest for few of them (Wilson 1927)."""
-    z = 1.96
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = share * (1 - share) / count + z**2 / (4 * count**2)
-    half = z * math.sqrt(spread) / (1 + z**2 / count)
-    return centre - half, centre + half
+    centre = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)
+    spread = share * (1 - share) / count + Z95**2 / (4 * count**2)
+    half = Z95 * math.sqrt(spread) / (1 + Z95**2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def student_t(freedom: int) -> float:
+    """The two-sided 95 % quantile of Student's t, to 0.005."""
+    if freedom <= len(STUDENT_T):
+        return STUDENT_T[freedom - 1]
+    return Z95 + 2.5 / freedom
 
 
 def seed_half_width(values: Sequence[float]) -> float:
     """Half the width of the 95 % t interval of the mean over two seeds or more."""
-    t = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]
-    return float(t * np.std(values, ddof=1) / np.sqrt(len(values)))
+    count = len(values)
+    return float(student_t(count - 1) * np.std(values, ddof=1) / np.sqrt(count))
 
 
 def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 2000) -> dict:
@@ -88,7 +102,7 @@ def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 20
     """
     values = np.asarray(values, dtype=float)
     mean, count = float(statistic(values, axis=0)), len(values)
-    is_share = statistic is np.mean and np.isin(values, (0, 0.5, 1)).all()
+    is_share = statistic is np.mean and np.isin(values, (0, 0.5, 1)).all()  # half: a tie
     if count < 5:
         ci95 = None
     elif count < 20 and is_share:
@@ -101,8 +115,10 @@ def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 20
 def negative(measured: dict) -> dict:
     """The same quantity with the opposite sign."""
     ci95 = measured["ci95"]
-    flipped = None if ci95 is None else (-ci95[1], -ci95[0])
-    return {**measured, "mean": -measured["mean"], "ci95": flipped}
+    flipped = {"mean": -measured["mean"], "ci95": ci95 and (-ci95[1], -ci95[0])}
+    if "by_seed" in measured:
+        flipped["by_seed"] = [-mean for mean in measured["by_seed"]]
+    return {**measured, **flipped}
 
 
 def interval(measured: dict, digits: int = 2) -> str:
@@ -129,12 +145,16 @@ def percent(measured: dict) -> str:
 def over_seeds(runs: Sequence):
     """The metrics of one run per seed as metrics of the same form, quantities averaged.
 
-    The half-width of an interval is sqrt(t interval over seeds^2 + mean interval over prompts^2).
-    Plain numbers are averaged, lists entry by entry; texts are those of the first seed.
+    The half-width of an interval is sqrt(t interval over seeds^2 + mean interval over cases^2), and
+    `by_seed` are the means of the runs. What is equal in all runs stays as it is (steps, counts);
+    other numbers are averaged, lists entry by entry; other texts and flags are the first run's.
+    Of dictionaries the keys that all runs have are kept; what one run lacks (None) is None.
     """
     first = runs[0]
-    if len(runs) == 1 or any(run is None for run in runs):
-        return first if len(runs) == 1 else None
+    if len(runs) == 1:
+        return first
+    if any(run is None for run in runs):
+        return None
     if isinstance(first, dict) and "ci95" in first:
         return _measured_over_seeds(runs)
     if isinstance(first, dict):
@@ -142,7 +162,8 @@ def over_seeds(runs: Sequence):
         return {key: over_seeds([run[key] for run in runs]) for key in shared}
     if isinstance(first, list | tuple):
         return [over_seeds(entries) for entries in zip(*runs, strict=False)]
-    if isinstance(first, int | float) and not isinstance(first, bool):
+    is_number = isinstance(first, int | float) and not isinstance(first, bool)
+    if is_number and any(run != first for run in runs):
         return float(np.mean(runs))
     return first
 
@@ -150,11 +171,12 @@ def over_seeds(runs: Sequence):
 def _measured_over_seeds(runs: Sequence[dict]) -> dict:
     means = [run["mean"] for run in runs]
     mean, between = float(np.mean(means)), seed_half_width(means)
-    ends = [run["ci95"] or (run["mean"], run["mean"]) for run in runs]
-    below = np.mean([run["mean"] - low for run, (low, _) in zip(runs, ends, strict=True)])
-    above = np.mean([high - run["mean"] for run, (_, high) in zip(runs, ends, strict=True)])
+    known = [run for run in runs if run["ci95"]]
+    below = np.mean([run["mean"] - run["ci95"][0] for run in known]) if known else 0
+    above = np.mean([run["ci95"][1] - run["mean"] for run in known]) if known else 0
     low, high = mean - math.hypot(between, below), mean + math.hypot(between, above)
-    return {"mean": mean, "ci95": [float(low), float(high)], "by_seed": means}
+    others = [{k: v for k, v in run.items() if k not in ("mean", "ci95")} for run in runs]
+    return {"mean": mean, "ci95": [low, high], **over_seeds(others), "by_seed": means}
 
 
 # --- Claims and checks ---
@@ -187,13 +209,16 @@ def judge(claims: Sequence[Claim], metrics: dict) -> list[dict]:
 
 def _judge_one(claim: Claim, measured: dict) -> dict:
     ci95 = measured["ci95"]
-    return {
+    judged = {
         **claim._asdict(),
         "true": [_finite(border) for border in claim.true],
-        "mean": round(measured["mean"], 6),
+        "mean": round(float(measured["mean"]), 6),
         "ci95": ci95 and [round(float(end), 6) for end in ci95],
         "verdict": verdict(ci95, claim.true, claim.smallest),
     }
+    if "by_seed" in measured:
+        judged["by_seed"] = [round(float(mean), 6) for mean in measured["by_seed"]]
+    return judged
 
 
 def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:
@@ -234,6 +259,12 @@ def _finite(border: float) -> float | None:
     return None if math.isinf(border) else float(border)
 
 
+def _borders(claim: dict) -> tuple[float, float]:
+    """The region in which a judged claim is true, with infinity where JSON has none."""
+    low, high = claim["true"]
+    return -INFINITY if low is None else low, INFINITY if high is None else high
+
+
 def count_verdicts(claims: Sequence[dict]) -> str:
     """The verdicts in words: 3 hold, 1 does not hold, 1 undecided."""
     singular = {name: name for name in VERDICTS}
@@ -252,6 +283,79 @@ def where_true(claim: dict) -> str:
     if low is None:
         return f"below {high:g}"
     return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+# --- Many claims, and claims that are left open ---
+
+
+def false_discovery(claims: Sequence[dict]) -> dict[str, float]:
+    """id -> adjusted p of each judged claim that holds or does not hold (Benjamini-Hochberg).
+
+    The largest of them is the false-discovery rate at which all decided claims stand. A p-value is
+    the two-sided normal one of the distance from the mean to the nearest border, in standard errors
+    as the interval implies them. Undecided claims count among the tests; "no difference" does not,
+    since it is told by another test.
+    """
+    tested = [claim for claim in claims if claim["ci95"] and claim["verdict"] != "no difference"]
+    adjusted = benjamini_hochberg([_p_value(claim) for claim in tested])
+    return {
+        claim["id"]: p
+        for claim, p in zip(tested, adjusted, strict=True)
+        if claim["verdict"] != "undecided"
+    }
+
+
+def _p_value(claim: dict) -> float:
+    mean, (low, high) = claim["mean"], claim["ci95"]
+    distance = min((border - mean for border in _borders(claim)), key=abs)
+    towards = high - mean if distance > 0 else mean - low
+    if towards <= 0:
+        return float(distance == 0)
+    return 2 * NormalDist().cdf(-abs(distance) * Z95 / towards)
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: the lowest false-discovery rate at which each is still a discovery.
+
+    Of m sorted p-values the k-th becomes min over j >= k of p_j m / j (Benjamini, Hochberg 1995).
+    """
+    order, count = np.argsort(p_values), len(p_values)
+    scaled = np.asarray(p_values, dtype=float)[order] * count / np.arange(1, count + 1)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
+    return adjusted.tolist()
+
+
+def seeds_needed(claim: dict) -> int | None:
+    """How many seeds would decide a judged claim that is undecided over its seeds (`by_seed`).
+
+    If mean and spread stay what they are: the part of the interval that comes from seeds shrinks
+    as 1/sqrt(seeds), the part from prompts stays. None: it alone leaves the claim open, so it takes
+    more prompts; or the claim has been decided, or was measured with one seed.
+    """
+    means = claim.get("by_seed", [])
+    if claim["verdict"] != "undecided" or not claim["ci95"] or len(means) < 2:
+        return None
+    mean, (low, high), between = claim["mean"], claim["ci95"], seed_half_width(means)
+    below, above = (math.sqrt(max(0, end**2 - between**2)) for end in (mean - low, high - mean))
+    spread, seeds, most = float(np.std(means, ddof=1)), len(means), 100_000
+    while seeds < most:
+        seeds += 1 + seeds // 100  # to one in a hundred
+        half = student_t(seeds - 1) * spread / math.sqrt(seeds)
+        ci95 = mean - math.hypot(half, below), mean + math.hypot(half, above)
+        if verdict(ci95, _borders(claim), claim["smallest"]) != "undecided":
+            return seeds
+    return None
+
+
+def what_decides(claim: dict) -> str:
+    """What it takes to decide a judged claim, in words; nothing where it has been decided."""
+    if claim["verdict"] != "undecided":
+        return ""
+    if len(claim.get("by_seed", [])) < 2:
+        return "more seeds"
+    seeds = seeds_needed(claim)
+    return f"about {seeds} seeds" if seeds else "more prompts"
 
 
 # --- The end of every script ---
@@ -297,7 +401,7 @@ def finish(
     print_verdicts(results, committed, args.claims)
     print(f"wrote {', '.join(map(str, (*trained, figure, path)))}")
     if committed["metrics"]:
-        print(f"compare with {COMMITTED / figure.name.replace(args.run_name, args.name)}")
+        print(f"compare with {COMMITTED / args.name}.png")
     return metrics
 
 
@@ -306,17 +410,27 @@ def caption(settings: dict) -> str:
     named = ("model", "reward_backbone", "dataset", "pairs", "reward_pairs", "loss_type", "beta")
     named += ("epochs", "learning_rate", "epsilon", "n", "prompts", "smoke")
     given = {name: settings[name] for name in named if settings.get(name)}
-    texts = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items()]
+    texts = [f"{name.replace('_', ' ')} {_plain(value)}".strip() for name, value in given.items()]
     seeds = settings.get("seeds", [settings["seed"]])
-    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {seeds[0]} to {seeds[-1]}"
-    return ", ".join([*texts, seed])
+    return ", ".join(
+        [*texts, f"mean of {name_seeds(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"]
+    )
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    """The seeds of a run in words: seeds 0 to 7."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _plain(value) -> str:
+    if value is True:
+        return ""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return " + ".join(map(str, value))
+        return " + ".join(map(_plain, value))
     return Path(value).name if isinstance(value, str | Path) else str(value)
 
 
@@ -324,12 +438,11 @@ def print_verdicts(results: dict, committed: dict, every_claim: bool) -> None:
     """How many claims hold, here and over the seeds of the committed run; or each of them."""
     claims, checks = results["claims"], results["checks"]
     over = {claim["id"]: claim for claim in committed["claims"]}
-    seeds = committed["settings"].get("seeds", [0])
     if claims:
         print(f"claims   with this seed alone: {count_verdicts(claims)}")
-    if claims and over:
-        same = [over[claim["id"]] for claim in claims if claim["id"] in over]
-        seeds = f"seeds {seeds[0]} to {seeds[-1]}"
+    same = [over[claim["id"]] for claim in claims if claim["id"] in over]
+    if same:
+        seeds = name_seeds(committed["settings"].get("seeds", [0]))
         print(f"         over {seeds}, the committed run: {count_verdicts(same)}")
     if claims and not every_claim:
         print("         --claims lists them")
@@ -355,9 +468,10 @@ def print_claim(claim: dict, over: dict | None) -> None:
 def read_results(path: Path) -> dict:
     """What `finish` wrote to a JSON file; empty results where there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"settings": {}, "metrics": None, "claims": [], "checks": []}
+        return NOTHING
+    return results if NOTHING.keys() <= results.keys() else NOTHING
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -393,8 +507,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def versions() -> dict:
     """Of Python and of the libraries that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in VERSIONED:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
