@@ -348,16 +348,6 @@ def seeds_needed(claim: dict) -> int | None:
     return None
 
 
-def what_decides(claim: dict) -> str:
-    """What it takes to decide a judged claim, in words; nothing where it has been decided."""
-    if claim["verdict"] != "undecided":
-        return ""
-    if len(claim.get("by_seed", [])) < 2:
-        return "more seeds"
-    seeds = seeds_needed(claim)
-    return f"about {seeds} seeds" if seeds else "more prompts"
-
-
 # --- The end of every script ---
 
 
@@ -412,9 +402,8 @@ def caption(settings: dict) -> str:
     given = {name: settings[name] for name in named if settings.get(name)}
     texts = [f"{name.replace('_', ' ')} {_plain(value)}".strip() for name, value in given.items()]
     seeds = settings.get("seeds", [settings["seed"]])
-    return ", ".join(
-        [*texts, f"mean of {name_seeds(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"]
-    )
+    mean = "mean of " if len(seeds) > 1 else ""
+    return ", ".join([*texts, mean + name_seeds(seeds)])
 
 
 def name_seeds(seeds: Sequence[int]) -> str:
