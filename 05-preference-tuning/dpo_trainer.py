@@ -1,47 +1,63 @@
-"""DPO: what does it do to the answers of a model, and when does it go too far?
+"""DPO: what does it do to the answers of a model, and when is it too much?
 
     python 05-preference-tuning/dpo_trainer.py
-    python 05-preference-tuning/dpo_trainer.py --num-train-epochs 5                  # more of it
+    python 05-preference-tuning/dpo_trainer.py --beta 0.1                            # a weaker pull
     python 05-preference-tuning/dpo_trainer.py --model FOLDER --dataset pairs.jsonl  # yours
 
 TRL's DPOTrainer with LoRA on the SFT checkpoint. The loss stands in the open below and is compared
-with TRL's. On the way answers to held-out prompts are sampled: the share of good ones, gold utility
-and KL(policy || reference) stand beside the loss and the margins, because training metrics do not
-show when answers break down. Then the same with ten times the learning rate: too much of it.
+with TRL's. Then more of it at a constant learning rate: more epochs, other beta, and labels of
+annotators who love length. Answers to held-out prompts are sampled on the way, because training
+metrics do not show when answers break down.
 
-About 40 seconds on 2 cores. Expect good answers to rise from 36 % to 88 % at a KL of 1.2 nats, and
-to fall back to 68 % at the high learning rate, whose margins look three times better. Writes
-outputs/dpo_training.png and outputs/dpo/, a PEFT adapter with a README that says how to use it.
+About SECONDS seconds on 2 cores. Expect EXPECT. Writes outputs/dpo_training.png and outputs/dpo/, a
+PEFT adapter with a README that says how to use it.
 Left out: f-divergences other than the reverse KL, reference-free losses.
 """
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from support.amounts import Arm, amount_findings, frontier_points, log_odds, study_amounts
 from support.artifacts import check_ours, keep_checkpoints, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, sample_answers, show_answers, summarize
 from support.own_pairs import load_own_pairs, policy_data, tell_limits
+from support.parity import difference_from_trl
 from support.training import (
     Trained,
-    add_lengths,
     as_dataset,
-    checkpoint_settings,
     group_by_length,
     load_sft_checkpoint,
     run_trainer,
     trainer_settings,
     training_settings,
+    tune,
 )
 
 import numpy as np
 
 from common import cli
+from common.preferences import questions
 from common.reporting import Check, Claim, finish, interval, percent, summary
 
 BETA = 0.3
-TOO_FAR = 10  # times the learning rate
+ARMS = (  # more of it: whose labels, how many times the default's beta, for how many epochs
+    Arm("unbiased", "human", 1, 5),
+    Arm("biased", "length", 1, 5),
+    Arm("low_beta", "human", 1 / 3, 2),
+    Arm("high_beta", "human", 10 / 3, 2),
+)
+TOO_MUCH = (
+    ("optimal_amount_exists", "there is an optimal amount of preference tuning", "unbiased"),
+    ("optimal_amount_of_biased_labels", "beyond it the labels' bias is exploited", "biased"),
+)
+SIDES_MOVE = (
+    ("dpo_raises_chosen", "DPO increases log p of chosen responses", "default.chosen_rose"),
+    ("dpo_raises_chosen_to_the_end", "... in longer training, too", "amounts.unbiased.chosen_rose"),
+    ("dpo_lowers_rejected", "DPO decreases log p of rejected responses", "default.rejected_fell"),
+)
 
 CLAIMS = (
     Claim(
@@ -50,6 +66,10 @@ CLAIMS = (
         "margin of implicit rewards on held-out pairs, log-odds",
         path="held_out_pairs.margin",
         smallest=0.05,
+    ),
+    *(
+        Claim(id, says, "how far, on pairs that were trained on, nats", path, smallest=0.1)
+        for id, says, path in SIDES_MOVE
     ),
     Claim(
         "dpo_is_stable_over_seeds",
@@ -61,16 +81,26 @@ CLAIMS = (
     Claim(
         "style_more_than_substance",
         "preference tuning changes style more than substance",
-        "change in the share of on-topic answers without filler, minus that of right ones",
+        "share of its room that style gained (answers without filler), minus that of right answers",
         path="style_minus_substance",
         smallest=0.05,
     ),
+    *(
+        Claim(
+            id,
+            says,
+            "gold utility lost from best look to last",
+            f"amounts.{arm}.gold_lost",
+            smallest=0.1,
+        )
+        for id, says, arm in TOO_MUCH
+    ),
     Claim(
-        "optimal_amount_exists",
-        "there is an optimal amount of preference tuning",
-        f"share of good answers lost with {TOO_FAR} times the learning rate",
-        path="good_lost_too_far",
-        smallest=0.05,
+        "training_does_not_show_it",
+        "training metrics do not show that answers decay (labels that love length)",
+        "share of training pairs ranked as labelled, gained since gold utility was best",
+        path="amounts.biased.accuracy_gained",
+        smallest=0.02,
     ),
 )
 CHECKS = (
@@ -134,11 +164,13 @@ def train_dpo(
     epochs: int = 1,
     batch_size: int = 8,
     seed: int = 0,
+    schedule: str = "linear",
     loss_type: Sequence[str] = ("sigmoid",),
     label_smoothing: float = 0.0,
     reference=None,
     name: str = "DPO",
     look=None,
+    look_at: Sequence[int] = (),
     checkpoints=None,
 ) -> Trained:
     """Train a LoRA adapter on rows of prompt, chosen, rejected with any of TRL's losses of pairs.
@@ -149,73 +181,46 @@ def train_dpo(
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    config = {
-        **trainer_settings(model, learning_rate, epochs, batch_size, seed),
-        **group_by_length(model),
-        **checkpoint_settings(checkpoints),
-    }
+    steps = (learning_rate, epochs, batch_size, seed, schedule, checkpoints)
+    config = {**trainer_settings(model, *steps), **group_by_length(model)}
+    losses = {"loss_type": list(loss_type), "label_smoothing": label_smoothing}
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
-        args=DPOConfig(
-            beta=beta, loss_type=list(loss_type), label_smoothing=label_smoothing, **config
-        ),
+        args=DPOConfig(beta=beta, **losses, **config),
         train_dataset=as_dataset(pairs),
         processing_class=tokenizer,
         peft_config=None if reference else lora_config(model),
     )
-    add_lengths(trainer)
-    return run_trainer(trainer, name, look, checkpoints)
+    return run_trainer(trainer, name, look, checkpoints, look_at)
 
 
-def difference_from_trl(trained: Trained, tokenizer, pairs: Sequence[dict], beta: float) -> float:
-    """|dpo_loss - TRL's loss| in nats on the same batch, the first of the training pairs."""
-    import torch
-
-    trainer = trained.trainer
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
-    with torch.no_grad():
-        trl_loss = trainer.compute_loss(trained.policy, trainer._prepare_inputs(batch)).item()
-    policy, reference = pair_logps(trained.policy, tokenizer, pairs)
-    return abs(dpo_loss(*policy, *reference, beta).mean().item() - trl_loss)
+tune = partial(tune, train_dpo)  # (policy, tokenizer), for the scripts that need the default policy
 
 
-# --- 3. What became of held-out pairs, and of sampled answers ---
+# --- 3. What pairs show: both sides, the margin, the loss ---
 
 
-def held_out_rewards(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict:
-    """Implicit rewards of pairs: accuracy, margin, each side; is chosen the likelier text?"""
+def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[str, np.ndarray]:
+    """What the policy makes of pairs, arrays (N,). `chosen`, `rejected`: change of log p, nats.
+
+    `accuracy` is the implicit reward's; `likelier`, whether the chosen text is the likelier one.
+    """
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)
-    chosen, rejected = implicit_rewards(logps, ref_logps, beta).numpy()
-    return {
-        "implicit_reward_accuracy": summary(chosen > rejected),
-        "margin": summary(chosen - rejected),
-        "chosen_reward": summary(chosen),
-        "rejected_reward": summary(rejected),
-        "ranking_accuracy": summary(logps[0].numpy() > logps[1].numpy()),
+    chosen, rejected = implicit_rewards(logps, ref_logps, beta)
+    read = {
+        "accuracy": chosen > rejected,
+        "margin": chosen - rejected,
+        "chosen": chosen / beta,
+        "rejected": rejected / beta,
+        "loss": dpo_loss(*logps, *ref_logps, beta),
+        "likelier": logps[0] > logps[1],
     }
+    return {name: values.numpy() for name, values in read.items()}
 
 
-# --- 4. The study: train, look on the way, judge, and do too much of it ---
-
-
-def tune(
-    *,
-    model: str,
-    dataset: str | None,
-    pairs: int | None,
-    output_dir: Path,
-    device: str,
-    sft_steps: int | None = None,
-    max_new_tokens: int = 48,
-    **training,
-) -> tuple:
-    """(policy, tokenizer) trained as in `study`, for the scripts that need the default policy."""
-    rows, seed = load_own_pairs(dataset), training["seed"]
-    base, tokenizer = load_sft_checkpoint(model, dataset, sft_steps, seed, output_dir, device)
-    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens)
-    return train_dpo(base, tokenizer, data.train, **training).policy, tokenizer
+# --- 4. The study: train, look on the way, judge, and do more of it ---
 
 
 def study(
@@ -230,81 +235,93 @@ def study(
     prompts: int | None = None,
     held_out: int = 500,
     samples: int = 3,
+    most_epochs: int = 5,
     checkpoints=None,
     **training,
 ) -> tuple[dict, object, object]:
     """The section: (metrics, policy, tokenizer); `training` are the settings of `train_dpo`.
 
-    On the world's pairs there is a gold standard, and a second training that goes too far.
+    On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
     """
     rows, seed, beta = load_own_pairs(dataset), training["seed"], training["beta"]
     sft = (model, dataset, sft_steps, seed, output_dir, device)
     reference, tokenizer = load_sft_checkpoint(*sft)
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
     tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
-
-    def look(step: int, policy) -> dict:
-        if step == 0:
-            logps, ref_logps = pair_logps(policy, tokenizer, data.train[: training["batch_size"]])
-            loss = dpo_loss(*logps, *ref_logps, beta).mean().item()
-            print(f"loss before training {loss:.4f}; ln 2 = {np.log(2):.4f}")
-        return summarize(answer(policy, data.watched, 2, step)[1])
+    batch = data.train[: training["batch_size"]]
 
     def answer(policy, asked: list[str], n: int, seed: int) -> tuple:
         return sample_answers(policy, tokenizer, asked, n, max_new_tokens, seed)
 
+    def look(step: int, policy) -> dict:
+        if step == 0:
+            loss = read_pairs(policy, tokenizer, batch, beta)["loss"].mean()
+            print(f"loss before training {loss:.4f}; ln 2 = {np.log(2):.4f}")
+        return summarize(answer(policy, data.watched, 2, step)[1])
+
     before_texts, before = answer(reference, data.prompts, samples, seed)
-    name = "training 1 of 2" if data.has_gold else "DPO"
-    watched = {"look": look, "checkpoints": checkpoints}
-    trained = train_dpo(reference, tokenizer, data.train, **training, name=name, **watched)
-    after_texts, after = answer(trained.policy, data.prompts, samples, seed)
+    name = f"training 1 of {len(ARMS) + 1}" if data.has_gold else "DPO"
+    watched = {"name": name, "look": look, "checkpoints": checkpoints}
+    trained = train_dpo(reference, tokenizer, data.train, **training, **watched)
+    policy = trained.policy
+    after_texts, after = answer(policy, data.prompts, samples, seed)
     show_answers(data.prompts, {"before": before_texts, "after": after_texts})
-    batch = data.train[: training["batch_size"]]
+    held, seen = (
+        read_pairs(policy, tokenizer, part, beta) for part in (data.held, data.train[:128])
+    )
+    losses = read_pairs(policy, tokenizer, batch, beta)["loss"]
     metrics = {
         "train_pairs": len(data.train),
-        "prompts": data.prompts,
+        "question": data.prompts[0],
         "first_loss": trained.history["loss"][0],
-        "loss_difference_from_trl": difference_from_trl(trained, tokenizer, batch, beta),
+        "loss_difference_from_trl": difference_from_trl(losses, trained),
         "reference": summarize(before),
         "policy": summarize(after),
-        "held_out_pairs": held_out_rewards(trained.policy, tokenizer, data.held, beta),
+        "held_out_pairs": {key: summary(values) for key, values in held.items()},
         "training": trained.history,
         "curve": trained.curve,
+        "default": {
+            "chosen_rose": summary(seen["chosen"]),
+            "rejected_fell": summary(-seen["rejected"]),
+        },
     }
     if data.has_gold:
         metrics |= compare(before, after)
-        too_far = {**training, "learning_rate": TOO_FAR * training["learning_rate"]}
-        fresh, _ = load_sft_checkpoint(*sft)
-        far = train_dpo(fresh, tokenizer, data.train, **too_far, name="training 2 of 2", look=look)
-        far_answers = answer(far.policy, data.prompts, samples, seed)[1]
-        metrics |= {"training_too_far": far.history, "curve_too_far": far.curve}
-        metrics["policy_too_far"] = summarize(far_answers)
-        metrics["good_lost_too_far"] = summary((after["good"] - far_answers["good"]).mean(1))
-    return metrics, trained.policy, tokenizer
+        asked = questions("test")[: min(96, len(data.prompts))]
+        metrics["log_odds"] = log_odds(policy, tokenizer, asked, beta, seed)
+        sizes = {
+            "pairs": len(data.train) // 2,
+            "most_epochs": most_epochs,
+            "prompts": min(128, len(data.prompts)),
+        }
+        amounts = study_amounts(ARMS, train_dpo, read_pairs, sft=sft, training=training, **sizes)
+        default = {"epoch": training["epochs"], "beta": beta, "pairs": len(data.train)}
+        metrics |= {"amounts": amounts, "frontier": frontier_points(amounts, after, default)}
+    return metrics, policy, tokenizer
 
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
     before, after, held = (metrics[name] for name in ("reference", "policy", "held_out_pairs"))
     lines = [
-        f"Of held-out pairs the implicit reward ranks {percent(held['implicit_reward_accuracy'])} "
-        f"as labelled, with a margin of {interval(held['margin'])} in log-odds "
-        f"(chosen {held['chosen_reward']['mean']:+.2f}, rejected "
-        f"{held['rejected_reward']['mean']:+.2f}).",
+        f"Of held-out pairs the implicit reward ranks {percent(held['accuracy'])} as labelled; "
+        f"log p of chosen responses changed by {interval(held['chosen'])} nats, of rejected ones "
+        f"by {interval(held['rejected'])}.",
         f"Sampled answers to held-out prompts lie {interval(after['kl'])} nats from the reference "
         f"and have {before['words']['mean']:.1f} words before, {after['words']['mean']:.1f} after.",
     ]
     if "good" not in after:
         return [*lines, "There is no gold standard for these pairs: read the answers."]
-    far = metrics["policy_too_far"]
+    right = metrics["log_odds"]["right"]
     return [
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "
         f"gold utility {interval(before['utility'])} and {interval(after['utility'])}.",
         *lines,
-        f"Of on-topic answers {metrics['style_change']['mean']:+.0%} have no filler, "
-        f"{metrics['substance_change']['mean']:+.0%} are right.",
-        f"Ten times the learning rate: good answers {percent(far['good'])}, "
-        f"KL {interval(far['kl'])} nats.",
+        f"Of the room it had, style (on-topic answers without filler) gained "
+        f"{percent(metrics['style_of_room'])}, substance (right ones) "
+        f"{percent(metrics['substance_of_room'])}; log p of the right answer minus that of a "
+        f"wrong one went from {interval(right['before'])} to {interval(right['after'])} nats.",
+        *amount_findings(metrics["amounts"]),
     ]
 
 
@@ -330,22 +347,15 @@ def main(argv: list[str] | None = None) -> dict:
     smoke = {"pairs": 64, "num_train_epochs": 1, "prompts": 16}
     args = cli.start(build_parser(), argv, "dpo_training", smoke)
     adapter = args.output_dir / cli.name_run("dpo", args.changed)
-    merged = [adapter.with_name(f"{adapter.name}-merged")] if args.merge else []
-    check_ours(adapter, *merged)
+    trained = [adapter, adapter.with_name(f"{adapter.name}-merged")][: 1 + args.merge]
+    check_ours(*trained)
     device = cli.init_compute(args.device)
     settings = training_settings("dpo", **args.settings)
+    limits = {"held_out": 32, "samples": 1, "most_epochs": 1} if args.smoke else {}
     with keep_checkpoints(args.output_dir / "dpo-checkpoints", settings, args.resume) as kept:
-        metrics, policy, tokenizer = study(
-            **settings,
-            prompts=args.prompts,
-            held_out=32 if args.smoke else 500,
-            samples=1 if args.smoke or args.dataset else 3,
-            checkpoints=kept,
-            output_dir=args.output_dir,
-            device=device,
-        )
-    question = metrics["prompts"][0]
-    save_adapter(adapter, settings, policy, tokenizer, question, *merged)
+        where = {"output_dir": args.output_dir, "device": device, "checkpoints": kept}
+        metrics, *tuned = study(**settings, prompts=args.prompts, **limits, **where)
+        save_adapter(*trained, settings=settings, tuned=tuned, question=metrics["question"])
     return finish(
         args,
         metrics,
@@ -355,7 +365,7 @@ def main(argv: list[str] | None = None) -> dict:
         checks=CHECKS,
         settings=settings,
         device=device,
-        trained=[adapter, *merged],
+        trained=trained,
     )
 
 

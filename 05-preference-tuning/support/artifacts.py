@@ -122,9 +122,13 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def save_adapter(
-    folder: Path, settings: dict, policy, tokenizer, question: str, merged: Path | None = None
+    folder: Path, merged: Path | None = None, *, settings: dict, tuned: tuple, question: str
 ) -> None:
-    """Save an adapter with a README that says how to use it, and with `merged` the whole model."""
+    """Save (policy, tokenizer) as an adapter, with a README that says how to use it.
+
+    With `merged` also as a whole model, for tools that know no adapters.
+    """
+    policy, tokenizer = tuned
     stored = stored_settings(settings)
     named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
     texts = {"folder": json.dumps(str(folder.resolve())), "question": json.dumps(question)}

@@ -5,6 +5,7 @@ says of them where there is one, that is, where the prompts are questions of the
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from common.models import (
     score_responses,
 )
 from common.preferences import SIDES, all_questions, gold_utility, read_response
-from common.reporting import bootstrap_ci, summary
+from common.reporting import summary
 from common.sampling import sample
 
 if TYPE_CHECKING:
@@ -215,32 +216,33 @@ def compare(before: dict, after: dict) -> dict:
     """What changed from the reference's answers to the policy's, with intervals over prompts.
 
     Style: the share without filler or preamble; substance: the share that is right; both among
-    on-topic answers.
+    on-topic answers. `..._of_room` is the change as a share of what there was to gain.
     """
     columns = []
     for answers in (before, after):
-        columns += [
-            answers[name] * answers["on_topic"] for name in ("on_topic", "plain", "correct")
-        ]
-    table = np.column_stack([column.sum(1) for column in columns])
+        for name in ("on_topic", "plain", "correct"):
+            columns.append((answers[name] * answers["on_topic"]).sum(1))
+    table = np.column_stack(columns)
 
-    def style(rows: np.ndarray, axis: int = 0) -> float:
-        topic, plain, _, topic_after, plain_after, _ = rows.sum(axis)
-        return plain_after / topic_after - plain / topic
+    def change(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
+        sums = rows.sum(axis)
+        return sums[3 + column] / max(sums[3], 1) - sums[column] / max(sums[0], 1)
 
-    def substance(rows: np.ndarray, axis: int = 0) -> float:
-        topic, _, right, topic_after, _, right_after = rows.sum(axis)
-        return right_after / topic_after - right / topic
+    def of_room(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
+        sums = rows.sum(axis)
+        return change(rows, axis, column) / max(1 - sums[column] / max(sums[0], 1), 0.01)
 
     def difference(rows: np.ndarray, axis: int = 0) -> float:
-        return abs(style(rows, axis)) - abs(substance(rows, axis))
+        return of_room(rows, axis, column=1) - of_room(rows, axis, column=2)
 
-    statistics = {"style_change": style, "substance_change": substance}
-    statistics["style_minus_substance"] = difference
-    changes = {
-        name: {"mean": float(statistic(table)), "ci95": bootstrap_ci(table, statistic)}
-        for name, statistic in statistics.items()
+    statistics = {
+        "style_change": partial(change, column=1),
+        "substance_change": partial(change, column=2),
+        "style_of_room": partial(of_room, column=1),
+        "substance_of_room": partial(of_room, column=2),
+        "style_minus_substance": difference,
     }
+    changes = {name: summary(table, statistic) for name, statistic in statistics.items()}
     gain = summary((after["good"] - before["good"]).mean(1))
     won = summary(win_rate(after["utility"], before["utility"]))
     return {"win_rate": won, "good_gain": gain, **changes}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.artifacts import Checkpoints, find_or_train
-from support.own_pairs import MAX_LENGTH
+from support.own_pairs import MAX_LENGTH, load_own_pairs, policy_data
 
 from common.cli import is_main_process, process_count
 from common.models import (
@@ -39,13 +39,16 @@ SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
 DEFAULTS = {
     "reward model": {"pairs": 6400, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
-    # Half as many steps as "dpo", of twice the size.
-    "dpo variants": {"pairs": 384, "epochs": 1, "learning_rate": 1.4e-3, "batch_size": 8},
+    # Steps of twice the size of those of "dpo", and long enough for the losses to differ.
+    "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
+    # Until a bias in the labels shows: of 2 to 4 epochs the fewest after which beta acts.
+    "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
+    "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
 # What other models take instead, and what the user's own pairs take.
 OTHER_MODELS = {"reward model": 1e-4, "dpo": 3e-4, "dpo variants": 3e-4}
-OWN_PAIRS = {"reward model": {"pairs": None, "epochs": 3}}
+OWN_PAIRS = {"reward model": {"pairs": None, "epochs": 3}, "dpo variants": {"epochs": 1}}
 
 
 def training_settings(
@@ -86,13 +89,21 @@ class Trained(NamedTuple):
     curve: list[dict]  # what `look` returned, with its step
 
 
-def trainer_settings(model, learning_rate: float, epochs: int, batch_size: int, seed: int) -> dict:
+def trainer_settings(
+    model,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    schedule: str = "linear",
+    checkpoints: Checkpoints | None = None,
+) -> dict:
     """What TRL's trainers share here. Their own defaults suit large models on GPUs."""
     device = model.device.type
     return {
         "learning_rate": learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0.1,  # a share of all steps
+        "lr_scheduler_type": schedule,
+        "warmup_steps": 0.1,  # a share of all steps; "constant" has none
         "num_train_epochs": epochs,
         "per_device_train_batch_size": -(-batch_size // process_count()),
         "max_length": MAX_LENGTH,
@@ -107,6 +118,7 @@ def trainer_settings(model, learning_rate: float, epochs: int, batch_size: int, 
         "disable_tqdm": True,
         "seed": seed,
         "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),  # nothing is written there
+        **checkpoint_settings(checkpoints),
     }
 
 
@@ -149,20 +161,23 @@ def run_trainer(
     name: str,
     look: Callable[[int, "PreTrainedModel"], dict] | None = None,
     checkpoints: Checkpoints | None = None,
+    look_at: Sequence[int] = (),
 ) -> Trained:
     """Train behind one progress bar that says `name`, from the start or from a checkpoint.
 
-    `look(step, policy)` is called at the start, six times on the way, and at the end.
+    `look(step, policy)` is called at the start, and at the steps of `look_at`; where there are none
+    given, every sixth of the way and at the end.
     """
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
     from trl.trainer.utils import add_fused_lm_head
 
+    add_lengths(trainer)
     policy = spare_copy(trainer.model)
     last = checkpoints.last if checkpoints else None
     curve = looks_before(last) if last and look else []
 
-    def look_at(step: int, model) -> None:
+    def see(step: int, model) -> None:
         copy_weights(model, policy)
         curve.append({"step": step, **look(step, policy)})
         if checkpoints:
@@ -174,13 +189,14 @@ def run_trainer(
             bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
             self.bar = tqdm(**bar, leave=False, disable=hidden)
             if look and not state.global_step:
-                look_at(0, model)
+                see(0, model)
 
         def on_step_end(self, args, state, control, model=None, **_):
             self.bar.update()
             step = state.global_step
-            if look and (step % state.eval_steps == 0 or step == state.max_steps):
-                look_at(step, model)
+            due = step in look_at or (not look_at and step % state.eval_steps == 0)
+            if look and (due or step == state.max_steps):
+                see(step, model)
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
@@ -315,6 +331,25 @@ def load_sft_checkpoint(
         folder = output_dir / f"sft-{Path(model).name}"
         model = str(find_or_train(folder, settings, train_sft, device=device))
     return load_causal_lm(model, device)
+
+
+def tune(
+    train: Callable[..., Trained],
+    *,
+    model: str,
+    dataset: str | None,
+    pairs: int | None,
+    output_dir: Path,
+    device: str,
+    sft_steps: int | None = None,
+    max_new_tokens: int = 48,
+    **training,
+) -> tuple:
+    """(policy, tokenizer), trained by `train` from where the script of that method starts."""
+    rows, seed = load_own_pairs(dataset), training["seed"]
+    base, tokenizer = load_sft_checkpoint(model, dataset, sft_steps, seed, output_dir, device)
+    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens)
+    return train(base, tokenizer, data.train, **training).policy, tokenizer
 
 
 def train_sft(model: str, sft_steps: int, seed: int, device: str) -> tuple:

@@ -1,0 +1,203 @@
+"""How much preference tuning is right: what is seen along a training, and lost after its best."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from support.contrasts import GOLD, contrast_rewards
+from support.evaluation import response_logps, sample_answers
+from support.training import load_sft_checkpoint
+
+import numpy as np
+
+from common.models import encode_response
+from common.preferences import Question, make_pairs, questions
+from common.reporting import interval, percent, summary
+
+
+class Arm(NamedTuple):
+    """A training at a constant learning rate: whose labels, which beta, for how many epochs."""
+
+    name: str
+    annotator: str
+    times_beta: float  # of the default
+    epochs: int
+
+
+class Look(NamedTuple):
+    """What is seen at one step of a training."""
+
+    step: int
+    answers: dict[str, np.ndarray]  # readings of sampled answers, arrays (prompts, n)
+    pairs: dict[str, np.ndarray]  # what training pairs show, arrays (pairs,)
+
+
+# --- Along a training ---
+
+
+def study_amounts(
+    arms: Sequence[Arm],
+    train: Callable,
+    read_pairs: Callable,
+    *,
+    sft: tuple,
+    training: dict,
+    pairs: int,
+    most_epochs: int,
+    prompts: int,
+) -> dict:
+    """Every arm by name, from the SFT checkpoint, on the same texts labelled by its annotator.
+
+    `train` is train_dpo, `read_pairs` says what pairs show, `sft` is what load_sft_checkpoint takes
+    and `training` the settings of the default. Answers are sampled to the first test prompts.
+    """
+    asked, amounts = [question.prompt for question in questions("test")[:prompts]], {}
+    per_epoch = -(-pairs // training["batch_size"])
+    for number, arm in enumerate(arms, start=2):
+        reference, tokenizer = load_sft_checkpoint(*sft)
+        rows = make_pairs(pairs, annotator=arm.annotator, seed=training["seed"])
+        beta, epochs = arm.times_beta * training["beta"], min(arm.epochs, most_epochs)
+        looks = []
+
+        def look(step, policy, rows=rows, beta=beta, looks=looks, tokenizer=tokenizer) -> dict:
+            answers = sample_answers(policy, tokenizer, asked, 2, 48, seed=step)[1]
+            looks.append(Look(step, answers, read_pairs(policy, tokenizer, rows[:128], beta)))
+            return {}
+
+        settings = {**training, "beta": beta, "epochs": epochs, "schedule": "constant"}
+        steps = [max(1, round(epoch * per_epoch)) for epoch in epochs_looked_at(epochs)]
+        name = f"training {number} of {len(arms) + 1}"
+        train(reference, tokenizer, rows, **settings, name=name, look=look, look_at=steps)
+        about = {"beta": beta, "pairs": pairs, "biased": arm.annotator != "human"}
+        amounts[arm.name] = {**about, **describe(looks, per_epoch)}
+    return amounts
+
+
+def epochs_looked_at(epochs: int) -> tuple[float, ...]:
+    """When to look: early, where most happens, and after every epoch."""
+    return (0.25, 0.5, *range(1, epochs + 1))
+
+
+def describe(looks: Sequence[Look], steps_per_epoch: int) -> dict:
+    """The curve of a training, and from its best look to its last: what was lost and gained.
+
+    Gold utility and good answers are those of sampled answers; accuracy and loss, which training
+    shows, are those of training pairs.
+    """
+    gold, good = (_by_prompt(looks, name) for name in ("utility", "good"))
+    peak = int(gold.mean(1).argmax())
+    best, last = looks[peak].pairs, looks[-1].pairs
+    return {
+        "curve": [_point(look, steps_per_epoch) for look in looks],
+        "peak_epoch": looks[peak].step / steps_per_epoch,
+        "gold_lost": lost_after_peak(gold),
+        "good_lost": lost_after_peak(good),
+        "accuracy_gained": summary(last["accuracy"] - best["accuracy"]),
+        "loss_saved": summary(best["loss"] - last["loss"]),
+        "chosen_rose": summary(last["chosen"]),
+    }
+
+
+def _by_prompt(looks: Sequence[Look], name: str) -> np.ndarray:
+    return np.array([look.answers[name].mean(1) for look in looks])
+
+
+def _point(look: Look, steps_per_epoch: int) -> dict:
+    answers = {"kl": "kl", "gold": "utility", "good": "good", "words": "words"}
+    return {
+        "step": look.step,
+        "epoch": look.step / steps_per_epoch,
+        **{name: summary(look.answers[key].mean(1)) for name, key in answers.items()},
+        **{name: summary(values) for name, values in look.pairs.items()},
+    }
+
+
+def lost_after_peak(values: np.ndarray) -> dict:
+    """What was lost from the best look to the last; values (looks, prompts).
+
+    The best of many noisy looks is partly luck. So each half of the prompts is measured at the look
+    that is best for the other half.
+    """
+    lost = np.empty(values.shape[1])
+    for half in (0, 1):
+        peak = values[:, half::2].mean(1).argmax()
+        lost[1 - half :: 2] = (values[peak] - values[-1])[1 - half :: 2]
+    return summary(lost)
+
+
+def frontier_points(amounts: dict, answers: dict[str, np.ndarray], default: dict) -> list[dict]:
+    """The SFT checkpoint, every look of every arm, and the default policy, for `frontier.py`.
+
+    Gold utility and good answers against KL on the same prompts; `answers` are the default policy's
+    and `default` says its pairs and beta.
+    """
+    arms = list(amounts.values())
+    start = {**arms[0]["curve"][0], "beta": None, "pairs": 0, "biased": False}
+    points = [_frontier_point(start, "SFT", "SFT checkpoint")]
+    for arm in arms:
+        about = {name: arm[name] for name in ("beta", "pairs", "biased")}
+        for seen in arm["curve"][1:]:
+            point = {**seen, **about, "pairs": round(min(1, seen["epoch"]) * arm["pairs"])}
+            label = f"{seen['epoch']:.3g} epochs, beta {arm['beta']:.3g}"
+            points.append(_frontier_point(point, "DPO", label))
+    count = arms[0]["curve"][0]["kl"]["count"]
+    first = {name: values[:count, :2] for name, values in answers.items()}
+    look = _point(Look(0, first, {}), 1)
+    label = f"default: {default['epoch']} epochs, beta {default['beta']:.3g}, falling rate"
+    points.append(_frontier_point({**look, **default, "biased": False}, "DPO", label))
+    return points
+
+
+def _frontier_point(seen: dict, method: str, label: str) -> dict:
+    names = ("kl", "gold", "good", "biased", "beta", "epoch")
+    measured = {name: seen[name] for name in names}
+    return {"method": method, "label": label, **measured, "annotations": seen["pairs"]}
+
+
+def amount_findings(amounts: dict) -> list[str]:
+    """What became of answers with more of it, in sentences."""
+    lines = []
+    for name, labels in (("unbiased", "unbiased labels"), ("biased", "labels that love length")):
+        amount = amounts[name]
+        last = amount["curve"][-1]
+        lines.append(
+            f"More of it on {labels}, a constant rate: gold utility is best after "
+            f"{amount['peak_epoch']:.3g} epochs; until {last['epoch']:.3g} epochs "
+            f"{interval(amount['gold_lost'])} of it are lost (KL {interval(last['kl'])} nats, good "
+            f"answers {percent(last['good'])}), while training pairs ranked as labelled change by "
+            f"{amount['accuracy_gained']['mean']:+.0%} to {percent(last['accuracy'])}."
+        )
+    sides = amounts["unbiased"]["curve"][-1]
+    lines.append(
+        f"There log p of chosen responses changed by {interval(sides['chosen'])} nats, of "
+        f"rejected ones by {interval(sides['rejected'])}."
+    )
+    return lines
+
+
+# --- Style and substance ---
+
+
+def log_odds(policy, tokenizer, asked: Sequence[Question], beta: float, seed: int) -> dict:
+    """log p of a text minus that of one that differs in one thing, before and after tuning, nats.
+
+    `right`: the right answer and a wrong one in the same sentence; `filler`: the right answer with
+    and without filler, per word. `share` is what the implicit reward, beta times the change, has of
+    the gold utility of that difference: 1 is where DPO ends on pairs without limit.
+    """
+
+    def logps(prompts: list[str], texts: list[str]) -> np.ndarray:
+        responses = [encode_response(tokenizer, text) for text in texts]
+        return response_logps(policy, tokenizer, prompts, responses).numpy()
+
+    after = contrast_rewards(logps, asked, seed)
+    with policy.disable_adapter():
+        before = contrast_rewards(logps, asked, seed)
+    measured = {}
+    for name in ("right", "filler"):
+        change = after[name] - before[name]
+        measured[name] = {
+            "before": summary(before[name]),
+            "after": summary(after[name]),
+            "share": summary(beta * change / GOLD[name]),
+        }
+    return measured
