@@ -1,82 +1,134 @@
-"""The figure of rlhf_objectives.py."""
+"""The figure of rlhf_objectives.py: what the KL term buys above, the machinery below."""
 
-import numpy as np
+from pathlib import Path
 
-from drawing import COLORS, draw_band, heat_map
+from support.drawing import COLORS, curve, draw_band, draw_point, new_figure, save_figure
 
-Array = np.ndarray
-
-
-def mean_band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean over the questions (last axis) and its 95 % normal interval."""
-    mean, half = values.mean(-1), 1.96 * values.std(-1, ddof=1) / np.sqrt(values.shape[-1])
-    return mean, mean - half, mean + half
+BROWN = "#8C564B"  # PPO without clipping; no colour of another meaning in the lab
+ARMS = (("with_kl", "-", "with the KL term"), ("without_kl", "--", "without"))
 
 
-def plot_objective(axes, policies: dict, frontier: dict, betas: Array, runs: dict, world: dict, styles: list) -> None:
-    """The optimum by beta, its frontier, and PPO with and without the KL term."""
-    top, long = world["favourite"], np.isin(styles, ("verbose", "expert"))
-    short = np.array(styles) == "concise"
-    masks = {"proxy's favourite": top, "other long": long & ~top, "concise": short & ~top, "bad": ~(top | long | short)}
-    bottom = np.zeros(len(policies))
-    paint = (("proxy", 1), ("proxy", 0.4), ("gold", 1), ("sft", 0.5))
-    for (label, mask), (color, alpha) in zip(masks.items(), paint, strict=True):
-        height = np.array([(probs * mask).sum(-1).mean() for probs in policies.values()])
-        axes[0].bar(list(policies), height, 0.8, bottom, color=COLORS[color], alpha=alpha, label=label)
-        bottom += height
-    axes[0].set(ylabel="probability", title="Optimum π* by β, and where PPO ends", ylim=(0, 1))
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.48, -0.17), ncols=4, columnspacing=0.8, handlelength=0.9)
+def draw_objectives(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+    """Six panels, from the metrics of one seed or of several."""
+    fig, axes = new_figure(2, 3, height=3.6)
+    updates_panel(axes[0, 0], metrics["curves"], (default or {}).get("curves"))
+    optimum_panel(axes[0, 1], metrics)
+    settings_panel(axes[0, 2], metrics["sensitivity"])
+    clip_panel(axes[1, 0], metrics["clip"])
+    advantages_panel(axes[1, 1], metrics["advantages"])
+    memory_panel(axes[1, 2], metrics["memory"]["7B"])
+    start, end = metrics["start"]["gold"]["mean"], metrics["end"]
+    kept, lost = (end[name]["gold"]["mean"] for name, *_ in ARMS)
+    favourite = end["without_kl"]["favourite"]["mean"]
+    title = f"Without its KL term PPO puts {favourite:.1%} on the answer that the proxy likes best "
+    title += f"and quality falls from {start:.2f} to {lost:.2f};\n"
+    title += f"with it quality ends at {kept:.2f}, where the formula says"
+    save_figure(fig, path, title, caption)
+
+
+def updates_panel(ax, curves: dict, default: dict | None) -> None:
+    """Proxy and gold utility during training, with the KL term and without."""
+    if default:
+        for name in ("proxy", "gold"):
+            means = curve(default["with_kl"][name])[0]
+            label = "the default run" if name == "gold" else None
+            ax.plot(default["updates"], means, color=COLORS["default"], label=label)
     for name in ("proxy", "gold"):
-        draw_band(axes[1], frontier["kl"].mean(-1), *mean_band(frontier[name]), COLORS[name], f"{name} of π*")
-        for run_name, marker, line in (("KL", "o", "-"), ("no KL", "X", "--")):
-            end, band = mean_band(runs[run_name]["kl"])[0][-1], mean_band(runs[run_name][name])
-            label = f"PPO, {run_name}" if name == "gold" else None
-            axes[1].plot(end, band[0][-1], marker, color=COLORS[name], mec="black", markersize=9, label=label)
-            draw_band(axes[2], np.arange(len(band[0])), *band, COLORS[name], f"{name}, {run_name}", linestyle=line)
-    peak = betas[frontier["gold"].mean(-1).argmax()]
-    axes[1].set(xlabel="KL(π ‖ reference), nats", ylabel="utility", title=f"Optimum π*: gold is best at β = {peak:.1f}")
-    axes[2].set(xlabel="PPO updates", ylabel="utility", title="PPO with and without the KL term", xscale="symlog")
-    axes[2].set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
-    axes[1].legend(loc="center right")
-    axes[2].legend(loc="upper left")
+        for arm, line, _ in ARMS:
+            rows = curve(curves[arm][name])
+            draw_band(ax, curves["updates"], *rows, COLORS[name], None, ls=line)
+    for name, text in (("proxy", "what is rewarded"), ("gold", "quality (gold)")):
+        ax.plot([], [], color=COLORS[name], label=text)
+    for _, line, text in ARMS:
+        ax.plot([], [], color="black", ls=line, label=text)
+    ax.set(title="Without the KL term reward\nrises and quality falls", xscale="symlog")
+    ax.set(xlabel="PPO updates", ylabel="utility")
+    ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
+    ax.legend(loc="upper left")
 
 
-def plot_update(axes, ratio: Array, surrogates: dict[int, Array], epsilon: float, gae: dict, estimates: dict) -> None:
-    """The clipped surrogate, advantages from TD errors to returns, and bias and spread of the KL estimators."""
-    for (sign, surrogate), color in zip(surrogates.items(), (COLORS["chosen"], COLORS["rejected"]), strict=True):
-        dead = sign * (ratio - 1) > epsilon
-        axes[0].plot(ratio, surrogate, color=color)
-        axes[0].fill_between(ratio, 0, surrogate, where=dead, color=color, alpha=0.2, linewidth=0)
-        axes[0].text(0.85, 1.2 * sign, f"A = {sign:+d}", ha="right", va="center")
-        axes[0].text(1 + 0.6 * sign, 0.45 * sign, "no\ngradient", ha="center", va="center")
-    axes[0].set(xlabel="ratio π / π old", ylabel="objective", title=f"Clipped surrogate, ε = {epsilon:g}")
+def optimum_panel(ax, metrics: dict) -> None:
+    """What the optimum for every beta earns against its KL, and where PPO ended."""
+    optimum, end = metrics["optimum"], metrics["end"]
+    kl = curve(optimum["kl"])[0]
+    for name in ("proxy", "gold"):
+        draw_band(ax, kl, *curve(optimum[name]), COLORS[name], None)
+        for arm, marker in (("with_kl", "o"), ("without_kl", "X")):
+            marks = {"marker": marker, "mec": "black", "ms": 9, "zorder": 3}
+            draw_point(ax, end[arm]["kl"], end[arm][name], COLORS[name], None, **marks)
+    for marker, text in (("o", "PPO, with the KL term"), ("X", "PPO, without")):
+        ax.plot([], [], marker, color="white", mec="black", ms=8, label=text)
+    ax.plot([], [], color="black", label="optimum for each β")
+    best = curve(optimum["gold"])[0].argmax()
+    beta = optimum["beta"][best]
+    ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends on the curve of the formula")
+    ax.set(xlabel="measured KL(π || reference), nats", ylabel="utility")
+    ax.legend(loc="center right")
+
+
+def settings_panel(ax, sensitivity: dict) -> None:
+    """Distance to the optimum by learning rate, for few and many epochs, clipped or not."""
+    rates, epochs = sensitivity["rates"], sensitivity["epochs"]
+    arms = (("unclipped", BROWN, "without clipping"), ("clipped", "black", "clipped"))
+    for arm, color, text in arms:
+        ax.plot([], [], color=color, label=text)
+        for k, line in ((0, ":"), (2, "--"), (4, "-")):
+            draw_band(ax, rates, *curve(sensitivity[arm][k]), color, None, ls=line, marker=".")
+    for k, line in ((0, ":"), (2, "--"), (4, "-")):
+        plural = "epoch" if epochs[k] == 1 else "epochs"
+        ax.plot([], [], color="grey", ls=line, label=f"{epochs[k]:.0f} {plural} per batch")
+    ax.set(title="Fast and often goes astray,\nand clipping keeps it near", xscale="log")
+    ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.set_ylim(-0.03, 1)
+    ax.legend(loc="upper left", fontsize=8.5)
+
+
+def clip_panel(ax, clip: dict) -> None:
+    """The clipped surrogate of a good and of a bad response, with where its gradient dies."""
+    epsilon, ratio = clip["epsilon"], clip["ratio"]
+    for name, side, color in (("up", 1, COLORS["chosen"]), ("down", -1, COLORS["rejected"])):
+        ax.plot(ratio, clip[name], color=color)
+        dead = (1 + epsilon, 2) if side > 0 else (0, 1 - epsilon)
+        level = clip[name][3] if side > 0 else clip[name][1]
+        ax.fill_between(dead, 0, level, color=color, alpha=0.2, linewidth=0)
+        ax.text(sum(dead) / 2, level / 2, "no\ngradient", ha="center", va="center")
+    ax.text(0.05, 0.9, "better than\nexpected (A = 1)", color="#1F77A8", va="center")
+    ax.text(0.72, -1.55, "worse than\nexpected (A = -1)", color=COLORS["rejected"], ha="center")
+    ax.set_title(f"Past a change of {epsilon:.0%} nothing is\ngained by going on")
+    ax.set(xlabel="probability / probability before the update", ylabel="clipped objective")
+
+
+def advantages_panel(ax, advantages: dict) -> None:
+    """Advantages of three tokens from TD errors to returns."""
+    rows = advantages["advantages"]
     for t, shade in enumerate(("#000000", "#555555", "#999999")):
-        axes[1].plot(list(gae), [advantages[t] for advantages in gae.values()], color=shade)
-        axes[1].text(1.02, gae[1.0][t], f"t = {t}", color=shade, va="center")
-    axes[1].set(xlabel="λ:  0 = TD errors, 1 = returns − values", ylabel="advantage", xlim=(0, 1.15))
-    axes[1].set_title("GAE for r = 0, 0, 1 and V = .5, .6, .7")
-    for i, (name, marker, shade) in enumerate((("k1", "o", "#000000"), ("k2", "s", "#999999"), ("k3", "^", "#555555"))):
-        mean, std = np.array([found[name] for found in estimates.values()]).T
-        axes[2].errorbar(np.arange(4) + 0.2 * (i - 1), mean, std / 10, fmt=marker, color=shade, capsize=3, label=name)
-    axes[2].set_xticks(range(4), [f"{mu**2 / 2:.3g}" for mu in estimates])
-    axes[2].set(xlabel="true KL, nats", ylabel="estimate / true KL", title="KL from 100 samples: mean ± 1 std")
-    axes[2].legend()
+        ax.plot(advantages["lam"], [row[t] for row in rows], color=shade)
+        ax.text(1.02, rows[-1][t], f"token {t + 1}", color=shade, va="center")
+    gamma = f"γ = {advantages['gamma']:g}"
+    ax.set_title(f"λ chooses what to trust, the values or\nthe samples ({gamma})")
+    ax.set(xlabel="λ:  0 = TD errors, 1 = returns - values", xlim=(0, 1.22))
+    ax.set_ylabel("advantage (rewards 0, 0, 1;\nvalues .5, .6, .7)")
 
 
-def plot_cost(axes, held: dict[str, dict], distances: Array, rates: tuple, epochs: tuple, epsilon: float) -> None:
-    """Weights in memory, and how far PPO ends from the optimum by learning rate and epochs, clipped or not."""
-    for (method, row), color in zip(held.items(), ("sft", "dpo", "best_of_n", "dpo"), strict=True):
-        left = 0.0
+def memory_panel(ax, held: dict[str, dict]) -> None:
+    """GB of weights by method, and of AdamW's moments."""
+    colors = {"PPO": "sft", "PPO + LoRA": "sft", "best-of-n": "best_of_n"}
+    for method, row in held.items():
+        color, left = COLORS[colors.get(method, "dpo")], 0.0
         for role, size in row["by_role"].items():
             alpha = 0.9 if role in row["trained_roles"] else 0.35
-            axes[0].barh(method, size, left=left, color=COLORS[color], alpha=alpha, edgecolor="white")
-            axes[0].text(left + size / 2, method, role if size > 1 else "", ha="center", va="center", fontsize=8.5)
+            ax.barh(method, size, left=left, color=color, alpha=alpha, edgecolor="white")
+            if size > 1:
+                ax.text(left + size / 2, method, role, ha="center", va="center", fontsize=8)
             left += size
-        axes[0].text(left + 1, method, f"{left:.0f} GB", va="center")
-    axes[0].set(xlabel="GB of fp16 weights (dark: trained), no optimizer", title="Memory of 7B models", xlim=(0, 68))
-    axes[0].invert_yaxis()
-    for ax, grid, name in ((axes[1], distances[:, 0], f"ε = {epsilon:g}"), (axes[2], distances[:, 1], "no clipping")):
-        heat_map(ax, grid.mean(-1), ".2f", origin="lower")
-        ax.set_xticks(range(len(rates)), rates)
-        ax.set_yticks(range(len(epochs)), epochs)
-        ax.set(xlabel="learning rate", ylabel="epochs per batch", title=f"PPO's distance to π*, {name}")
+        adamw = row["adamw_gb"]
+        text = (
+            f"{left:.0f} + {adamw:.0f}" if adamw > 1 or not adamw else f"{left:.0f} + {adamw:.2f}"
+        )
+        ax.text(left + 1, method, text, va="center", fontsize=9)
+    ax.set_title("Four models against two, 7B:\nhalf by DPO, half again by LoRA")
+    ax.set(xlabel="GB of fp16 weights (dark: trained) + AdamW's", xlim=(0, 78))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)

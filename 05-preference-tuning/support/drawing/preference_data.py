@@ -4,52 +4,73 @@ import textwrap
 import warnings
 from pathlib import Path
 
+from support.drawing import (
+    COLORS,
+    curve,
+    draw_band,
+    draw_bars,
+    heat_map,
+    new_figure,
+    save_figure,
+)
+from support.pair_diagnosis import length_finding
+
 import numpy as np
 
 from common.preferences import COLUMNS, SIDES, STYLES
-from drawing import COLORS, curve, draw_band, error_bars, heat_map, new_figure, save_figure
+
+OLIVE, INDIGO, BROWN = "#999933", "#332288", "#8C564B"  # rankings, pairs, scores
+COMPARED = -3  # the budget at which the script compares formats
+SCORES = {
+    "one_rater_for_all": ("scores, one rater for all 12", "--"),
+    "new_rater_each_time": ("scores, a new rater each time", "-"),
+    "one_rater_per_response": ("scores, one rater per response", ":"),
+}
+RESPONSES_PER_ANNOTATION = {"listwise": 4, "pairwise": 2}  # and 1 for a score
 
 
-def draw_world(path: Path, words: np.ndarray, metrics: dict, claims: list[dict], list_size: int) -> None:
-    """The figure of the synthetic world: formats, raters, pairs, and what each format recovers.
-
-    `words` (N, 2) are the lengths of chosen and rejected; rankings are of `list_size` responses.
-    """
+def draw_preference_data(
+    path: Path, metrics: dict, caption: str, default: dict | None = None
+) -> None:
+    """The world's formats, raters and pairs, and what each format recovers; or your own pairs."""
+    if "tau" not in metrics:
+        draw_own_pairs(path, metrics, caption)
+        return
     fig, axes = new_figure(3, 3)
-    example = metrics["example"]
-    cards_panel(axes[0], f"One prompt in every format: {example['pairwise']['prompt']}", example_cards(example), 40, 8)
+    prompt = metrics["example"]["pairwise"]["prompt"]
+    cards_panel(axes[0], f"One prompt in every format: {prompt}", example_cards(metrics), 40, 8)
     raters_panel(axes[1, 0], metrics["raters"])
-    lengths_panel(axes[1, 1], words)
-    reasons_panel(axes[1, 2], metrics["styles"])
-    recovery_panels(axes[2], metrics["recovery"], list_size)
-    verbs = {"holds": "better than", "does not hold": "less well than", "no difference": "about as well as"}
-    tau = {name: f"{budgets[-3]['mean']:.2f}" for name, budgets in metrics["recovery"]["tau"].items()}
-    title = f"At equal cost, pairs (tau {tau['pairwise']}) recover the true order {verbs[claims[0]['verdict']]} scores "
-    title += f"({tau['a new rater each time']}),\nand {verbs[claims[2]['verdict']]} scores where every response has "
-    save_figure(fig, path, title + f"a rater of its own ({tau['one rater per response']})")
+    place = axes[1, 1].get_subplotspec().get_gridspec()
+    axes[1, 2].remove()
+    axes[1, 1].set_subplotspec(place[1, 1:])
+    styles_panel(axes[1, 1], metrics["styles"], metrics["pairs"]["words"])
+    budget_panels(axes[2, 0], axes[2, 1], metrics)
+    noise_panel(axes[2, 2], metrics["break_even"])
+    tau = {name: f"{budgets[COMPARED]['mean']:.2f}" for name, budgets in metrics["tau"].items()}
+    factor = metrics["break_even"]["at_equal_cost"]["mean"]
+    title = f"For the same reading, scores ({tau['new_rater_each_time']}) recover more of the true "
+    title += f"order than pairs ({tau['pairwise']}),\nuntil a score is read with {factor:.1f} "
+    title += "times the noise, or one rater always meets the same response "
+    save_figure(fig, path, title + f"({tau['one_rater_per_response']})", caption)
 
 
-def draw_own_pairs(path: Path, name: str, first: dict, words: np.ndarray, metrics: dict) -> None:
-    """The figure of the user's pairs: lengths (N, 2), what is wrong with them, and the first of them."""
-    warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some alphabets: boxes, without a complaint
+def draw_own_pairs(path: Path, metrics: dict, caption: str) -> None:
+    """The user's pairs: lengths, what is wrong with them, and the first of them."""
+    warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some alphabets: boxes
     fig, axes = new_figure(2, 3, height=2.9)
-    lengths_panel(axes[0, 0], words)
-    difference_panel(axes[0, 1], words @ [1, -1])
-    faults_panel(axes[0, 2], metrics)
+    pairs, lengths = metrics["pairs"], metrics["lengths"]
+    lengths_panel(axes[0, 0], lengths, pairs["words"])
+    difference_panel(axes[0, 1], lengths["difference"], pairs["words"])
+    faults_panel(axes[0, 2], pairs)
+    first = metrics["first_pair"]
     cards = [(f"{key}: {first[key]}", COLORS.get(key, "grey")) for key in COLUMNS]
     cards_panel(axes[1], "The first pair", [("", cards)], 150, 12)
-    name, faulty = shorten(name, 50).replace("$", r"\$"), metrics["rows"] - metrics["usable"]
-    title = f"{name}: {metrics['usable']} usable pairs, {faulty} rows that teach nothing;\n"
-    save_figure(fig, path, title + length_finding(metrics["longer_wins"]))
+    faulty = pairs["rows"] - pairs["usable"]
+    title = f"{pairs['usable']:.0f} usable pairs, {faulty:.0f} rows that teach nothing;\n"
+    save_figure(fig, path, title + length_finding(pairs["longer_wins"]), caption)
 
 
-def length_finding(longer: dict) -> str:
-    """What the interval of the length baseline allows to say."""
-    (low, high), share = longer["ci95"], longer["mean"]
-    if high < 0.5:
-        return f"the shorter answer wins {1 - share:.0%} [{1 - high:.0%}, {1 - low:.0%}]"
-    undecided = "" if low > 0.5 else "no telling by length: "
-    return f"{undecided}the longer answer wins {share:.0%} [{low:.0%}, {high:.0%}]"
+# --- Texts ---
 
 
 def shorten(text: str, width: int) -> str:
@@ -57,23 +78,44 @@ def shorten(text: str, width: int) -> str:
     return textwrap.shorten(text, width, placeholder=" ...")
 
 
-def example_cards(example: dict) -> list[tuple[str, list]]:
-    """The columns of the panel of formats: heading, and cards of (text, colour)."""
-    pair, points, ranking = example["pairwise"], example["pointwise"], enumerate(example["listwise"], start=1)
-    labels = zip(example["unpaired"], SIDES, strict=True)
+def example_lines(example: dict) -> list[str]:
+    """One prompt in every format, for the terminal."""
+    pair = example["pairwise"]
+    chosen, rejected = (row["scores"] for row in example["pointwise"])
+    good, bad = (row["label"] for row in example["unpaired"])
+    ranking = " > ".join(shorten(row["response"], 25) for row in example["listwise"])
     return [
-        ("Pairwise: which is better?", [(f"{side}: {pair[side]}", COLORS[side]) for side in SIDES]),
-        ("Pointwise: 1 to 5, by three raters", [(f"{r['scores']} {r['response']}", "grey") for r in points]),
-        (
-            "Listwise: rank (true utility u)",
-            [(f"{k}. (u={r['utility']:g}) {r['response']}", "grey") for k, r in ranking],
-        ),
-        ("Unpaired: good or bad?", [(f"{row['label']}: {row['completion']}", COLORS[side]) for row, side in labels]),
+        f"prompt     {pair['prompt']}",
+        f"pairwise   chosen: {shorten(pair['chosen'], 80)}",
+        f"           rejected: {shorten(pair['rejected'], 80)}",
+        f"pointwise  three raters score the chosen {chosen}, the rejected {rejected}",
+        f"listwise   {ranking}",
+        f"unpaired   chosen: {good}, rejected: {bad}",
     ]
 
 
-def cards_panel(axes, title: str, columns: list[tuple[str, list]], width: int, max_lines: int) -> None:
-    """Columns of cards with wrapped text over a whole row of axes, which becomes as high as they need."""
+def example_cards(metrics: dict) -> list[tuple[str, list]]:
+    """The columns of the panel of formats: heading, and cards of (text, colour)."""
+    example = metrics["example"]
+    pair = [(f"{side}: {example['pairwise'][side]}", COLORS[side]) for side in SIDES]
+    points = [(f"{row['scores']}: {row['response']}", "grey") for row in example["pointwise"]]
+    ranking = []
+    for place, row in enumerate(example["listwise"], start=1):
+        ranking.append((f"{place}. (u={row['utility']}) {row['response']}", "grey"))
+    labels = zip(example["unpaired"], SIDES, strict=True)
+    unpaired = [(f"{row['label']}: {row['completion']}", COLORS[side]) for row, side in labels]
+    return [
+        ("Pairwise: which is better?", pair),
+        ("Pointwise: 1 to 5, by three raters", points),
+        ("Listwise: rank (true utility u)", ranking),
+        ("Unpaired: good or bad?", unpaired),
+    ]
+
+
+def cards_panel(
+    axes, title: str, columns: list[tuple[str, list]], width: int, max_lines: int
+) -> None:
+    """Columns of cards with wrapped text over a row of axes, made as high as they need."""
     from matplotlib.patches import Rectangle
 
     ax, place, bottom = axes[0], axes[0].get_subplotspec(), 0.0
@@ -81,10 +123,13 @@ def cards_panel(axes, title: str, columns: list[tuple[str, list]], width: int, m
         ax.text(x, 0.8, heading, weight="bold")
         y = 1.3 if heading else 0.0
         for text, color in cards:
-            lines = textwrap.wrap(text, width, max_lines=max_lines // len(cards), placeholder=" ...")
-            ax.add_patch(Rectangle((x, y), 0.97, len(lines) + 0.5, color=color, alpha=0.2, lw=0))
+            most = max_lines // len(cards)
+            lines = textwrap.wrap(text, width, max_lines=most, placeholder=" ...")
+            card = Rectangle((x, y), 0.97, len(lines) + 0.5, color=color, alpha=0.2, lw=0)
+            ax.add_patch(card)
             for k, line in enumerate(lines):
-                ax.text(x + 0.005 * len(columns), y + k + 0.95, line, size=9.5, parse_math=False)
+                left = x + 0.005 * len(columns)
+                ax.text(left, y + k + 0.95, line, size=9.5, parse_math=False)
             y += len(lines) + 0.8
         bottom = max(bottom, y)
     grid, row = place.get_gridspec(), place.rowspan.start
@@ -97,6 +142,9 @@ def cards_panel(axes, title: str, columns: list[tuple[str, list]], width: int, m
     ax.set_axis_off()
 
 
+# --- The world ---
+
+
 def raters_panel(ax, raters: dict) -> None:
     """P(second rater's score | first rater's score) for the same response."""
     table = np.array(raters["second_given_first"])
@@ -104,88 +152,106 @@ def raters_panel(ax, raters: dict) -> None:
     ax.set_xticks(range(5), range(1, 6))
     ax.set_yticks(range(5), range(1, 6))
     ax.set(xlabel="score by a second rater", ylabel="score by a first rater")
-    agree, again = raters["two_raters_agree"]["mean"], raters["one_rater_asked_twice_agrees"]["mean"]
-    title = f"One rater's 4 is another's 3 in {table[3, 2]:.0%} of cases;\n"
-    ax.set_title(title + f"two agree on {agree:.0%}, one asked twice on {again:.0%}")
+    agree = raters["two_raters_agree"]["mean"]
+    again = raters["one_rater_asked_twice_agrees"]["mean"]
+    title = f"One person's 4 is another's 3 ({table[3, 2]:.0%}):\ntwo agree on {agree:.0%} of "
+    ax.set_title(title + f"scores, one asked twice on {again:.0%}")
 
 
-def lengths_panel(ax, words: np.ndarray) -> None:
-    """Distributions of the lengths (N, 2) of chosen and rejected; the last bin holds all longer ones."""
-    end = max(8, int(np.percentile(words, 98)))
-    bins = np.arange(0, end + 2, max(1, end // 25)) - 0.5
-    clipped, (chosen, rejected) = np.clip(words, 0, bins[-1]), words.mean(0)
-    ax.hist(clipped[:, 0], bins, color=COLORS["chosen"], label="chosen")
-    ax.hist(clipped[:, 1], bins, color=COLORS["rejected"], label="rejected", histtype="step", lw=2)
-    ax.set(xlabel="words (the last bin: or more)", ylabel="responses")
-    ax.set_title(f"On average {chosen:.1f} words chosen, {rejected:.1f} rejected")
-    ax.legend()
-
-
-def reasons_panel(ax, styles: dict) -> None:
+def styles_panel(ax, styles: dict, words: dict) -> None:
     """Share of every style among the chosen and among the rejected."""
     for k, side in enumerate(SIDES):
-        y, rows = np.arange(len(STYLES)) + 0.4 * k, styles[side].values()
-        bars = {"xerr": error_bars(rows), "error_kw": {"lw": 1}}
-        ax.barh(y, curve(rows)[0], 0.38, color=COLORS[side], label=f"of the {side}", **bars)
-    worst = max(STYLES, key=lambda style: styles["rejected"][style]["mean"])
+        y, rows = np.arange(len(STYLES)) + 0.4 * k, [styles[side][style] for style in STYLES]
+        label = f"of the chosen ({words[side]['mean']:.1f} words on average)"
+        label = label.replace("chosen", side)
+        draw_bars(ax, y, rows, COLORS[side], horizontal=True, height=0.38, label=label)
     ax.set_yticks(np.arange(len(STYLES)) + 0.2, [style.replace("_", " ") for style in STYLES])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    share = styles["rejected"][worst]["mean"]
-    ax.set(title=f"Most rejected: {worst.replace('_', ' ')} ({share:.0%})", xlabel="share")
+    concise = styles["chosen"]["concise"]["mean"]
+    title = f"{concise:.0%} of the chosen answers are concise;\nthe rejected ones are off topic, "
+    ax.set(title=title + "wrong, or padded", xlabel="share of answers")
     ax.legend(loc="lower right")
 
 
-def recovery_panels(axes, recovery: dict, list_size: int) -> None:
-    """tau against responses read and against annotations, and of scores against ratings by one rater."""
-    from matplotlib.ticker import MultipleLocator
-
-    olive, indigo, brown = "#999933", "#332288", "#8C564B"  # the formats; no colour of another meaning in the lab
-    lines = {"listwise": (olive, "-", "s", list_size), "pairwise": (indigo, "-", "o", 2)}
-    designs = [name for name in recovery["tau"] if name not in lines]
-    lines |= {name: (brown, style, "", 1) for name, style in zip(designs, ("-", "--", ":"), strict=True)}
-    costs = np.array(recovery["responses_read"])
-    for name, (color, style, marker, size) in lines.items():
-        label = f"scores, {name}" if name in designs else name
-        for ax, x in ((axes[0], costs), (axes[1], costs / size)):
-            draw_band(ax, x, *curve(recovery["tau"][name]), color, label, ls=style, marker=marker, ms=4)
-    for kind, style in (("standardised_scores", "--"), ("scores", "-")):
-        rows = recovery[f"tau_of_{kind}_by_ratings_per_rater"]
-        x = [int(ratings) for ratings in rows]
-        draw_band(axes[2], x, *curve(rows.values()), brown, kind.replace("_", " "), ls=style, marker="o", ms=4)
-    pairs = curve([recovery["tau"]["pairwise"][-3]] * 2)
-    draw_band(axes[2], [1, x[-1]], *pairs, indigo, "pairwise")
-    axes[2].text(2.9, pairs[2, 0] + 0.006, "two standardised scores\nare one comparison", size=9)
-    axes[0].set(title="The order recovered at equal cost", xlabel="responses read per prompt", ylim=(0, 1))
-    axes[1].set(title="The same per annotation", xlabel="annotations per prompt", ylim=(0, 1))
-    axes[2].set(title=f"Scores at {costs[-3]} responses read", xlabel="ratings by one rater")
-    for ax, ticks in zip(axes, (costs, sorted({*costs // 4, *costs}), x), strict=True):
-        ax.set(xscale="log", ylabel="Kendall's tau")
+def budget_panels(cost_ax, count_ax, metrics: dict) -> None:
+    """tau against responses read, and against annotations."""
+    costs, tau = np.array(metrics["responses_read"], dtype=int), metrics["tau"]
+    lines = {"listwise": ("rankings of 4", "-", OLIVE), "pairwise": ("pairs", "-", INDIGO)}
+    lines |= {name: (label, style, BROWN) for name, (label, style) in SCORES.items()}
+    for name, (label, style, color) in lines.items():
+        size = RESPONSES_PER_ANNOTATION.get(name, 1)
+        for ax, x in ((cost_ax, costs), (count_ax, costs / size)):
+            marker = "" if name in SCORES else "o"
+            draw_band(ax, x, *curve(tau[name]), color, label, ls=style, marker=marker, ms=4)
+    at_cost = [tau[name][COMPARED]["mean"] for name in ("new_rater_each_time", "pairwise")]
+    verb = "win" if at_cost[1] > at_cost[0] else "lose to scores"
+    cost_ax.set(title=f"Pairs {verb} for the same reading ...", xlabel="responses read per prompt")
+    count_ax.set(title="... and rankings tell most at a time", xlabel="annotations per prompt")
+    for ax, ticks in ((cost_ax, costs), (count_ax, sorted({*costs // 4, *costs}))):
+        ax.set(xscale="log", ylabel="order recovered, Kendall's tau", ylim=(0, 1))
         ax.set_xticks(ticks, ticks)
         ax.minorticks_off()
-    axes[0].legend(loc="lower right", fontsize=8.5)
-    axes[2].legend(loc="center right")
-    axes[2].yaxis.set_major_locator(MultipleLocator(0.05))
+    handles, labels = cost_ax.get_legend_handles_labels()
+    cost_ax.figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
 
 
-def difference_panel(ax, difference: np.ndarray) -> None:
-    """How many words longer the chosen response is; the outer bins hold all beyond."""
-    reach = max(3, int(np.percentile(np.abs(difference), 98)))
-    bins = np.arange(-reach, reach + 2, max(1, reach // 12)) - 0.5
-    ax.hist(np.clip(difference, bins[0], bins[-1]), bins, color="grey")
+def noise_panel(ax, breaks: dict) -> None:
+    """tau of scores as their readings become noisier, against that of pairs."""
+    factors = breaks["factors"]
+    rows = {
+        "at_equal_cost": ("scores, 96 read", "-"),
+        "per_annotation": ("scores, 48 read", "-."),
+    }
+    level = curve([breaks["pairs"]] * 2)
+    draw_band(ax, [factors[0], factors[-1]], *level, INDIGO, "48 pairs, 96 read")
+    for basis, (label, style) in rows.items():
+        draw_band(ax, factors, *curve(breaks[f"scores_{basis}"]), BROWN, label, ls=style)
+        ax.plot(breaks[basis]["mean"], level[0, 0], "o", color=INDIGO, mec="white", ms=8)
+    equal, each = (breaks[basis]["mean"] for basis in rows)
+    title = f"Pairs win once scores are {equal:.1f} times as\nnoisy; {each:.1f} times, counted per "
+    ax.set(title=title + "annotation", ylabel="order recovered, Kendall's tau")
+    ax.set_xlabel("noise of a reading for a score / for a comparison")
+    ax.legend()
+
+
+# --- Your own pairs ---
+
+
+def lengths_panel(ax, lengths: dict, words: dict) -> None:
+    """Distributions of the lengths of chosen and rejected."""
+    for side, style in zip(SIDES, ({}, {"fill": False, "lw": 2}), strict=True):
+        counts, edges = lengths[side]["counts"], lengths[side]["edges"]
+        color = {"ec": COLORS[side]} if style else {"color": COLORS[side]}
+        ax.stairs(counts, edges, label=side, **{"fill": True, **style, **color})
+    chosen, rejected = (words[side]["mean"] for side in SIDES)
+    ax.set_title(f"On average {chosen:.1f} words chosen, {rejected:.1f} rejected")
+    ax.set(xlabel="words (the last bin: or more)", ylabel="responses")
+    ax.legend()
+
+
+def difference_panel(ax, difference: dict, words: dict) -> None:
+    """How many words longer the chosen response is."""
+    ax.stairs(difference["counts"], difference["edges"], fill=True, color="grey")
     ax.axvline(0, color=COLORS["theory"], ls=":")
-    title = (
-        f"Chosen is {abs(difference.mean()):.1f} words {'longer' if difference.mean() > 0 else 'shorter'} on average"
-    )
-    ax.set(title=title, xlabel="words of chosen - words of rejected", ylabel="pairs")
+    mean = words["chosen"]["mean"] - words["rejected"]["mean"]
+    longer = "longer" if mean > 0 else "shorter"
+    ax.set_title(f"Chosen is {abs(mean):.1f} words {longer} on average")
+    ax.set(xlabel="words of chosen - words of rejected (outer bins: or more)", ylabel="pairs")
 
 
-def faults_panel(ax, metrics: dict) -> None:
+def faults_panel(ax, pairs: dict) -> None:
     """Counts of what is wrong with the rows."""
-    names = {"identical": "identical answers", "empty": "empty answer", "duplicate": "duplicate row"}
-    names |= {"contradictory": "labelled both ways", "leaked": f"prompt leaks\n({metrics['held_out']} held out)"}
-    counts = [metrics[key] for key in names]
+    names = {
+        "identical": "identical answers",
+        "empty": "empty answer",
+        "duplicate": "duplicate row",
+        "contradictory": "labelled both ways",
+        "leaked": f"prompt leaks\n({pairs['held_out']:.0f} held out)",
+    }
+    counts = [pairs[key] for key in names]
     ax.bar_label(ax.barh(list(names.values()), counts, color="grey"), padding=3)
-    ax.set(title=f"Faults among {metrics['rows']} rows", xlabel="rows", xlim=(0, 1.15 * max(1, *counts)))
+    ax.set(title=f"Faults among {pairs['rows']:.0f} rows", xlabel="rows")
+    ax.set_xlim(0, 1.15 * max(1, *counts))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

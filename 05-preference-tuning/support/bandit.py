@@ -1,0 +1,51 @@
+"""Questions with ten responses each: a policy over them is a softmax, and its optimum is known."""
+
+import random
+
+import numpy as np
+
+from common.preferences import (
+    STYLE_SHARES,
+    annotator_utility,
+    gold_utility,
+    questions,
+    write_response,
+)
+from common.reporting import summary
+
+STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
+STYLES += ("sycophantic", "off_topic")
+
+
+def make_bandit(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Questions with K responses: reference probabilities, gold and proxy utilities, (count, K).
+
+    `favourite` marks the responses that the proxy likes best; where they tie, several.
+    """
+    rng = random.Random(f"bandit {seed}")
+    pool = [q for q in questions("test") if q.belief not in (None, q.answer)]  # all styles answer
+    gold, proxy = [], []
+    for question in rng.sample(pool, count):
+        texts: list[str] = []
+        for style in STYLES:
+            while (text := write_response(question, style, rng)) in texts:
+                pass
+            texts.append(text)
+        gold.append([gold_utility(question.prompt, text) for text in texts])
+        proxy.append([annotator_utility(question.prompt, text, "length") for text in texts])
+    shares = np.array([STYLE_SHARES[style] / STYLES.count(style) for style in STYLES])
+    gold, proxy = np.array(gold), np.array(proxy)
+    favourite = np.isclose(proxy, proxy.max(-1, keepdims=True))
+    ref = np.tile(shares / shares.sum(), (count, 1))
+    return {"ref": ref, "gold": gold, "proxy": proxy, "favourite": favourite}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def summaries(values: np.ndarray) -> list | dict:
+    """Values (..., N) as lists of quantities {mean, ci95} over the N questions."""
+    return [summaries(row) for row in values] if values.ndim > 1 else summary(values)

@@ -1,0 +1,143 @@
+"""What to know of pairs before training on them: lengths, faults, leaks, tokens."""
+
+from collections.abc import Sequence
+
+from support.own_pairs import (
+    MAX_LENGTH,
+    contradictory,
+    count_by_reason,
+    fingerprint,
+    pick,
+    usable_pairs,
+)
+
+import numpy as np
+
+from common.cli import UserError
+from common.preferences import COLUMNS, SIDES
+from common.reporting import summary
+
+
+def word_counts(rows: Sequence[dict]) -> np.ndarray:
+    """Words of chosen and rejected: (N, 2)."""
+    return np.array([[len(row[side].split()) for side in SIDES] for row in rows])
+
+
+def longer_wins(rows: Sequence[dict]) -> dict:
+    """Accuracy of "the longer response is chosen", ties half, resampled over prompts."""
+    prompts = [fingerprint(row["prompt"]) for row in rows]
+    _, place = np.unique(prompts, return_inverse=True)
+    difference = word_counts(rows) @ [1, -1]
+    hits = np.bincount(place, weights=(np.sign(difference) + 1) / 2)
+    per_prompt = np.stack([hits, np.bincount(place)], axis=1)
+
+    def accuracy(table: np.ndarray, axis: int = 0) -> float:
+        hits, rows = table.sum(axis)
+        return hits / rows
+
+    return summary(per_prompt, accuracy, resamples=500)
+
+
+def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
+    """What to know of pairs before training on them, and the usable ones, which it describes.
+
+    `contradictory` counts comparisons that occur with both labels; `leaked` counts the rows of a
+    random fifth (`held_out`) whose prompt is also among the other four fifths.
+    """
+    kept, dropped = usable_pairs(rows)
+    reasons = count_by_reason(dropped)
+    if not kept:
+        raise UserError(f"no usable pair among {len(rows)} rows: {reasons}")
+    usable = pick(rows, kept)
+    order = np.random.default_rng(seed).permutation(len(usable))
+    held_out, training = np.split(order, [max(1, round(0.2 * len(usable)))])
+    prompts = np.array([fingerprint(row["prompt"]) for row in usable], dtype=np.uint64)
+    words = word_counts(usable)
+    return {
+        "rows": len(rows),
+        "usable": len(usable),
+        **{reason: len(numbers) for reason, numbers in dropped.items()},
+        "dropped": reasons,
+        "prompts": len(np.unique(prompts)),
+        "contradictory": len(contradictory(usable)) // 2,
+        "held_out": len(held_out),
+        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
+        "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
+        "longer_wins": longer_wins(usable),
+    }, usable
+
+
+def histograms(words: np.ndarray) -> dict:
+    """Counts per bin of the lengths (N, 2) and of chosen minus rejected; the last: or more."""
+    end = max(8, int(np.percentile(words, 98)))
+    bins = np.arange(0, end + 2, max(1, end // 25)) - 0.5
+    difference = words @ [1, -1]
+    reach = max(3, int(np.percentile(np.abs(difference), 98)))
+    steps = np.arange(-reach, reach + 2, max(1, reach // 12)) - 0.5
+    columns = {**dict(zip(SIDES, words.T, strict=True)), "difference": difference}
+    edges = {**dict.fromkeys(SIDES, bins), "difference": steps}
+    table = {}
+    for name, values in columns.items():
+        within = np.clip(values, edges[name][0], edges[name][-1])
+        counts = np.histogram(within, edges[name])[0]
+        table[name] = {"edges": edges[name].tolist(), "counts": counts.tolist()}
+    return table
+
+
+def token_counts(rows: Sequence[dict], model: str) -> dict:
+    """Tokens as the model reads them; pairs too long for it are left out of training, not cut."""
+    from common.models import encode_prompt, encode_response, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    limit = min(MAX_LENGTH, tokenizer.model_max_length)
+    counts = {"prompt": [len(encode_prompt(tokenizer, row["prompt"])) for row in rows]}
+    for side in SIDES:
+        counts[side] = [len(encode_response(tokenizer, row[side])) for row in rows]
+    prompt, chosen, rejected = (np.array(counts[column]) for column in COLUMNS)
+    longest = prompt + np.maximum(chosen, rejected)
+    sides = {
+        column: {"mean": float(np.mean(counts[column])), "longest": max(counts[column])}
+        for column in COLUMNS
+    }
+    return {**sides, "model": model, "limit": limit, "too_long": int((longest > limit).sum())}
+
+
+# --- In sentences ---
+
+
+def length_finding(longer: dict) -> str:
+    """What the interval of the length baseline allows to say."""
+    share = longer["mean"]
+    if longer["ci95"] is None:
+        return f"the longer answer wins {share:.0%} of too few prompts to tell"
+    low, high = longer["ci95"]
+    if high < 0.5:
+        return f"the shorter answer wins {1 - share:.0%} [{1 - high:.0%}, {1 - low:.0%}]"
+    undecided = "" if low > 0.5 else "no telling by length: "
+    return f"{undecided}the longer answer wins {share:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def fault_findings(pairs: dict) -> list[str]:
+    """What is wrong with the user's pairs, as `diagnose` counts it."""
+    dropped = pairs["dropped"] or "none"
+    return [
+        f"{pairs['rows']} rows, {pairs['usable']} usable pairs on {pairs['prompts']} prompts; "
+        f"dropped: {dropped}.",
+        f"Comparisons labelled both ways: {pairs['contradictory']}.",
+        f"If split by row, {pairs['leaked']} of {pairs['held_out']} held-out rows have a prompt "
+        "that is also in training; the lab's scripts split by prompt.",
+    ]
+
+
+def token_findings(tokens: dict | None) -> list[str]:
+    """The lengths in tokens, where a model was named."""
+    if tokens is None:
+        return []
+    means = [
+        f"{column} {tokens[column]['mean']:.1f} (at most {tokens[column]['longest']})"
+        for column in COLUMNS
+    ]
+    return [
+        f"Tokens of {tokens['model']} on average: {', '.join(means)}; {tokens['too_long']} pairs "
+        f"are longer than {tokens['limit']}, all that the model reads."
+    ]
