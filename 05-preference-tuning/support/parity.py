@@ -1,0 +1,70 @@
+"""The batches of TRL's trainers as the losses in the open take them, to compare the two."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from support.evaluation import pair_logps, response_logps
+
+from common.models import encode_response
+from common.preferences import SIDES
+
+if TYPE_CHECKING:
+    from support.training import Trained
+
+
+def difference_from_trl(losses, trained: "Trained") -> float:
+    """|mean of our losses (B,) - TRL's loss| on the first B rows that it was trained on."""
+    import torch
+
+    trainer = trained.trainer
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(losses))])
+    with torch.no_grad():
+        trl_loss = trainer.compute_loss(trained.policy, trainer._prepare_inputs(batch)).item()
+    return abs(losses.mean().item() - trl_loss)
+
+
+def ipo_inputs(trained: "Trained", tokenizer, pairs: Sequence[dict]) -> dict:
+    """What `ipo_loss` takes for these pairs, all (B,): log-probabilities in nats, tokens."""
+    import torch
+
+    policy, reference = pair_logps(trained.policy, tokenizer, pairs)
+    lengths = []
+    for side in SIDES:
+        responses = [encode_response(tokenizer, row[side]) for row in pairs]
+        lengths.append(torch.tensor([len(response) for response in responses]))
+    return {
+        "policy_chosen_logps": policy[0],
+        "policy_rejected_logps": policy[1],
+        "ref_chosen_logps": reference[0],
+        "ref_rejected_logps": reference[1],
+        "beta": trained.trainer.beta,
+        "chosen_lengths": lengths[0],
+        "rejected_lengths": lengths[1],
+    }
+
+
+def kto_inputs(trained: "Trained", tokenizer, count: int) -> dict:
+    """What `kto_loss` takes for the first `count` rows, log-probabilities (B,) in nats.
+
+    For the reference point every prompt gets the response to the prompt before it.
+    """
+    import torch
+
+    trainer, policy = trained.trainer, trained.policy
+    rows = [trainer.train_dataset[i] for i in range(count)]
+    prompts = [row["prompt"][0]["content"] for row in rows]
+    responses = [row["completion_ids"] for row in rows]
+    own, mismatched = (prompts, responses), (prompts, responses[-1:] + responses[:-1])
+    logps, kl_logps = (response_logps(policy, tokenizer, *texts) for texts in (own, mismatched))
+    with policy.disable_adapter():
+        ref_logps = response_logps(policy, tokenizer, *own)
+        kl = (kl_logps - response_logps(policy, tokenizer, *mismatched)).mean()
+    return {
+        "policy_logps": logps,
+        "ref_logps": ref_logps,
+        "labels": torch.tensor([row["label"] for row in rows]),
+        "kl": kl.clamp(min=0),
+        "beta": trainer.beta,
+        "desirable_weight": trainer.desirable_weight,
+        "undesirable_weight": trainer.undesirable_weight,
+    }
