@@ -9,7 +9,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.own_pairs import load_own_pairs, split_for_reward_model
+from support.own_pairs import load_own_pairs
+from support.policy_data import split_for_reward_model
 from support.training import length_sorted_batches, my_share, optimizing
 
 import numpy as np
