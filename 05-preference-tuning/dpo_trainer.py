@@ -23,8 +23,9 @@ from support.amounts import Arm, amount_findings, frontier_points, log_odds, stu
 from support.artifacts import check_ours, keep_checkpoints, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, sample_answers, show_answers, summarize
-from support.own_pairs import load_own_pairs, policy_data, tell_limits
+from support.own_pairs import load_own_pairs
 from support.parity import difference_from_trl
+from support.policy_data import policy_data, tell_limits
 from support.training import (
     Trained,
     as_dataset,
