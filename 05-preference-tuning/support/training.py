@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.artifacts import Checkpoints, find_or_train
-from support.own_pairs import MAX_LENGTH, load_own_pairs, policy_data
+from support.own_pairs import load_own_pairs
+from support.policy_data import MAX_LENGTH, policy_data
 
 from common.cli import is_main_process, process_count
 from common.models import (
