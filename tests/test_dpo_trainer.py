@@ -16,8 +16,8 @@ from support.evaluation import (
     response_logps,
     win_rate,
 )
-from support.own_pairs import split_by_prompt
 from support.parity import difference_from_trl
+from support.policy_data import split_by_prompt
 from support.training import training_settings
 
 import dpo_trainer as dpo
