@@ -40,21 +40,19 @@ from support.annotation_study import (
 from support.drawing.preference_data import draw_preference_data, example_lines
 from support.own_pairs import load_preferences
 from support.pair_diagnosis import (
+    describe_own_pairs,
     diagnose,
-    fault_findings,
-    histograms,
+    findings_on_own_pairs,
     length_finding,
-    token_counts,
-    token_findings,
-    word_counts,
+    style_shares,
 )
 
 import numpy as np
 
 from common import cli
 from common import preferences as world
-from common.preferences import COLUMNS, SIDES, STYLES, annotate, gold_utility, write_response
-from common.reporting import Claim, finish, interval, percent, summary
+from common.preferences import SIDES, annotate, gold_utility, write_response
+from common.reporting import Claim, finish, interval, percent, summaries, summary
 
 RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read
@@ -245,7 +243,7 @@ def break_even(
     for basis, n in (("at_equal_cost", costs[COMPARED]), ("per_annotation", costs[COMPARED - 1])):
         few = readings.first(n)
         taus = [tau_of_scores(few.noisier(f), rater, NEW_RATER) for f in NOISE_FACTORS]
-        result[f"scores_{basis}"] = [summary(tau) for tau in taus]
+        result[f"scores_{basis}"] = summaries(np.array(taus))
         table = np.column_stack([pairs, *taus])
         result[basis] = summary(table, lambda rows, axis=0: crossing(rows, NOISE_FACTORS, axis))
     return result
@@ -256,20 +254,13 @@ def break_even(
 
 def study(*, dataset: str | None, model: str | None, seed: int, smoke: bool = False) -> dict:
     """The section on the world's pairs, or what of it your own pairs allow."""
-    rows = (
-        load_preferences(dataset)
-        if dataset
-        else world.make_pairs(200 if smoke else 1500, seed=seed)
-    )
-    pairs, usable = diagnose(rows, seed)
     if dataset:
-        first = {column: usable[0][column] for column in COLUMNS}
-        metrics = {"pairs": pairs, "first_pair": first, "lengths": histograms(word_counts(usable))}
-        return {**metrics, "tokens": token_counts(usable, model)} if model else metrics
+        pairs, usable = diagnose(load_preferences(dataset), seed)
+        return {"pairs": pairs, **describe_own_pairs(usable, model)}
+    rows = world.make_pairs(200 if smoke else 1500, seed=seed)
     example = example_in_every_format(seed)
     print("\n".join(example_lines(example)))
-    utilities = np.array([[row[f"{side}_utility"] for side in SIDES] for row in rows]).ravel()
-    styles = {side: np.array([row[f"{side}_style"] for row in rows]) for side in SIDES}
+    utilities = np.array([row[f"{side}_utility"] for row in rows for side in SIDES])
     passes = PASSES[:4] if smoke else PASSES
     costs = [RESPONSES * times for times in passes]
     rng = np.random.default_rng(seed)
@@ -277,14 +268,12 @@ def study(*, dataset: str | None, model: str | None, seed: int, smoke: bool = Fa
     raters = draw_raters(RATER_POOL, rng)
     taus = recover_order(readings, costs, raters, rng)
     return {
-        "pairs": pairs,
+        "pairs": diagnose(rows, seed)[0],
         "example": example,
         "raters": rater_disagreement(utilities, seed),
-        "styles": {
-            side: {style: summary(styles[side] == style) for style in STYLES} for side in SIDES
-        },
+        "styles": {side: style_shares(rows, side) for side in SIDES},
         "responses_read": costs,
-        "tau": {name: [summary(tau) for tau in budgets] for name, budgets in taus.items()},
+        "tau": {name: summaries(budgets) for name, budgets in taus.items()},
         "differences": differences(taus),
         "break_even": break_even(readings, taus["pairwise"][COMPARED], costs, raters, rng),
     }
@@ -293,17 +282,16 @@ def study(*, dataset: str | None, model: str | None, seed: int, smoke: bool = Fa
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
     pairs = metrics["pairs"]
-    words = ", ".join(f"{interval(pairs['words'][side], 1)} {side}" for side in SIDES)
-    about_pairs = [f"Words on average: {words}; {length_finding(pairs['longer_wins'])}."]
     if "tau" not in metrics:
-        return [*fault_findings(pairs), *about_pairs, *token_findings(metrics.get("tokens"))]
+        return findings_on_own_pairs(metrics)
     raters, breaks = metrics["raters"], metrics["break_even"]
     tau = {name: interval(budgets[COMPARED]) for name, budgets in metrics["tau"].items()}
     read = metrics["responses_read"][COMPARED]
     return [
         f"Two raters give the same score to {percent(raters['two_raters_agree'])} of responses, "
         f"one rater asked twice to {percent(raters['one_rater_asked_twice_agrees'])}.",
-        *about_pairs,
+        f"Chosen answers have {interval(pairs['words']['chosen'], 1)} words, rejected ones "
+        f"{interval(pairs['words']['rejected'], 1)}; {length_finding(pairs['longer_wins'])}.",
         f"Kendall's tau with the true order at {read} responses read: pairs {tau['pairwise']}, "
         f"rankings {tau['listwise']}, scores by a new rater each time {tau[NEW_RATER.name]}, by "
         f"one rater for all {tau[SAME_RATER.name]}, by one rater per response "

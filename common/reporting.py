@@ -112,6 +112,11 @@ def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 20
     return {"mean": mean, "ci95": ci95, "count": count}
 
 
+def summaries(values: np.ndarray) -> list | dict:
+    """Values (..., N) as nested lists of quantities {mean, ci95, count} over the last axis."""
+    return [summaries(row) for row in values] if values.ndim > 1 else summary(values)
+
+
 def negative(measured: dict) -> dict:
     """The same quantity with the opposite sign."""
     ci95 = measured["ci95"]

@@ -139,11 +139,12 @@ def kendall_tau(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 def crossing(values: np.ndarray, factors: tuple[float, ...], axis: int = 0) -> float:
     """The factor at which a falling curve meets a level; values (N, 1 + factors): level, curve.
 
-    Means over N; between two factors the logarithm of the factor is interpolated, and beyond the
-    last ones they are returned.
+    Means over N; between two factors the logarithm of the factor is interpolated. Where the curve
+    meets the level before the first factor or after the last, that factor is returned.
     """
     level, *curve = values.mean(axis)
-    return float(np.exp(np.interp(-level, -np.array(curve), np.log(factors))))
+    falling = np.minimum.accumulate(curve)  # but for noise it falls anyway
+    return float(np.exp(np.interp(-level, -falling, np.log(factors))))
 
 
 def tau_of_rankings(readings: Readings, size: int) -> np.ndarray:

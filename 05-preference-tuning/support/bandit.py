@@ -11,7 +11,6 @@ from common.preferences import (
     questions,
     write_response,
 )
-from common.reporting import summary
 
 STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
 STYLES += ("sycophantic", "off_topic")
@@ -44,8 +43,3 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def summaries(values: np.ndarray) -> list | dict:
-    """Values (..., N) as lists of quantities {mean, ci95} over the N questions."""
-    return [summaries(row) for row in values] if values.ndim > 1 else summary(values)

@@ -57,3 +57,16 @@ def in_gb(trained: dict[str, int], frozen: dict[str, int]) -> dict:
         "trained": count,
         "adamw_gb": 2 * 4 * count / 1e9,
     }
+
+
+def memory_findings(memory: dict[str, dict]) -> list[str]:
+    """What every method holds, in sentences, one for each size of model."""
+    lines = []
+    for model, methods in memory.items():
+        held = [f"{method} {row['weights_gb']:.3g}" for method, row in methods.items()]
+        moments = [f"{method} {row['adamw_gb']:.2g}" for method, row in methods.items()]
+        lines.append(
+            f"GB of fp16 weights, {model}: {', '.join(held)}; AdamW's moments add "
+            f"{', '.join(moments)}."
+        )
+    return lines

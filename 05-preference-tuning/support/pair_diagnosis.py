@@ -2,20 +2,14 @@
 
 from collections.abc import Sequence
 
-from support.own_pairs import (
-    MAX_LENGTH,
-    contradictory,
-    count_by_reason,
-    fingerprint,
-    pick,
-    usable_pairs,
-)
+from support.own_pairs import contradictory, count_by_reason, fingerprint, pick, usable_pairs
+from support.policy_data import MAX_LENGTH
 
 import numpy as np
 
 from common.cli import UserError
-from common.preferences import COLUMNS, SIDES
-from common.reporting import summary
+from common.preferences import COLUMNS, SIDES, STYLES
+from common.reporting import interval, summary
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
@@ -36,6 +30,12 @@ def longer_wins(rows: Sequence[dict]) -> dict:
         return hits / rows
 
     return summary(per_prompt, accuracy, resamples=500)
+
+
+def style_shares(rows: Sequence[dict], side: str) -> dict:
+    """Share of each style among the chosen or the rejected."""
+    styles = np.array([row[f"{side}_style"] for row in rows])
+    return {style: summary(styles == style) for style in STYLES}
 
 
 def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
@@ -65,6 +65,13 @@ def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
         "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
         "longer_wins": longer_wins(usable),
     }, usable
+
+
+def describe_own_pairs(usable: Sequence[dict], model: str | None) -> dict:
+    """The first pair, the lengths of all, and in tokens where a model is named."""
+    first = {column: usable[0][column] for column in COLUMNS}
+    described = {"first_pair": first, "lengths": histograms(word_counts(usable))}
+    return {**described, "tokens": token_counts(usable, model)} if model else described
 
 
 def histograms(words: np.ndarray) -> dict:
@@ -117,15 +124,18 @@ def length_finding(longer: dict) -> str:
     return f"{undecided}the longer answer wins {share:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def fault_findings(pairs: dict) -> list[str]:
-    """What is wrong with the user's pairs, as `diagnose` counts it."""
-    dropped = pairs["dropped"] or "none"
+def findings_on_own_pairs(metrics: dict) -> list[str]:
+    """What `diagnose` and `describe_own_pairs` say of the user's pairs."""
+    pairs = metrics["pairs"]
+    words = [f"{interval(pairs['words'][side], 1)} {side}" for side in SIDES]
     return [
         f"{pairs['rows']} rows, {pairs['usable']} usable pairs on {pairs['prompts']} prompts; "
-        f"dropped: {dropped}.",
+        f"dropped: {pairs['dropped'] or 'none'}.",
         f"Comparisons labelled both ways: {pairs['contradictory']}.",
         f"If split by row, {pairs['leaked']} of {pairs['held_out']} held-out rows have a prompt "
         "that is also in training; the lab's scripts split by prompt.",
+        f"Words on average: {', '.join(words)}; {length_finding(pairs['longer_wins'])}.",
+        *token_findings(metrics.get("tokens")),
     ]
 
 
