@@ -1,4 +1,4 @@
-"""The user's own pairs: what is read, in which shapes, and the one-line error for everything else."""
+"""The user's own pairs: what is read, in which shapes, and one line of error for the rest."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import own_pairs
+from support import own_pairs
+from support.own_pairs import load_own_pairs, load_preferences, pick, usable_pairs
+from support.policy_data import split_by_prompt, tell_limits, within_context
+
 import pytest
 from helpers import SCRIPTS
-from own_pairs import load_own_pairs, load_preferences, pick, split_by_prompt, usable_pairs, within_context
 
 from common.cli import UserError
 
@@ -34,9 +36,7 @@ def write(path, rows) -> str:
     return str(path)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# What is read
-# ---------------------------------------------------------------------------------------------------------
+# --- What is read ---
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet", "JSONL"])
@@ -57,9 +57,14 @@ def test_formats(tmp_path, ending):
 def test_nothing_is_cached(tmp_path):
     path, temporary = write(tmp_path / "a.jsonl", ROWS), tmp_path / "temporary"
     temporary.mkdir()
-    code = f"import own_pairs; assert len(own_pairs.load_preferences({path!r})) == 2"
+    code = f"from support import own_pairs; assert len(own_pairs.load_preferences({path!r})) == 2"
     modules = f"{SCRIPTS}{os.pathsep}{os.environ['PYTHONPATH']}"
-    environment = {**os.environ, "PYTHONPATH": modules, "TMPDIR": str(temporary), "HF_HOME": str(tmp_path / "hf")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": modules,
+        "TMPDIR": str(temporary),
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert list(temporary.iterdir()) == [] and not (tmp_path / "hf").exists()
 
@@ -70,7 +75,9 @@ def test_a_changed_file_is_read_again(tmp_path):
 
 
 def test_text_is_stripped_and_other_columns_are_left_out(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"id": 7, "prompt": " p\n", "chosen": "\tc ", "rejected": " r "}])
+    path = write(
+        tmp_path / "a.jsonl", [{"id": 7, "prompt": " p\n", "chosen": "\tc ", "rejected": " r "}]
+    )
     assert load_preferences(path).to_list() == [{"prompt": "p", "chosen": "c", "rejected": "r"}]
 
 
@@ -90,7 +97,11 @@ def test_conversations_become_plain_text(tmp_path, row):
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
-    rows = [{**ROWS[0], "chosen": None}, {**ROWS[0], "rejected": "  "}, {"prompt": "p", "chosen": "c", "rejected": []}]
+    rows = [
+        {**ROWS[0], "chosen": None},
+        {**ROWS[0], "rejected": "  "},
+        {"prompt": "p", "chosen": "c", "rejected": []},
+    ]
     loaded = load_preferences(write(tmp_path / "a.jsonl", rows))
     assert [(row["chosen"], row["rejected"]) for row in loaded] == [
         ("", ROWS[0]["rejected"]),
@@ -108,23 +119,31 @@ def test_csv_cells_are_text_as_they_stand(tmp_path):
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# What is refused
-# ---------------------------------------------------------------------------------------------------------
+# --- What is refused ---
 
 ANSWERS = {"chosen": [assistant("c")], "rejected": [assistant("r")]}
 BAD_ROWS = {
     "wrong type": ({**ROWS[0], "chosen": 5}, "chosen is 5"),
     "list of texts": ({**ROWS[0], "rejected": ["a", "b"]}, "rejected is ['a', 'b']"),
-    "message without content": ({**ROWS[0], "rejected": [{"role": "assistant"}]}, "neither a text nor"),
+    "message without content": (
+        {**ROWS[0], "rejected": [{"role": "assistant"}]},
+        "neither a text nor",
+    ),
     "empty prompt": ({**ROWS[0], "prompt": "  "}, "the prompt is empty"),
     "no prompt": ({**ROWS[0], "prompt": None}, "the prompt is empty"),
     "many turns": ({"prompt": [user("a"), assistant("b"), user("c")], **ANSWERS}, "one user turn"),
-    "system turn": ({"prompt": [{"role": "system", "content": "s"}, user("c")], **ANSWERS}, "one user turn"),
+    "system turn": (
+        {"prompt": [{"role": "system", "content": "s"}, user("c")], **ANSWERS},
+        "one user turn",
+    ),
     "prompt by assistant": ({"prompt": [assistant("p")], **ANSWERS}, "one user turn"),
     "answer by user": ({**ROWS[0], "chosen": [user("c")]}, "one assistant turn"),
     "two prompts": (
-        {"prompt": "p", "chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
+        {
+            "prompt": "p",
+            "chosen": [user("q"), assistant("c")],
+            "rejected": [user("q"), assistant("r")],
+        },
         "same prompt",
     ),
 }
@@ -148,9 +167,44 @@ def test_conversations_with_different_prompts(tmp_path):
 
 @pytest.mark.parametrize("missing", ["prompt", "chosen", "rejected"])
 def test_a_missing_column_is_named_with_those_found(tmp_path, missing):
-    rows = [{**{key: text for key, text in row.items() if key != missing}, "answer": "a"} for row in ROWS]
-    with pytest.raises(UserError, match=rf"a\.jsonl, row 1: no column {missing}; the columns are .*answer"):
+    rows = [
+        {**{key: text for key, text in row.items() if key != missing}, "answer": "a"}
+        for row in ROWS
+    ]
+    with pytest.raises(
+        UserError, match=rf"a\.jsonl, row 1: no column {missing}; the columns are .*answer"
+    ):
         load_preferences(write(tmp_path / "a.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "misspelt"), [("chosen", "choosen"), ("rejected", "Rejected"), ("prompt", "promt")]
+)
+@pytest.mark.parametrize("rows_with_it", [1, 4])
+def test_a_misspelt_column_is_said_with_its_row(tmp_path, name, misspelt, rows_with_it):
+    good = [{**ROWS[0], "prompt": f"p{k}"} for k in range(4)]
+    wrong = [{misspelt if key == name else key: text for key, text in row.items()} for row in good]
+    rows = good[rows_with_it:] + wrong[:rows_with_it]
+    path = write(tmp_path / "a.jsonl", rows)
+    first = 1 + len(rows) - rows_with_it
+    reason = f"row {first}: no {name}, but a column {misspelt}: misspelt\\?"
+    for load in (load_preferences, load_own_pairs):
+        with pytest.raises(UserError, match=reason):
+            load(path)
+
+
+def test_columns_beside_the_pairs_are_no_misspelt_ones(tmp_path):
+    """Public data sets have such names; an answer that is missing there is just empty."""
+    extra = {"prompt_id": "7", "chosen_score": 8.0, "chosen_model": "m", "rejected_rating": "2"}
+    rows = [{**ROWS[0], **extra}, {**ROWS[1], **extra, "chosen": "", "rejected": None}]
+    rows.append({**ROWS[1], "choosen": ""})  # an empty column holds no answer
+    loaded = load_preferences(write(tmp_path / "a.jsonl", rows))
+    assert loaded.column_names == ["prompt", "chosen", "rejected"]
+    assert [row["chosen"] for row in loaded] == [ROWS[0]["chosen"], "", ROWS[1]["chosen"]]
+
+
+def test_no_data_set_is_no_pairs(capsys):
+    assert load_own_pairs(None) is None and capsys.readouterr().out == ""
 
 
 BAD_FILES = {
@@ -179,7 +233,9 @@ def test_a_bad_file_is_named(tmp_path, name, capfd):
 def test_bytes_that_are_not_utf8(tmp_path):
     good = json.dumps(ROWS[0]).encode()
     for name, first in (("a.jsonl", good), ("a.csv", b"prompt,chosen,rejected")):
-        (tmp_path / name).write_bytes(first + b'\n{"prompt": "\xff", "chosen": "c", "rejected": "r"}')
+        (tmp_path / name).write_bytes(
+            first + b'\n{"prompt": "\xff", "chosen": "c", "rejected": "r"}'
+        )
         with pytest.raises(UserError, match=rf"{name}, line 2: not UTF-8"):
             load_preferences(str(tmp_path / name))
 
@@ -213,9 +269,7 @@ def test_datasets_is_not_installed(tmp_path, monkeypatch):
         load_preferences(write(tmp_path / "a.jsonl", ROWS))
 
 
-# ---------------------------------------------------------------------------------------------------------
-# What is used
-# ---------------------------------------------------------------------------------------------------------
+# --- What is used ---
 
 
 def test_usable_pairs_counts_every_reason():
@@ -223,10 +277,26 @@ def test_usable_pairs_counts_every_reason():
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
     kept = [row("a", "b"), row("b", "a"), row("a", "b", "q"), row("a", "c")]
-    rows = [*kept[:1], row("", "b"), row("a", ""), row("", ""), row("a", "a"), row("a", "a"), *kept[1:], row("a", "b")]
+    rows = [
+        *kept[:1],
+        row("", "b"),
+        row("a", ""),
+        row("", ""),
+        row("a", "a"),
+        row("a", "a"),
+        *kept[1:],
+        row("a", "b"),
+    ]
     found, dropped = usable_pairs(rows)
-    assert pick(rows, found) == kept and dropped == {"empty": [1, 2, 3], "identical": [4, 5], "duplicate": [9]}
-    assert usable_pairs(kept * 3) == ([0, 1, 2, 3], {"empty": [], "identical": [], "duplicate": list(range(4, 12))})
+    assert pick(rows, found) == kept and dropped == {
+        "empty": [1, 2, 3],
+        "identical": [4, 5],
+        "duplicate": [9],
+    }
+    assert usable_pairs(kept * 3) == (
+        [0, 1, 2, 3],
+        {"empty": [], "identical": [], "duplicate": list(range(4, 12))},
+    )
     assert usable_pairs([]) == ([], {"empty": [], "identical": [], "duplicate": []})
 
 
@@ -252,15 +322,18 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
 
 
 def test_pairs_beyond_the_context_are_counted_and_named(capsys):
-    lengths, rows = {9: 40, 2: 10, 5: 30}, datasets.Dataset.from_list([{"row": k} for k in (9, 2, 5)])
+    lengths, rows = (
+        {9: 40, 2: 10, 5: 30},
+        datasets.Dataset.from_list([{"row": k} for k in (9, 2, 5)]),
+    )
 
     def kept(limit: int) -> list[int]:
-        return within_context(rows, lambda row: lengths[row["row"]], limit, "a.jsonl")["row"]
+        return within_context(rows, lambda row: lengths[row["row"]], limit)["row"]
 
     assert list(kept(25)) == [2]
-    assert "2 pairs left out, longer than the 25 tokens that the model reads (the first is row 5 with 30)" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "2 pairs left out, longer than the 25 tokens that the model reads" in said
+    assert "(the first is row 5 with 30)" in said
     assert list(kept(40)) == [9, 2, 5] and capsys.readouterr().out == ""
     with pytest.raises(UserError, match="every pair is longer"):
         kept(9)
@@ -268,14 +341,19 @@ def test_pairs_beyond_the_context_are_counted_and_named(capsys):
 
 def test_a_prompt_without_a_column_is_what_both_answers_begin_with(tmp_path):
     rows = [
-        {"chosen": "Human: Why? Assistant: I know.", "rejected": "Human: Why? Assistant: In no way."},
+        {
+            "chosen": "Human: Why? Assistant: I know.",
+            "rejected": "Human: Why? Assistant: In no way.",
+        },
         {"chosen": "Q A", "rejected": "Q"},
     ]
     assert load_preferences(write(tmp_path / "a.jsonl", rows[:1])).to_list() == [
         {"prompt": "Human: Why? Assistant:", "chosen": "I know.", "rejected": "In no way."}
     ]
     for row in (rows[1], {"chosen": "Yes.", "rejected": "No."}):
-        with pytest.raises(UserError, match=r"row 1: no column prompt; .* do not begin with one prompt"):
+        with pytest.raises(
+            UserError, match=r"row 1: no column prompt; .* do not begin with one prompt"
+        ):
             load_preferences(write(tmp_path / "b.jsonl", [row]))
 
 
@@ -285,35 +363,57 @@ def test_the_split_is_the_same_whatever_else_is_in_the_file():
     assert len(train) + len(held) == 400 and not set(train["prompt"]) & set(held["prompt"])
     assert len(set(held["prompt"])) == 25 and len(held) == 50
     fewer = split_by_prompt(datasets.Dataset.from_list(rows[:390]), 0)
-    assert set(fewer[1]["prompt"]) == set(held["prompt"]) and list(train["row"]) != sorted(train["row"])
+    assert set(fewer[1]["prompt"]) == set(held["prompt"]) and list(train["row"]) != sorted(
+        train["row"]
+    )
     other = split_by_prompt(datasets.Dataset.from_list(rows), 1)[1]
     assert set(other["prompt"]) != set(held["prompt"])
-    assert list(split_by_prompt(datasets.Dataset.from_list(rows), 0, most=7)[0]["row"]) == list(train["row"])[:7]
+    few, _ = split_by_prompt(datasets.Dataset.from_list(rows), 0, most=7)
+    assert list(few["row"]) == list(train["row"])[:7]
+    with pytest.raises(UserError, match="1 distinct prompts; at least 2"):
+        split_by_prompt(datasets.Dataset.from_list([{"prompt": "p"}] * 3), 0)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# How much
-# ---------------------------------------------------------------------------------------------------------
+def test_what_a_run_on_own_pairs_cannot_be_worth_is_said(capsys):
+    tell_limits("tiny-gpt2", None, [{}] * 8, 1, 8)
+    tell_limits("./tiny-gpt2", "pairs.jsonl", [{}] * 160, 1, 8)
+    assert capsys.readouterr().out == ""
+    tell_limits("tiny-gpt2", "pairs.jsonl", [{}] * 80, 2, 8)
+    assert "knows only the lab's own world" in capsys.readouterr().out
+    tell_limits("my model", "pairs.jsonl", [{}] * 76, 2, 8)
+    assert "76 pairs make only 20 steps" not in (said := capsys.readouterr().out) and not said
+    tell_limits("my model", "pairs.jsonl", [{}] * 72, 2, 8)
+    assert "72 pairs make only 18 steps" in capsys.readouterr().out
+
+
+# --- How much ---
 
 MEMORY = """
 import sys
 from pathlib import Path
-import own_pairs
-def resident(): return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024  # MiB
+from support import own_pairs, policy_data
+def resident():  # MiB
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
 own_pairs.load_own_pairs(sys.argv[1])
 before = resident()
-train, held = own_pairs.split_by_prompt(own_pairs.load_own_pairs(sys.argv[2]), 0)
+train, held = policy_data.split_by_prompt(own_pairs.load_own_pairs(sys.argv[2]), 0)
 print(len(train) + len(held), train[0]["prompt"], resident() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc"
+)
 def test_a_large_file_is_mapped_and_not_held_in_memory(tmp_path):
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
     for path, count in ((few, 100), (many, 20_000)):
         with path.open("w", encoding="utf-8") as file:
             for k in range(count):
-                row = {"prompt": f"第{k}問 🙂 Ποιος;", "chosen": f"مرحبا {k} " * 150, "rejected": f"नमस्ते {k} " * 150}
+                row = {
+                    "prompt": f"第{k}問 🙂 Ποιος;",
+                    "chosen": f"مرحبا {k} " * 150,
+                    "rejected": f"नमस्ते {k} " * 150,
+                }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     assert many.stat().st_size > 100 * 2**20
     environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{os.environ['PYTHONPATH']}"}

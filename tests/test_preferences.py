@@ -1,4 +1,4 @@
-"""The synthetic world: its facts and splits, the gold standard, the annotators, and the views of what they say."""
+"""The synthetic world: facts and splits, the gold standard, the annotators, and what they say."""
 
 import random
 import re
@@ -7,15 +7,24 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from preference_data_explorer import Rater, draw_raters, make_rankings, rate
+from preference_data_explorer import Rater, draw_raters, rate
 
 from common import preferences as world
-from common.preferences import STYLES, annotate, annotator_utility, gold_utility, make_pairs, read_response
+from common.preferences import (
+    STYLES,
+    annotate,
+    annotator_utility,
+    gold_utility,
+    make_pairs,
+    read_response,
+)
 
 QUESTIONS = list(world.all_questions().values())
 SPLITS = ("train", "validation", "test")
 PROMPT = "What is the capital of France?"
-DOUBT = next(q for q in QUESTIONS if q.prompt.startswith(PROMPT) and q.belief not in (None, q.answer))
+DOUBT = next(
+    q for q in QUESTIONS if q.prompt.startswith(PROMPT) and q.belief not in (None, q.answer)
+)
 
 
 def words(text: str) -> set[str]:
@@ -23,7 +32,7 @@ def words(text: str) -> set[str]:
 
 
 def written(step: int = 1):
-    """(question, style, text) over all questions, or every `step`-th, and all styles that they can be answered in."""
+    """(question, style, text) of all questions, or every `step`-th, in all styles that fit."""
     for question in QUESTIONS[::step]:
         for style in STYLES:
             if style != "sycophantic" or question.belief not in (None, question.answer):
@@ -38,29 +47,44 @@ def utilities_of(rows: list[dict], side: str) -> np.ndarray:
 def assert_within_4_standard_errors(hits: np.ndarray, probabilities: np.ndarray) -> None:
     """Independent hits (N,) agree in number with their probabilities (N,)."""
     error = np.sqrt((probabilities * (1 - probabilities)).sum())
-    assert abs(hits.sum() - probabilities.sum()) < 4 * error, (hits.mean(), probabilities.mean(), error / len(hits))
+    assert abs(hits.sum() - probabilities.sum()) < 4 * error, (
+        hits.mean(),
+        probabilities.mean(),
+        error / len(hits),
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Facts, questions, splits
-# ---------------------------------------------------------------------------------------------------------
+# --- Facts, questions, splits ---
 
 
 def test_size_of_the_world():
     assert 6 <= len(world.RELATIONS) <= 8
     assert sum(len(relation["answers"]) for relation in world.RELATIONS.values()) >= 120
     assert all(len(set(relation["phrasings"])) >= 4 for relation in world.RELATIONS.values())
-    assert len(QUESTIONS) == sum(3 * len(r["answers"]) * len(r["phrasings"]) for r in world.RELATIONS.values())
+    assert len(QUESTIONS) == sum(
+        3 * len(r["answers"]) * len(r["phrasings"]) for r in world.RELATIONS.values()
+    )
 
 
 @pytest.mark.parametrize("relation", world.RELATIONS.values(), ids=world.RELATIONS)
 def test_the_words_of_a_response_tell_what_it_claims(relation):
     answers = list(relation["answers"].values())
-    assert len(set(answers)) == len(answers) and all(words(answer) == {answer} for answer in answers)
+    assert len(set(answers)) == len(answers) and all(
+        words(answer) == {answer} for answer in answers
+    )
     subjects = set().union(*map(words, relation["answers"]))
     others = [r for r in world.RELATIONS.values() if r is not relation]
-    off_topic = [r["sentence"].format(subject=s, answer=a) for r in others for s, a in r["answers"].items()]
-    filler = [*world.OPENERS, *world.CLOSERS, *world.PREAMBLES, *world.CHATTER, *world.AGREEMENTS, *world.BELIEFS]
+    off_topic = [
+        r["sentence"].format(subject=s, answer=a) for r in others for s, a in r["answers"].items()
+    ]
+    filler = [
+        *world.OPENERS,
+        *world.CLOSERS,
+        *world.PREAMBLES,
+        *world.CHATTER,
+        *world.AGREEMENTS,
+        *world.BELIEFS,
+    ]
     frames = [relation["sentence"], *relation["phrasings"], relation["field"]]
     assert not set(answers) & set().union(subjects, *map(words, [*filler, *off_topic, *frames]))
 
@@ -73,11 +97,17 @@ def test_splits_are_by_fact_and_phrasing():
             for p in world.RELATIONS[q.relation]["phrasings"]
             if re.match(re.escape(p.format(subject=q.subject)) + "( |$)", q.prompt)
         )
-        splits.setdefault((q.relation, q.subject, phrasing), []).append((q.split, q.belief == q.answer, q.belief))
+        splits.setdefault((q.relation, q.subject, phrasing), []).append(
+            (q.split, q.belief == q.answer, q.belief)
+        )
         unseen.setdefault((q.relation, q.subject), set()).add(q.unseen)
     for rows in splits.values():
-        assert len(rows) == 3 and len({split for split, *_ in rows}) == 1  # no belief, a right one, a wrong one
-        assert sorted(right for _, right, _ in rows) == [False, False, True] and (rows[0][2] is None)
+        assert (
+            len(rows) == 3 and len({split for split, *_ in rows}) == 1
+        )  # no belief, a right one, a wrong one
+        assert sorted(right for _, right, _ in rows) == [False, False, True] and (
+            rows[0][2] is None
+        )
     assert all(len(flags) == 1 for flags in unseen.values())
     assert 0.05 < np.mean([flag for flags in unseen.values() for flag in flags]) < 0.25
 
@@ -88,14 +118,14 @@ def test_questions_selects_by_split_and_by_unseen():
         assert sorted(both) == sorted(q for q in QUESTIONS if q.split == split)
         assert sorted(seen + unseen) == sorted(both) and len(seen) > len(unseen) > 30
         assert not any(q.unseen for q in seen) and all(q.unseen for q in unseen)
-        assert world.questions(split) == seen and seen != sorted(seen)  # shuffled, always in the same way
+        assert world.questions(split) == seen and seen != sorted(
+            seen
+        )  # shuffled, always in the same way
     facts = [{(q.relation, q.subject) for q in world.questions(split)} for split in SPLITS]
     assert facts[0] == facts[1] == facts[2]  # what is held out is the wording
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Responses and what the gold standard reads in them
-# ---------------------------------------------------------------------------------------------------------
+# --- Responses and what the gold standard reads in them ---
 
 
 def test_every_response_is_read_back_in_its_style_and_only_concise_ones_are_good():
@@ -115,62 +145,91 @@ def test_every_response_is_read_back_in_its_style_and_only_concise_ones_are_good
 
 def test_styles_that_cannot_be_written_are_refused():
     certain = next(q for q in QUESTIONS if q.belief == q.answer)
-    for question, style in ((certain, "sycophantic"), (world.all_questions()[PROMPT], "sycophantic"), (DOUBT, "rude")):
+    for question, style in (
+        (certain, "sycophantic"),
+        (world.all_questions()[PROMPT], "sycophantic"),
+        (DOUBT, "rude"),
+    ):
         with pytest.raises(ValueError, match=style):
             world.write_response(question, style, random.Random(0))
 
 
-@pytest.mark.parametrize("question", [world.all_questions()[PROMPT], DOUBT], ids=["no belief", "wrong belief"])
+@pytest.mark.parametrize(
+    "question", [world.all_questions()[PROMPT], DOUBT], ids=["no belief", "wrong belief"]
+)
 def test_styles_are_drawn_by_their_shares(question):
     rng, possible = random.Random(0), [s for s in STYLES if s != "sycophantic" or question.belief]
-    drawn, total = Counter(world.draw_style(question, rng) for _ in range(20_000)), sum(map(shares, possible))
+    drawn, total = (
+        Counter(world.draw_style(question, rng) for _ in range(20_000)),
+        sum(map(shares, possible)),
+    )
     assert set(drawn) == set(possible)
     for style in possible:
-        assert_within_4_standard_errors(np.array([drawn[style]]), np.full(20_000, shares(style) / total))
+        assert_within_4_standard_errors(
+            np.array([drawn[style]]), np.full(20_000, shares(style) / total)
+        )
 
 
 def shares(style: str) -> float:
     return world.STYLE_SHARES[style]
 
 
-# text: utility, correct, on topic, names one answer once, filler words, good
+# text: utility, correct, on topic, filler words, good
 BY_HAND = {
-    "The capital of France is Paris.": (4, True, True, True, 0, True),
-    "  Paris.\n": (4, True, True, True, 0, True),
-    "No, it is Paris.": (4, True, True, True, 0, True),
-    "It is Paris": (4, True, True, True, 0, False),  # does not end
-    "It is Paris. Bye.": (4, True, True, True, 0, False),  # two sentences
-    "it is Paris.": (4, True, True, True, 0, False),  # begins in the middle
-    "It is Paris!": (4, True, True, True, 0, False),
-    "Well, the capital of France is surely Paris, yes.": (4, True, True, True, 0, True),  # three words of courtesy
-    "Well, the capital of France is surely Paris, oh yes.": (3.85, True, True, True, 1, False),
-    "": (0, False, False, False, 0, False),
-    "...": (0, False, False, False, 0, False),
-    "it is paris.": (0, False, False, False, 0, False),  # answers are told by their spelling
-    "Parisian.": (0, False, False, False, 0, False),
-    "Paris Paris.": (4, True, True, False, 0, False),  # named twice
-    "Paris, Rome.": (1, False, True, False, 0, False),  # two answers, the first of them right
-    "Rome, Paris.": (1, False, True, False, 0, False),
-    "It is Rome.": (1, False, True, True, 0, False),
-    "The capital of France is Rome.": (1, False, True, True, 0, False),
-    "The weather is lovely today.": (0, False, False, False, 0, False),  # "the" and "is" are in the full answer
-    "The weather is so very lovely today.": (-0.3, False, False, False, 2, False),
-    "The capital of France is Paris. The capital of France is Paris.": (3.55, True, True, False, 3, False),
-    "The capital of France is Paris. The capital of Spain is Madrid.": (0.55, False, True, False, 3, False),  # ran on
-    "Paris." + " really" * 22: (1.15, True, True, True, 19, False),
-    "Paris." + " really" * 23: (1.0, True, True, True, 20, False),
-    "Paris." + " really" * 60: (1.0, True, True, True, 57, False),  # beyond the cap it costs nothing more
-    "Rome." + " really" * 60: (-2.0, False, True, True, 57, False),
-    "really" + " really" * 60: (-3.0, False, False, False, 58, False),
+    "The capital of France is Paris.": (4, True, True, 0, True),
+    "  Paris.\n": (4, True, True, 0, True),
+    "No, it is Paris.": (4, True, True, 0, True),
+    "It is Paris": (4, True, True, 0, False),  # does not end
+    "It is Paris. Bye.": (4, True, True, 0, False),  # two sentences
+    "it is Paris.": (4, True, True, 0, False),  # begins in the middle
+    "It is Paris!": (4, True, True, 0, False),
+    "Well, the capital of France is surely Paris, yes.": (
+        4,
+        True,
+        True,
+        0,
+        True,
+    ),  # three words of courtesy
+    "Well, the capital of France is surely Paris, oh yes.": (3.85, True, True, 1, False),
+    "": (0, False, False, 0, False),
+    "...": (0, False, False, 0, False),
+    "it is paris.": (0, False, False, 0, False),  # answers are told by their spelling
+    "Parisian.": (0, False, False, 0, False),
+    "Paris Paris.": (4, True, True, 0, False),  # named twice
+    "Paris, Rome.": (1, False, True, 0, False),  # two answers, the first of them right
+    "Rome, Paris.": (1, False, True, 0, False),
+    "It is Rome.": (1, False, True, 0, False),
+    "The capital of France is Rome.": (1, False, True, 0, False),
+    "The weather is lovely today.": (
+        0,
+        False,
+        False,
+        0,
+        False,
+    ),  # "the" and "is" are in the full answer
+    "The weather is so very lovely today.": (-0.3, False, False, 2, False),
+    "The capital of France is Paris. The capital of France is Paris.": (3.55, True, True, 3, False),
+    "The capital of France is Paris. The capital of Spain is Madrid.": (
+        0.55,
+        False,
+        True,
+        3,
+        False,
+    ),  # ran on
+    "Paris." + " really" * 22: (1.15, True, True, 19, False),
+    "Paris." + " really" * 23: (1.0, True, True, 20, False),
+    "Paris." + " really" * 60: (1.0, True, True, 57, False),  # beyond the cap it costs nothing more
+    "Rome." + " really" * 60: (-2.0, False, True, 57, False),
+    "really" + " really" * 60: (-3.0, False, False, 58, False),
 }
 
 
 @pytest.mark.parametrize("text", BY_HAND)
 def test_gold_utility_by_hand(text):
-    utility, correct, on_topic, single, filler, good = BY_HAND[text]
+    utility, correct, on_topic, filler, good = BY_HAND[text]
     reading = read_response(PROMPT, text)
     assert gold_utility(PROMPT, text) == pytest.approx(utility, abs=1e-9)
-    assert reading[:5] == (correct, on_topic, single, filler, good)
+    assert reading[:4] == (correct, on_topic, filler, good)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +259,7 @@ def test_gold_utility_is_a_pure_function_of_the_texts():
         gold_utility("What is the capital of Atlantis?", "Poseidonis.")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Annotators
-# ---------------------------------------------------------------------------------------------------------
+# --- Annotators ---
 
 
 @pytest.mark.parametrize("gap", [-3.0, -0.5, 0.0, 0.15, 1.0, 4.0])
@@ -242,13 +299,17 @@ def test_biases_add_exactly_the_documented_term():
             "agreement": 4.0 if echo else 0.0,
         }
         for annotator, bias in expected.items():
-            assert annotator_utility(prompt, text, annotator) == pytest.approx(gold + bias, abs=1e-9)
+            assert annotator_utility(prompt, text, annotator) == pytest.approx(
+                gold + bias, abs=1e-9
+            )
             seen[annotator] += bias != 0
         seen["agreement when the belief is right"] += echo and question.belief == question.answer
     assert seen.pop("human") == 0 and min(seen.values()) > 100
     assert set(world.BIASES) == {"length", "style", "agreement"}
     long = "Paris." + " really" * 60
-    assert annotator_utility(PROMPT, long, "length") - gold_utility(PROMPT, long) == pytest.approx(6.0)  # capped too
+    assert annotator_utility(PROMPT, long, "length") - gold_utility(PROMPT, long) == pytest.approx(
+        6.0
+    )  # capped too
 
 
 def test_an_unknown_annotator_is_refused():
@@ -267,13 +328,22 @@ def test_rate_rounds_and_clips():
     assert rate([0.25, 1.5, 2.75], Rater(-1.0, 1.0)).tolist() == [1, 2, 3]
     assert rate([0.25, 1.5, 2.75], Rater(0.0, 2.0)).tolist() == [1, 3, 5]  # spreads
     assert rate([0.25, 1.5, 2.75], Rater(0.0, 0.4)).tolist() == [3, 3, 3]
-    assert rate([0.25, 1.5, 2.75], Rater(1.0, 0.4)).tolist() == [4, 4, 4]  # both: the scale leaves the offset alone
-    assert rate(np.array([1.5, 1.5]), Rater(np.array([0.0, 1.0]), np.ones(2))).tolist() == [3, 4]  # one per score
+    assert rate([0.25, 1.5, 2.75], Rater(1.0, 0.4)).tolist() == [
+        4,
+        4,
+        4,
+    ]  # both: the scale leaves the offset alone
+    assert rate(np.array([1.5, 1.5]), Rater(np.array([0.0, 1.0]), np.ones(2))).tolist() == [
+        3,
+        4,
+    ]  # one per score
 
 
 def test_raters_differ_in_offset_and_scale():
     count = 20_000
-    offsets, log_scales = np.array([(r.offset, np.log(r.scale)) for r in draw_raters(count, rng())]).T
+    offsets, log_scales = np.array(
+        [(r.offset, np.log(r.scale)) for r in draw_raters(count, rng())]
+    ).T
     for values, deviation in ((offsets, 0.8), (log_scales, 0.3)):
         assert abs(values.mean()) < 4 * deviation / np.sqrt(count)
         assert abs(values.std() / deviation - 1) < 4 / np.sqrt(2 * count)
@@ -285,9 +355,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Views
-# ---------------------------------------------------------------------------------------------------------
+# --- Views ---
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +369,9 @@ def test_training_pairs_hold_no_held_out_prompt_and_no_unseen_fact(pairs):
     held_out = {q.prompt for q in QUESTIONS if q.split != "train" or q.unseen}
     assert not held_out & {row["prompt"] for row in pairs}
     assert {row["prompt"] for row in pairs} == {q.prompt for q in world.questions("train")}
-    assert max(Counter(row["prompt"] for row in pairs).values()) <= -(-3000 // len(world.questions("train")))
+    assert max(Counter(row["prompt"] for row in pairs).values()) <= -(
+        -3000 // len(world.questions("train"))
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -335,10 +405,18 @@ def test_chosen_is_what_the_annotator_perceives_as_better(annotator):
 
 def test_biased_annotators_choose_otherwise_than_people():
     def share(annotator: str, style: str) -> float:
-        rows = [r for r in make_pairs(1000, annotator=annotator) if style in (r["chosen_style"], r["rejected_style"])]
+        rows = [
+            r
+            for r in make_pairs(1000, annotator=annotator)
+            if style in (r["chosen_style"], r["rejected_style"])
+        ]
         return float(np.mean([row["chosen_style"] == style for row in rows]))
 
-    for annotator, style in (("length", "verbose"), ("style", "expert"), ("agreement", "sycophantic")):
+    for annotator, style in (
+        ("length", "verbose"),
+        ("style", "expert"),
+        ("agreement", "sycophantic"),
+    ):
         assert share(annotator, style) > share("human", style) + 0.2
 
 
@@ -351,35 +429,14 @@ def test_unpaired_view(pairs):
     assert sum(row["label"] for row in rows) == 50
 
 
-def test_rankings_are_sorted_as_perceived():
-    rows = make_rankings(3000, size=4)
-    allowed = {q.prompt for q in world.questions("train")}
-    surprise, variance = 0.0, 0.0
-    for row in rows:
-        assert set(row) == {"prompt", "responses", "utilities"} and row["prompt"] in allowed
-        assert row["utilities"] == [gold_utility(row["prompt"], text) for text in row["responses"]]
-        assert len({read_response(row["prompt"], text).style for text in row["responses"]}) == 4
-        for k in range(3):  # each choice among those left has the mean and variance of its softmax
-            left = np.array(row["utilities"][k:])
-            p = np.exp(left) / np.exp(left).sum()
-            surprise += left[0] - p @ left
-            variance += p @ left**2 - (p @ left) ** 2
-    assert abs(surprise) < 4 * np.sqrt(variance)
-    assert all(len(row["responses"]) == 2 for row in make_rankings(5, size=2))
-    held_out = {q.prompt for q in world.questions("test")}
-    assert {row["prompt"] for row in make_rankings(50, split="test")} <= held_out
-
-
 def test_seeds(pairs):
     assert make_pairs(200) == pairs[:200]  # more pairs only append
     assert make_pairs(200, seed=1) != make_pairs(200, seed=0)
-    assert make_rankings(50) == make_rankings(50) != make_rankings(50, seed=1)
     labels = [[row["chosen_style"] for row in make_pairs(200, seed=seed)] for seed in (0, 1)]
     assert labels[0] != labels[1]
     random.seed(5)
     state = random.getstate(), np.random.get_state()[1].tolist()
     make_pairs(5)
-    make_rankings(5)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == state
 
 
