@@ -218,7 +218,7 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
         "loss": dpo_loss(*logps, *ref_logps, beta),
         "likelier": logps[0] > logps[1],
     }
-    return {name: values.numpy() for name, values in read.items()}
+    return {name: values.numpy().astype(float) for name, values in read.items()}
 
 
 # --- 4. The study: train, look on the way, judge, and do more of it ---

@@ -1,4 +1,4 @@
-"""python fsdp_on_cpu.py SCRIPT FLAGS: FSDP among CPU processes, which Accelerate itself offers to GPUs only."""
+"""python fsdp_on_cpu.py SCRIPT FLAGS: FSDP among CPU processes; Accelerate has it for GPUs only."""
 
 import runpy
 import sys
