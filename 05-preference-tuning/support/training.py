@@ -42,13 +42,20 @@ DEFAULTS = {
     "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
     # Steps of twice the size of those of "dpo", and long enough for the losses to differ.
     "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
-    # Until a bias in the labels shows: of 2 to 4 epochs the fewest after which beta acts.
+    # Long enough for beta to act and for a bias of the labels to show. The reward models start from
+    # the model that absorbs more of the planted biases per second of training.
     "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
 # What other models take instead, and what the user's own pairs take.
-OTHER_MODELS = {"reward model": 1e-4, "dpo": 3e-4, "dpo variants": 3e-4}
+OTHER_MODELS = {
+    "reward model": 1e-4,
+    "dpo": 3e-4,
+    "dpo variants": 3e-4,
+    "hacked policy": 3e-4,
+    "hacked reward model": 1e-4,
+}
 OWN_PAIRS = {"reward model": {"pairs": None, "epochs": 3}, "dpo variants": {"epochs": 1}}
 
 

@@ -1,0 +1,55 @@
+"""The law of over-optimisation: gain = d (a - b d), with d the square root of the KL.
+
+Gao, Schulman & Hilton 2022 (arXiv 2210.10760), for best-of-n. Here it has to forecast: fitted where
+n is small, compared with what is measured where n is large.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.reporting import summary
+
+INFINITY = float("inf")
+
+
+def fit_overoptimization(d: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
+    """(a, b) of gain = d (a - b d) by least squares; both (K,)."""
+    (a, minus_b), *_ = np.linalg.lstsq(np.column_stack([d, d**2]), gain, rcond=None)
+    return float(a), float(-minus_b)
+
+
+def overoptimization_peak(a: float, b: float) -> tuple[float, float]:
+    """(d, gain) at the top of d (a - b d): a / 2b and a^2 / 4b; (inf, inf) where it never bends."""
+    return (a / (2 * b), a**2 / (4 * b)) if a > 0 and b > 0 else (INFINITY, INFINITY)
+
+
+def forecast(gold: np.ndarray, d: np.ndarray, fitted: int, tolerance: float = 0.5) -> dict:
+    """The law fitted to the first `fitted` points of gold (P, K), and how it does at the last one.
+
+    `error` is forecast minus measured gain, `margin` what its size leaves of the tolerance; both
+    are fitted anew in every resample of the prompts.
+    """
+
+    def error(table: np.ndarray, axis: int = 0) -> float:
+        gain = table.mean(axis) - table.mean(axis)[0]
+        a, b = fit_overoptimization(d[:fitted], gain[:fitted])
+        return d[-1] * (a - b * d[-1]) - gain[-1]
+
+    def margin(table: np.ndarray, axis: int = 0) -> float:
+        return tolerance - abs(error(table, axis))
+
+    a, b = fit_overoptimization(d[:fitted], (gold - gold[:, :1]).mean(0)[:fitted])
+    errors = {name: summary(gold, f, 500) for name, f in (("error", error), ("margin", margin))}
+    return {"a": a, "b": b, **errors}
+
+
+def gains(curve: np.ndarray) -> list[dict]:
+    """What a curve over n (P, K) gains over its first point."""
+    return [summary(gain) for gain in (curve - curve[:, :1]).T]
+
+
+def late_loss(curve: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+    """What a curve over n (P, K) loses from a quarter of the largest n to it: (P,)."""
+    quarter = max(k for k, n in enumerate(ns) if 4 * n <= ns[-1])
+    return curve[:, quarter] - curve[:, -1]
