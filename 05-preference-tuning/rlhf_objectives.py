@@ -18,7 +18,7 @@ models (a batch's mean stands in for the value), Adam. online_rl.py trains a lan
 
 import argparse
 
-from support.bandit import log_softmax, make_bandit
+from support.bandit import curve_at, log_softmax, make_bandit
 from support.drawing.ppo_objectives import draw_objectives
 from support.model_sizes import Sizes, in_gb, memory_findings, model_sizes
 
@@ -152,8 +152,8 @@ def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
     probs, table = np.exp(log_probs), {}
     for name, estimates in kl_estimators(log_probs, log_ref).items():
         mean = (probs * estimates).sum(-1)
-        spread = np.sqrt((probs * estimates**2).sum(-1) - mean**2)
-        table[name] = {"mean_over_samples": summary(mean), "spread": summary(spread)}
+        spread = np.sqrt((probs * (estimates - mean[:, None]) ** 2).sum(-1))
+        table[name] = {"average": summary(mean), "spread": summary(spread)}
     return table
 
 
@@ -207,8 +207,7 @@ def measure_sensitivity(world: dict, beta: float, epsilon: float, updates: int, 
         history = train_ppo(ref, proxy, beta, updates, seed, rates, clips, epochs)
         distances.append(describe(history[-1], world, optimum)["distance"])
     clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, RATES, N)
-    suits_one = clipped[0].mean(-1).argmin()
-    suits_most = clipped[-1].mean(-1).argmin()
+    suits_one, suits_most = (clipped[k].mean(-1).argmin() for k in (0, -1))
     added = clipped[-1, suits_one] - clipped[-1, suits_most]
     grid = {"rates": RATES, "epochs": EPOCHS}
     grid |= {"clipped": summaries(clipped), "unclipped": summaries(unclipped)}
@@ -243,20 +242,15 @@ def memory(sizes: Sizes) -> dict[str, dict]:
 # --- 5. The study ---
 
 
-def curve_at(readings: dict[str, np.ndarray], places=slice(None)) -> dict:
-    """Readings (T, N) at some places of T, each as a quantity over the questions."""
-    return {name: summaries(values[places]) for name, values in readings.items()}
-
-
 def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: int = 200) -> dict:
     """The section: the optimum by beta, PPO with the KL term and without, and what it takes."""
     world = make_bandit(count, seed)
     ref, proxy = world["ref"], world["proxy"]
     optimum = kl_regularized_optimum(ref, proxy, beta)
-    runs, final = {}, {}
-    for name, weight in (("with_kl", beta), ("without_kl", 0.0)):
+    runs = {}
+    for name, weight in (("without_kl", 0.0), ("with_kl", beta)):
         history = train_ppo(ref, proxy, weight, updates, seed, LEARNING_RATE, epsilon, PASSES)
-        runs[name], final[name] = describe(history, world, optimum), history[-1]
+        runs[name] = describe(history, world, optimum)
     looks = np.unique(np.geomspace(1, updates, 25).round().astype(int))
     by_beta = np.log([kl_regularized_optimum(ref, proxy, b) for b in BETAS])
     peak = runs["without_kl"]["gold"].mean(-1).argmax()
@@ -272,7 +266,10 @@ def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: i
         **measure_sensitivity(world, beta, epsilon, updates // 2, seed),
         "clip": clip_curves(epsilon),
         "advantages": advantage_curves(gamma=1.0),
-        "kl_estimators": expected_estimates(final["with_kl"], np.log(ref)),
+        "kl_estimators": {
+            "after_1_update": expected_estimates(history[1], np.log(ref)),
+            "at_the_end": expected_estimates(history[-1], np.log(ref)),
+        },
         "memory": weights,
         "ppo_over_dpo": weights["7B"]["PPO"]["weights_gb"] / weights["7B"]["DPO"]["weights_gb"],
     }
@@ -282,7 +279,7 @@ def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
     start, end = metrics["start"], metrics["end"]
     kept, free = end["with_kl"], end["without_kl"]
-    kls = metrics["kl_estimators"]
+    near, far = metrics["kl_estimators"].values()
     return [
         f"Without the KL term the policy ends with {percent(free['favourite'])} on the proxy's "
         f"favourite: gold utility {start['gold']['mean']:.2f} at the start, at most "
@@ -292,10 +289,11 @@ def findings(metrics: dict) -> list[str]:
         "Sixteen epochs at the learning rate that suits one add "
         f"{interval(metrics['distance_added_by_epochs'], 3)} of total variation; leaving out the "
         f"clip adds {interval(metrics['distance_saved_by_clipping'])} over all settings.",
-        "Estimated from samples, that KL is on average "
-        + ", ".join(f"{interval(row['mean_over_samples'])} by {name}" for name, row in kls.items())
-        + f"; one sample strays by {kls['k1']['spread']['mean']:.2f} with k1, by "
-        f"{kls['k3']['spread']['mean']:.2f} with k3.",
+        f"Estimated from samples, that KL is on average {interval(far['k1']['average'])} by k1, "
+        f"{interval(far['k2']['average'])} by k2, {interval(far['k3']['average'])} by k3.",
+        f"One sample strays from it by {far['k1']['spread']['mean']:.2f} with k1, by "
+        f"{far['k3']['spread']['mean']:.2f} with k3; nearer, after the first update, by "
+        f"{near['k1']['spread']['mean']:.2f} and {near['k3']['spread']['mean']:.2f}.",
         *memory_findings(metrics["memory"]),
     ]
 

@@ -11,6 +11,7 @@ from common.preferences import (
     questions,
     write_response,
 )
+from common.reporting import summaries
 
 STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
 STYLES += ("sycophantic", "off_topic")
@@ -43,3 +44,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def curve_at(readings: dict[str, np.ndarray], places=slice(None)) -> dict:
+    """Readings (T, N) at some places of T, each as a quantity over the questions."""
+    return {name: summaries(values[places]) for name, values in readings.items()}
