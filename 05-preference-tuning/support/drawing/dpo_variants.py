@@ -1,144 +1,182 @@
-"""The figures of dpo_variants.py."""
+"""The figure of dpo_variants.py."""
 
 from pathlib import Path
 
+from support.drawing import (
+    COLORS,
+    curve,
+    draw_band,
+    draw_bars,
+    draw_point,
+    error_bars,
+    new_figure,
+    save_figure,
+)
+
 import numpy as np
 
-from drawing import COLORS, error_bars, new_figure, save_figure, smooth
-
-LOSS_COLORS = {"sigmoid": COLORS["dpo"], "ipo": COLORS["ipo"], "kto": COLORS["kto"]}
-LABELS = {"sigmoid": "DPO", "ipo": "IPO", "kto": "KTO"}
+ARM_COLORS = {"dpo": COLORS["dpo"], "ipo": COLORS["ipo"], "kto": COLORS["kto"]}
+GOLD, ROOT_KL = "gold utility (log-odds)", "square root of the measured KL, nats"
 
 
-def variants_figure(path: Path, metrics: dict) -> None:
-    """The default run of dpo_variants.py."""
-    fig, axes = new_figure(2, 3, height=3.4)
+def draw_variants(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+    """The whole section on the world's pairs, or a few losses, or a run on the user's pairs."""
+    if "differences" not in metrics:
+        draw_losses(path, metrics["arms"], caption, default)
+        return
+    arms, differences = metrics["arms"], metrics["differences"]
+    fig, axes = new_figure(2, 3, height=3.5)
     table_panel(axes[0, 0], metrics["table"])
-    margins_panel(axes[0, 1], metrics["training_margins"])
-    data_panel(axes[0, 2], metrics["arms"])
-    noise_panel(axes[1, 0], metrics["arms"])
-    judge_panel(axes[1, 1], metrics["judge"])
-    frontier_panel(axes[1, 2], metrics["arms"])
-    arms = {"DPO": "sigmoid, clean", "IPO": "ipo, clean", "KTO": "kto, noise 0.0", "AI labels": "AI labels"}
-    good = ", ".join(f"{label} {metrics['arms'][arm]['good']['mean']:.0%}" for label, arm in arms.items())
-    sft = metrics["arms"]["SFT"]["good"]["mean"]
-    save_figure(fig, path, f"Good answers from the same budget: SFT {sft:.0%}, {good}")
+    ties_panel(axes[0, 1], arms)
+    noise_panel(axes[0, 2], arms)
+    labels_panel(axes[1, 0], metrics["labels"], differences["rlaif_is_its_judge"]["mean"])
+    sources_panel(axes[1, 1], arms, differences["on_policy_is_better"])
+    budget_panel(axes[1, 2], arms)
+    shown = {"DPO": "dpo", "IPO": "ipo", "KTO": "kto", "AI labels": "ai_labels"}
+    good = ", ".join(f"{name} {arms[key]['good']['mean']:.0%}" for name, key in shown.items())
+    sft = arms["reference"]["good"]["mean"]
+    save_figure(fig, path, f"Good answers of the SFT checkpoint {sft:.0%}, after {good}", caption)
 
 
 def table_panel(ax, table: dict) -> None:
     """The margin of one pair over gradient steps, and where each loss should stop."""
-    lines = {"dpo": ("DPO", COLORS["dpo"]), "cdpo": ("conservative DPO", COLORS["sft"]), "ipo": ("IPO", COLORS["ipo"])}
-    for p, style in (("1.0", "-"), ("0.8", "--")):
-        for loss, (label, color) in lines.items():
-            ax.plot(table["steps"], table["h"][p][loss], color=color, ls=style, label=label if p == "1.0" else None)
-            stop = table["stops"][p][loss]
+    names = {"dpo": "DPO", "cdpo": "conservative DPO", "ipo": "IPO"}
+    colors = {"dpo": COLORS["dpo"], "cdpo": COLORS["sft"], "ipo": COLORS["ipo"]}
+    for pair, line in zip(table["pairs"], ("-", "--"), strict=True):
+        for loss, name in names.items():
+            label = name if line == "-" else None
+            ax.plot(table["steps"], pair["h"][loss], color=colors[loss], ls=line, label=label)
+            stop = pair["stops"][loss]
             if stop is not None:
-                ax.plot(table["steps"][-1] * 1.25, stop, "<", color=color, ms=6, clip_on=False)
+                ax.plot(table["steps"][-1] * 1.25, stop, "<", color=colors[loss], clip_on=False)
     ax.plot([], [], "<", color=COLORS["theory"], label="predicted stop")
     ax.plot([], [], color=COLORS["theory"], ls="--", label="won in 80 %")
     ax.set_xscale("log")
-    ax.set(title="One pair that always wins: DPO never stops", xlabel="gradient steps", ylabel="margin h, nats")
+    title = "One pair that always wins:\nDPO never stops, IPO does"
+    ax.set(title=title, xlabel="gradient steps", ylabel="margin h, nats")
     ax.legend(loc="upper left")
 
 
-def margins_panel(ax, training: dict) -> None:
-    """The log-ratio margin of each batch during training."""
-    for data, style in (("clean", "--"), ("one-sided", "-")):
-        for loss in ("sigmoid", "ipo"):
-            steps, h = smooth(training[f"{loss}, {data}"], 5)
-            ax.plot(steps, h, color=LOSS_COLORS[loss], ls=style, label=f"{LABELS[loss]}, {data} pairs")
-    ax.set(title="Margins in training, 48 one-sided pairs x 8", xlabel="step", ylabel="margin h, nats")
-    ax.legend(loc="upper left")
+def plot_path(ax, arm: dict, color: str, line: str, label: str) -> None:
+    """Gold utility against the root of the KL along a training, on validation prompts."""
+    root_kl = np.sqrt([seen["kl"]["mean"] for seen in arm["curve"]])
+    bands = curve([seen["utility"] for seen in arm["curve"]])
+    draw_band(ax, root_kl, *bands, color, label, ls=line, marker="o", ms=3.5)
 
 
-def data_panel(ax, arms: dict) -> None:
-    """Gold utility after training on clean, tied and one-sided pairs."""
-    for k, loss in enumerate(("sigmoid", "ipo")):
-        rows = [arms[f"{loss}, {data}"]["utility"] for data in ("clean", "ties", "one-sided")]
-        at = np.arange(3) + (k - 0.5) * 0.38
-        heights = [r["mean"] for r in rows]
-        ax.bar(
-            at, heights, 0.36, yerr=error_bars(rows), color=LOSS_COLORS[loss], label=LABELS[loss], error_kw={"lw": 1}
-        )
-    ax.axhline(arms["SFT"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
-    ax.set_xticks(range(3), ("clean", "75 % ties", "one-sided"))
-    ax.set(title="What ties and one-sided pairs cost", ylabel="gold utility (log-odds)", ylim=(0, 4.9))
-    ax.legend(ncols=3, loc="upper left")
+def cost(arms: dict, arm: str, worse: str) -> float:
+    """Gold utility that worse data cost a method, at the end of the training."""
+    return arms[arm]["utility"]["mean"] - arms[worse]["utility"]["mean"]
+
+
+def ties_panel(ax, arms: dict) -> None:
+    """DPO and IPO on clean and on tied pairs."""
+    for loss, name in (("dpo", "DPO"), ("ipo", "IPO")):
+        plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean pairs")
+        plot_path(ax, arms[f"{loss}_ties"], ARM_COLORS[loss], "-", f"{name}, 75 % ties")
+    lost = [cost(arms, loss, f"{loss}_ties") for loss in ("dpo", "ipo")]
+    title = f"75 % ties cost DPO {lost[0]:.1f}, IPO {lost[1]:.1f}\nof gold utility in the end"
+    ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
+    ax.legend(loc="lower left")
 
 
 def noise_panel(ax, arms: dict) -> None:
-    """Gold utility against label noise."""
-    noise = [float(name.split()[-1]) for name in arms if name.startswith("kto, noise")]
-    for k, loss in enumerate(("sigmoid", "kto")):
-        names = [f"{loss}, noise {x}" if loss == "kto" or x else "sigmoid, clean" for x in noise]
-        rows = [arms[name]["utility"] for name in names]
-        x, y = np.array(noise) + (k - 0.5) * 0.006, [r["mean"] for r in rows]
-        ax.errorbar(x, y, error_bars(rows), color=LOSS_COLORS[loss], marker="o", label=LABELS[loss])
-    at = noise[-1] + 0.12
-    for name, marker, label in (("weighted", "^", "weighted classes"), ("unweighted", "v", "unweighted")):
-        row = arms[f"kto, no pairs, {name}"]["utility"]
-        ax.errorbar(at, row["mean"], error_bars([row]), color=COLORS["kto"], marker=marker, ls="none", label=label)
-    ax.axhline(arms["SFT"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
-    ax.set_xticks((*noise, at), (*(f"{x:.0%}" for x in noise), "no pairs,\n1 to 3"))
-    ax.set(title="KTO and DPO under label noise", xlabel="flipped labels", ylabel="gold utility (log-odds)")
-    ax.set_ylim(bottom=min(2.0, ax.get_ylim()[0]) - 0.7)
-    ax.legend(ncols=2, loc="lower left")
+    """DPO and KTO on clean and on flipped labels."""
+    for loss, name in (("dpo", "DPO"), ("kto", "KTO")):
+        plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean labels")
+        plot_path(ax, arms[f"{loss}_noise"], ARM_COLORS[loss], "-", f"{name}, 30 % flipped")
+    lost = [cost(arms, loss, f"{loss}_noise") for loss in ("dpo", "kto")]
+    title = f"30 % flipped labels cost DPO {lost[0]:.1f},\nKTO {lost[1]:.1f} of gold utility"
+    ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
+    ax.legend(loc="lower left")
 
 
-def judge_panel(ax, judge: dict) -> None:
-    """Agreement with the gold order by what is wrong with the worse answer: human labels and the judge's."""
-    found = judge["agrees_with_gold_by_reason"]
-    kinds = list(found["human labels"])
-    bars = {"human labels": "white", "judge, one order": COLORS["sft"], "judge, both orders": COLORS["dpo"]}
-    for k, (name, color) in enumerate(bars.items()):
-        rows = [judge["agrees_with_gold"][name], *found[name].values()]
-        at = np.arange(len(rows)) + (k - 1) * 0.27
-        style = {"color": color, "edgecolor": COLORS["theory"] if color == "white" else color, "label": name}
-        ax.bar(at, [r["mean"] for r in rows], 0.25, yerr=error_bars(rows), error_kw={"lw": 0.8}, **style)
-    biased = judge["position_bias"]["P(A) for two equal answers"]["mean"]
-    ax.set_xlabel(f"fault of the worse answer (equal ones: A in {biased:.0%})")
-    ax.set_xticks(range(len(kinds) + 1), ["all", *(kind.replace("_", "-") for kind in kinds)], rotation=20)
-    ax.axhline(0.5, color=COLORS["theory"], lw=0.8, ls=":")
-    ax.set_yticks(np.linspace(0, 1, 6))
-    ax.set(title="Who labels like the gold order?", ylabel="share of held-out pairs", ylim=(0, 1.35))
-    ax.legend(loc="upper center", ncols=2, columnspacing=1)
-
-
-def frontier_panel(ax, arms: dict) -> None:
-    """Gold utility against KL for all variants trained on as many annotations."""
-    points = {
-        "SFT": ("SFT", COLORS["sft"], "o"),
-        "DPO": ("sigmoid, clean", COLORS["dpo"], "o"),
-        "IPO": ("ipo, clean", COLORS["ipo"], "o"),
-        "KTO": ("kto, noise 0.0", COLORS["kto"], "o"),
-        "DPO, AI labels": ("AI labels", COLORS["dpo"], "s"),
-        "DPO, on-policy": ("on-policy", COLORS["dpo"], "D"),
-    }
-    for label, (name, color, marker) in points.items():
-        x, y = arms[name]["kl"], arms[name]["utility"]
-        fill = "white" if marker != "o" else color
-        bars = {"xerr": error_bars([x]), "yerr": error_bars([y])}
-        ax.errorbar(
-            x["mean"], y["mean"], **bars, color=color, marker=marker, mfc=fill, ms=7, lw=1, ls="none", label=label
-        )
-    ax.set(title="All on the same budget", xlabel="KL from the reference, nats", ylabel="gold utility (log-odds)")
+def labels_panel(ax, labels: dict, off_line: float) -> None:
+    """Gold utility against how often the labels agree with the gold order."""
+    human = labels["human"]
+    x = [point["agreement"]["mean"] for point in human]
+    slope, height = np.polyfit(x, [point["gold"]["mean"] for point in human], 1)
+    ends = np.array([min(x) - 0.03, max(x) + 0.03])
+    ax.plot(ends, height + slope * ends, color=COLORS["theory"], ls=":", label="their line")
+    for k, point in enumerate(human):
+        name = "human labels, 0 to 30 % flipped" if k == 0 else None
+        ax.errorbar(x[k], point["gold"]["mean"], error_bars([point["gold"]]), fmt="o", label=name)
+        ax.get_lines()[-1].set_color(COLORS["dpo"])
+    for point, marker, name in zip(
+        labels["judge"], "sD", ("both orders", "one order"), strict=True
+    ):
+        style = {"marker": marker, "ms": 8, "mfc": "white"}
+        draw_point(ax, point["agreement"], point["gold"], COLORS["proxy"], f"AI, {name}", **style)
+    side = "on" if abs(off_line) < 0.2 else "below" if off_line < 0 else "above"
+    title = f"RLAIF: the judge's labels lie {side}\nthe line of human labels"
+    ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
     ax.legend(loc="lower right")
 
 
-def losses_figure(path: Path, arms: dict) -> None:
-    """Single losses, or your own pairs: held-out accuracy, margins and KL of each."""
-    fig, axes = new_figure(1, 3)
-    names = list(arms)
-    titles = {
-        "implicit_reward_accuracy": "Held-out accuracy",
-        "margin": "Held-out margin",
-        "kl": "KL of sampled answers",
+def sources_panel(ax, arms: dict, gain: dict) -> None:
+    """Where the pairs come from: gold utility against KL at as many annotations."""
+    names = {"reference": "SFT", "written": "written pairs", "sft": "samples of the SFT model"}
+    names["policy"] = "samples of the policy"
+    colors = (COLORS["sft"], COLORS["theory"], COLORS["chosen"], COLORS["dpo"])
+    for (key, name), color, marker in zip(names.items(), colors, "o^sD", strict=True):
+        arm = arms[key]
+        draw_point(ax, arm["kl"], arm["utility"], color, name, marker=marker, ms=7)
+    better = f"add {gain['mean']:.2f} to" if gain["mean"] > 0 else f"take {-gain['mean']:.2f} from"
+    title = f"Fresh samples of the policy {better}\nthe gold utility of old ones"
+    ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
+    ax.legend(loc="lower right")
+
+
+def budget_panel(ax, arms: dict) -> None:
+    """All losses on the same pairs, and the two controls."""
+    points = (
+        ("reference", "SFT", COLORS["sft"], "o"),
+        ("dpo", "DPO", COLORS["dpo"], "o"),
+        ("ipo", "IPO", COLORS["ipo"], "o"),
+        ("kto", "KTO", COLORS["kto"], "o"),
+        ("kto_singles", "KTO without pairs", COLORS["kto"], "v"),
+        ("sft_on_chosen", "SFT on the chosen", COLORS["sft"], "s"),
+        ("coin", "labels by a coin", COLORS["rejected"], "X"),
+    )
+    for key, name, color, marker in points:
+        arm, fill = arms[key], color if marker == "o" else "white"
+        style = {"marker": marker, "ms": 7, "mfc": fill}
+        draw_point(ax, arm["kl"], arm["utility"], color, name, **style)
+    gains = [-cost(arms, "reference", key) for key in ("dpo", "sft_on_chosen", "coin")]
+    title = f"DPO gains {gains[0]:.1f}, imitation {gains[1]:.1f}, a coin {gains[2]:.1f}"
+    title += "\nof gold utility from the same pairs"
+    ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
+    ax.legend(ncols=2, loc="lower right")
+
+
+def draw_losses(path: Path, arms: dict, caption: str, default: dict | None) -> None:
+    """A few losses side by side: held-out pairs, KL, and gold utility where there is a standard."""
+    trained = {key: arm for key, arm in arms.items() if key != "reference"}
+    panels = {
+        "implicit_reward_accuracy": ("Held-out pairs ranked as labelled", "share of pairs"),
+        "margin": ("Held-out margins", "margin h, nats"),
+        "kl": ("KL of sampled answers", "measured KL(policy || reference), nats"),
+        "utility": ("Sampled answers", GOLD),
     }
-    for ax, (key, title) in zip(axes[0], titles.items(), strict=True):
-        rows = [arms[name][key] for name in names]
-        colors = [LOSS_COLORS.get(name, COLORS["dpo"]) for name in names]
-        ax.bar([LABELS.get(n, n) for n in names], [r["mean"] for r in rows], yerr=error_bars(rows), color=colors)
-        ax.set(title=title, ylabel="share" if key == "implicit_reward_accuracy" else "nats")
-    best = max(names, key=lambda name: arms[name]["implicit_reward_accuracy"]["mean"])
-    accuracy = arms[best]["implicit_reward_accuracy"]["mean"]
-    save_figure(fig, path, f"{LABELS.get(best, best)} orders {accuracy:.0%} of the held-out pairs as they are labelled")
+    has_gold = "utility" in arms["reference"]
+    shown = [name for name in panels if has_gold or name != "utility"]
+    fig, axes = new_figure(1, len(shown), height=3.6)
+    names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in trained.values()]
+    colors = [ARM_COLORS.get(key, COLORS["gold"]) for key in trained]
+    for ax, name in zip(axes[0], shown, strict=True):
+        draw_bars(ax, names, [arm[name] for arm in trained.values()], colors)
+        title, unit = panels[name]
+        ax.set(title=title, ylabel=unit)
+        ax.tick_params(axis="x", labelsize=8)
+    axes[0, 0].axhline(0.5, color=COLORS["theory"], ls=":")
+    if has_gold:
+        level = arms["reference"]["utility"]["mean"]
+        axes[0, -1].axhline(level, color=COLORS["sft"], ls="--", label="SFT")
+        if default:
+            committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
+            axes[0, -1].axhline(committed, color=COLORS["default"], label="DPO, the default run")
+        axes[0, -1].legend(loc="lower left")
+    best = max(trained.values(), key=lambda arm: arm["implicit_reward_accuracy"]["mean"])
+    accuracy = best["implicit_reward_accuracy"]["mean"]
+    title = f"{best['name']} ranks {accuracy:.0%} of the held-out pairs as they are labelled"
+    save_figure(fig, path, title, caption)
