@@ -178,22 +178,31 @@ def start(
     return args
 
 
-def name_run(name: str, changed: dict) -> str:
-    """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke."""
+def name_run(name: str, changed: dict, longest: int = 150) -> str:
+    """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke.
+
+    Two different values never share a name: what a name cannot hold is told apart by a hash.
+    """
     parts = [name]
     for flag, value in sorted(changed.items()):
-        values = value if isinstance(value, list | tuple) else [value]
-        texts = [] if value is True else [_slug(str(v)) for v in values]
-        parts += [flag.replace("_", "-"), *texts]
-    return "-".join(parts)
+        parts.append(flag.replace("_", "-"))
+        if value is not True:
+            values = value if isinstance(value, list | tuple) else [value]
+            parts += [str(v) if isinstance(v, int | float) else _slug(str(v)) for v in values]
+    full = "-".join(parts)
+    if len(full.encode()) <= longest:
+        return full
+    return f"{name}-{'-'.join(flag.replace('_', '-') for flag in sorted(changed))}-{_hash(full)}"
 
 
 def _slug(text: str, longest: int = 40) -> str:
-    """A text as part of a file name; a long one by its end and a hash of the whole."""
-    slug = re.sub(r"[^\w.]+", "_", text).strip("_")
-    if len(slug) <= longest:
-        return slug
-    return f"{slug[-longest + 6 :]}_{hashlib.sha256(text.encode()).hexdigest()[:5]}"
+    """A text as part of a file name; where it cannot stand as it is, with a hash of the whole."""
+    slug = re.sub(r"[^\w.]+", "_", text).strip("_.")[-longest:]
+    return slug if slug == text else f"{slug}_{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def check_writable(*folders: Path) -> None:
@@ -202,10 +211,8 @@ def check_writable(*folders: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = error.strerror
-            raise UserError(
-                f"cannot create the folder {folder}: {reason}; choose another"
-            ) from None
+            reason = f"cannot create the folder {folder}: {error.strerror}"
+            raise UserError(f"{reason}; choose another one") from None
         if not os.access(folder, os.W_OK):
             raise UserError(f"cannot write to the folder {folder}; choose another one")
 
@@ -214,17 +221,23 @@ def check_replaceable(folder: Path, name: str) -> None:
     """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays."""
     results, figure = folder / f"{name}.json", folder / f"{name}.png"
     present = [path for path in (results, figure) if os.path.lexists(path)]
-    if not present:
-        return
-    try:
-        ours = "script" in json.loads(results.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
+    strangers = [path for path in present if not path.is_file()]
+    if present and not _is_ours(results):
+        strangers = present
+    if strangers:
         raise UserError(
-            f"{present[0]} was not written by the lab, so it is not replaced; move it, "
+            f"{strangers[0]} was not written by the lab, so it is not replaced; move it, "
             "or choose another folder with --figures-dir"
         )
+
+
+def _is_ours(results: Path) -> bool:
+    """Whether a file holds results of the lab."""
+    try:
+        content = json.loads(results.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"script", "settings", "metrics"} <= content.keys()
 
 
 # --- Processes and the end of every script ---
@@ -253,6 +266,8 @@ def run(main: Callable[[], dict]) -> None:
     except UserError as error:
         sys.exit(_complain(f"error: {error}", 2))
     except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("common", "support"):
+            raise  # a fault of the lab
         sys.exit(_complain(f"error: {missing_package(error.name)}", 2))
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -269,10 +284,12 @@ def run(main: Callable[[], dict]) -> None:
 
 def missing_package(name: str | None) -> str:
     """What to say where a package is not installed: activate, or install."""
-    activate = Path(__file__).parents[1] / ".venv" / "bin" / "activate"
-    if activate.is_file() and Path(sys.prefix) != activate.parents[1]:
-        return f"no package {name} in this Python; type: source {activate}"
-    return f'no package {name} in this Python; type: pip install -e ".[hf,training]"'
+    root = Path(__file__).resolve().parents[1]
+    activate = root / ".venv" / "bin" / "activate"
+    todo = f'cd {root} && pip install -e ".[hf,training]"'
+    if activate.is_file() and Path(sys.prefix).resolve() != activate.parents[1].resolve():
+        todo = f"source {activate}"
+    return f"no package {name} in this Python; type: {todo}"
 
 
 def _complain(message: str, code: int) -> int:

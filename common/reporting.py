@@ -377,7 +377,6 @@ def finish(
     settings = {**args.settings, **(settings or {})}
     committed = read_results(COMMITTED / f"{args.name}.json")
     figure, path = (args.figures_dir / f"{args.run_name}.{end}" for end in ("png", "json"))
-    draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)
     results = {
         "script": args.script,
         "settings": settings,
@@ -389,7 +388,8 @@ def finish(
         "claims": judge(claims, metrics),
         "checks": run_checks(checks, metrics),
     }
-    write_json(path, results)
+    write_json(path, results)  # before the figure: a PNG without its JSON would be a stranger's
+    draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)
     print()
     for finding in findings:
         print(textwrap.fill(finding, 100, subsequent_indent="  "))

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 missing = [name for name in ("numpy", "matplotlib", "common") if find_spec(name) is None]
 if missing:
     activate = ROOT / ".venv" / "bin" / "activate"
-    install = f'cd {ROOT} && pip install -e ".[hf,training]"'
-    todo = f"source {activate}" if activate.is_file() else install
+    todo = f'cd {ROOT} && pip install -e ".[hf,training]"'
+    if activate.is_file() and Path(sys.prefix).resolve() != activate.parents[1].resolve():
+        todo = f"source {activate}"
     print(f"error: no package {missing[0]} in this Python; type: {todo}", file=sys.stderr)
     sys.exit(2)
