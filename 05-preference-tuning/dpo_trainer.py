@@ -4,10 +4,9 @@
     python 05-preference-tuning/dpo_trainer.py --beta 0.1                            # a weaker pull
     python 05-preference-tuning/dpo_trainer.py --model FOLDER --dataset pairs.jsonl  # yours
 
-TRL's DPOTrainer with LoRA on the SFT checkpoint. The loss stands in the open below and is compared
-with TRL's. Then more of it at a constant learning rate: more epochs, other beta, and labels of
-annotators who love length. Answers to held-out prompts are sampled on the way, because training
-metrics do not show when answers break down.
+TRL's DPOTrainer with LoRA on the SFT checkpoint; the loss stands in the open and is compared with
+TRL's. Then more of it at a constant learning rate: more epochs, other beta, labels that love
+length. Answers are sampled on the way: training metrics do not show when they break down.
 
 About SECONDS seconds on 2 cores. Expect EXPECT. Writes outputs/dpo_training.png and outputs/dpo/, a
 PEFT adapter with a README that says how to use it.
@@ -17,30 +16,20 @@ Left out: f-divergences other than the reverse KL, reference-free losses.
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from support.amounts import Arm, amount_findings, frontier_points, log_odds, study_amounts
-from support.artifacts import check_ours, keep_checkpoints, save_adapter
+from support.amounts import Arm, amount_findings, study_amounts
+from support.artifacts import adapter_folders, keep_checkpoints, save_adapter
 from support.drawing.dpo_training import draw_dpo
-from support.evaluation import compare, pair_logps, sample_answers, show_answers, summarize
-from support.own_pairs import load_own_pairs
+from support.evaluation import compare, pair_logps, show_answers, summarize
+from support.own_pairs import pick
 from support.parity import difference_from_trl
-from support.policy_data import policy_data, tell_limits
-from support.training import (
-    Trained,
-    as_dataset,
-    group_by_length,
-    load_sft_checkpoint,
-    run_trainer,
-    trainer_settings,
-    training_settings,
-    tune,
-)
+from support.start import Start, start_from_sft, tune_with
+from support.style import log_odds, style_findings
+from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
 
 import numpy as np
 
 from common import cli
-from common.preferences import questions
 from common.reporting import Check, Claim, finish, interval, percent, summary
 
 BETA = 0.3
@@ -50,14 +39,15 @@ ARMS = (  # more of it: whose labels, how many times the default's beta, for how
     Arm("low_beta", "human", 1 / 3, 2),
     Arm("high_beta", "human", 10 / 3, 2),
 )
-TOO_MUCH = (
-    ("optimal_amount_exists", "there is an optimal amount of preference tuning", "unbiased"),
-    ("optimal_amount_of_biased_labels", "beyond it the labels' bias is exploited", "biased"),
-)
-SIDES_MOVE = (
-    ("dpo_raises_chosen", "DPO increases log p of chosen responses", "default.chosen_rose"),
-    ("dpo_raises_chosen_to_the_end", "... in longer training, too", "amounts.unbiased.chosen_rose"),
-    ("dpo_lowers_rejected", "DPO decreases log p of rejected responses", "default.rejected_fell"),
+ROSE, FELL = "how far log p rose, held-out pairs, nats", "how far log p fell, held-out pairs, nats"
+LATE = "how far log p rose after 5 epochs at a constant rate, pairs of the training, nats"
+LOST = "gold utility lost from the best look to the last, log-odds"
+MOVES = (
+    ("dpo_raises_chosen", "DPO raises log p of chosen responses", ROSE, "chosen_rose"),
+    ("dpo_lowers_rejected", "DPO lowers log p of rejected responses", FELL, "rejected_fell"),
+    ("dpo_raises_chosen_to_the_end", "longer training still raises chosen", LATE, "rose_late"),
+    ("optimal_amount_exists", "there is an optimal amount of tuning", LOST, "unbiased_lost"),
+    ("optimal_amount_of_biased_labels", "beyond it a bias is exploited", LOST, "biased_lost"),
 )
 
 CLAIMS = (
@@ -68,10 +58,7 @@ CLAIMS = (
         path="held_out_pairs.margin",
         smallest=0.05,
     ),
-    *(
-        Claim(id, says, "how far, on pairs that were trained on, nats", path, smallest=0.1)
-        for id, says, path in SIDES_MOVE
-    ),
+    *(Claim(*row, smallest=0.1) for row in MOVES),
     Claim(
         "dpo_is_stable_over_seeds",
         "DPO trains stably: every seed improves the answers alike",
@@ -85,16 +72,6 @@ CLAIMS = (
         "share of its room that style gained (answers without filler), minus that of right answers",
         path="style_minus_substance",
         smallest=0.05,
-    ),
-    *(
-        Claim(
-            id,
-            says,
-            "gold utility lost from best look to last",
-            f"amounts.{arm}.gold_lost",
-            smallest=0.1,
-        )
-        for id, says, arm in TOO_MUCH
     ),
     Claim(
         "training_does_not_show_it",
@@ -183,7 +160,7 @@ def train_dpo(
     from trl import DPOConfig, DPOTrainer
 
     steps = (learning_rate, epochs, batch_size, seed, schedule, checkpoints)
-    config = {**trainer_settings(model, *steps), **group_by_length(model)}
+    config = trainer_settings(model, *steps, by_length=True)
     losses = {"loss_type": list(loss_type), "label_smoothing": label_smoothing}
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = DPOTrainer(
@@ -197,7 +174,9 @@ def train_dpo(
     return run_trainer(trainer, name, look, checkpoints, look_at)
 
 
-tune = partial(tune, train_dpo)  # (policy, tokenizer), for the scripts that need the default policy
+tune = partial(
+    tune_with, train_dpo
+)  # (policy, tokenizer), for the scripts that need the default policy
 
 
 # --- 3. What pairs show: both sides, the margin, the loss ---
@@ -224,81 +203,48 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
 # --- 4. The study: train, look on the way, judge, and do more of it ---
 
 
-def study(
-    *,
-    model: str,
-    dataset: str | None,
-    pairs: int | None,
-    output_dir: Path,
-    device: str,
-    sft_steps: int | None = None,
-    max_new_tokens: int = 48,
-    prompts: int | None = None,
-    held_out: int = 500,
-    samples: int = 3,
-    most_epochs: int = 5,
-    checkpoints=None,
-    **training,
-) -> tuple[dict, object, object]:
-    """The section: (metrics, policy, tokenizer); `training` are the settings of `train_dpo`.
+def study(start: Start, checkpoints=None) -> tuple[dict, object]:
+    """The section: metrics, and the policy of the default training.
 
     On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
     """
-    rows, seed, beta = load_own_pairs(dataset), training["seed"], training["beta"]
-    sft = (model, dataset, sft_steps, seed, output_dir, device)
-    reference, tokenizer = load_sft_checkpoint(*sft)
-    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
-    tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
-    batch = data.train[: training["batch_size"]]
-
-    def answer(policy, asked: list[str], n: int, seed: int) -> tuple:
-        return sample_answers(policy, tokenizer, asked, n, max_new_tokens, seed)
+    data, tokenizer, training = start.data, start.tokenizer, start.training
+    beta, batch = (
+        training["beta"],
+        pick(data.train, range(len(data.train))[: training["batch_size"]]),
+    )
 
     def look(step: int, policy) -> dict:
         if step == 0:
             loss = read_pairs(policy, tokenizer, batch, beta)["loss"].mean()
             print(f"loss before training {loss:.4f}; ln 2 = {np.log(2):.4f}")
-        return summarize(answer(policy, data.watched, 2, step)[1])
+        return summarize(start.answer(policy, data.watched, 2, step)[1])
 
-    before_texts, before = answer(reference, data.prompts, samples, seed)
+    texts, before = start.answer(start.reference, data.prompts, start.samples, training["seed"])
     name = f"training 1 of {len(ARMS) + 1}" if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
-    trained = train_dpo(reference, tokenizer, data.train, **training, **watched)
+    trained = train_dpo(start.reference, tokenizer, data.train, **training, **watched)
     policy = trained.policy
-    after_texts, after = answer(policy, data.prompts, samples, seed)
-    show_answers(data.prompts, {"before": before_texts, "after": after_texts})
-    held, seen = (
-        read_pairs(policy, tokenizer, part, beta) for part in (data.held, data.train[:128])
-    )
+    tuned_texts, after = start.answer(policy, data.prompts, start.samples, training["seed"])
+    show_answers(data.prompts, {"before": texts, "after": tuned_texts})
     losses = read_pairs(policy, tokenizer, batch, beta)["loss"]
+    held_out = read_pairs(policy, tokenizer, data.held, beta)
     metrics = {
         "train_pairs": len(data.train),
-        "question": data.prompts[0],
         "first_loss": trained.history["loss"][0],
         "loss_difference_from_trl": difference_from_trl(losses, trained),
         "reference": summarize(before),
         "policy": summarize(after),
-        "held_out_pairs": {key: summary(values) for key, values in held.items()},
+        "held_out_pairs": {key: summary(values) for key, values in held_out.items()},
+        "chosen_rose": summary(held_out["chosen"]),
+        "rejected_fell": summary(-held_out["rejected"]),
         "training": trained.history,
         "curve": trained.curve,
-        "default": {
-            "chosen_rose": summary(seen["chosen"]),
-            "rejected_fell": summary(-seen["rejected"]),
-        },
     }
     if data.has_gold:
-        metrics |= compare(before, after)
-        asked = questions("test")[: min(96, len(data.prompts))]
-        metrics["log_odds"] = log_odds(policy, tokenizer, asked, beta, seed)
-        sizes = {
-            "pairs": len(data.train) // 2,
-            "most_epochs": most_epochs,
-            "prompts": min(128, len(data.prompts)),
-        }
-        amounts = study_amounts(ARMS, train_dpo, read_pairs, sft=sft, training=training, **sizes)
-        default = {"epoch": training["epochs"], "beta": beta, "pairs": len(data.train)}
-        metrics |= {"amounts": amounts, "frontier": frontier_points(amounts, after, default)}
-    return metrics, policy, tokenizer
+        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after)
+        metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
+    return metrics, policy
 
 
 def findings(metrics: dict) -> list[str]:
@@ -313,17 +259,11 @@ def findings(metrics: dict) -> list[str]:
     ]
     if "good" not in after:
         return [*lines, "There is no gold standard for these pairs: read the answers."]
-    right = metrics["log_odds"]["right"]
-    return [
+    good = (
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "
-        f"gold utility {interval(before['utility'])} and {interval(after['utility'])}.",
-        *lines,
-        f"Of the room it had, style (on-topic answers without filler) gained "
-        f"{percent(metrics['style_of_room'])}, substance (right ones) "
-        f"{percent(metrics['substance_of_room'])}; log p of the right answer minus that of a "
-        f"wrong one went from {interval(right['before'])} to {interval(right['after'])} nats.",
-        *amount_findings(metrics["amounts"]),
-    ]
+        f"gold utility {interval(before['utility'])} and {interval(after['utility'])}."
+    )
+    return [good, *lines, *style_findings(metrics), *amount_findings(metrics["amounts"])]
 
 
 # --- Main ---
@@ -334,11 +274,9 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_model_flags(parser, model="tiny-gpt2")
     pairs, rate = "768 of the world, all of your own", "7e-4 embedded, 3e-4 other models"
     group = cli.add_training_flags(parser, pairs, rate, batch_size=8)
-    beta = "strength of the pull towards the reference"
-    group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
+    group.add_argument("--beta", type=cli.positive_float, default=BETA, help="pull to the start")
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    merge = "also save the model with the adapter merged into it"
-    group.add_argument("--merge", action="store_true", help=merge)
+    group.add_argument("--merge", action="store_true", help="also save the merged model")
     cli.add_policy_flags(parser, prompts="256, of your own 16")
     return parser
 
@@ -347,26 +285,17 @@ def main(argv: list[str] | None = None) -> dict:
     """Train, judge, draw, and save the adapter to outputs/dpo; returns the metrics."""
     smoke = {"pairs": 64, "num_train_epochs": 1, "prompts": 16}
     args = cli.start(build_parser(), argv, "dpo_training", smoke)
-    adapter = args.output_dir / cli.name_run("dpo", args.changed)
-    trained = [adapter, adapter.with_name(f"{adapter.name}-merged")][: 1 + args.merge]
-    check_ours(*trained)
+    trained = adapter_folders(args.output_dir / cli.name_run("dpo", args.changed), args.merge)
     device = cli.init_compute(args.device)
     settings = training_settings("dpo", **args.settings)
-    limits = {"held_out": 32, "samples": 1, "most_epochs": 1} if args.smoke else {}
+    where = {"output_dir": args.output_dir, "device": device, "prompts": args.prompts}
+    start = start_from_sft(**settings, **where, smoke=args.smoke)
     with keep_checkpoints(args.output_dir / "dpo-checkpoints", settings, args.resume) as kept:
-        where = {"output_dir": args.output_dir, "device": device, "checkpoints": kept}
-        metrics, *tuned = study(**settings, prompts=args.prompts, **limits, **where)
-        save_adapter(*trained, settings=settings, tuned=tuned, question=metrics["question"])
+        metrics, policy = study(start, kept)
+        save_adapter(trained, settings, policy, start.tokenizer, start.data.prompts[0])
+    claims = () if args.dataset else CLAIMS
     return finish(
-        args,
-        metrics,
-        draw_dpo,
-        findings(metrics),
-        claims=() if args.dataset else CLAIMS,
-        checks=CHECKS,
-        settings=settings,
-        device=device,
-        trained=trained,
+        args, metrics, draw_dpo, findings(metrics), claims, CHECKS, settings, device, trained
     )
 
 

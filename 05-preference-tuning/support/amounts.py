@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from support.contrasts import GOLD, contrast_rewards
-from support.evaluation import response_logps, sample_answers
+from support.start import Start
 from support.training import load_sft_checkpoint
 
 import numpy as np
 
-from common.models import encode_response
-from common.preferences import Question, make_pairs, questions
+from common.preferences import make_pairs
 from common.reporting import interval, percent, summary
 
 
@@ -38,38 +36,46 @@ def study_amounts(
     arms: Sequence[Arm],
     train: Callable,
     read_pairs: Callable,
-    *,
-    sft: tuple,
-    training: dict,
-    pairs: int,
-    most_epochs: int,
-    prompts: int,
+    start: Start,
+    answers: dict[str, np.ndarray],
 ) -> dict:
-    """Every arm by name, from the SFT checkpoint, on the same texts labelled by its annotator.
+    """What there is to say of more of it, with the points of `frontier.py`.
 
-    `train` is train_dpo, `read_pairs` says what pairs show, `sft` is what load_sft_checkpoint takes
-    and `training` the settings of the default. Answers are sampled to the first test prompts.
+    `train` is train_dpo, `read_pairs` says what pairs show, `answers` are readings of the default
+    policy's. All start from the SFT checkpoint, on the same texts labelled by their annotators.
     """
-    asked, amounts = [question.prompt for question in questions("test")[:prompts]], {}
-    per_epoch = -(-pairs // training["batch_size"])
+    amounts = {}
     for number, arm in enumerate(arms, start=2):
-        reference, tokenizer = load_sft_checkpoint(*sft)
-        rows = make_pairs(pairs, annotator=arm.annotator, seed=training["seed"])
-        beta, epochs = arm.times_beta * training["beta"], min(arm.epochs, most_epochs)
-        looks = []
-
-        def look(step, policy, rows=rows, beta=beta, looks=looks, tokenizer=tokenizer) -> dict:
-            answers = sample_answers(policy, tokenizer, asked, 2, 48, seed=step)[1]
-            looks.append(Look(step, answers, read_pairs(policy, tokenizer, rows[:128], beta)))
-            return {}
-
-        settings = {**training, "beta": beta, "epochs": epochs, "schedule": "constant"}
-        steps = [max(1, round(epoch * per_epoch)) for epoch in epochs_looked_at(epochs)]
         name = f"training {number} of {len(arms) + 1}"
-        train(reference, tokenizer, rows, **settings, name=name, look=look, look_at=steps)
-        about = {"beta": beta, "pairs": pairs, "biased": arm.annotator != "human"}
-        amounts[arm.name] = {**about, **describe(looks, per_epoch)}
-    return amounts
+        amounts[arm.name] = study_amount(arm, train, read_pairs, start, name)
+    return {
+        "amounts": amounts,
+        "frontier": frontier_points(amounts, answers, start),
+        "unbiased_lost": amounts["unbiased"]["gold_lost"],
+        "biased_lost": amounts["biased"]["gold_lost"],
+        "rose_late": amounts["unbiased"]["chosen_rose"],
+    }
+
+
+def study_amount(arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str) -> dict:
+    """One arm, looked at on the way: half of the default's pairs, at most 128 test prompts."""
+    count, training = len(start.data.train) // 2, start.training
+    rows = make_pairs(count, annotator=arm.annotator, seed=training["seed"])
+    beta, epochs = arm.times_beta * training["beta"], 1 if start.smoke else arm.epochs
+    prompts, looks = start.data.prompts[:128], []
+
+    def look(step: int, policy) -> dict:
+        answers = start.answer(policy, prompts, 2, step)[1]
+        looks.append(Look(step, answers, read_pairs(policy, start.tokenizer, rows[:128], beta)))
+        return {}
+
+    per_epoch = -(-count // training["batch_size"])
+    steps = [max(1, round(epoch * per_epoch)) for epoch in epochs_looked_at(epochs)]
+    settings = {**training, "beta": beta, "epochs": epochs, "schedule": "constant"}
+    reference, tokenizer = load_sft_checkpoint(*start.sft)
+    train(reference, tokenizer, rows, **settings, name=name, look=look, look_at=steps)
+    about = {"beta": beta, "pairs": count, "biased": arm.annotator != "human"}
+    return {**about, **describe(looks, per_epoch)}
 
 
 def epochs_looked_at(epochs: int) -> tuple[float, ...]:
@@ -124,27 +130,26 @@ def lost_after_peak(values: np.ndarray) -> dict:
     return summary(lost)
 
 
-def frontier_points(amounts: dict, answers: dict[str, np.ndarray], default: dict) -> list[dict]:
+def frontier_points(amounts: dict, answers: dict[str, np.ndarray], start: Start) -> list[dict]:
     """The SFT checkpoint, every look of every arm, and the default policy, for `frontier.py`.
 
-    Gold utility and good answers against KL on the same prompts; `answers` are the default policy's
-    and `default` says its pairs and beta.
+    Gold utility and good answers against KL on the same prompts; `answers` are readings of the
+    default policy's (prompts, n).
     """
-    arms = list(amounts.values())
-    start = {**arms[0]["curve"][0], "beta": None, "pairs": 0, "biased": False}
-    points = [_frontier_point(start, "SFT", "SFT checkpoint")]
+    arms, training = list(amounts.values()), start.training
+    first = {**arms[0]["curve"][0], "beta": None, "pairs": 0, "biased": False}
+    points = [_frontier_point(first, "SFT", "SFT checkpoint")]
     for arm in arms:
         about = {name: arm[name] for name in ("beta", "pairs", "biased")}
         for seen in arm["curve"][1:]:
             point = {**seen, **about, "pairs": round(min(1, seen["epoch"]) * arm["pairs"])}
             label = f"{seen['epoch']:.3g} epochs, beta {arm['beta']:.3g}"
             points.append(_frontier_point(point, "DPO", label))
-    count = arms[0]["curve"][0]["kl"]["count"]
-    first = {name: values[:count, :2] for name, values in answers.items()}
-    look = _point(Look(0, first, {}), 1)
-    label = f"default: {default['epoch']} epochs, beta {default['beta']:.3g}, falling rate"
-    points.append(_frontier_point({**look, **default, "biased": False}, "DPO", label))
-    return points
+    same = {name: values[:128, :2] for name, values in answers.items()}
+    about = {"epoch": training["epochs"], "beta": training["beta"], "biased": False}
+    point = {**_point(Look(0, same, {}), 1), **about, "pairs": len(start.data.train)}
+    label = f"default: {training['epochs']} epochs, beta {training['beta']:.3g}, falling rate"
+    return [*points, _frontier_point(point, "DPO", label)]
 
 
 def _frontier_point(seen: dict, method: str, label: str) -> dict:
@@ -172,32 +177,3 @@ def amount_findings(amounts: dict) -> list[str]:
         f"rejected ones by {interval(sides['rejected'])}."
     )
     return lines
-
-
-# --- Style and substance ---
-
-
-def log_odds(policy, tokenizer, asked: Sequence[Question], beta: float, seed: int) -> dict:
-    """log p of a text minus that of one that differs in one thing, before and after tuning, nats.
-
-    `right`: the right answer and a wrong one in the same sentence; `filler`: the right answer with
-    and without filler, per word. `share` is what the implicit reward, beta times the change, has of
-    the gold utility of that difference: 1 is where DPO ends on pairs without limit.
-    """
-
-    def logps(prompts: list[str], texts: list[str]) -> np.ndarray:
-        responses = [encode_response(tokenizer, text) for text in texts]
-        return response_logps(policy, tokenizer, prompts, responses).numpy()
-
-    after = contrast_rewards(logps, asked, seed)
-    with policy.disable_adapter():
-        before = contrast_rewards(logps, asked, seed)
-    measured = {}
-    for name in ("right", "filler"):
-        change = after[name] - before[name]
-        measured[name] = {
-            "before": summary(before[name]),
-            "after": summary(after[name]),
-            "share": summary(beta * change / GOLD[name]),
-        }
-    return measured

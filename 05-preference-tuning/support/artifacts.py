@@ -121,22 +121,30 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 """
 
 
-def save_adapter(
-    folder: Path, merged: Path | None = None, *, settings: dict, tuned: tuple, question: str
-) -> None:
-    """Save (policy, tokenizer) as an adapter, with a README that says how to use it.
+def adapter_folders(folder: Path, merge: bool) -> list[Path]:
+    """Where an adapter goes, and with `merge` the whole model.
 
-    With `merged` also as a whole model, for tools that know no adapters.
+    Raises UserError where something is there that the lab did not write.
     """
-    policy, tokenizer = tuned
+    folders = [folder, folder.with_name(f"{folder.name}-merged")] if merge else [folder]
+    check_ours(*folders)
+    return folders
+
+
+def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, question: str) -> None:
+    """Save an adapter with a README that says how to use it, in the first of `adapter_folders`.
+
+    In the second, if any, the model with the adapter in it, for tools that know no adapters.
+    """
+    folder, *merged = folders
     stored = stored_settings(settings)
     named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
     texts = {"folder": json.dumps(str(folder.resolve())), "question": json.dumps(question)}
     readme = HOW_TO_USE.format(settings=named, **texts)
     save_trained(folder, stored, policy, tokenizer, readme=readme)
-    if merged:
+    for folder in merged:
         whole = copy.deepcopy(policy).merge_and_unload()
-        save_trained(merged, {**stored, "merged": True}, whole, tokenizer)
+        save_trained(folder, {**stored, "merged": True}, whole, tokenizer)
 
 
 def check_adapter(folder: Path) -> None:

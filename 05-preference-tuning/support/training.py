@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.artifacts import Checkpoints, find_or_train
-from support.own_pairs import load_own_pairs
-from support.policy_data import MAX_LENGTH, policy_data
+from support.policy_data import MAX_LENGTH
 
 from common.cli import is_main_process, process_count
 from common.models import (
@@ -46,8 +45,11 @@ DEFAULTS = {
     # the model that absorbs more of the planted biases per second of training.
     "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
+    # Of prompts x samples an update; the rate whose gold utility is best on validation prompts.
+    "online rl": {"learning_rate": 4e-3, "updates": 20, "prompts_per_update": 32, "samples": 4},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
+FLAGS_OF_A_TRAINING += ("updates", "prompts_per_update", "samples")
 # What other models take instead, and what the user's own pairs take.
 OTHER_MODELS = {
     "reward model": 1e-4,
@@ -55,6 +57,7 @@ OTHER_MODELS = {
     "dpo variants": 3e-4,
     "hacked policy": 3e-4,
     "hacked reward model": 1e-4,
+    "online rl": 3e-4,
 }
 OWN_PAIRS = {"reward model": {"pairs": None, "epochs": 3}, "dpo variants": {"epochs": 1}}
 
@@ -105,6 +108,7 @@ def trainer_settings(
     seed: int,
     schedule: str = "linear",
     checkpoints: Checkpoints | None = None,
+    by_length: bool = False,
 ) -> dict:
     """What TRL's trainers share here. Their own defaults suit large models on GPUs."""
     device = model.device.type
@@ -127,6 +131,7 @@ def trainer_settings(
         "seed": seed,
         "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),  # nothing is written there
         **checkpoint_settings(checkpoints),
+        **(group_by_length(model) if by_length else {}),
     }
 
 
@@ -339,25 +344,6 @@ def load_sft_checkpoint(
         folder = output_dir / f"sft-{Path(model).name}"
         model = str(find_or_train(folder, settings, train_sft, device=device))
     return load_causal_lm(model, device)
-
-
-def tune(
-    train: Callable[..., Trained],
-    *,
-    model: str,
-    dataset: str | None,
-    pairs: int | None,
-    output_dir: Path,
-    device: str,
-    sft_steps: int | None = None,
-    max_new_tokens: int = 48,
-    **training,
-) -> tuple:
-    """(policy, tokenizer), trained by `train` from where the script of that method starts."""
-    rows, seed = load_own_pairs(dataset), training["seed"]
-    base, tokenizer = load_sft_checkpoint(model, dataset, sft_steps, seed, output_dir, device)
-    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens)
-    return train(base, tokenizer, data.train, **training).policy, tokenizer
 
 
 def train_sft(model: str, sft_steps: int, seed: int, device: str) -> tuple:
