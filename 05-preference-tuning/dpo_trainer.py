@@ -209,10 +209,8 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
     On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
     """
     data, tokenizer, training = start.data, start.tokenizer, start.training
-    beta, batch = (
-        training["beta"],
-        pick(data.train, range(len(data.train))[: training["batch_size"]]),
-    )
+    beta, size = training["beta"], min(training["batch_size"], len(data.train))
+    batch = pick(data.train, range(size))
 
     def look(step: int, policy) -> dict:
         if step == 0:
@@ -227,12 +225,11 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
     policy = trained.policy
     tuned_texts, after = start.answer(policy, data.prompts, start.samples, training["seed"])
     show_answers(data.prompts, {"before": texts, "after": tuned_texts})
-    losses = read_pairs(policy, tokenizer, batch, beta)["loss"]
-    held_out = read_pairs(policy, tokenizer, data.held, beta)
+    seen, held_out = (read_pairs(policy, tokenizer, part, beta) for part in (batch, data.held))
     metrics = {
         "train_pairs": len(data.train),
         "first_loss": trained.history["loss"][0],
-        "loss_difference_from_trl": difference_from_trl(losses, trained),
+        "loss_difference_from_trl": difference_from_trl(seen["loss"], trained),
         "reference": summarize(before),
         "policy": summarize(after),
         "held_out_pairs": {key: summary(values) for key, values in held_out.items()},

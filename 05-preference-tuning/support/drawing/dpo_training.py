@@ -58,7 +58,7 @@ def good_panel(ax, amounts: dict, grey: dict | None) -> None:
         line = {"ls": LINES[name], "marker": "o", "ms": 4}
         draw_band(ax, series(amounts[name], "epoch"), *band, HUES[name], label, **line)
     ends = [amounts[name]["curve"][-1]["good"]["mean"] for name in LABELS]
-    ax.set(title=f"Good answers end at {ends[0]:.0%}, with a love of length at {ends[1]:.0%}")
+    ax.set(title=f"Good answers end at {ends[0]:.0%} and {ends[1]:.0%}")
     ax.set(xlabel="epochs at a constant rate", ylabel="share (test prompts)", ylim=(0, 1.25))
     ax.legend(loc="upper right", ncols=2, columnspacing=1)
 
@@ -75,7 +75,8 @@ def beta_panel(ax, amounts: dict, grey: dict | None) -> None:
     names = ("low_beta", "unbiased", "high_beta")
     labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
     plot_frontier(ax, amounts, labels, grey)
-    ax.set(title="Beta sets how far an epoch goes, not which way")
+    ends = [np.sqrt(series(amounts[name], "kl")[-1]) for name in ("low_beta", "high_beta")]
+    ax.set(title=f"Two epochs: {ends[0]:.1f} far with low beta, {ends[1]:.1f} with high")
 
 
 def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
@@ -89,7 +90,7 @@ def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
         marks = {"marker": "o", "ms": 5, "mfc": "white" if name == "biased" else None}
         kl = np.sqrt(series(amounts[name], "kl"))
         ax.errorbar(kl, curve(gold)[0], error_bars(gold), label=label, **line, **marks)
-    ax.set_xlabel("square root of the measured KL(policy || reference), nats")
+    ax.set_xlabel("square root of the measured KL from SFT, nats")
     ax.set_ylabel("gold utility (log-odds)")
     ax.legend(loc="lower left")
 
@@ -143,7 +144,7 @@ def change_panel(ax, metrics: dict) -> None:
         draw_bars(ax, np.arange(2) + shift, rows, color, width=0.38, label=label)
     ax.set_xticks(range(2), names)
     ends = [metrics[name]["mean"] for name in ("style_of_room", "substance_of_room")]
-    ax.set(title=f"Style gained {ends[0]:.0%} of its room, substance {ends[1]:.0%}")
+    ax.set(title=f"Room gained: style {ends[0]:.0%}, substance {ends[1]:.0%}")
     ax.set(ylabel="share (default training)", ylim=(0, 1.2))
     ax.legend(ncols=2, loc="upper left")
 
