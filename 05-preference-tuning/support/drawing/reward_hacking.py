@@ -2,6 +2,134 @@
 
 from pathlib import Path
 
+from support.drawing import COLORS, curve, draw_band, draw_bars, error_bars, new_figure, save_figure
+
+import numpy as np
+
+HACKS = {"length": "Verbosity", "style": "Style mimicry", "agreement": "Sycophancy"}
+MARKERS = {"length": "o", "style": "s", "agreement": "^"}
+VERBOSITY, ALL = ("length",), tuple(HACKS)
+# What mitigates, the claim (of each hack, with the hack behind it), and the hacks it is about.
+MITIGATIONS = (
+    ("n = 4", "small_n_mitigates", VERBOSITY),
+    ("reward / words", "per_word_mitigates", VERBOSITY),
+    ("reward / words, level 10", "per_word_at_10", VERBOSITY),
+    ("reward / words, level -10", "per_word_at_-10", VERBOSITY),
+    ("length regressed out", "regressing_mitigates", VERBOSITY),
+    ("ensemble, one group", "seeds_mitigate", VERBOSITY),
+    ("ensemble, all groups", "ensemble_mitigates", ALL),
+    ("mixed labels", "mixing_mitigates", ALL),
+    ("DPO, mixed labels", "mixing_dpo_mitigates", ALL),
+    ("DPO, 5 times beta", "kl_mitigates_dpo", VERBOSITY),
+)
+DPO = ("mixing_dpo_mitigates", "kl_mitigates_dpo")
+
 
 def draw_hacking(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
-    """stub"""
+    """What a flaw does to quality; where it comes from, what helps, and what mere noise does."""
+    fig, axes = new_figure(2, 3, height=3.9)
+    for ax, hack in zip(axes[0], HACKS, strict=True):
+        hack_panel(ax, hack, metrics, default)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    below_title = {"loc": "center left", "bbox_to_anchor": (0.005, 0.928)}
+    fig.legend(handles, labels, **below_title, ncols=5, fontsize=10)
+    absorbed_panel(axes[1, 0], metrics)
+    mitigations_panel(axes[1, 1], metrics["gold"])
+    noise_panel(axes[1, 2], metrics)
+    sft = metrics["sft"]["utility"]["mean"]
+    ends = {name: metrics["dpo"][name]["utility"]["mean"] for name in ("human", *HACKS)}
+    told = ", ".join(f"{name.lower()} {ends[hack]:.1f}" for hack, name in HACKS.items())
+    title = "Optimised against a flaw, the reward goes on rising while quality falls.\n"
+    title += f"Gold utility of DPO, {sft:.1f} before: unbiased labels {ends['human']:.1f}, {told}"
+    save_figure(fig, path, f"{title}\n ", caption)  # the legend stands in the third line
+
+
+def distance(ns) -> np.ndarray:
+    """The square root of the KL's bound for best-of-n, log n - (n - 1) / n."""
+    ns = np.array(ns, dtype=float)
+    return np.sqrt(np.log(ns) - (ns - 1) / ns)
+
+
+def hack_panel(ax, hack: str, metrics: dict, default: dict | None) -> None:
+    """Reward and gold of best-of-n, and gold of DPO, against the distance from SFT."""
+    read, d = metrics[hack]["best_of_n"], distance(metrics["ns"])
+    draw_band(ax, d, *curve(read["proxy"]), COLORS["proxy"], "reward, best of n")
+    draw_band(ax, d, *curve(read["gold"]), COLORS["gold"], "quality, best of n")
+    unbiased = curve(metrics["human"]["best_of_n"]["gold"])[0]
+    ax.plot(d, unbiased, color=COLORS["gold"], ls="--", lw=1.3, label="quality, unbiased reward")
+    a, b = read["law"]["a"], read["law"]["b"]
+    ax.plot(d, d * (a - b * d), color=COLORS["theory"], ls=":", label="forecast from n <= 8")
+    if default:
+        dpo_line(ax, default["curves"][hack], COLORS["default"], None)
+    dpo_line(ax, metrics["curves"][hack], COLORS["dpo"], "quality, DPO on the way")
+    ax.axhline(0, color=COLORS["sft"], lw=1)
+    gained = {name: read[name][-1]["mean"] for name in ("proxy", "gold")}
+    title = f"{HACKS[hack]}: best of {metrics['ns'][-1]:.0f} gains\n"
+    title += f"{gained['proxy']:+.1f} in reward, {gained['gold']:+.1f} in quality"
+    ax.set(title=title, ylabel="gain over SFT (log-odds)")
+    ax.set_xlabel("square root of KL, nats\n(best of n: bound; DPO: measured)")
+
+
+def dpo_line(ax, looks: list[dict], color: str, label: str | None) -> None:
+    """Gold gained by DPO over its start, along the measured KL."""
+    d = np.sqrt([look["kl"]["mean"] for look in looks])
+    gold = np.array([look["utility"]["mean"] for look in looks])
+    ax.plot(d, gold - gold[0], color=color, marker=".", lw=1.3, label=label)
+
+
+def absorbed_panel(ax, metrics: dict) -> None:
+    """The planted bias in the labels and in the reward models."""
+    places = np.arange(len(HACKS))
+    labels = [metrics[hack]["labels"] for hack in HACKS]
+    arms = (
+        ("labels, unbiased: share of pairs", [row["unbiased"] for row in labels], COLORS["sft"]),
+        ("labels, biased: share of pairs", [row["biased"] for row in labels], COLORS["rejected"]),
+        (
+            "reward model: share of the planted bias",
+            [metrics[hack]["absorbed"]["share"] for hack in HACKS],
+            COLORS["proxy"],
+        ),
+    )
+    for k, (name, rows, color) in enumerate(arms):
+        draw_bars(ax, places + 0.27 * (k - 1), rows, color, width=0.25, label=name)
+    ax.set_xticks(places, ["filler", "expert's\npreamble", "echo of a\nwrong belief"])
+    shares = [metrics[hack]["absorbed"]["share"]["mean"] for hack in HACKS]
+    title = f"Reward models take over {min(shares):.0%} to {max(shares):.0%} of a bias"
+    ax.set(title=title, ylabel="share", ylim=(0, 1.75))
+    ax.legend(loc="upper left")
+
+
+def mitigations_panel(ax, gold: dict) -> None:
+    """Gold utility that each mitigation gives back."""
+    for place, (_, claim, hacks) in enumerate(MITIGATIONS):
+        color = COLORS["dpo" if claim in DPO else "best_of_n"]
+        for k, hack in enumerate(hacks):
+            row = gold[f"{claim}_{hack}" if hacks == ALL else claim]
+            at = place + (0.22 * (k - 1) if hacks == ALL else 0)
+            bars = {"color": color, "marker": MARKERS[hack], "ms": 5, "lw": 1.2}
+            ax.errorbar(row["mean"], at, xerr=error_bars([row]), **bars)
+    for hack, name in HACKS.items():
+        ax.plot([], [], MARKERS[hack], color=COLORS["theory"], label=name.lower())
+    ax.set_yticks(range(len(MITIGATIONS)), [name for name, *_ in MITIGATIONS])
+    ax.invert_yaxis()
+    ax.axvline(0, color=COLORS["sft"], lw=1)
+    ax.set(title="What helps: quality with minus without", xlabel="gold utility (log-odds)")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3, columnspacing=0.8)
+
+
+def noise_panel(ax, metrics: dict) -> None:
+    """Gold under best-of-n by gold plus noise, without any bias."""
+    arms = (
+        ("of_samples", "sd 3, new for every sample", COLORS["sft"], "--"),
+        ("sd_3", "sd 3, of a text", COLORS["gold"], "-"),
+        ("sd_6", "sd 6, of a text", COLORS["rejected"], "-"),
+    )
+    for arm, label, color, line in arms:
+        draw_band(ax, metrics["ns"], *curve(metrics["noise"][arm]), color, label, ls=line)
+    good = metrics["distinct"]["good"]["mean"]
+    ax.axvline(good, color=COLORS["theory"], ls=":", label=f"{good:.0f} distinct good texts")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
+    ax.set(title="Mere noise bends quality, too", xlabel="n, best of n by gold plus noise")
+    ax.set_ylabel("gold gained (log-odds)")
+    ax.legend(loc="lower right")
