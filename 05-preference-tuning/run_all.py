@@ -12,11 +12,8 @@ does that for the committed run in figures/.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +28,7 @@ from support.drawing.ppo_objectives import draw_objectives
 from support.drawing.preference_data import draw_preference_data
 from support.drawing.reward_hacking import draw_hacking
 from support.drawing.reward_model import draw_reward_model
+from support.jobs import Job, run_jobs
 from support.seeds import claims_table, headlines_table, merge_runs
 
 import best_of_n
@@ -45,8 +43,6 @@ import rlhf_objectives
 
 from common import cli
 from common.reporting import at, caption, count_verdicts, interval, replacing, write_json
-
-HERE = Path(__file__).resolve().parent
 
 
 class Section(NamedTuple):
@@ -150,98 +146,6 @@ SECTIONS = (
 )
 
 
-# --- Running scripts and seeds side by side ---
-
-
-class Job(NamedTuple):
-    """One script with one seed."""
-
-    script: str
-    seed: int
-
-
-def run_jobs(jobs: list[Job], at_once: int, output_dir: Path, smoke: bool) -> None:
-    """Run the jobs in order, `at_once` of them side by side, each after those that it needs.
-
-    A job that is done is noted in a progress file, so that a killed run goes on where it stopped.
-    Raises UserError where a script fails.
-    """
-    progress = output_dir / "run_all-progress.json"
-    done = jobs_done(progress)
-    if done:
-        print(f"going on with a run that stopped: {len(done)} of {len(jobs)} are done")
-    waiting, running = [job for job in jobs if job not in done], {}
-    while waiting or running:
-        ready = [job for job in waiting if not unmet_needs(job, waiting, running)]
-        for job in ready[: at_once - len(running)]:
-            waiting.remove(job)
-            running[job] = start_job(job, output_dir, smoke, threads=1 if at_once > 1 else None)
-        for job, (process, started) in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[job]
-            if process.returncode:
-                stop_all(running)
-                raise cli.UserError(
-                    f"{job.script}.py failed with seed {job.seed}: see {log_of(job, output_dir)}"
-                )
-            done.append(job)
-            write_json(progress, {"code": code_hash(), "done": done})
-            seconds = time.time() - started
-            print(f"{job.script:<25} seed {job.seed}  {seconds:4.0f} s", flush=True)
-        time.sleep(0.1)
-    progress.unlink(missing_ok=True)
-
-
-def unmet_needs(job: Job, waiting: list[Job], running: dict) -> bool:
-    """Whether something that the job needs is still to come."""
-    needs = next(section.needs for section in SECTIONS if section.script == job.script)
-    unfinished = {*waiting, *running}
-    return any(Job(script, job.seed) in unfinished for script in needs)
-
-
-def start_job(job: Job, output_dir: Path, smoke: bool, threads: int | None) -> tuple:
-    """(process, time of its start); what it prints goes to its log."""
-    flags = ["--seed", str(job.seed), "--output-dir", str(output_dir)]
-    flags += ["--smoke"] if smoke else []
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    log = log_of(job, output_dir)
-    log.parent.mkdir(exist_ok=True)
-    with log.open("w", encoding="utf-8") as output:
-        command = [sys.executable, str(HERE / f"{job.script}.py"), *flags]
-        streams = {"stdout": output, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, env=environment, **streams), time.time()
-
-
-def log_of(job: Job, output_dir: Path) -> Path:
-    """Where the output of a job goes."""
-    return output_dir / "logs" / f"{job.script}-seed-{job.seed}.txt"
-
-
-def stop_all(running: dict) -> None:
-    """End the processes that still run."""
-    for process, _ in running.values():
-        process.terminate()
-        process.wait()
-
-
-def jobs_done(progress: Path) -> list[Job]:
-    """What a killed run of today's code had done."""
-    try:
-        stored = json.loads(progress.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [Job(*job) for job in stored["done"]] if stored["code"] == code_hash() else []
-
-
-def code_hash() -> str:
-    """SHA-256 of all code of the lab."""
-    files = sorted([*HERE.rglob("*.py"), *(HERE.parent / "common").rglob("*.py")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
 # --- Results ---
 
 
@@ -302,7 +206,8 @@ def main(argv: list[str] | None = None) -> dict:
     scripts = args.scripts or [section.script for section in SECTIONS]
     jobs = [Job(section.script, seed) for seed in seeds for section in SECTIONS]
     jobs = [job for job in jobs if job.script in scripts]
-    run_jobs(jobs, args.jobs, args.output_dir, args.smoke)
+    needs = {section.script: section.needs for section in SECTIONS}
+    run_jobs(jobs, needs, args.jobs, args.output_dir, args.smoke)
     results = []
     for section in SECTIONS:
         runs = [read_run(section, seed, args.output_dir, args.smoke) for seed in seeds]

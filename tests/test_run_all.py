@@ -3,11 +3,11 @@
 import json
 import math
 
+from support.jobs import Job, code_hash, is_blocked, jobs_done
 from support.seeds import claims_table, headlines_table, merge_runs
 
 import pytest
 import run_all
-from run_all import Job
 
 from common.cli import UserError
 from common.reporting import Claim, judge
@@ -74,23 +74,25 @@ def test_tables():
 
 
 def test_what_is_needed_runs_before():
-    waiting = [Job("reward_model", 0), Job("dpo_trainer", 0), Job("best_of_n", 0)]
-    assert run_all.unmet_needs(Job("best_of_n", 0), waiting, {})
-    assert not run_all.unmet_needs(Job("best_of_n", 1), waiting, {})
-    assert run_all.unmet_needs(Job("best_of_n", 0), [], {Job("dpo_trainer", 0): None})
-    assert not run_all.unmet_needs(Job("dpo_trainer", 0), waiting, {})
+    needs = {"best_of_n": ("reward_model", "dpo_trainer")}
+    unfinished = {Job("dpo_trainer", 0), Job("best_of_n", 0), Job("best_of_n", 1)}
+    assert is_blocked(Job("best_of_n", 0), needs, unfinished)
+    assert not is_blocked(Job("best_of_n", 1), needs, unfinished)
+    assert not is_blocked(Job("dpo_trainer", 0), needs, unfinished)
+    scripts = {section.script for section in run_all.SECTIONS}
+    assert all(set(section.needs) < scripts for section in run_all.SECTIONS)
 
 
 def test_a_killed_run_goes_on_but_not_with_other_code(tmp_path):
     progress = tmp_path / "progress.json"
-    assert run_all.jobs_done(progress) == []
+    assert jobs_done(progress) == []
     done = [Job("rlhf_objectives", 3)]
-    progress.write_text(json.dumps({"code": run_all.code_hash(), "done": done}))
-    assert run_all.jobs_done(progress) == done
+    progress.write_text(json.dumps({"code": code_hash(), "done": done}))
+    assert jobs_done(progress) == done
     progress.write_text(json.dumps({"code": "another", "done": done}))
-    assert run_all.jobs_done(progress) == []
+    assert jobs_done(progress) == []
     progress.write_text('{"code": "hal')
-    assert run_all.jobs_done(progress) == []
+    assert jobs_done(progress) == []
 
 
 def test_equal_seeds_are_refused(tmp_path):
