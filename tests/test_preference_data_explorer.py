@@ -1,31 +1,28 @@
-"""Likelihoods, estimators and diagnostics of preference_data_explorer.py, and the command itself."""
+"""preference_data_explorer.py: likelihoods, estimators, diagnostics, and the command itself."""
 
 import csv
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+from support import annotation_study, pair_diagnosis
+from support.annotation_study import RaterDesign, Readings
+from support.drawing.preference_data import draw_preference_data, example_lines
+
+import matplotlib.image
 import numpy as np
 import preference_data_explorer as explorer
 import pytest
+from helpers import run_script
 
 from common.cli import UserError
 from common.models import encode_prompt, encode_response, load_tokenizer
 from common.preferences import annotate, gold_utility
+from common.reporting import judge, over_seeds
 
-SCRIPT = Path(explorer.__file__)
-
-
-def run_script(folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), "--smoke", "--figures-dir", str(folder), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+SCRIPT = "preference_data_explorer"
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Plackett-Luce and Bradley-Terry
-# ---------------------------------------------------------------------------------------------------------
+# --- Plackett-Luce and Bradley-Terry ---
 
 
 def test_two_items_are_bradley_terry():
@@ -33,12 +30,17 @@ def test_two_items_are_bradley_terry():
     expected = np.log1p(np.exp(-(scores[:, 0] - scores[:, 1])))
     np.testing.assert_allclose(explorer.plackett_luce_nll(scores), expected, atol=1e-12)
     assert explorer.plackett_luce_nll([0.0, 0.0]) == pytest.approx(np.log(2))
-    assert explorer.plackett_luce_nll([2.0, 0.0]) == pytest.approx(0.126928, abs=1e-6)  # best first: the small loss
+    assert explorer.plackett_luce_nll([2.0, 0.0]) == pytest.approx(
+        0.126928, abs=1e-6
+    )  # best first: the small loss
 
 
 def test_it_is_a_distribution_over_rankings():
     scores = np.array([1.5, 0.2, -0.7, 0.9])
-    nll = [explorer.plackett_luce_nll(scores[list(order)]) for order in itertools.permutations(range(4))]
+    nll = [
+        explorer.plackett_luce_nll(scores[list(order)])
+        for order in itertools.permutations(range(4))
+    ]
     assert np.exp(-np.array(nll)).sum() == pytest.approx(1, abs=1e-12)
     assert np.argmin(nll) == list(itertools.permutations(range(4))).index((0, 3, 1, 2))
 
@@ -49,8 +51,22 @@ def test_it_is_the_definition_and_not_the_mean_of_pairwise_losses():
     pairwise = [explorer.plackett_luce_nll(scores[[i, j]]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert explorer.plackett_luce_nll(scores) == pytest.approx(by_hand, abs=1e-12)
     assert abs(by_hand - np.mean(pairwise)) > 0.5 and abs(by_hand - np.sum(pairwise)) > 0.1
-    assert explorer.plackett_luce_nll(np.zeros(4)) == pytest.approx(np.log(24))  # all rankings alike: ln K!
-    assert explorer.plackett_luce_nll(scores + 1000) == pytest.approx(by_hand, abs=1e-9)  # the level is free
+    assert explorer.plackett_luce_nll(np.zeros(4)) == pytest.approx(
+        np.log(24)
+    )  # all rankings alike: ln K!
+    assert explorer.plackett_luce_nll(scores + 1000) == pytest.approx(
+        by_hand, abs=1e-9
+    )  # the level is free
+
+
+def test_many_rankings_at_once_are_scored_one_by_one():
+    scores = np.random.default_rng(4).normal(size=(3, 5, 4))
+    nll = explorer.plackett_luce_nll(scores)
+    assert nll.shape == (3, 5)
+    for place in np.ndindex(3, 5):
+        assert nll[place] == pytest.approx(explorer.plackett_luce_nll(scores[place]), abs=1e-12)
+    square = explorer.plackett_luce_nll(scores[0, :4])  # 4 rankings of 4: no axis gives itself away
+    assert square == pytest.approx(nll[0, :4], abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -59,21 +75,25 @@ def test_estimators_recover_known_qualities(size):
     rng = np.random.default_rng(1)
     items = rng.permuted(np.tile(np.arange(6), (2, 20000, 1)), axis=-1)[:, :, :size]
     perceived = annotate(np.take_along_axis(truth[:, None], items, axis=-1), rng)
-    rankings = explorer.rank_blocks(items.reshape(2, -1), perceived.reshape(2, -1), size)
-    scores = explorer.fit_plackett_luce(rankings, 6)
+    rankings = annotation_study.rank_blocks(items.reshape(2, -1), perceived.reshape(2, -1), size)
+    scores = annotation_study.fit_plackett_luce(rankings, 6)
     centred = scores - scores.mean(1, keepdims=True)
-    np.testing.assert_allclose(centred, truth - truth.mean(1, keepdims=True), atol=0.12)  # 4 standard errors
-    np.testing.assert_array_equal(explorer.kendall_tau(truth[:1], scores[:1]), 1)
+    np.testing.assert_allclose(
+        centred, truth - truth.mean(1, keepdims=True), atol=0.12
+    )  # 4 standard errors
+    np.testing.assert_array_equal(annotation_study.kendall_tau(truth[:1], scores[:1]), 1)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_fit_minimises_the_summed_likelihood(size):
     rng = np.random.default_rng(2)
     rankings = np.array([[rng.permutation(5)[:size] for _ in range(12)]])
-    best = explorer.fit_plackett_luce(rankings, 5, prior=0.1)[0]
+    best = annotation_study.fit_plackett_luce(rankings, 5, prior=0.1)[0]
 
     def objective(scores):
-        phantom = np.logaddexp(0, scores) + np.logaddexp(0, -scores)  # 0.1 wins and losses against a score of 0
+        phantom = np.logaddexp(0, scores) + np.logaddexp(
+            0, -scores
+        )  # 0.1 wins and losses against a score of 0
         return explorer.plackett_luce_nll(scores[rankings[0]]).sum() + 0.1 * phantom.sum()
 
     for k, sign in itertools.product(range(5), (1, -1)):
@@ -82,52 +102,69 @@ def test_the_fit_minimises_the_summed_likelihood(size):
 
 
 def test_an_item_that_always_wins_keeps_a_finite_score():
-    scores = explorer.fit_plackett_luce(np.array([[[0, 1]] * 50]), 3)[0]
+    scores = annotation_study.fit_plackett_luce(np.array([[[0, 1]] * 50]), 3)[0]
     assert np.isfinite(scores).all() and scores[0] > 2 > -2 > scores[1]
     assert scores[2] == pytest.approx(0, abs=1e-9)  # never seen
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Orders, readings, scores
-# ---------------------------------------------------------------------------------------------------------
+# --- Orders, readings, scores ---
 
 
 def test_kendall_tau():
     truth = np.array([[3.0, 1.0, 2.0, 0.0]])
-    assert explorer.kendall_tau(truth, 7 * truth - 3) == 1
-    assert explorer.kendall_tau(truth, -truth) == -1
-    assert explorer.kendall_tau(truth, np.array([[3.0, 2.0, 1.0, 0.0]])) == pytest.approx(4 / 6)  # one swap of six
-    assert explorer.kendall_tau(truth, np.array([[3.0, 1.0, 1.0, 0.0]])) == pytest.approx(5 / 6)  # one tie of six
-    assert explorer.kendall_tau(truth, np.array([[0.1, 0.1, 0.1, 0.1 + 1e-12]])) == 0  # equal but for rounding
-    both = explorer.kendall_tau(np.vstack([truth, truth]), np.vstack([truth, -truth]))
+    assert annotation_study.kendall_tau(truth, 7 * truth - 3) == 1
+    assert annotation_study.kendall_tau(truth, -truth) == -1
+    assert annotation_study.kendall_tau(truth, np.array([[3.0, 2.0, 1.0, 0.0]])) == pytest.approx(
+        4 / 6
+    )  # one swap of six
+    assert annotation_study.kendall_tau(truth, np.array([[3.0, 1.0, 1.0, 0.0]])) == pytest.approx(
+        5 / 6
+    )  # one tie of six
+    assert (
+        annotation_study.kendall_tau(truth, np.array([[0.1, 0.1, 0.1, 0.1 + 1e-12]])) == 0
+    )  # equal but for rounding
+    both = annotation_study.kendall_tau(np.vstack([truth, truth]), np.vstack([truth, -truth]))
     np.testing.assert_array_equal(both, [1, -1])
 
 
 def test_rank_blocks_puts_the_best_first():
     items, perceived = np.array([[4, 0, 2, 1]]), np.array([[0.1, 0.9, 3.0, -2.0]])
-    np.testing.assert_array_equal(explorer.rank_blocks(items, perceived, 2), [[[0, 4], [2, 1]]])
-    np.testing.assert_array_equal(explorer.rank_blocks(items, perceived, 4), [[[2, 0, 4, 1]]])
+    np.testing.assert_array_equal(
+        annotation_study.rank_blocks(items, perceived, 2), [[[0, 4], [2, 1]]]
+    )
+    np.testing.assert_array_equal(
+        annotation_study.rank_blocks(items, perceived, 4), [[[2, 0, 4, 1]]]
+    )
 
 
 def test_mean_scores_and_standardised_scores():
     items = np.tile(np.arange(12), (1, 2))
     scores = np.concatenate([np.arange(12), np.arange(12) + 2])[None] * 1.0
-    np.testing.assert_allclose(explorer.mean_scores(items, scores), np.arange(12)[None] + 1.0)
-    blocks = explorer.standardise(scores, 12).reshape(2, 12)
+    np.testing.assert_allclose(
+        annotation_study.mean_scores(items, scores), np.arange(12)[None] + 1.0
+    )
+    blocks = annotation_study.standardise(scores, 12).reshape(2, 12)
     np.testing.assert_allclose(blocks[0], blocks[1])  # the lenient rater's two points more are gone
     np.testing.assert_allclose([blocks.mean(1), blocks.std(1)], [[0, 0], [1, 1]], atol=1e-12)
-    np.testing.assert_array_equal(explorer.standardise(np.array([[5, 2, 3, 3]]), 2), [[1, -1, 0, 0]])
+    np.testing.assert_array_equal(
+        annotation_study.standardise(np.array([[5, 2, 3, 3]]), 2), [[1, -1, 0, 0]]
+    )
 
 
 def test_who_scores():
-    raters, rng = [explorer.Rater(float(k), 1.0) for k in range(1000)], np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     items = np.array([np.concatenate([rng.permutation(12) for _ in range(4)])])
-    new = explorer.assign_raters(raters, items, 1, rng).offset
+    new = annotation_study.assign_raters(1000, items, 1, rng)
     assert len(set(new[0])) > 40
-    in_a_row = explorer.assign_raters(raters, items, 6, rng).offset.reshape(8, 6)
+    in_a_row = annotation_study.assign_raters(1000, items, 6, rng).reshape(8, 6)
     assert (in_a_row == in_a_row[:, :1]).all() and len(set(in_a_row[:, 0])) == 8
-    own = explorer.assign_raters(raters, items, None, rng).offset[0]
-    assert len(set(zip(items[0], own, strict=True))) == 12  # the same rater whenever a response comes back
+    own = annotation_study.assign_raters(1000, items, None, rng)[0]
+    pairs = set(zip(items[0], own, strict=True))
+    assert len(pairs) == 12  # the same rater whenever a response comes back
+    raters = [explorer.Rater(float(k), 2.0 * k) for k in range(1000)]
+    picked = explorer.pick_raters(raters, in_a_row)
+    np.testing.assert_array_equal(picked.offset, in_a_row)
+    np.testing.assert_array_equal(picked.scale, 2 * in_a_row)
 
 
 def test_raters_disagree_as_the_model_says():
@@ -147,42 +184,121 @@ def test_raters_disagree_as_the_model_says():
 
 
 def test_responses_have_distinct_utilities():
-    utilities = explorer.response_utilities(5)
+    utilities = annotation_study.response_utilities(5)
     assert utilities.shape == (5, 12)
     assert all(len(set(row)) == 12 for row in utilities.tolist())
 
 
-def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived():
-    taus, by_ratings = explorer.recover_order(explorer.response_utilities(60), explorer.PASSES[:5], seed=3)
+@pytest.fixture(scope="module")
+def recovered() -> tuple:
+    """Readings of 60 prompts, budgets, raters, and Kendall's tau of every format."""
+    rng, costs = np.random.default_rng(3), [12 * passes for passes in explorer.PASSES[:5]]
+    gold = annotation_study.response_utilities(60)
+    readings = annotation_study.read_responses(gold, explorer.PASSES[4], rng)
+    raters = explorer.draw_raters(400, rng)
+    return readings, costs, raters, explorer.recover_order(readings, costs, raters, rng)
+
+
+def test_a_pass_reads_every_response_once(recovered):
+    readings = recovered[0]
+    passes = readings.items.reshape(60, -1, 12)
+    assert (np.sort(passes, axis=-1) == np.arange(12)).all()
+    assert (passes[:, 0] != passes[:, 1]).any()
+    noise = readings.perceived - np.take_along_axis(readings.gold, readings.items, axis=1)
+    assert noise.mean() == pytest.approx(0.5772, abs=4 * 1.2825 / np.sqrt(noise.size))  # Gumbel's
+    assert noise.std() == pytest.approx(np.pi / np.sqrt(6), rel=0.03)
+    few = readings.first(24)
+    np.testing.assert_array_equal(few.items, readings.items[:, :24])
+    twice = readings.noisier(2.0)
+    gold = twice.perceived - 2 * noise
+    np.testing.assert_allclose(gold, np.take_along_axis(readings.gold, readings.items, axis=1))
+
+
+def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(recovered):
+    taus = recovered[3]
     for name, tau in taus.items():
         assert tau.shape == (5, 60) and np.abs(tau).max() <= 1
         assert tau[4].mean() > tau[0].mean() + 0.05, name
     mean = {name: tau.mean(1) for name, tau in taus.items()}
-    assert (mean["listwise"] > mean["pairwise"]).all()  # three choices among four against two pairs
-    assert (mean["one rater for all 12"] > mean["a new rater each time"]).all()  # leniency cancels
-    assert mean["one rater per response"][4] < mean["pairwise"][4] - 0.05  # leniency passes for quality
-    two_standardised, pairs = by_ratings[2, True].mean(), mean["pairwise"][2]
-    assert two_standardised == pytest.approx(pairs, abs=0.05) and by_ratings[2, False].mean() > pairs + 0.05
+    new, same = mean["new_rater_each_time"], mean["one_rater_for_all"]
+    assert (mean["listwise"] > mean["pairwise"]).all()  # three choices among four, not two pairs
+    assert (same > new).all()  # leniency cancels
+    assert mean["one_rater_per_response"][4] < mean["pairwise"][4] - 0.05  # it passes for quality
+    assert mean["two_standardised"][2] == pytest.approx(mean["pairwise"][2], abs=0.05)
+    assert new[2] > mean["pairwise"][2] + 0.05
 
 
-def test_claims_are_differences_in_the_right_direction_and_at_the_right_budget():
-    names = ("listwise", "pairwise", *explorer.RATER_DESIGNS)
-    base = {"listwise": 0.5, "pairwise": 0.3, "a new rater each time": 0.1}
+def test_two_standardised_scores_by_one_rater_keep_only_the_order():
+    items, gold = np.array([[0, 1, 2, 3]]), np.array([[0.0, 3.0, 2.5, -1.0]])
+    readings = Readings(gold, items, gold)
+    rater = explorer.Rater(np.zeros((1, 4)), np.ones((1, 4)))
+    design = RaterDesign("two", 2, standardised=True)
+    # Scores -1, 1, 1, -1 for the four: of six pairs two are ties, four in order.
+    assert explorer.tau_of_scores(readings, rater, design)[0] == pytest.approx(4 / 6)
+    plain = RaterDesign("plain", 2)
+    assert explorer.tau_of_scores(readings, rater, plain)[0] == pytest.approx(5 / 6)  # 3, 2.5: 4
+
+
+def test_differences_have_the_right_direction_and_budget():
+    base = {"listwise": 0.5, "pairwise": 0.3, "new_rater_each_time": 0.1}
     steps = np.arange(6)[:, None] * 0.01 + np.zeros((6, 7))
-    claims = explorer.recovery_claims({name: base.get(name, 0.2) + steps for name in names})
-    measured = {claim["id"]: (claim["measured"], claim["verdict"]) for claim in claims}
-    assert measured == {
-        "pairwise_beats_pointwise_at_equal_cost": (0.2, "holds"),
-        "pairwise_beats_pointwise_per_annotation": (0.21, "holds"),
-        "pairwise_beats_one_rater_per_response": (0.1, "holds"),
-        "listwise_more_per_annotation": (0.21, "holds"),
-        "listwise_more_at_equal_cost": (0.2, "holds"),
+    names = ("listwise", "pairwise", *(design.name for design in explorer.DESIGNS))
+    measured = explorer.differences({name: base.get(name, 0.2) + steps for name in names})
+    means = {name: round(row["mean"], 6) for name, row in measured.items()}
+    assert means == {
+        "pairwise_beats_pointwise_at_equal_cost": 0.2,
+        "pairwise_beats_pointwise_per_annotation": 0.21,
+        "pairwise_beats_one_rater_per_response": 0.1,
+        "listwise_more_per_annotation": 0.21,
+        "listwise_more_at_equal_cost": 0.2,
     }
+    assert means.keys() == {name for name, _ in explorer.DIFFERENCES}
+    breaks = {"at_equal_cost": {"mean": 2.0, "ci95": [1.8, 2.2]}}
+    breaks["per_annotation"] = {"mean": 1.0, "ci95": [0.95, 1.05]}
+    claims = judge(explorer.CLAIMS, {"differences": measured, "break_even": breaks})
+    verdicts = [claim["verdict"] for claim in claims]
+    assert verdicts == ["holds"] * 6 + ["no difference"]
+    assert len({claim["id"] for claim in claims}) == 7
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Diagnostics
-# ---------------------------------------------------------------------------------------------------------
+# --- The break-even ---
+
+
+def test_crossing_of_a_curve_with_a_level():
+    factors = (1.0, 2.0, 4.0)
+    table = np.array([[0.5, 0.8, 0.6, 0.2], [0.3, 0.6, 0.4, 0.0]])  # level 0.4; curve 0.7, 0.5, 0.1
+    above = np.array([0, 1, 1, 1])
+    expected = 2 * 2**0.25  # a quarter of the way from 0.5 to 0.1, in the logarithm of the factor
+    assert annotation_study.crossing(table, factors) == pytest.approx(expected)
+    assert annotation_study.crossing(table + above, factors) == 4.0  # beyond the last
+    assert annotation_study.crossing(table - above, factors) == pytest.approx(1.0)
+    bumpy = np.array([[0.45, 0.5, 0.4, 0.42]])  # rises again by noise
+    assert 1 < annotation_study.crossing(bumpy, factors) < 2
+
+
+def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
+    readings, costs, raters, taus = recovered
+    pairs, rng = taus["pairwise"][explorer.COMPARED], np.random.default_rng(5)
+    breaks = explorer.break_even(readings, pairs, costs, raters, rng)
+    equal, each = breaks["at_equal_cost"], breaks["per_annotation"]
+    assert equal["mean"] > each["mean"]  # a pair reads two responses
+    assert equal["ci95"][0] < equal["mean"] < equal["ci95"][1]
+    assert breaks["pairs"]["mean"] == pytest.approx(pairs.mean())
+    # Read again with just that noise, by other raters: scores recover what pairs do.
+    rater = explorer.pick_raters(
+        raters, annotation_study.assign_raters(len(raters), readings.items, 1, rng)
+    )
+    for basis, place in (("at_equal_cost", -3), ("per_annotation", -4)):
+        few = readings.first(costs[place]).noisier(breaks[basis]["mean"])
+        tau = explorer.tau_of_scores(few, rater, explorer.NEW_RATER)
+        assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
+        means = [row["mean"] for row in breaks[f"scores_{basis}"]]
+        assert means[0] > means[3] > means[-1]  # more noise, less order
+    few = taus["new_rater_each_time"][explorer.COMPARED].mean()
+    assert breaks["scores_at_equal_cost"][0]["mean"] == pytest.approx(few, abs=0.03)
+
+
+# --- Diagnostics ---
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> dict:
@@ -204,50 +320,94 @@ FAULTY = [
 
 
 def test_diagnostics_of_known_faults():
-    found = explorer.diagnose(FAULTY, seed=0)
-    counts = {key: found[key] for key in ("rows", "usable", "empty", "identical", "duplicate", "prompts")}
-    assert counts == {"rows": 10, "usable": 6, "empty": 2, "identical": 1, "duplicate": 1, "prompts": 4}
+    found, usable = pair_diagnosis.diagnose(FAULTY, seed=0)
+    counts = {
+        key: found[key] for key in ("rows", "usable", "empty", "identical", "duplicate", "prompts")
+    }
+    assert counts == {
+        "rows": 10,
+        "usable": 6,
+        "empty": 2,
+        "identical": 1,
+        "duplicate": 1,
+        "prompts": 4,
+    }
     assert found["contradictory"] == 1 and found["held_out"] == 1
-    assert found["words"]["chosen"] == {"mean": 2.67, "median": 2.5}
-    assert found["words"]["rejected"] == {"mean": 2.17, "median": 2.0}
+    assert usable == [FAULTY[k] for k in (0, 1, 3, 7, 8, 9)]
+    assert found["dropped"] == "2 empty (row 6), 1 identical (row 5), 1 duplicate (row 3)"
+    assert found["words"]["chosen"]["mean"] == pytest.approx(16 / 6)
+    assert found["words"]["rejected"]["mean"] == pytest.approx(13 / 6)
     assert found["longer_wins"]["mean"] == pytest.approx(3.5 / 6, abs=1e-4)
 
 
 def test_leaks_are_counted_over_held_out_rows():
     twins = [pair(f"p{k // 2}", f"good {k}", f"bad {k}") for k in range(400)]
-    found = explorer.diagnose(twins, seed=1)
+    found, _ = pair_diagnosis.diagnose(twins, seed=1)
     # a held-out row leaks unless its twin is held out too: 320 / 399
-    assert found["held_out"] == 80 and abs(found["leaked"] / 80 - 320 / 399) < 4 * np.sqrt(0.8 * 0.2 / 80)
-    assert explorer.diagnose([{**row, "prompt": f"p{k}"} for k, row in enumerate(twins)], seed=1)["leaked"] == 0
-    assert explorer.diagnose([{**row, "prompt": "p"} for row in twins], seed=1)["leaked"] == 80
-    assert explorer.diagnose(twins, seed=1) == found
+    assert found["held_out"] == 80 and abs(found["leaked"] / 80 - 320 / 399) < 4 * np.sqrt(
+        0.8 * 0.2 / 80
+    )
+    apart = [{**row, "prompt": f"p{k}"} for k, row in enumerate(twins)]
+    together = [{**row, "prompt": "p"} for row in twins]
+    assert pair_diagnosis.diagnose(apart, seed=1)[0]["leaked"] == 0
+    assert pair_diagnosis.diagnose(together, seed=1)[0]["leaked"] == 80
+    assert pair_diagnosis.diagnose(twins, seed=1)[0] == found
 
 
 def test_length_baseline_is_resampled_over_prompts():
-    rows = [pair(f"p{k}", "a b", "a") for k in range(30)] + [pair(f"q{k}", "a", "a b") for k in range(10)]
-    longer = explorer.longer_wins(rows)
+    rows = [pair(f"p{k}", "a b", "a") for k in range(30)] + [
+        pair(f"q{k}", "a", "a b") for k in range(10)
+    ]
+    longer = pair_diagnosis.longer_wins(rows)
     assert longer["mean"] == 0.75 and longer["ci95"][0] < 0.66 and longer["ci95"][1] > 0.84
     repeated = [{**row, "rejected": row["rejected"] + "x" * k} for row in rows for k in range(25)]
-    low, high = explorer.longer_wins(repeated)["ci95"]
+    low, high = pair_diagnosis.longer_wins(repeated)["ci95"]
     assert high - low > 0.2  # rows of one prompt are no new evidence
     swapped = [pair(row["prompt"], row["rejected"], row["chosen"]) for row in rows]
-    assert explorer.longer_wins(swapped)["mean"] == 0.25
+    assert pair_diagnosis.longer_wins(swapped)["mean"] == 0.25
 
 
 def test_findings_follow_the_interval():
-    assert "the longer answer wins 60%" in explorer.length_finding({"mean": 0.6, "ci95": [0.55, 0.65]})
-    assert "the shorter answer wins 60% [55%, 65%]" in explorer.length_finding({"mean": 0.4, "ci95": [0.35, 0.45]})
-    assert "no telling" in explorer.length_finding({"mean": 0.6, "ci95": [0.45, 0.75]})
+    assert "the longer answer wins 60%" in pair_diagnosis.length_finding(
+        {"mean": 0.6, "ci95": [0.55, 0.65]}
+    )
+    assert "the shorter answer wins 60% [55%, 65%]" in pair_diagnosis.length_finding(
+        {"mean": 0.4, "ci95": [0.35, 0.45]}
+    )
+    assert "no telling" in pair_diagnosis.length_finding({"mean": 0.6, "ci95": [0.45, 0.75]})
+
+
+def test_histograms_count_every_pair():
+    words = np.array([[3, 5], [4, 4], [30, 2], [3, 90]])
+    table = pair_diagnosis.histograms(words)
+    for name in ("chosen", "rejected", "difference"):
+        edges, counts = table[name]["edges"], table[name]["counts"]
+        assert len(edges) == len(counts) + 1 and sum(counts) == 4
+    chosen = dict(zip(table["chosen"]["edges"], table["chosen"]["counts"], strict=False))
+    assert max(chosen.values()) == 3  # 3, 3 and 4 in the first bins
+    assert table["rejected"]["counts"][-1] == 1  # the outlier stands in the last bin
+    difference = table["difference"]
+    below = [
+        n for edge, n in zip(difference["edges"], difference["counts"], strict=False) if edge < -2
+    ]
+    assert sum(below) == 2  # -2 and -87
+
+
+def test_style_shares():
+    rows = [{"chosen_style": s} for s in ("concise", "concise", "wrong", "expert", "concise")]
+    shares = pair_diagnosis.style_shares(rows, "chosen")
+    assert shares["concise"]["mean"] == 0.6 and shares["off_topic"]["mean"] == 0
+    assert sum(share["mean"] for share in shares.values()) == pytest.approx(1)
 
 
 def test_nothing_usable_is_an_error():
-    with pytest.raises(UserError, match=r"no usable pair among 2 rows: 1 empty \(row 2\), 1 identical \(row 1\)"):
-        explorer.diagnose([pair("p", "a", "a"), pair("p", "", "b")], seed=0)
+    with pytest.raises(
+        UserError, match=r"no usable pair among 2 rows: 1 empty \(row 2\), 1 identical \(row 1\)"
+    ):
+        pair_diagnosis.diagnose([pair("p", "a", "a"), pair("p", "", "b")], seed=0)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The example and the command
-# ---------------------------------------------------------------------------------------------------------
+# --- The example and the command ---
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -257,39 +417,72 @@ def test_the_views_of_the_example_agree(seed):
     assert len(set(ranked)) == 4
     assert ranked.index(one["chosen"]) < ranked.index(one["rejected"])
     assert [row["response"] for row in example["pointwise"]] == [one["chosen"], one["rejected"]]
-    chosen, rejected = (row["scores"] for row in example["pointwise"])
-    assert all(a >= b for a, b in zip(chosen, rejected, strict=True))  # one reading, so no rater turns it round
+    chosen, rejected = (list(map(int, row["scores"].split())) for row in example["pointwise"])
+    assert len(chosen) == len(rejected) == 3
+    # One reading, so no rater turns it round.
+    assert all(a >= b for a, b in zip(chosen, rejected, strict=True))
     assert [(row["completion"], row["label"]) for row in example["unpaired"]] == [
         (one["chosen"], True),
         (one["rejected"], False),
     ]
     for row in example["listwise"]:
-        assert row["utility"] == pytest.approx(gold_utility(one["prompt"], row["response"]))
+        utility = gold_utility(one["prompt"], row["response"])
+        assert float(row["utility"]) == pytest.approx(utility, abs=0.005)
+    assert any(one["prompt"] in line for line in example_lines(example))
+
+
+@pytest.fixture(scope="module")
+def studies():
+    """The smoke runs of three seeds, as they come back from their JSON files."""
+    runs = [explorer.study(dataset=None, model=None, seed=seed, smoke=True) for seed in range(3)]
+    return [json.loads(json.dumps(run)) for run in runs]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_figure_is_drawn_from_the_metrics_alone(studies, tmp_path, count):
+    draw_preference_data(tmp_path / "figure.png", over_seeds(studies[:count]), "seeds")
+    image = matplotlib.image.imread(tmp_path / "figure.png")
+    assert image.shape[1] == 1560 and image[..., :3].std() > 0.05
+
+
+def test_findings_name_the_numbers(studies):
+    text = " ".join(explorer.findings(studies[0]))
+    for name in ("at_equal_cost", "per_annotation"):
+        assert f"{studies[0]['break_even'][name]['mean']:.2f} [" in text
+    for budgets in studies[0]["tau"].values():
+        assert f"{budgets[explorer.COMPARED]['mean']:.2f} [" in text
+    assert "24 responses read" in text
 
 
 def test_the_command(tmp_path):
     results = []
-    for _ in range(2):
-        done = run_script(tmp_path)
-        assert done.returncode == 0 and done.stderr == ""
-        assert len(done.stdout.splitlines()) <= 25
-        results.append(json.loads((tmp_path / "preference_data.json").read_text()))
+    for name in ("first", "second"):
+        done = run_script(SCRIPT, "--smoke", cwd=tmp_path)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert len(done.stdout.splitlines()) <= 30
+        outputs = tmp_path / "outputs"
+        files = sorted(path.name for path in outputs.iterdir())
+        assert files == ["preference_data-smoke.json", "preference_data-smoke.png"]
+        assert (outputs / files[1]).read_bytes().startswith(b"\x89PNG")
+        results.append(json.loads((outputs / files[0]).read_text()))
         results[-1].pop("wall_seconds")
+        outputs.rename(tmp_path / name)
     assert results[0] == results[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["preference_data.json", "preference_data.png"]
-    assert (tmp_path / "preference_data.png").read_bytes().startswith(b"\x89PNG")
     claims = {claim["id"]: claim for claim in results[0]["claims"]}
-    assert {"pairwise_beats_pointwise_at_equal_cost", "listwise_more_per_annotation"} <= claims.keys()
-    recovery = results[0]["metrics"]["recovery"]
-    assert recovery["responses_read"] == [12, 24, 48, 96]
-    equal_cost = recovery["tau"]["pairwise"][-3]["mean"] - recovery["tau"]["a new rater each time"][-3]["mean"]
-    assert claims["pairwise_beats_pointwise_at_equal_cost"]["measured"] == pytest.approx(equal_cost, abs=2e-4)
+    assert list(claims) == [claim.id for claim in explorer.CLAIMS]
+    metrics = results[0]["metrics"]
+    assert metrics["responses_read"] == [12, 24, 48, 96]
+    pairs, scores = (metrics["tau"][name] for name in ("pairwise", "new_rater_each_time"))
+    for name, place in (("at_equal_cost", -3), ("per_annotation", -4)):
+        claim = claims[f"pairwise_beats_pointwise_{name}"]
+        expected = pairs[-3]["mean"] - scores[place]["mean"]
+        assert claim["mean"] == pytest.approx(expected, abs=2e-6)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_the_command_on_own_pairs(tmp_path, ending):
     pytest.importorskip("datasets")
-    path, figures = tmp_path / f"mine.{ending}", tmp_path / "figures"
+    path = tmp_path / f"mine.{ending}"
     if ending == "jsonl":
         path.write_text("\n".join(map(json.dumps, FAULTY)), encoding="utf-8")
     else:
@@ -297,51 +490,67 @@ def test_the_command_on_own_pairs(tmp_path, ending):
             writer = csv.DictWriter(file, FAULTY[0])
             writer.writeheader()
             writer.writerows(FAULTY)
-    done = run_script(figures, "--dataset", str(path))
-    assert done.returncode == 0 and done.stderr == ""
-    assert "10 rows, 6 usable pairs on 4 prompts" in done.stdout
-    assert "1 with identical answers, 2 with an empty one, 1 repeated" in done.stdout
-    assert "labelled both ways: 1" in done.stdout and "split by prompt" in done.stdout
-    assert sorted(path.name for path in figures.iterdir()) == ["preference_data_mine.json", "preference_data_mine.png"]
-    metrics = json.loads((figures / "preference_data_mine.json").read_text())["metrics"]
-    assert metrics == json.loads(json.dumps(explorer.diagnose(FAULTY, seed=0)))
+    done = run_script(SCRIPT, "--dataset", path.name, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    text = " ".join(done.stdout.split())
+    assert "10 rows, 6 usable pairs on 4 prompts" in text
+    assert "dropped: 2 empty (row 6), 1 identical (row 5), 1 duplicate (row 3)" in text
+    assert "labelled both ways: 1" in text and "split by prompt" in text
+    assert "claims" not in text
+    run = f"preference_data-dataset-mine.{ending}"
+    files = sorted(path.name for path in (tmp_path / "outputs").iterdir())
+    assert files == [f"{run}.json", f"{run}.png"]
+    metrics = json.loads((tmp_path / "outputs" / files[0]).read_text())["metrics"]
+    diagnosis, usable = pair_diagnosis.diagnose(FAULTY, seed=0)
+    described = pair_diagnosis.describe_own_pairs(usable, None)
+    assert metrics == json.loads(json.dumps({"pairs": diagnosis, **described}))
+    assert metrics["first_pair"] == FAULTY[0]
 
 
 def test_pairs_in_the_tokens_of_a_model(tmp_path):
     pytest.importorskip("transformers")
     tokenizer = load_tokenizer("tiny-gpt2")
     long = {"prompt": "Why?", "chosen": "So.", "rejected": "very " * 400}
-    path, figures = tmp_path / "mine.jsonl", tmp_path / "figures"
-    path.write_text("\n".join(map(json.dumps, [long, *FAULTY])), encoding="utf-8")
-    done = run_script(figures, "--dataset", str(path), "--model", "tiny-gpt2")
+    rows = [long, *FAULTY]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = ("--dataset", "mine.jsonl", "--model", "tiny-gpt2")
+    done = run_script(SCRIPT, *flags, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    tokens = json.loads((figures / "preference_data_mine.json").read_text())["metrics"]["tokens"]
+    (results,) = (tmp_path / "outputs").glob("*.json")
+    tokens = json.loads(results.read_text())["metrics"]["tokens"]
     assert tokens["too_long"] == 1 and tokens["limit"] == tokenizer.model_max_length
-    assert tokens["prompt"]["longest"] == max(len(encode_prompt(tokenizer, row["prompt"])) for row in [long, *FAULTY])
-    assert tokens["rejected"]["longest"] == len(encode_response(tokenizer, long["rejected"].strip()))
-    assert f"1 pairs are longer than {tokens['limit']}" in done.stdout
+    longest = max(len(encode_prompt(tokenizer, row["prompt"])) for row in rows)
+    assert tokens["prompt"]["longest"] == longest
+    rejected = long["rejected"].strip()
+    assert tokens["rejected"]["longest"] == len(encode_response(tokenizer, rejected))
+    text = " ".join(done.stdout.split())
+    assert f"1 pairs are longer than {tokens['limit']}" in text
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        *(("--dataset", "nowhere.jsonl"), ("--seed", "x"), ("--nonsense",), ("--dataset", __file__)),
+        ("--dataset", "nowhere.jsonl"),
+        ("--seed", "x"),
+        ("--nonsense",),
+        ("--dataset", __file__),
         ("--model", "tiny-gpt2"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, flags):
-    done = run_script(tmp_path, *flags)
+    done = run_script(SCRIPT, *flags, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("text", ["no json", '{"prompt": "p", "chosen": "c"}', '[{"prompt": "p"', "["])
+@pytest.mark.parametrize(
+    "text", ["no json", '{"prompt": "p", "chosen": "c"}', '[{"prompt": "p"', "["]
+)
 def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path, text):
     pytest.importorskip("datasets")
-    path, figures = tmp_path / "mine.json", tmp_path / "figures"
-    path.write_text(text, encoding="utf-8")
-    done = run_script(figures, "--dataset", str(path))
+    (tmp_path / "mine.json").write_text(text, encoding="utf-8")
+    done = run_script(SCRIPT, "--dataset", "mine.json", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {path}") and done.stderr.count("\n") == 1
-    assert list(figures.iterdir()) == []
+    assert done.stderr.startswith("error: mine.json") and done.stderr.count("\n") == 1
+    assert list((tmp_path / "outputs").iterdir()) == []
