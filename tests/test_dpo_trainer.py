@@ -469,4 +469,4 @@ def test_what_every_method_is_compared_by(saved):
     for row in rows:
         for name in ("kl", "gold", "good"):
             assert set(row[name]) >= {"mean", "ci95"}
-        assert row["annotations"] in ((0,) if row["method"] == "SFT" else (8, 16, 32, 64))
+        assert row["annotations"] in ((0,) if row["method"] == "SFT" else (5, 10, 21, 64))

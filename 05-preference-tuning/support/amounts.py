@@ -58,15 +58,15 @@ def study_amounts(
 
 
 def study_amount(arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str) -> dict:
-    """One arm, looked at on the way: half of the default's pairs, at most 128 test prompts."""
-    count, training = len(start.data.train) // 2, start.training
+    """One arm, looked at on the way: a third of the default's pairs, at most 128 test prompts."""
+    count, training = len(start.data.train) // 3, start.training
     rows = make_pairs(count, annotator=arm.annotator, seed=training["seed"])
     beta, epochs = arm.times_beta * training["beta"], 1 if start.smoke else arm.epochs
     prompts, looks = start.data.prompts[:128], []
 
     def look(step: int, policy) -> dict:
         answers = start.answer(policy, prompts, 2, step)[1]
-        looks.append(Look(step, answers, read_pairs(policy, start.tokenizer, rows[:128], beta)))
+        looks.append(Look(step, answers, read_pairs(policy, start.tokenizer, rows[:96], beta)))
         return {}
 
     per_epoch = -(-count // training["batch_size"])
