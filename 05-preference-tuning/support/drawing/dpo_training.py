@@ -59,7 +59,7 @@ def good_panel(ax, amounts: dict, grey: dict | None) -> None:
         draw_band(ax, series(amounts[name], "epoch"), *band, HUES[name], label, **line)
     ends = [amounts[name]["curve"][-1]["good"]["mean"] for name in LABELS]
     ax.set(title=f"Good answers end at {ends[0]:.0%} and {ends[1]:.0%}")
-    ax.set(xlabel="epochs at a constant rate", ylabel="share (test prompts)", ylim=(0, 1.25))
+    ax.set(xlabel=epochs_label(amounts), ylabel="share (test prompts)", ylim=(0, 1.25))
     ax.legend(loc="upper right", ncols=2, columnspacing=1)
 
 
@@ -76,7 +76,10 @@ def beta_panel(ax, amounts: dict, grey: dict | None) -> None:
     labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
     plot_frontier(ax, amounts, labels, grey)
     ends = [np.sqrt(series(amounts[name], "kl")[-1]) for name in ("low_beta", "high_beta")]
-    ax.set(title=f"Two epochs: {ends[0]:.1f} far with low beta, {ends[1]:.1f} with high")
+    betas = [amounts[name]["beta"] for name in ("low_beta", "high_beta")]
+    title = f"Beta sets how far: {ends[0]:.1f} at {betas[0]:.2g}, {ends[1]:.1f} at {betas[1]:.2g}"
+    ax.set(title=title)
+    ax.legend(loc="lower center")
 
 
 def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
@@ -101,6 +104,11 @@ def series(amount: dict, name: str) -> np.ndarray:
     return np.array([value["mean"] if isinstance(value, dict) else value for value in values])
 
 
+def epochs_label(amounts: dict) -> str:
+    """The axis of the amount of training."""
+    return f"epochs over {amounts['unbiased']['pairs']:.0f} pairs at a constant rate"
+
+
 def training_panel(ax, amounts: dict) -> None:
     """What a practitioner sees: accuracy and loss on the pairs that are trained on."""
     for name, label in LABELS.items():
@@ -109,7 +117,7 @@ def training_panel(ax, amounts: dict) -> None:
         ax.plot(epochs, series(amounts[name], "accuracy")[1:], label=f"accuracy, {label}", **line)
         line |= {"marker": "v", "alpha": 0.5}
         ax.plot(epochs, series(amounts[name], "loss")[1:], label=f"loss, {label}", **line)
-    ax.set(title="Training shows only improvement", xlabel="epochs at a constant rate")
+    ax.set(title="Training shows only improvement", xlabel=epochs_label(amounts))
     ax.set(ylabel="share of pairs; loss in nats", ylim=(0, 1.6))
     ax.legend(loc="upper left", fontsize=8)
 
