@@ -6,13 +6,11 @@
 
 Three groups of annotators have one bias each: for length, for an expert's tone, for agreement with
 the user, who holds a wrong belief in every question here. Each bias is planted, seen in the labels,
-read off the reward model by contrasts, and exploited by best-of-n and by DPO; beside them stands a
-group without bias. Then a reward without bias that is merely noisy, and what mitigates: a smaller
-n, the KL term, length normalisation, mixed annotators, ensembles of reward models.
+read off the reward model by contrasts, and exploited by best-of-n and by DPO. Beside them stand a
+group without bias, a reward that is merely noisy, and what mitigates.
 
 About 100 seconds on 2 cores. Writes outputs/reward_hacking.png. Left out: RL against the reward
-(online_rl.py has it), heavy-tailed rewards, rewards that are programs, length-normalised DPO, and
-your own pairs, whose flaws nobody planted.
+(online_rl.py), heavy tails, rewards that are programs, length-normalised DPO, your own pairs.
 """
 
 import argparse
@@ -24,10 +22,10 @@ from support.biased_pairs import (
     MEMBERS,
     distinct_texts,
     policy_runs,
-    reward_runs,
     same_pairs,
     show_hacked,
     trace_biases,
+    train_rewards,
     wrong_users,
 )
 from support.drawing.reward_hacking import draw_hacking
@@ -62,25 +60,22 @@ OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stand
 )
 COMPARISONS = (  # id, what is said, whose gold utility is compared
     ("small_n_mitigates", "a smaller n mitigates verbosity", "best of 4 minus best of 64"),
-    ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 beta minus at beta"),
+    ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
     ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
-    ("per_word_beats_shortest", "by more than shortness", "best of 64 by it minus shortest of 64"),
+    ("per_word_beats_shortest", "it is more than brevity", "best of 64 by it minus the shortest"),
     ("level_decides_per_word", "its level decides", "best of 64, mean reward 10 minus -10"),
-    ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
-    ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
+    ("regressing_mitigates", "reward without length does, too", "best of 64, with minus without"),
+    ("seeds_mitigate", "an ensemble of one group does", "best of 64, with minus without"),
     ("noise_bends_sd_3", "noise of texts bends gold", "best of 16 minus 64, noise of sd 3"),
     ("noise_bends_sd_6", "noise of texts bends gold", "best of 16 minus 64, noise of sd 6"),
     ("new_noise_is_harmless", "noise of samples does not", "best of 64 minus 16, noise of sd 3"),
 )
 FOR_EACH_HACK = (
-    ("mixing_mitigates", "a mixed reward mitigates", "best of 64 by it minus by the biased one"),
-    ("mixing_dpo_mitigates", "mixed labels mitigate", "DPO on them minus DPO on biased ones"),
-    (
-        "ensemble_mitigates",
-        "groups together mitigate",
-        "best of 64 by them minus by the biased one",
-    ),
+    ("mixing_mitigates", "mixed annotators mitigate", "best of 64, mixed reward minus biased"),
+    ("mixing_dpo_mitigates", "mixed labels mitigate", "DPO, mixed labels minus biased ones"),
+    ("ensemble_mitigates", "an ensemble mitigates", "best of 64, least of three minus biased"),
 )
+GOLD = "gold utility in log-odds: "
 CLAIMS = (
     *(
         Claim(f"{hack}_{id}", f"{name}: {says}", measured, f"{hack}.{path}", smallest=0.05)
@@ -88,13 +83,11 @@ CLAIMS = (
         for id, says, measured, path in OF_EACH_HACK
     ),
     *(
-        Claim(id, says, f"gold utility: {compared}", f"gold.{id}", smallest=0.05)
+        Claim(id, says, GOLD + compared, f"gold.{id}", smallest=0.05)
         for id, says, compared in COMPARISONS
     ),
     *(
-        Claim(
-            f"{id}_{h}", f"{says} {name}", f"gold utility: {arms}", f"gold.{id}_{h}", smallest=0.05
-        )
+        Claim(f"{id}_{h}", f"{says} {name}", GOLD + arms, f"gold.{id}_{h}", smallest=0.05)
         for id, says, arms in FOR_EACH_HACK
         for h, name in HACKS.items()
     ),
@@ -240,9 +233,7 @@ def study(
     pairs: int,
     beta: float,
     seed: int,
-    reward_backbone: str,
-    reward_pairs: int,
-    reward_training: dict,
+    reward: dict,
     prompts: int,
     n: int,
     output_dir: Path,
@@ -251,7 +242,7 @@ def study(
     max_new_tokens: int = 48,
     **training,
 ) -> dict:
-    """The section: metrics. `training` are the settings of `train_dpo`, the other ones of `fit`."""
+    """The section: metrics. `training` are the settings of DPO, `reward` of the reward models."""
     asked, watched = wrong_users("test", prompts), wrong_users("validation", prompts // 2)
     test, watched = ([question.prompt for question in rows] for rows in (asked, watched))
     sft = (model, dataset, sft_steps, seed, output_dir, device)
@@ -259,31 +250,26 @@ def study(
     sampling = (max_new_tokens, seed)
     texts, pool = sample_answers(reference, tokenizer, test, 3 * n // 2, *sampling)
 
-    labels, judges, answers, policies, curves = {}, {}, {}, {}, {}
-    for name, rows, its_seed in reward_runs(reward_pairs, seed):
-        options = {**reward_training, "seed": its_seed, "name": f"reward model: {name}"}
-        judges[name] = fit(reward_backbone, rows, device=device, **options)[:2]
-        labels[name] = rows
+    labels, judges = train_rewards(fit, **reward, device=device)
     rewards = {name: score_texts(judge, test, texts) for name, judge in judges.items()}
 
     def look(step: int, policy) -> dict:
         return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
+    answers, policies, curves = {}, {}, {}
     for name, rows, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
         options = {**training, "beta": its_beta, "seed": seed, "name": f"DPO: {name}"}
-        fresh, _ = load_sft_checkpoint(*sft)
-        trained = train_dpo(fresh, tokenizer, rows, **options, look=look)
+        trained = train_dpo(load_sft_checkpoint(*sft)[0], tokenizer, rows, **options, look=look)
         answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
 
     show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
-    ns = [smaller for smaller in NS if smaller <= n]
-    metrics = measure(texts, pool, rewards, policies, ns, seed)
+    metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
     for hack, traced in trace_biases(labels, judges, asked, seed).items():
         metrics[hack] |= traced
-    mixed = same_pairs(labels["mixed"], labels["human"])
-    return {**metrics, "curves": curves, "same_pairs": mixed}
+    same = same_pairs(labels["mixed"], labels["human"])
+    return {**metrics, "curves": curves, "same_pairs": same}
 
 
 def findings(metrics: dict) -> list[str]:
@@ -321,8 +307,7 @@ def build_parser() -> argparse.ArgumentParser:
     beta = "strength of the pull towards the reference"
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
     group = cli.add_policy_flags(parser, prompts="80")
-    largest = "the largest n of best-of-n, one of 16, 24, 32, 48, 64"
-    group.add_argument("--n", type=int, choices=NS[7:], default=64, help=largest)
+    group.add_argument("--n", type=int, choices=NS[7:], default=64, help="the largest n")
     return parser
 
 
@@ -332,18 +317,10 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "reward_hacking", smoke)
     device = cli.init_compute(args.device)
     settings = training_settings("hacked policy", **args.settings)
-    reward = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
-    reward = training_settings("hacked reward model", **reward)
-    metrics = study(
-        **settings,
-        reward_backbone=args.reward_backbone,
-        reward_pairs=reward["pairs"],
-        reward_training={name: reward[name] for name in ("learning_rate", "epochs", "batch_size")},
-        prompts=args.prompts or 80,
-        n=args.n,
-        output_dir=args.output_dir,
-        device=device,
-    )
+    rewards = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
+    reward = training_settings("hacked reward model", **rewards)
+    folders = {"output_dir": args.output_dir, "device": device}
+    metrics = study(**settings, **folders, reward=reward, prompts=args.prompts or 80, n=args.n)
     settings["reward_pairs"] = reward["pairs"]
     outcome = {"claims": CLAIMS, "checks": CHECKS, "settings": settings, "device": device}
     return finish(args, metrics, draw_hacking, findings(metrics), **outcome)

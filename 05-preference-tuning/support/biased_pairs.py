@@ -5,7 +5,7 @@ expert's tone, an echo of the belief.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from support.contrasts import absorbed_bias, contrast_rewards
@@ -119,6 +119,20 @@ def policy_runs(count: int, seed: int, beta: float, strong_beta: float) -> list[
     runs.append(PolicyRun("mixed", mixed_pairs(count, seed), beta, "mixed"))
     verbose = group_pairs("length", count, seed)
     return [*runs, PolicyRun("strong_kl", verbose, strong_beta, "length")]
+
+
+def train_rewards(
+    fit: Callable, *, model: str, dataset: None, pairs: int, seed: int, device: str, **training
+) -> tuple[dict, dict]:
+    """(labelled pairs, (reward model, tokenizer)) of all runs by name; `fit` is reward_model.py's.
+
+    `training` are its settings.
+    """
+    runs, judges = reward_runs(pairs, seed), {}
+    for name, rows, its_seed in runs:
+        options = {**training, "seed": its_seed, "name": f"reward model: {name}"}
+        judges[name] = fit(model, rows, device=device, **options)[:2]
+    return {run.name: run.pairs for run in runs}, judges
 
 
 # --- What came of them ---
