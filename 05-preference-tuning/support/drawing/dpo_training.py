@@ -17,6 +17,7 @@ import numpy as np
 
 LABELS = {"unbiased": "unbiased labels", "biased": "labels that love length"}
 LINES = {"unbiased": "-", "biased": "--", "low_beta": ":", "high_beta": "-."}
+MARKERS = {"low_beta": ">", "high_beta": "<"}
 HUES = {"unbiased": COLORS["dpo"], "biased": COLORS["proxy"]}
 
 
@@ -90,7 +91,11 @@ def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
     for name, label in labels.items():
         gold = [seen["gold"] for seen in amounts[name]["curve"]]
         line = {"color": HUES.get(name, COLORS["dpo"]), "ls": LINES[name], "lw": 1.4}
-        marks = {"marker": "o", "ms": 5, "mfc": "white" if name == "biased" else None}
+        marks = {
+            "marker": MARKERS.get(name, "o"),
+            "ms": 5,
+            "mfc": "white" if name == "biased" else None,
+        }
         kl = np.sqrt(series(amounts[name], "kl"))
         ax.errorbar(kl, curve(gold)[0], error_bars(gold), label=label, **line, **marks)
     ax.set_xlabel("square root of the measured KL from SFT, nats")
