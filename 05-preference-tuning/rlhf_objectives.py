@@ -88,9 +88,8 @@ def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: flo
     """
     support = ref_probs > 0
     best = np.where(support, rewards, -np.inf).max(-1, keepdims=True)
-    with np.errstate(divide="ignore", over="ignore"):  # log 0, r / tiny beta: -inf, probability 0
-        logits = np.log(ref_probs) + np.where(support, rewards - best, 0.0) / beta
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    with np.errstate(over="ignore"):  # divided by a tiny beta: -inf, so the weight is 0
+        weights = ref_probs * np.exp(np.where(support, rewards - best, 0.0) / beta)
     return weights / weights.sum(-1, keepdims=True)
 
 

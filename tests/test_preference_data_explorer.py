@@ -272,8 +272,9 @@ def test_crossing_of_a_curve_with_a_level():
     assert annotation_study.crossing(table, factors) == pytest.approx(expected)
     assert annotation_study.crossing(table + above, factors) == 4.0  # beyond the last
     assert annotation_study.crossing(table - above, factors) == pytest.approx(1.0)
-    bumpy = np.array([[0.45, 0.5, 0.4, 0.42]])  # rises again by noise
-    assert 1 < annotation_study.crossing(bumpy, factors) < 2
+    bumpy = np.array([[0.4, 0.8, 0.35, 0.45, 0.43, 0.42, 0.1]])  # rises again, by noise
+    first = annotation_study.crossing(bumpy, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+    assert first == pytest.approx(2 ** (0.4 / 0.45))
 
 
 def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
