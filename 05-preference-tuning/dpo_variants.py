@@ -6,11 +6,10 @@
     python 05-preference-tuning/dpo_variants.py --model FOLDER --dataset pairs.jsonl    # yours
 
 First one pair of answers and a policy that is a table: where DPO, conservative DPO and IPO stop.
-Then trainings of the SFT checkpoint, judged by sampled answers to held-out prompts: IPO and DPO on
-clean, tied and one-sided pairs, KTO and DPO under label noise, long enough to differ; DPO on labels
-of falling quality, and on those of a language model that reads two answers and says A or B; DPO on
-written pairs, on samples of the SFT checkpoint, and on samples of the policy itself. Two controls:
-SFT on the chosen answers, and DPO on labels drawn by a coin.
+Then the SFT checkpoint is trained and judged by sampled answers to held-out prompts: IPO and DPO on
+clean, tied and one-sided pairs, KTO and DPO under label noise; DPO on labels of falling quality and
+on those of a language model that says A or B; DPO on written pairs, samples of the checkpoint, and
+samples of the policy itself. Two controls: SFT on the chosen answers, and labels drawn by a coin.
 
 About two minutes on 2 cores for twenty short trainings. Writes outputs/dpo_variants.png.
 Left out: rewards that are queried during training (online_rl.py), and training the judge.
@@ -20,13 +19,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from support.drawing.dpo_variants import draw_variants
-from support.judging import ai_labels, study_judge
+from support.judging import study_judge
 from support.own_pairs import load_own_pairs
 from support.pair_table import study_table
-from support.parity import difference_from_trl, ipo_inputs, kto_inputs
+from support.parity import loss_differences
 from support.policy_data import policy_data, tell_limits
 from support.training import (
     Trained,
@@ -35,8 +33,9 @@ from support.training import (
     trainer_settings,
     training_settings,
 )
-from support.variant_data import flip_labels, one_sided_pairs, single_labels, tied_pairs, unpaired
-from support.variant_results import compare_arms, frontier_points, label_quality, run_arms
+from support.variant_arms import Arm, judge_arms, world_arms
+from support.variant_data import one_sided_pairs, unpaired
+from support.variant_results import compare_arms, gold_at_kl, loss_findings, run_arms
 from support.variant_training import LOSSES, UNPAIRED, train_in_rounds, train_sft_on_chosen
 
 import numpy as np
@@ -44,17 +43,11 @@ from dpo_trainer import BETA, dpo_loss, lora_config, train_dpo
 
 from common import cli
 from common.models import load_causal_lm
-from common.preferences import make_pairs
-from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.reporting import Check, Claim, finish, interval, percent
 
-# beta, from 0.1, 0.3, 1 and 3, by sampled answers to validation prompts: the least KL among those
-# within 0.02 of the best share of good answers. IPO's is tau, per token of the response. All other
-# losses take DPO's 0.3.
+# beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts: the least KL within 0.02 of
+# the best share of good answers. IPO's is tau, per token. All other losses take DPO's 0.3.
 BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
-FLIPPED = (0, 10, 20, 30)  # per cent of the labels
-WATCHED = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "dpo_noise", "kto_noise")
-SHOWN = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "policy")  # in the terminal
-
 SMALLEST = 0.1  # difference in gold utility (log-odds) that is worth calling one
 SAME = 0.2  # distance in gold utility within which labels are as good as others
 MEASURED = {
@@ -169,22 +162,11 @@ def stopping_points(p: float, beta: float, smoothing: float) -> dict[str, float]
 
 
 def train_kto(
-    model,
-    tokenizer,
-    rows: Sequence[dict],
-    *,
-    batch_size: int,
-    seed: int,
-    beta: float = BETAS["kto"],
-    loss_type: str = "kto",
-    name: str = "KTO",
-    look=None,
-    **training,
+    model, tokenizer, rows, *, batch_size, seed, beta, loss_type="kto", name, look=None, **training
 ) -> Trained:
     """Train a LoRA adapter on pairs, or on rows of prompt, completion, label.
 
-    A step reads twice as many responses as DPO reads pairs. The classes are weighed so that both
-    count alike.
+    A step reads as many responses as DPO's. The classes are weighed so that both count alike.
     """
     import torch
     from trl import KTOConfig, KTOTrainer
@@ -207,17 +189,7 @@ def train_kto(
 # --- 3. The arms ---
 
 
-class Arm(NamedTuple):
-    """One training: its key in the metrics, its name, what trains it on which pairs, and how."""
-
-    key: str
-    name: str
-    method: Callable[..., Trained]
-    pairs: Sequence[dict]
-    settings: dict
-
-
-def loss_arm(key: str, name: str, pairs, losses: Sequence[str], beta=None, **settings) -> Arm:
+def loss_arm(key: str, name: str, pairs, losses: Sequence[str], *, beta=None, **settings) -> Arm:
     """Training with the sum of TRL's losses of these names; beta is that of the first."""
     settings["beta"] = beta or BETAS.get(losses[0], BETA)
     if losses[0] in UNPAIRED:
@@ -227,69 +199,13 @@ def loss_arm(key: str, name: str, pairs, losses: Sequence[str], beta=None, **set
     return Arm(key, name, train_dpo, pairs, {**settings, "loss_type": losses})
 
 
-def named_losses(pairs, losses: Sequence[str], beta: float | None) -> list[Arm]:
+def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[Arm]:
     """DPO, and beside it the losses of --loss-type, or else IPO and KTO."""
-    arms = [loss_arm("dpo", "DPO", pairs, ("sigmoid",), beta)]
+    arms = [arm("dpo", "DPO", pairs, ("sigmoid",))]
     if not losses:
-        arms.append(loss_arm("ipo", "IPO", pairs, ("ipo",), beta))
-        arms.append(loss_arm("kto", "KTO", pairs, ("kto",), beta))
+        arms += [arm("ipo", "IPO", pairs, ("ipo",)), arm("kto", "KTO", pairs, ("kto",))]
     elif losses != ("sigmoid",):
-        arms.append(loss_arm("_".join(losses), " + ".join(losses), pairs, losses, beta))
-    return arms
-
-
-def other_data(pairs: list[dict], once: list[dict], seed: int, beta: float | None) -> list[Arm]:
-    """Ties and noise for as long as the clean pairs, one-sided pairs and single labels."""
-    ties, noisy = tied_pairs(len(pairs), seed), flip_labels(pairs, 0.3, seed)
-    singles = single_labels(make_pairs(2 * len(pairs), seed=seed + 500), 0.25, seed)
-    return [
-        loss_arm("dpo_ties", "DPO, 75 % ties", ties, ("sigmoid",), beta),
-        loss_arm("ipo_ties", "IPO, 75 % ties", ties, ("ipo",), beta),
-        loss_arm("dpo_noise", "DPO, 30 % flipped", noisy, ("sigmoid",), beta),
-        loss_arm("kto_noise", "KTO, 30 % flipped", noisy, ("kto",), beta),
-        loss_arm("dpo_one_sided", "DPO, one-sided", once * 8, ("sigmoid",), beta, epochs=1),
-        loss_arm("ipo_one_sided", "IPO, one-sided", once * 8, ("ipo",), beta, epochs=1),
-        loss_arm("kto_singles", "KTO without pairs", singles, ("kto",), beta, epochs=1),
-    ]
-
-
-def other_labels(pairs: list[dict], seed: int, beta: float | None) -> list[Arm]:
-    """DPO on human labels of falling quality, in one pass over the pairs."""
-    arms = []
-    for share in FLIPPED:
-        flipped, name = flip_labels(pairs, share / 100, seed), f"one pass, {share} % flipped"
-        arms.append(loss_arm(f"flipped_{share}", name, flipped, ("sigmoid",), beta, epochs=1))
-    return arms
-
-
-def controls(pairs: list[dict], seed: int, beta: float | None) -> list[Arm]:
-    """One pass over the same pairs that learns nothing from comparing their two answers."""
-    coin, imitate = flip_labels(pairs, 0.5, seed), partial(train_sft_on_chosen, lora=lora_config)
-    return [
-        loss_arm("coin", "labels by a coin", coin, ("sigmoid",), beta, epochs=1),
-        Arm("sft_on_chosen", "SFT on the chosen", imitate, pairs, {"epochs": 1}),
-    ]
-
-
-def judge_arms(annotator: tuple, pairs: Sequence[dict], beta, world: bool) -> list[Arm]:
-    """DPO on a language model's labels; in the world in one pass, and with one order, too."""
-    readers, epochs = [("ai_labels", "AI labels", 2)], {}
-    if world:
-        readers, epochs = [*readers, ("ai_one_order", "AI labels, one order", 1)], {"epochs": 1}
-    arms = []
-    for key, name, orders in readers:
-        labelled = ai_labels(*annotator, pairs, orders)
-        arms.append(loss_arm(key, name, labelled, ("sigmoid",), beta, **epochs))
-    return arms
-
-
-def other_sources(pairs: list[dict], beta: float | None, max_new_tokens: int) -> list[Arm]:
-    """DPO in three rounds on written pairs, samples of the SFT checkpoint, and of the policy."""
-    rounds = partial(train_in_rounds, train=train_dpo, max_new_tokens=max_new_tokens)
-    settings, arms = {"beta": beta or BETA, "epochs": 1}, []
-    names = {"written": "written pairs", "sft": "SFT samples", "policy": "on-policy DPO"}
-    for source, name in names.items():
-        arms.append(Arm(source, name, partial(rounds, source=source), pairs, settings))
+        arms.append(arm("_".join(losses), " + ".join(losses), pairs, losses))
     return arms
 
 
@@ -315,98 +231,50 @@ def study(
 ) -> dict:
     """The section's metrics; `training` are learning rate, epochs, batch size and seed.
 
-    All of it on the world's pairs; with `loss_type`, or on the user's own pairs, which have no gold
-    standard, DPO and the losses beside it, and DPO on the labels of a judge that is given.
+    With `loss_type`, or on the user's own pairs, which have no gold standard, only DPO, the losses
+    beside it, and DPO on the labels of a judge that is given.
     """
     rows, seed = load_own_pairs(dataset), training["seed"]
     sft = (model, dataset, sft_steps, seed, output_dir, device)
     _, tokenizer = load_sft_checkpoint(*sft)
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
     tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
-    world = data.has_gold and not loss_type
-    arms, human, by_judge = named_losses(data.train, tuple(loss_type), beta), [], []
-    metrics, one_sided = {"train_pairs": len(data.train), "held_out_pairs": len(data.held)}, []
+    world, arm, once = data.has_gold and not loss_type, partial(loss_arm, beta=beta), []
+    arms = named_losses(arm, data.train, tuple(loss_type))
+    metrics = {"train_pairs": len(data.train), "held_out_pairs": len(data.held)}
+    if world:
+        once = one_sided_pairs(max(1, len(data.train) // 8), seed)
+        rounds = {"train": train_dpo, "beta": beta or BETA, "max_new_tokens": max_new_tokens}
+        others = partial(train_in_rounds, **rounds), partial(train_sft_on_chosen, lora=lora_config)
+        arms += world_arms(arm, data.train, once, seed, *others)
+        metrics["table"] = study_table(dpo_loss, ipo_loss, stopping_points, table_steps)
     if judge or world:
         annotator = load_causal_lm(judge or "tiny-gpt2", device)
-        by_judge = judge_arms(annotator, data.train, beta, world)
-        both = zip(by_judge[0].pairs, data.train, strict=True)
-        metrics["judge_agrees"] = summary([ai["chosen"] == row["chosen"] for ai, row in both])
-    if world:
-        one_sided = one_sided_pairs(max(1, len(data.train) // 8), seed)
-        human = other_labels(data.train, seed, beta)
-        arms += other_data(data.train, one_sided, seed, beta) + controls(data.train, seed, beta)
-        arms += other_sources(make_pairs(2 * pairs, seed=seed), beta, max_new_tokens)
-        losses = {"dpo": dpo_loss, "ipo": ipo_loss}
-        metrics["table"] = study_table(losses, stopping_points, table_steps)
+        arms += judge_arms(arm, annotator, data.train, world)
         metrics["judge"] = study_judge(*annotator, data.held)
-
-    def check(arm: Arm, trained: Trained) -> None:
-        count = training["batch_size"]
-        if arm.key == "ipo":
-            ours = ipo_loss(**ipo_inputs(trained, tokenizer, arm.pairs[:count]))
-            metrics["ipo_difference_from_trl"] = difference_from_trl(ours, trained)
-        if arm.key == "kto":
-            ours = kto_loss(**kto_inputs(trained, tokenizer, 2 * count))
-            metrics["kto_difference_from_trl"] = difference_from_trl(ours, trained)
-
-    results = run_arms(
-        [*arms, *human, *by_judge],
-        sft=sft,
-        data=data,
-        margin_pairs=one_sided or data.held,
-        max_new_tokens=max_new_tokens,
-        training=training,
-        watched=WATCHED if world else (),
-        shown=SHOWN if world else [arm.key for arm in arms],
-        after=check,
-    )
-    metrics["arms"] = results.measured
-    if world:
-        gold = {key: answers["utility"].mean(1) for key, answers in results.answers.items()}
-        labels = {"human": label_quality(human, results.measured)}
-        labels["judge"] = label_quality(by_judge, results.measured)
-        metrics["labels"] = labels
-        metrics["differences"] = compare_arms(gold, results.margins, labels)
-        annotations = {arm.key: len(arm.pairs) for arm in (*arms, *by_judge)}
-        metrics["frontier"] = frontier_points(results.answers, annotations)
-    return metrics
+    results = run_arms(arms, sft, data, training, max_new_tokens, margin_pairs=once or data.held)
+    metrics |= {"arms": results.measured, **loss_differences(results.trained, ipo_loss, kto_loss)}
+    return metrics | compare_arms(arms, results) if world else metrics
 
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
-    arms, lines = metrics["arms"], []
     if "differences" not in metrics:
-        for arm in list(arms.values())[1:]:
-            accuracy, margin = percent(arm["implicit_reward_accuracy"]), interval(arm["margin"])
-            gold = f", good answers {percent(arm['good'])}" if "good" in arm else ""
-            lines.append(
-                f"{arm['name']}: ranks {accuracy} of held-out pairs as labelled, margin {margin} "
-                f"and KL {interval(arm['kl'])} nats{gold}."
-            )
-        if "judge_agrees" in metrics:
-            agrees = percent(metrics["judge_agrees"])
-            lines.append(f"The judge labels {agrees} of the pairs as the data do.")
-        return lines
-
-    def gold_at_kl(*keys: str) -> str:
-        texts = []
-        for key in keys:
-            gold, kl = arms[key]["utility"]["mean"], arms[key]["kl"]["mean"]
-            texts.append(f"{arms[key]['name']} {gold:.2f} at KL {kl:.1f}")
-        return ", ".join(texts)
-
-    stops = metrics["table"]["pairs"][1]["stops"]
-    both, line = metrics["labels"]["judge"][0], metrics["differences"]["rlaif_is_its_judge"]
+        return loss_findings(metrics)
+    at_kl = partial(gold_at_kl, metrics["arms"])
+    stops, judge = metrics["table"]["pairs"][1]["stops"], metrics["labels"]["judge"][0]
+    off_line = metrics["differences"]["rlaif_is_its_judge"]
     return [
         f"One pair that wins in 80 %: DPO stops at h = {stops['dpo']:.2f} nats, IPO at "
         f"{stops['ipo']:.2f}; where it always wins, DPO never stops.",
-        f"Gold utility and KL in nats: {gold_at_kl('reference', 'dpo', 'ipo', 'kto')}.",
-        f"Other data: {gold_at_kl('dpo_ties', 'ipo_ties', 'dpo_one_sided', 'ipo_one_sided')}, "
-        f"{gold_at_kl('dpo_noise', 'kto_noise', 'kto_singles')}.",
-        f"The judge labels {percent(both['agreement'])} of the pairs in the gold order; DPO on its "
-        f"labels lies {interval(line)} from what human labels predict.",
-        f"Where pairs come from: {gold_at_kl('written', 'sft', 'policy')}.",
-        f"Controls: {gold_at_kl('sft_on_chosen', 'coin')}.",
+        f"Gold utility: {at_kl('reference', 'dpo', 'ipo', 'kto')}.",
+        f"Ties: {at_kl('dpo_ties', 'ipo_ties')}.",
+        f"One-sided pairs: {at_kl('dpo_one_sided', 'ipo_one_sided')}.",
+        f"Noise and single labels: {at_kl('dpo_noise', 'kto_noise', 'kto_singles')}.",
+        f"The judge labels {percent(judge['agreement'])} of the pairs in the gold order; from what "
+        f"human labels of that quality give, DPO's gold utility differs by {interval(off_line)}.",
+        f"Where the pairs come from: {at_kl('written', 'sft', 'policy')}.",
+        f"One pass, and its controls: {at_kl('flipped_0', 'sft_on_chosen', 'coin')}.",
     ]
 
 
@@ -420,8 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = cli.add_training_flags(parser, pairs, rate, 8, epochs="3 on the world, else 1")
     losses = f"the sum of these beside DPO: {', '.join(LOSSES)}"
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
-    judge = "language model that labels pairs; default: tiny-gpt2, for your own pairs none"
-    group.add_argument("--judge", help=judge)
+    group.add_argument("--judge", help="a language model; default: tiny-gpt2, of your own none")
     beta = "default: 0.3; 1 for ipo (per token) and kto"
     group.add_argument("--beta", type=cli.positive_float, help=beta)
     cli.add_policy_flags(parser, prompts="256, of your own 16")
@@ -434,8 +301,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "dpo_variants", smoke)
     losses = args.loss_type or ()
     if len(losses) > 1 and set(losses) & set(UNPAIRED):
-        reason = f"{' and '.join(UNPAIRED)} read single labels and stand alone"
-        raise cli.UserError(f"--loss-type: {reason}")
+        raise cli.UserError(f"--loss-type: {' and '.join(UNPAIRED)} stand alone: single labels")
     device = cli.init_compute(args.device)
     settings = training_settings("dpo variants", **args.settings)
     metrics = study(

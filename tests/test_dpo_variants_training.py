@@ -1,19 +1,40 @@
-"""dpo_variants.py: what training starts from, TRL's KTO, who labels sampled pairs, the judge's order, the claims."""
+"""dpo_variants.py: what its trainings start from and read, who labels what, and the claims."""
 
 import math
+from types import SimpleNamespace
+
+from support import judging, variant_results, variant_training
+from support.evaluation import response_logps
+from support.judging import judge_pairs, study_judge
+from support.parity import difference_from_trl, ipo_inputs
+from support.policy_data import PolicyData
+from support.training import Trained
+from support.variant_arms import (
+    AI_LABELS,
+    FLIPPED,
+    HUMAN_LABELS,
+    SHOWN,
+    WATCHED,
+    Arm,
+    judge_arms,
+    world_arms,
+)
+from support.variant_data import sample_pairs, unpaired
+from support.variant_results import FRONTIER, Results, compare_arms, run_arms
+from support.variant_training import train_in_rounds, train_sft_on_chosen
 
 import dpo_trainer as dpo
 import dpo_variants as variants
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from evaluation import response_logps
 
 from common.models import encode_response, load_causal_lm
 from common.preferences import gold_utility, make_pairs, make_unpaired, questions
+from common.reporting import judge, over_seeds, summary
 
 D = torch.float64
+TRAINING = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "seed": 0}
 
 
 def sigmoid(x: float) -> float:
@@ -28,130 +49,212 @@ def test_weights_and_signs_of_the_kto_gradient():
     np.testing.assert_allclose(policy.grad.numpy(), [-0.3, 0.2], rtol=1e-6)
 
 
+# --- What is trained ---
+
+
 @pytest.fixture
-def untrained(monkeypatch, tmp_path):
-    """Settings with which the script's functions make TRL's trainers but do not train."""
-    for module in (dpo, variants):
-        monkeypatch.setattr(module, "run_trainer", lambda trainer, *_, **__: trainer)
-    return variants.build_parser().parse_args(["--output-dir", str(tmp_path), "--pairs", "4"])
+def untrained(monkeypatch):
+    """The script's trainings make TRL's trainers but do not train."""
+
+    def stop(trainer, *_, **__) -> Trained:
+        return Trained(trainer.model.eval(), trainer, {}, [])
+
+    for module in (dpo, variants, variant_training):
+        monkeypatch.setattr(module, "run_trainer", stop)
 
 
 def perturb(model, sign: float = 1.0) -> None:
     """Move the adapter away from zero, so that policy and reference differ."""
     torch.manual_seed(0)
-    model.eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(0, 0.05).mul_(sign)
 
 
-def trl_loss(trainer) -> float:
-    batch = trainer.data_collator(list(trainer.train_dataset))
-    with torch.no_grad():
-        return trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
+def train(arm: Arm) -> tuple[Trained, object]:
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    settings = {**TRAINING, **arm.settings, "name": arm.name}
+    return arm.method(model, tokenizer, arm.pairs, **settings), tokenizer
 
 
 def test_ipo_is_trained_per_token_with_its_own_beta(untrained):
     pairs = make_pairs(8, seed=3)
-    trainer, tokenizer = variants.train_variant(untrained, "cpu", pairs, "ipo")
-    assert trainer.beta == variants.BETAS["ipo"] and trainer.loss_types == ["ipo"]
-    perturb(trainer.model)
-    policy, reference = dpo.pair_logps(trainer.model, tokenizer, pairs)
-    lengths = [
-        torch.tensor([len(encode_response(tokenizer, row[side])) for row in pairs]) for side in ("chosen", "rejected")
-    ]
+    trained, tokenizer = train(variants.loss_arm("ipo", "IPO", pairs, ("ipo",)))
+    assert trained.trainer.beta == variants.BETAS["ipo"]
+    assert trained.trainer.loss_types == ["ipo"]
+    perturb(trained.policy)
+    ours = variants.ipo_loss(**ipo_inputs(trained, tokenizer, pairs))
+    assert difference_from_trl(ours, trained) < 1e-5
 
-    def ours(*lengths) -> float:
-        return variants.ipo_loss(*policy, *reference, trainer.beta, *lengths).mean().item()
 
-    assert ours(*lengths) == pytest.approx(trl_loss(trainer), abs=1e-5)
-    for wrong in (lengths[::-1], [x - 1 for x in lengths]):  # sides swapped, EOS left out
-        assert abs(ours(*wrong) - trl_loss(trainer)) > 1e-4
+def test_a_sum_of_losses_takes_the_beta_of_the_first_or_the_users():
+    pairs = make_pairs(4)
+    arm = variants.loss_arm("x", "X", pairs, ("sigmoid", "sft"))
+    assert arm.method is dpo.train_dpo and arm.settings["beta"] == dpo.BETA
+    assert arm.settings["loss_type"] == ("sigmoid", "sft")
+    assert variants.loss_arm("x", "X", pairs, ("ipo",), beta=0.7).settings["beta"] == 0.7
+    robust = variants.loss_arm("x", "X", pairs, ("robust",))
+    assert robust.settings["label_smoothing"] == 0.1
+    assert "label_smoothing" not in arm.settings
+    zero = variants.loss_arm("x", "X", pairs, ("apo_zero_unpaired",))
+    assert zero.method is variants.train_kto and zero.settings["loss_type"] == "apo_zero_unpaired"
+
+
+def test_dpo_stands_beside_every_loss():
+    def keys(*losses: str) -> list[str]:
+        arms = variants.named_losses(variants.loss_arm, make_pairs(4), losses)
+        return [arm.key for arm in arms]
+
+    assert keys() == ["dpo", "ipo", "kto"]
+    assert keys("sigmoid", "sft") == ["dpo", "sigmoid_sft"]
+    assert keys("hinge") == ["dpo", "hinge"] and keys("sigmoid") == ["dpo"]
 
 
 def test_kto_equals_trls_with_unequal_classes(untrained):
-    rows = [row | {"label": k in (1, 2, 4, 9, 12)} for k, row in enumerate(make_unpaired(make_pairs(8, seed=3)))]
-    trainer, tokenizer = variants.fit_kto(untrained, "cpu", rows)
-    assert trainer.args.per_device_train_batch_size == 16 and trainer.desirable_weight == pytest.approx(11 / 5)
-    shuffled = Dataset.from_list(rows).shuffle(untrained.seed).to_list()
-    labels = torch.tensor([row["label"] for row in shuffled])
-    assert labels.tolist() == list(trainer.train_dataset["label"]) and shuffled != rows
-    own = [row["completion"] for row in shuffled]
+    rows = make_unpaired(make_pairs(8, seed=3))
+    rows = [row | {"label": k in (1, 2, 4, 9, 12)} for k, row in enumerate(rows)]
+    trained, tokenizer = train(variants.loss_arm("kto", "KTO", rows, ("kto",)))
+    trainer, shuffled = trained.trainer, unpaired(rows, 0)
+    assert trainer.args.per_device_train_batch_size == 16
+    assert trainer.desirable_weight == pytest.approx(11 / 5)
+    assert trainer.args.train_sampling_strategy == "sequential"
+    labels = torch.tensor(list(shuffled["label"]))
+    assert labels.tolist() == list(trainer.train_dataset["label"])
+    assert labels.tolist() != [row["label"] for row in rows]
+    prompts = [row["prompt"][0]["content"] for row in shuffled]
+    own = [encode_response(tokenizer, row["completion"][0]["content"]) for row in shuffled]
 
-    def log_ratios(completions: list[str]) -> list[torch.Tensor]:
-        prompts, responses = [row["prompt"] for row in shuffled], [encode_response(tokenizer, x) for x in completions]
-        policy = response_logps(trainer.model, tokenizer, prompts, responses)
-        with trainer.model.disable_adapter():
-            return policy, response_logps(trainer.model, tokenizer, prompts, responses)
+    def log_ratios(responses: list) -> tuple:
+        policy = response_logps(trained.policy, tokenizer, prompts, responses)
+        with trained.policy.disable_adapter():
+            return policy, response_logps(trained.policy, tokenizer, prompts, responses)
 
     points = []
     for sign in (1.0, -1.0):
-        perturb(trainer.model, sign)
+        perturb(trained.policy, sign)
         policy_kl, ref_kl = log_ratios(own[-1:] + own[:-1])
         points.append((policy_kl - ref_kl).mean().item())
-        policy, ref = log_ratios(own)
-        loss = variants.kto_loss(policy, ref, labels, max(points[-1], 0.0), trainer.beta, 11 / 5)
-        assert loss.mean().item() == pytest.approx(trl_loss(trainer), abs=1e-5)
+        kl = max(points[-1], 0.0)
+        ours = variants.kto_loss(*log_ratios(own), labels, kl, trainer.beta, 11 / 5)
+        assert difference_from_trl(ours, trained) < 1e-5
     assert min(points) < 0 < max(points)  # clamped, and not
 
 
-def test_classes_count_alike_only_when_balanced(untrained):
-    rows = make_unpaired(make_pairs(8, seed=3))[:5]  # three good, two bad
-    assert variants.fit_kto(untrained, "cpu", rows, balance=False)[0].desirable_weight == 1
-    assert variants.fit_kto(untrained, "cpu", rows)[0].desirable_weight == pytest.approx(2 / 3)
+def test_sft_reads_the_chosen_answers_alone(untrained):
+    pairs = make_pairs(8, seed=3)
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    lora = dpo.lora_config
+    trained = train_sft_on_chosen(model, tokenizer, pairs, lora=lora, name="SFT", **TRAINING)
+    texts = [tokenizer.decode(row["input_ids"]) for row in trained.trainer.train_dataset]
+    for text, pair in zip(texts, pairs, strict=True):
+        assert pair["prompt"] in text and pair["chosen"] in text and pair["rejected"] not in text
+    trainable = {name for name, x in trained.policy.named_parameters() if x.requires_grad}
+    assert trainable and all("lora" in name for name in trainable)
 
 
-def test_on_policy_rounds_keep_the_checkpoint_as_reference(untrained, monkeypatch):
-    asked = []
+# --- Rounds ---
 
-    def pairs(args, policy, tokenizer, count, seed):
-        asked.append((policy, count, seed))
-        return make_pairs(count, seed=seed)
 
-    monkeypatch.setattr(variants, "sample_pairs", pairs)
-    trainer, _ = variants.fit_on_policy(untrained, "cpu", rounds=2)
-    assert [x[1:] for x in asked] == [(2, 0), (2, 1)]
-    assert asked[1][0] is trainer.model  # the second round samples from what the first one trained
-    assert trainer.ref_model is not None and not hasattr(trainer.ref_model, "disable_adapter")
+@pytest.fixture
+def rounds(monkeypatch):
+    """What each round of `train_in_rounds` samples from and trains on."""
+    log = []
+
+    def sample(policy, tokenizer, count, max_new_tokens, seed):
+        log.append(SimpleNamespace(sampler=policy, seed=seed))
+        return [f"sampled {seed}"] * count
+
+    def fake_train(policy, tokenizer, rows, *, reference, seed, **settings):
+        if not log or hasattr(log[-1], "rows"):
+            log.append(SimpleNamespace(sampler=None))
+        log[-1].rows, log[-1].start, log[-1].reference = rows, policy, reference
+        return Trained(f"policy {len(log)}", None, {}, [])
+
+    monkeypatch.setattr(variant_training, "sample_pairs", sample)
+
+    def run(source: str) -> list:
+        settings = {"train": fake_train, "source": source, "max_new_tokens": 8, "seed": 5}
+        trained = train_in_rounds("sft", None, list(range(9)), epochs=1, **settings)
+        assert trained.policy == "policy 3" and len(log) == 3
+        return log
+
+    return run
+
+
+def test_on_policy_rounds_sample_from_the_policy_so_far(rounds):
+    log = rounds("policy")
+    assert [entry.sampler for entry in log] == ["sft", "policy 1", "policy 2"]
+    assert [entry.start for entry in log] == ["sft", "policy 1", "policy 2"]
+    assert [entry.reference for entry in log] == [None, "sft", "sft"]
+    assert [entry.rows for entry in log] == [[f"sampled {seed}"] * 3 for seed in (5, 6, 7)]
+
+
+def test_fixed_rounds_sample_from_the_sft_checkpoint_with_the_same_seeds(rounds):
+    log = rounds("sft")
+    assert [entry.sampler for entry in log] == ["sft"] * 3
+    assert [entry.seed for entry in log] == [5, 6, 7]
+
+
+def test_written_rounds_read_every_pair_once(rounds):
+    assert [entry.rows for entry in rounds("written")] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_rounds_with_trl_keep_the_checkpoint_as_reference(untrained):
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    settings = {"train": dpo.train_dpo, "source": "written", "max_new_tokens": 8}
+    pairs = make_pairs(6)
+    trained = train_in_rounds(model, tokenizer, pairs, name="x", beta=0.3, **settings, **TRAINING)
+    reference = trained.trainer.ref_model
+    assert reference is not None and not hasattr(reference, "disable_adapter")
 
 
 def test_sampled_pairs_are_labelled_by_the_annotator(monkeypatch):
-    monkeypatch.setattr(variants, "annotate", lambda utilities, rng: utilities)  # without noise
-    rows = variants.sample_pairs(variants.build_parser().parse_args([]), *load_causal_lm("tiny-gpt2"), 6, 2)
-    gaps = [gold_utility(row["prompt"], row["chosen"]) - gold_utility(row["prompt"], row["rejected"]) for row in rows]
+    monkeypatch.setattr("support.variant_data.annotate", lambda utilities, rng: utilities)
+    rows, gaps = sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 48, 2), []
+    for row in rows:
+        chosen, rejected = (gold_utility(row["prompt"], row[s]) for s in ("chosen", "rejected"))
+        gaps.append(chosen - rejected)
     assert len(rows) == 6 and min(gaps) >= 0 and max(gaps) > 0.5
     assert all(row["chosen"] != row["rejected"] for row in rows)
     assert {row["prompt"] for row in rows} <= {q.prompt for q in questions("train")}
 
 
+# --- The judge ---
+
+
 def test_forward_shows_the_chosen_answer_as_a(monkeypatch):
     shown = []
 
-    def judge(model, tokenizer, prompts):
+    def first_better(model, tokenizer, prompts):
         shown.extend(prompts)
         return torch.linspace(0, 1, len(prompts)), torch.ones(len(prompts))
 
-    monkeypatch.setattr("common.models.judge_first_better", judge)
-    found = variants.judge_pairs(None, None, [{"prompt": "p", "chosen": "good", "rejected": "bad"}])
-    assert ["A: good\nB: bad" in shown[0], "A: bad\nB: good" in shown[1], "A: good\nB: good" in shown[2]] == [True] * 3
-    assert (found["forward"], found["backward"], found["same"]) == (0, 0.5, 1)
+    monkeypatch.setattr(judging, "judge_first_better", first_better)
+    pair = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    verdicts = judge_pairs(None, None, [pair])
+    orders = ("A: good\nB: bad", "A: bad\nB: good", "A: good\nB: good")
+    assert all(order in text for order, text in zip(orders, shown, strict=True))
+    read = verdicts["forward"], verdicts["backward"], verdicts["same"]
+    assert read == (0, 0.5, 1)
 
 
 def judged(monkeypatch, pairs: list[dict], forward: np.ndarray, backward: np.ndarray) -> dict:
-    found = {"forward": forward, "backward": backward, "same": np.full(len(pairs), 0.7)}
-    monkeypatch.setattr(variants, "judge_pairs", lambda *_: found | {"answered": np.array([1.0] * 9 + [0.2])})
-    return variants.study_judge(None, None, pairs)
+    verdicts = {"forward": forward, "backward": backward, "same": np.full(len(pairs), 0.7)}
+    verdicts["answered"] = np.array([1.0] * 9 + [0.2])
+    monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
+    return study_judge(None, None, pairs)
 
 
 def mean(table: dict) -> dict:
-    return {name: found["mean"] for name, found in table.items()}
+    return {name: measured["mean"] for name, measured in table.items()}
 
 
 @pytest.fixture
 def clear():
     """Pairs of unequal gold utility, and chosen minus rejected."""
-    pairs = [row for row in make_pairs(200, "test", seed=1) if row["chosen_utility"] != row["rejected_utility"]]
+    pairs = make_pairs(200, "test", seed=1)
+    pairs = [row for row in pairs if row["chosen_utility"] != row["rejected_utility"]]
     gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
     assert (gaps < 0).sum() > 10
     return pairs, gaps
@@ -161,56 +264,162 @@ def test_a_perfect_judge_and_its_opposite(clear, monkeypatch):
     pairs, gaps = clear
     forward, right = (gaps > 0) * 0.98 + 0.01, (gaps > 0).mean()
     for p, agreement in ((forward, 1), (1 - forward, 0)):
-        found = judged(monkeypatch, pairs, p, 1 - p)
-        assert mean(found["agrees_with_gold"]) == pytest.approx(
-            {"human labels": right, "judge, one order": agreement, "judge, both orders": agreement}
-        )
-        assert found["agrees_with_human"]["mean"] == pytest.approx(right if agreement else 1 - right)
-        assert found["human_minus_judge"]["mean"] == pytest.approx(right - agreement)
-        assert found["position_bias"]["verdict depends on the order"]["mean"] == 0
-    assert found["answers_a_or_b"]["mean"] == pytest.approx(0.9)
-    assert found["position_bias"]["P(A) for two equal answers"]["mean"] == pytest.approx(0.7)
-    worse = [row["rejected_style" if gap > 0 else "chosen_style"] for row, gap in zip(pairs, gaps, strict=True)]
-    by_reason = found["agrees_with_gold_by_reason"]["human labels"]["wrong"]
-    assert by_reason["count"] == worse.count("wrong") > 0
-    assert by_reason["mean"] == pytest.approx((gaps > 0)[np.array(worse) == "wrong"].mean())
+        measured = judged(monkeypatch, pairs, p, 1 - p)
+        expected = {"human": right, "one_order": agreement, "both_orders": agreement}
+        assert mean(measured["agrees_with_gold"]) == pytest.approx(expected)
+        agrees = right if agreement else 1 - right
+        assert measured["agrees_with_labels"]["mean"] == pytest.approx(agrees)
+        assert measured["human_minus_judge"]["mean"] == pytest.approx(right - agreement)
+        assert measured["verdict_depends_on_order"]["mean"] == 0
+    assert measured["answers_a_or_b"]["mean"] == pytest.approx(0.9)
+    assert measured["says_a_of_equal_answers"]["mean"] == pytest.approx(0.7)
+    worse = ["rejected_style" if gap > 0 else "chosen_style" for gap in gaps]
+    kinds = np.array([row[side] for row, side in zip(pairs, worse, strict=True)])
+    by_fault = measured["agrees_with_gold_by_fault"]["human"]["wrong"]
+    assert by_fault["count"] == (kinds == "wrong").sum() > 0
+    assert by_fault["mean"] == pytest.approx((gaps > 0)[kinds == "wrong"].mean())
 
 
 def test_both_orders_see_through_a_position_bias(clear, monkeypatch):
     pairs, gaps = clear
-    forward, backward = (np.array([sigmoid(x + 3) for x in 2 * np.sign(d)]) for d in (gaps, -gaps))
-    found = judged(monkeypatch, pairs, forward, backward)
-    assert found["position_bias"]["verdict depends on the order"]["mean"] == 1
-    assert found["position_bias"]["P(A) in one order"]["mean"] == 1
-    assert found["agrees_with_gold"]["judge, both orders"]["mean"] == 1
-    expected = np.where(np.arange(len(pairs)) % 2, gaps > 0, gaps < 0).mean()  # chosen is A in every second pair
-    assert found["agrees_with_gold"]["judge, one order"]["mean"] == pytest.approx(expected)
+    forward = np.array([sigmoid(x + 3) for x in 2 * np.sign(gaps)])
+    backward = np.array([sigmoid(x + 3) for x in -2 * np.sign(gaps)])
+    measured = judged(monkeypatch, pairs, forward, backward)
+    assert measured["verdict_depends_on_order"]["mean"] == 1
+    assert measured["says_a_in_one_order"]["mean"] == 1
+    assert measured["agrees_with_gold"]["both_orders"]["mean"] == 1
+    # chosen is A in every second pair
+    expected = np.where(np.arange(len(pairs)) % 2, gaps > 0, gaps < 0).mean()
+    assert measured["agrees_with_gold"]["one_order"]["mean"] == pytest.approx(expected)
+
+
+# --- The arms and their comparison ---
+
+
+def all_arms(monkeypatch, pairs: list[dict]) -> list[Arm]:
+    """The arms of the default run, with a judge that agrees with every label."""
+    ones = np.ones(len(pairs))
+    verdicts = {"forward": ones, "backward": 0 * ones, "same": ones, "answered": ones}
+    monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
+    arms = variants.named_losses(variants.loss_arm, pairs, ())
+    arms += world_arms(variants.loss_arm, pairs, pairs[:4], 0, None, None)
+    return arms + judge_arms(variants.loss_arm, (None, None), pairs, world=True)
+
+
+def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
+    pairs = make_pairs(32)
+    arms = {arm.key: arm for arm in all_arms(monkeypatch, pairs)}
+    listed = {*FRONTIER, *HUMAN_LABELS, *AI_LABELS, *WATCHED, *SHOWN}
+    assert listed <= set(arms) and all(key.isidentifier() for key in arms)
+    long = [arms[key] for key in WATCHED]
+    assert all(len(arm.pairs) == 32 and "epochs" not in arm.settings for arm in long)
+    once = [arms[key] for key in (*HUMAN_LABELS, *AI_LABELS, "coin", "sft_on_chosen")]
+    assert all(len(arm.pairs) == 32 and arm.settings["epochs"] == 1 for arm in once)
+    assert len({len(arms[key].pairs) for key in ("written", "sft", "policy")}) == 1
+    assert len(arms["dpo_one_sided"].pairs) == len(arms["ipo_one_sided"].pairs) == 32
+    for key, share in zip(HUMAN_LABELS, FLIPPED, strict=True):
+        same = [a["chosen"] == b["chosen"] for a, b in zip(arms[key].pairs, pairs, strict=True)]
+        assert sum(same) == 32 - round(0.32 * share)
+    flipped = [a["chosen"] == b["rejected"] for a, b in zip(arms["coin"].pairs, pairs, strict=True)]
+    assert sum(flipped) == 16
+
+
+def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch):
+    started, answered = [], []
+
+    def method(model, tokenizer, pairs, *, name, look=None, **settings):
+        started.append((name, settings, look is not None))
+        return Trained(f"policy of {name}", None, {}, [])
+
+    def sample(model, tokenizer, prompts, n, max_new_tokens, seed):
+        answered.append(model)
+        return [["a", "b"]] * len(prompts), {"kl": np.zeros((len(prompts), n))}
+
+    monkeypatch.setattr(variant_results, "load_sft_checkpoint", lambda *_: ("sft", "tokenizer"))
+    monkeypatch.setattr(variant_results, "sample_answers", sample)
+    monkeypatch.setattr(variant_results, "margins_of", lambda *_: np.ones(6))
+    arms = [
+        Arm("dpo", "DPO", method, make_pairs(4), {"beta": 0.3, "epochs": 1}),
+        Arm("other", "Other", method, make_pairs(4), {"beta": 0.5}),
+    ]
+    data = PolicyData([], [], ["p"] * 6, ["q"], has_gold=True)
+    results = run_arms(arms, (), data, {"epochs": 3, "seed": 1, "batch_size": 8}, 8, [])
+    names = ["training 1 of 2: DPO", "training 2 of 2: Other"]
+    assert [entry[0] for entry in started] == names
+    assert [entry[1]["epochs"] for entry in started] == [1, 3]
+    assert [entry[1]["beta"] for entry in started] == [0.3, 0.5]
+    assert [entry[2] for entry in started] == [True, False]  # only watched arms are looked at
+    assert answered == ["sft", *(f"policy of {name}" for name in names)]
+    assert results.measured["other"]["implicit_reward_accuracy"]["mean"] == 1
 
 
 UTILITY = {
-    **{"SFT": 0.0, "sigmoid, clean": 1.0, "ipo, clean": 2.0, "kto, noise 0.0": 4.0, "sigmoid, noise 0.3": 8.0},
-    **{"kto, noise 0.3": 16.0, "sigmoid, ties": 32.0, "ipo, ties": 64.0, "sigmoid, one-sided": 128.0},
-    **{"ipo, one-sided": 256.0, "kto, no pairs, weighted": 512.0, "kto, no pairs, unweighted": 1024.0},
-    **{"AI labels": 2048.0, "on-policy": 4096.0},
+    **{"reference": 0.0, "dpo": 1.0, "ipo": 2.0, "kto": 4.0, "dpo_noise": 8.0, "kto_noise": 16.0},
+    **{"dpo_ties": 32.0, "ipo_ties": 64.0, "dpo_one_sided": 128.0, "ipo_one_sided": 256.0},
+    **{"kto_singles": 512.0, "ai_labels": 2048.0, "ai_one_order": 4096.0, "policy": 8192.0},
+    **{"sft": 16384.0, "written": 32768.0, "sft_on_chosen": 65536.0, "coin": 131072.0},
+    **{"flipped_0": 3.0, "flipped_10": 3.0, "flipped_20": 3.0, "flipped_30": 3.0},
 }
 
 
-def test_every_claim_is_about_its_own_difference():
-    readings = {name: {"utility": np.full((5, 2), u)} for name, u in UTILITY.items()}
-    margins = {"sigmoid, one-sided": np.full(5, 7.0), "ipo, one-sided": np.full(5, 2.0)}
-    found = variants.differences(readings, margins)
-    assert mean(found) == {
-        "ipo_under_ties": (1 - 32) - (2 - 64),
-        "ipo_under_imbalance": (1 - 128) - (2 - 256),
-        "dpo_extreme_margins": 7 - 2,
-        "kto_no_pairs": 512,
-        "kto_noise": (1 - 8) - (4 - 16),
-        "data_bounds_quality": 1 - 8,
-        "rlaif_is_dpo": 2048,
-        "rlaif_is_its_judge": 1 - 2048,
-        "on_policy_is_better": 4096 - 1,
-        "kto_class_weights": 512 - 1024,
-    }
-    claims = {claim["id"]: claim for claim in variants.world_claims({"differences": found})}
-    assert list(claims) == list(variants.CLAIMS)
-    assert claims["kto_noise"]["verdict"] == "holds" and claims["rlaif_is_its_judge"]["verdict"] == "does not hold"
+@pytest.fixture
+def compared(monkeypatch) -> dict:
+    """The comparisons of arms with the gold utilities of UTILITY."""
+    arms = all_arms(monkeypatch, make_pairs(40))
+    names = ("utility", "kl", "good")
+    answers = {k: {name: np.full((200, 2), u) for name in names} for k, u in UTILITY.items()}
+    measured = {}
+    for key, readings in answers.items():
+        measured[key] = {name: summary(values.mean(1)) for name, values in readings.items()}
+    margins = {"dpo_one_sided": np.full(5, 7.0), "ipo_one_sided": np.full(5, 2.0)}
+    return compare_arms(arms, Results(answers, margins, measured, {}))
+
+
+def test_every_claim_is_about_its_own_difference(compared):
+    assert mean(compared["differences"]) == pytest.approx(
+        {
+            "ipo_under_ties": (1 - 32) - (2 - 64),
+            "ipo_under_imbalance": 256 - 128,
+            "dpo_extreme_margins": 7 - 2,
+            "kto_no_pairs": 512,
+            "kto_noise": (1 - 8) - (4 - 16),
+            "data_bounds_quality": 1 - 8,
+            "rlaif_is_dpo": 2048,
+            "rlaif_is_its_judge": 2048 - 3,
+            "one_order_off_line": 4096 - 3,
+            "on_policy_is_better": 8192 - 16384,
+            "written_minus_sft_samples": 32768 - 16384,
+            "more_than_sft_on_chosen": 3 - 65536,
+            "coin_minus_reference": 131072,
+        }
+    )
+    verdicts = {claim["id"]: claim["verdict"] for claim in judge(variants.CLAIMS, compared)}
+    assert len(verdicts) == len(variants.CLAIMS)
+    assert verdicts["kto_noise"] == "holds" and verdicts["data_bounds_quality"] == "does not hold"
+    assert verdicts["rlaif_is_its_judge"] == "does not hold"
+
+
+def test_the_judge_is_on_the_line_within_a_stated_distance():
+    claim = next(row for row in variants.CLAIMS if row.id == "rlaif_is_its_judge")
+    for mean_, verdict in ((0.05, "holds"), (-0.05, "holds"), (0.4, "does not hold")):
+        quantity = {"mean": mean_, "ci95": (mean_ - 0.02, mean_ + 0.02)}
+        metrics = {"differences": {"rlaif_is_its_judge": quantity}}
+        assert judge([claim], metrics)[0]["verdict"] == verdict
+
+
+def test_label_quality_and_the_points_of_the_frontier(compared):
+    human = compared["labels"]["human"]
+    agreements = [point["agreement"]["mean"] for point in human]
+    assert agreements == sorted(agreements, reverse=True) and agreements[0] > 0.75
+    assert [point["arm"] for point in compared["labels"]["judge"]] == list(AI_LABELS)
+    points = {point["method"]: point for point in compared["frontier"]}
+    assert set(points) == set(FRONTIER.values())
+    assert points["IPO"]["gold"]["mean"] == 2 and points["IPO"]["gold"]["count"] == 128
+    assert points["on-policy DPO"]["annotations"] == 80 and points["KTO"]["annotations"] == 40
+    assert not any(point["biased"] for point in points.values())
+
+
+def test_runs_of_several_seeds_merge(compared):
+    merged = over_seeds([compared, compared])
+    assert merged["frontier"][0]["method"] == compared["frontier"][0]["method"]
+    assert merged["differences"]["kto_no_pairs"]["mean"] == 512

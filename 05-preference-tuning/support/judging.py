@@ -1,5 +1,7 @@
 """A language model as annotator: it reads two answers and says A or B."""
 
+from collections.abc import Sequence
+
 from support.variant_data import swap_sides
 
 import numpy as np
@@ -19,7 +21,7 @@ def averaged_preference(forward, backward):
     return (forward + 1 - backward) / 2
 
 
-def judge_pairs(judge, tokenizer, pairs: list[dict]) -> dict[str, np.ndarray]:
+def judge_pairs(judge, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
     """P(A) of each pair, arrays (N,), and `answered`: P(A) + P(B).
 
     `forward` shows chosen as A, `backward` chosen as B, and `same` one answer as both.
@@ -36,7 +38,7 @@ def judge_pairs(judge, tokenizer, pairs: list[dict]) -> dict[str, np.ndarray]:
     return {**verdicts, "answered": mass.double().numpy()}
 
 
-def ai_labels(judge, tokenizer, pairs: list[dict], orders: int = 2) -> list[dict]:
+def ai_labels(judge, tokenizer, pairs: Sequence[dict], orders: int = 2) -> list[dict]:
     """The pairs as the judge labels them, both orders averaged, or with one order only.
 
     In one order every second chosen answer is shown as A.
@@ -59,12 +61,31 @@ def one_order(verdicts: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(chosen_is_a, verdicts["forward"] > 0.5, verdicts["backward"] < 0.5)
 
 
-def study_judge(judge, tokenizer, pairs: list[dict]) -> dict:
-    """How often the judge agrees with the gold order and with human labels; its position bias."""
+def study_judge(judge, tokenizer, pairs: Sequence[dict]) -> dict:
+    """How often the judge agrees with the labels of held-out pairs, and its position bias.
+
+    And, in the world, how often both agree with the gold order, by the fault of the worse answer.
+    """
     verdicts = judge_pairs(judge, tokenizer, pairs)
-    forward, backward = verdicts["forward"], verdicts["backward"]
+    chosen_is_a = np.arange(len(pairs)) % 2 == 1
+    says_a = np.where(chosen_is_a, verdicts["forward"], verdicts["backward"]) > 0.5
+    by_order = (verdicts["forward"] > 0.5) != (verdicts["backward"] < 0.5)
+    measured = {
+        "agrees_with_labels": summary(both_orders(verdicts)),
+        "answers_a_or_b": summary(verdicts["answered"] > 0.5),
+        "says_a_of_equal_answers": summary(verdicts["same"]),
+        "says_a_in_one_order": summary(says_a),
+        "verdict_depends_on_order": summary(by_order),
+    }
+    if "chosen_utility" in pairs[0]:
+        measured |= compare_with_gold(verdicts, pairs)
+    return measured
+
+
+def compare_with_gold(verdicts: dict[str, np.ndarray], pairs: list[dict]) -> dict:
+    """Agreement of human labels and of the judge with the gold order, where that is no tie."""
     gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
-    clear, chosen_is_a = gaps != 0, np.arange(len(pairs)) % 2 == 1
+    clear = gaps != 0
     worse = ["rejected_style" if gap > 0 else "chosen_style" for gap in gaps]
     kinds = np.array([row[side] for row, side in zip(pairs, worse, strict=True)])[clear]
     prefers_chosen = {
@@ -77,12 +98,7 @@ def study_judge(judge, tokenizer, pairs: list[dict]) -> dict:
     for who, hits in agrees.items():
         by_fault[who] = {kind: summary(hits[kinds == kind]) for kind in sorted(set(kinds))}
     return {
-        "answers_a_or_b": summary(verdicts["answered"] > 0.5),
         "agrees_with_gold": {who: summary(hits) for who, hits in agrees.items()},
         "agrees_with_gold_by_fault": by_fault,
-        "agrees_with_human": summary(prefers_chosen["both_orders"]),
         "human_minus_judge": summary(agrees["human"].astype(float) - agrees["both_orders"]),
-        "says_a_of_equal_answers": summary(verdicts["same"]),
-        "says_a_in_one_order": summary(np.where(chosen_is_a, forward, backward) > 0.5),
-        "verdict_depends_on_order": summary((forward > 0.5) != (backward < 0.5)),
     }

@@ -28,10 +28,12 @@ def train_table(loss_of: Callable, lost: float, beta: float, looks) -> np.ndarra
     return np.array(margins)
 
 
-def study_table(losses: dict[str, Callable], stopping_points: Callable, steps: int) -> dict:
+def study_table(
+    dpo_loss: Callable, ipo_loss: Callable, stopping_points: Callable, steps: int
+) -> dict:
     """h over training for a pair that always wins and one that wins in 80 %, and where it stops.
 
-    `losses` are those of "dpo" and "ipo"; "cdpo", conservative DPO, takes 10 % of labels for wrong.
+    "cdpo" is conservative DPO, which takes 10 % of the labels for wrong.
     """
     beta, smoothing, pairs = 0.1, 0.1, []
     looks = np.unique(np.geomspace(1, steps, 40).astype(int))
@@ -39,7 +41,7 @@ def study_table(losses: dict[str, Callable], stopping_points: Callable, steps: i
         lost = {"dpo": 1 - p, "cdpo": p * smoothing + (1 - p) * (1 - smoothing), "ipo": 1 - p}
         margins, stops = {}, stopping_points(p, beta, smoothing)
         for name in stops:
-            loss = losses["ipo" if name == "ipo" else "dpo"]
+            loss = ipo_loss if name == "ipo" else dpo_loss
             margins[name] = train_table(loss, lost[name], beta, looks).tolist()
         finite = {name: stop if np.isfinite(stop) else None for name, stop in stops.items()}
         pairs.append({"p": p, "h": margins, "stops": finite})

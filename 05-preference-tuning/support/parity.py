@@ -1,6 +1,6 @@
 """The batches of TRL's trainers as the losses in the open take them, to compare the two."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from support.evaluation import pair_logps, response_logps
@@ -21,6 +21,23 @@ def difference_from_trl(losses, trained: "Trained") -> float:
     with torch.no_grad():
         trl_loss = trainer.compute_loss(trained.policy, trainer._prepare_inputs(batch)).item()
     return abs(losses.mean().item() - trl_loss)
+
+
+def loss_differences(trained: dict, ipo_loss: Callable, kto_loss: Callable) -> dict:
+    """|loss in the open - TRL's| after training, on the first batch that was trained on.
+
+    `trained` are (training, tokenizer, first pairs) by arm; only "ipo" and "kto" are read.
+    """
+    differences = {}
+    if "ipo" in trained:
+        training, tokenizer, pairs = trained["ipo"]
+        ours = ipo_loss(**ipo_inputs(training, tokenizer, pairs))
+        differences["ipo_difference_from_trl"] = difference_from_trl(ours, training)
+    if "kto" in trained:
+        training, tokenizer, pairs = trained["kto"]
+        ours = kto_loss(**kto_inputs(training, tokenizer, 2 * len(pairs)))
+        differences["kto_difference_from_trl"] = difference_from_trl(ours, training)
+    return differences
 
 
 def ipo_inputs(trained: "Trained", tokenizer, pairs: Sequence[dict]) -> dict:

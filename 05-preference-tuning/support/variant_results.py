@@ -1,16 +1,17 @@
 """Running the arms of dpo_variants.py, and what is read off them for claims and frontier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from support.evaluation import pair_logps, sample_answers, show_answers, summarize
 from support.policy_data import PolicyData
 from support.training import load_sft_checkpoint
+from support.variant_arms import AI_LABELS, HUMAN_LABELS, SHOWN, WATCHED, Arm
 from support.variant_data import gold_agreement
 
 import numpy as np
 
-from common.reporting import summary
+from common.reporting import interval, percent, summary
 
 WATCHED_PROMPTS = 32
 FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts
@@ -31,24 +32,20 @@ class Results(NamedTuple):
     answers: dict[str, dict]
     margins: dict[str, np.ndarray]
     measured: dict[str, dict]
+    trained: dict[str, tuple]  # of IPO and KTO: the training, the tokenizer, the first pairs
 
 
 def run_arms(
-    arms: Sequence,
-    *,
+    arms: Sequence[Arm],
     sft: tuple,
     data: PolicyData,
-    margin_pairs: Sequence[dict],
-    max_new_tokens: int,
     training: dict,
-    watched: Sequence[str],
-    shown: Sequence[str],
-    after: Callable,
+    max_new_tokens: int,
+    margin_pairs: Sequence[dict],
 ) -> Results:
     """Train every arm from the SFT checkpoint `sft` and sample two answers to each prompt.
 
-    `after(arm, trained)` is called when an arm is trained. Arms that are `watched` answer on the
-    way, too, and the answers of those that are `shown` are printed.
+    Answers of a few arms are printed.
     """
     reference, tokenizer = load_sft_checkpoint(*sft)
     seed = training["seed"]
@@ -60,17 +57,17 @@ def run_arms(
         return summarize(answer(policy, data.watched[:WATCHED_PROMPTS])[1])
 
     texts, readings = answer(reference, data.prompts)
-    results = Results({"reference": readings}, {}, {"reference": {"name": "SFT"}})
+    results = Results({"reference": readings}, {}, {"reference": {"name": "SFT"}}, {})
     results.measured["reference"] |= summarize(readings)
     printed = {"SFT": texts}
     for k, arm in enumerate(arms, start=1):
         start, _ = load_sft_checkpoint(*sft)
         settings = {**training, **arm.settings, "name": f"training {k} of {len(arms)}: {arm.name}"}
-        if arm.key in watched:
+        if data.has_gold and arm.key in WATCHED:
             settings["look"] = look
         trained = arm.method(start, tokenizer, arm.pairs, **settings)
         texts, readings = answer(trained.policy, data.prompts)
-        if arm.key in shown:
+        if arm.key in SHOWN or not data.has_gold:
             printed[arm.name] = texts
         results.answers[arm.key] = readings
         results.margins[arm.key] = margins_of(trained.policy, tokenizer, margin_pairs)
@@ -82,7 +79,10 @@ def run_arms(
             "margin": summary(held),
             "curve": trained.curve,
         }
-        after(arm, trained)
+        if arm.key in ("ipo", "kto"):
+            count = min(training["batch_size"], len(arm.pairs))
+            first = [arm.pairs[i] for i in range(count)]
+            results.trained[arm.key] = (trained, tokenizer, first)
     show_answers(data.prompts, printed)
     return results
 
@@ -93,20 +93,27 @@ def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
     return ((logps[0] - ref_logps[0]) - (logps[1] - ref_logps[1])).numpy()
 
 
-def label_quality(arms: Sequence, measured: dict) -> list[dict]:
-    """Of the arms that differ in their labels alone: agreement with the gold order, gold, KL."""
-    points = []
-    for arm in arms:
-        readings = measured[arm.key]
-        points.append(
-            {
-                "arm": arm.key,
-                "agreement": summary(gold_agreement(arm.pairs)),
-                "gold": readings["utility"],
-                "kl": readings["kl"],
-            }
-        )
-    return points
+def compare_arms(arms: Sequence[Arm], results: Results) -> dict:
+    """Of the default run: label quality, the claims' comparisons, the points of the frontier."""
+    labels = {}
+    for who, keys in (("human", HUMAN_LABELS), ("judge", AI_LABELS)):
+        labels[who] = [label_quality(arm, results) for arm in arms if arm.key in keys]
+    return {
+        "labels": labels,
+        "differences": differences(results, labels),
+        "frontier": frontier_points(arms, results),
+    }
+
+
+def label_quality(arm: Arm, results: Results) -> dict:
+    """How often an arm's labels agree with the gold order, and what came of it."""
+    readings = results.measured[arm.key]
+    return {
+        "arm": arm.key,
+        "agreement": summary(gold_agreement(arm.pairs)),
+        "gold": readings["utility"],
+        "kl": readings["kl"],
+    }
 
 
 def line_weights(x: Sequence[float], at: float) -> np.ndarray:
@@ -115,8 +122,10 @@ def line_weights(x: Sequence[float], at: float) -> np.ndarray:
     return np.array([1.0, at]) @ np.linalg.pinv(design)
 
 
-def compare_arms(gold: dict[str, np.ndarray], margins: dict, labels: dict) -> dict:
-    """The comparisons of the claims, paired by prompt; `gold` are gold utilities (prompts,)."""
+def differences(results: Results, labels: dict) -> dict:
+    """The comparisons of the claims: gold utility, paired by prompt, with intervals over them."""
+    gold = {key: answers["utility"].mean(1) for key, answers in results.answers.items()}
+    margins = results.margins
 
     def cost(arm: str, worse: str) -> np.ndarray:
         return gold[arm] - gold[worse]
@@ -143,21 +152,54 @@ def compare_arms(gold: dict[str, np.ndarray], margins: dict, labels: dict) -> di
     }
 
 
-def frontier_points(answers: dict[str, dict], annotations: dict[str, int]) -> list[dict]:
+def frontier_points(arms: Sequence[Arm], results: Results) -> list[dict]:
     """Points of the plane of gold utility against KL, as frontier.py collects them."""
     points = []
-    for arm, method in FRONTIER.items():
-        readings = {name: values[:FRONTIER_PROMPTS] for name, values in answers[arm].items()}
-        measured = summarize(readings)
-        points.append(
-            {
-                "method": method,
-                "label": method,
-                "kl": measured["kl"],
-                "gold": measured["utility"],
-                "good": measured["good"],
-                "annotations": annotations[arm],
-                "biased": False,
-            }
-        )
+    for arm in arms:
+        if arm.key in FRONTIER:
+            answers = results.answers[arm.key]
+            measured = summarize({name: all_[:FRONTIER_PROMPTS] for name, all_ in answers.items()})
+            points.append(
+                {
+                    "method": FRONTIER[arm.key],
+                    "label": arm.name,
+                    "kl": measured["kl"],
+                    "gold": measured["utility"],
+                    "good": measured["good"],
+                    "annotations": len(arm.pairs),
+                    "biased": False,
+                }
+            )
     return points
+
+
+# --- In words ---
+
+
+def gold_at_kl(arms: dict, *keys: str) -> str:
+    """Gold utility and KL of some arms: DPO 3.66 at KL 1.1, IPO 3.70 at KL 1.0."""
+    texts = []
+    for key in keys:
+        gold, kl = arms[key]["utility"]["mean"], arms[key]["kl"]["mean"]
+        texts.append(f"{arms[key]['name']} {gold:.2f} at KL {kl:.1f}")
+    return ", ".join(texts)
+
+
+def loss_findings(metrics: dict) -> list[str]:
+    """Of a few losses side by side, or of the user's own pairs."""
+    lines = []
+    for key, arm in metrics["arms"].items():
+        if key == "reference":
+            continue
+        accuracy, margin = percent(arm["implicit_reward_accuracy"]), interval(arm["margin"])
+        gold = f", good answers {percent(arm['good'])}" if "good" in arm else ""
+        lines.append(
+            f"{arm['name']}: ranks {accuracy} of held-out pairs as labelled, margin {margin} and "
+            f"KL {interval(arm['kl'])} nats{gold}."
+        )
+    if "judge" in metrics:
+        agrees = percent(metrics["judge"]["agrees_with_labels"])
+        lines.append(f"The judge labels {agrees} of the held-out pairs as the data do.")
+    if "utility" not in metrics["arms"]["reference"]:
+        lines.append("There is no gold standard for these pairs: read the answers.")
+    return lines
