@@ -52,11 +52,16 @@ def contrasts(
     prompts; `planted` is what the model's annotators (a key of BIASES, or "human") see in it;
     `share` is reward / planted, and of a bias that they do not have, reward / BIASES.
     """
+    return recovered(contrast_rewards(scorer(model, tokenizer), questions, seed), annotator)
+
+
+def scorer(model, tokenizer) -> Callable[[list[str], list[str]], np.ndarray]:
+    """The function score(prompts, texts) -> rewards (N,) of a reward model."""
 
     def score(prompts: list[str], texts: list[str]) -> np.ndarray:
         return score_responses(model, tokenizer, prompts, texts).numpy().astype(float)
 
-    return recovered(contrast_rewards(score, questions, seed), annotator)
+    return score
 
 
 def contrast_rewards(

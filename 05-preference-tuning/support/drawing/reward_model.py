@@ -2,112 +2,185 @@
 
 from pathlib import Path
 
+from support.drawing import (
+    COLORS,
+    curve,
+    draw_band,
+    draw_bars,
+    error_bars,
+    new_figure,
+    save_figure,
+    smooth,
+)
+
 import numpy as np
 
-from common.preferences import BIASES, STYLES
-from drawing import COLORS, error_bars, new_figure, save_figure, smooth
+ARMS = {  # of the accuracy curves, and of the contrasts
+    "encoder": (COLORS["proxy"], "encoder that read the facts"),
+    "sft": (COLORS["sft"], "from the SFT checkpoint"),
+    "dpo": (COLORS["dpo"], "DPO's implicit reward"),
+}
+READ = (  # whose labels, colour, label
+    ("people", COLORS["proxy"], "people"),
+    ("length", COLORS["rejected"], "people who like length"),
+    ("sft", COLORS["sft"], "people, from the SFT checkpoint"),
+)
+COMPONENTS = {
+    "right": "right answer\n(3)",
+    "on_topic": "on topic\n(1)",
+    "filler": "10 words of filler\n(-1.5; length: +1.5)",
+    "style": "expert's tone\n(0)",
+    "agreement": "echo of belief\n(0)",
+}
+WORDS = {"filler": 10}  # units to draw
 
 
-def reward_figure(path: Path, metrics: dict, losses: list[float], held: list[dict], rewards: np.ndarray) -> None:
-    """The default run of reward_model.py; `rewards` (N, 2) are those of the held-out pairs."""
-    fig, axes = new_figure(2, 3)
-    loss_panel(axes[0, 0], losses, metrics["bayes_ceiling"]["nll"])
-    reasons_panel(axes[0, 1], metrics)
-    style_panel(axes[0, 2], held, rewards)
-    calibration_panel(axes[1, 0], metrics["calibration"])
-    level_panel(axes[1, 1], held, rewards)
-    groups_panel(axes[1, 2], metrics["annotator_groups"]["length_effect"])
-    gold, label = metrics["gold_order_accuracy"]["mean"], metrics["label_accuracy"]["mean"]
+def draw_reward_model(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+    """The world's run, or one on the user's pairs, which has no gold standard."""
+    if "gold_order" not in metrics:
+        draw_own(path, metrics, caption)
+        return
+    fig, axes = new_figure(2, 3, height=3.5)
+    loss_panel(axes[0, 0], metrics["loss"], metrics["bayes_ceiling"]["nll"])
+    curve_panel(axes[0, 1], metrics["curve"], default)
+    reasons_panel(axes[0, 2], metrics)
+    contrasts_panel(axes[1, 0], metrics["contrasts"])
+    style_panel(axes[1, 1], metrics["by_style"])
+    groups_panel(axes[1, 2], metrics["disagreement"])
+    gold, label = metrics["gold_order"]["all"]["mean"], metrics["label_accuracy"]["mean"]
     ceiling = metrics["bayes_ceiling"]["accuracy"]
-    title = f"Trained on labels of which at most {ceiling:.1%} are predictable ({label:.1%} reached), "
-    save_figure(fig, path, title + f"it orders {gold:.1%} of held-out pairs right")
+    title = f"Trained on labels of which at most {ceiling:.0%} are predictable ({label:.0%} were), "
+    title += f"it orders {gold:.0%} of held-out pairs right,\nand it learns its annotators' bias"
+    save_figure(fig, path, title, caption)
 
 
-def own_reward_figure(path: Path, metrics: dict, losses: list[float], margins: np.ndarray) -> None:
-    """reward_model.py on the user's own pairs: loss, held-out margins, calibration."""
+def draw_own(path: Path, metrics: dict, caption: str) -> None:
+    """A run on the user's own pairs: loss, margins, calibration."""
     fig, axes = new_figure(1, 3)
-    loss_panel(axes[0, 0], losses, None)
-    axes[0, 1].hist(margins, bins=40, color=COLORS["proxy"], alpha=0.85)
-    axes[0, 1].axvline(0, color=COLORS["theory"], ls=":")
-    axes[0, 1].set(title="Margins on held-out pairs", xlabel="reward of chosen - rejected", ylabel="pairs")
+    loss_panel(axes[0, 0], metrics["loss"], None)
+    low, lower, median, upper, high = metrics["margin_quantiles"]
+    ax = axes[0, 1]
+    ax.plot([low, high], [0, 0], color=COLORS["proxy"], lw=1)
+    ax.plot([lower, upper], [0, 0], color=COLORS["proxy"], lw=10, solid_capstyle="butt")
+    ax.plot(median, 0, "|", color="white", ms=12, mew=2)
+    ax.axvline(0, color=COLORS["theory"], ls=":")
+    ax.set(title="Margins of held-out pairs", xlabel="reward of chosen - rejected (log-odds)")
+    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 %")
     calibration_panel(axes[0, 2], metrics["calibration"])
-    accuracy, control = metrics["label_accuracy"], metrics["control_length_only"]["mean"]
-    low, high = accuracy["ci95"]
-    title = f"Held-out accuracy {accuracy['mean']:.1%} [{low:.1%}, {high:.1%}]; the shorter response wins {control:.1%}"
-    save_figure(fig, path, title)
+    accuracy, control = metrics["label_accuracy"], metrics["control_length_labels"]["mean"]
+    title = f"It ranks {accuracy['mean']:.0%} of held-out pairs as labelled; "
+    save_figure(fig, path, f"{title}the shorter response wins {control:.0%}", caption)
 
 
 def loss_panel(ax, losses: list[float], floor: float | None) -> None:
-    """Training loss, smoothed over 20 steps, between ln 2 and the entropy of the labels."""
-    ax.plot(*smooth(losses, 20), color=COLORS["proxy"])
+    """Training loss between ln 2 and the entropy of the labels."""
+    ax.plot(*smooth(losses, max(1, len(losses) // 20)), color=COLORS["proxy"])
     ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: no preference")
     if floor is not None:
         ax.axhline(floor, color=COLORS["theory"], ls="--", label="entropy of the labels")
-    ax.set(title="Bradley-Terry loss in training", xlabel="step", ylabel="nats per pair", ylim=(0, None))
-    ax.legend()
+    ax.set(xlabel="step", ylabel="Bradley-Terry loss, nats per pair", ylim=(0, 0.95))
+    ax.set_title("The loss falls from ln 2 towards the labels' noise" if floor else "The loss")
+    ax.legend(loc="upper right")
+
+
+def curve_panel(ax, curves: dict, default: dict | None) -> None:
+    """Accuracy on the gold order against the number of pairs, for style and for facts."""
+    if default:
+        for rows in default["curve"].values():
+            pairs = [row["pairs"] for row in rows]
+            ax.plot(pairs, curve([row["facts"] for row in rows])[0], ":", color=COLORS["default"])
+    for name, (color, label) in ARMS.items():
+        pairs = [row["pairs"] for row in curves[name]]
+        style, facts = (curve([row[kind] for row in curves[name]]) for kind in ("style", "facts"))
+        draw_band(ax, pairs, *facts, color, label, marker="o", ms=4)
+        ax.plot(pairs, style[0], color=color, ls="--", lw=1.2, marker="s", ms=3)
+    ax.axhline(0.5, color=COLORS["theory"], ls=":", lw=1)
+    ax.plot([], [], color=COLORS["theory"], label="worse one is wrong")
+    ax.plot([], [], color=COLORS["theory"], ls="--", lw=1.2, label="worse one by its style")
+    ax.set_xscale("log")
+    ticks = [row["pairs"] for row in max(curves.values(), key=len)]
+    ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(title="Style is learned from few pairs, facts are not", ylim=(0.3, 1.02))
+    ax.set(xlabel="training pairs", ylabel="held-out pairs in the gold order")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "fontsize": 8}
+    ax.legend(**below, columnspacing=1, handlelength=1.6)
 
 
 def reasons_panel(ax, metrics: dict) -> None:
-    """Gold-order accuracy per style of the worse response, with intervals and the two controls."""
-    rows = {"all": metrics["gold_order_accuracy"], "unseen facts": metrics["gold_order_unseen_facts"]}
-    rows |= metrics["gold_order_by_reason"]
-    means = [row["mean"] for row in rows.values()]
-    names = [name.replace("_", " ") for name in rows]
-    ax.barh(names, means, xerr=error_bars(rows.values()), color=COLORS["proxy"], alpha=0.85, error_kw={"lw": 1})
-    for name, style, label in (("control_untrained", ":", "untrained"), ("control_length_only", "--", "shorter wins")):
-        ax.axvline(metrics[name]["mean"], color=COLORS["sft"], ls=style, label=label)
+    """Gold-order accuracy per style of the worse response, and of two controls."""
+    names = ("verbose", "off_topic", "wrong", "sycophantic", "expert")
+    gold = metrics["gold_order"]
+    rows = {"all": gold["all"], "unseen facts": metrics["gold_order_unseen_facts"]}
+    rows |= {name.replace("_", " "): gold[name] for name in names if name in gold}
+    rows["shorter wins"], rows["untrained"] = (
+        metrics["control_length_only"],
+        metrics["control_untrained"],
+    )
+    colors = [COLORS["sft"] if k >= len(rows) - 2 else COLORS["proxy"] for k in range(len(rows))]
+    draw_bars(ax, list(rows), rows.values(), colors, horizontal=True, alpha=0.85)
+    ax.axvline(0.5, color=COLORS["theory"], ls=":", lw=1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(title="Accuracy on gold order, by the worse response", xlim=(0, 1.0))
-    ax.legend(loc="lower left", facecolor="white", framealpha=0.9, frameon=True)
+    ax.set(title="It finds what is wrong, whatever it is", xlim=(0, 1))
+    ax.set_xlabel("held-out pairs in the gold order, by the worse one")
 
 
-def style_panel(ax, held: list[dict], rewards: np.ndarray) -> None:
-    """Distribution of rewards of held-out responses by style."""
-    styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in held])
-    present = [style for style in STYLES if (styles == style).sum() > 1]
-    parts = ax.violinplot([rewards[styles == s] for s in present], orientation="horizontal", widths=0.85)
-    for body in parts["bodies"]:
-        body.set(facecolor=COLORS["proxy"], alpha=0.5)
-    for name in ("cbars", "cmins", "cmaxes"):
-        parts[name].set(color=COLORS["proxy"], linewidth=0.8)
-    ax.set_yticks(range(1, len(present) + 1), [style.replace("_", " ") for style in present])
+def contrasts_panel(ax, contrasts: dict) -> None:
+    """What a reward model gives for each thing alone, beside what is planted."""
+    places = np.arange(len(COMPONENTS))
+    for k, (group, color, label) in enumerate(READ):
+        shifted, width = places + (k - 1) * 0.27, 0.25
+        for place, name in zip(shifted, COMPONENTS, strict=True):
+            row, units = contrasts[group][name], WORDS.get(name, 1)
+            mean, end = row["reward"]["mean"] * units, error_bars([row["reward"]]) * units
+            named = label if name == "right" else None
+            bar = {"color": color, "label": named, "width": width, "error_kw": {"lw": 1}}
+            ax.bar(place, mean, yerr=end, **bar)
+            planted = row["planted"] * units
+            ax.plot([place - width / 2, place + width / 2], [planted] * 2, color=COLORS["theory"])
+    ax.plot([], [], color=COLORS["theory"], label="planted in the annotators")
+    ax.axhline(0, color=COLORS["theory"], lw=0.8)
+    ax.set_xticks(places, COMPONENTS.values(), fontsize=7.5)
+    ax.set(title="One thing changed: what it adds to the reward", ylabel="reward (log-odds)")
+    ax.legend(fontsize=8)
+
+
+def style_panel(ax, styles: dict) -> None:
+    """Rewards of held-out responses by style, and their gold utility."""
+    for place, row in enumerate(styles.values()):
+        low, lower, median, upper, high = row["rewards"]
+        line = {"color": COLORS["proxy"], "solid_capstyle": "butt"}
+        ax.plot([low, high], [place] * 2, lw=1, **line)
+        ax.plot([lower, upper], [place] * 2, lw=8, alpha=0.8, **line)
+        ax.plot(median, place, "|", color="white", ms=8, mew=2)
+    utilities = [row["utility"] for row in styles.values()]
+    ax.plot(utilities, range(len(styles)), "D", color=COLORS["gold"], ms=6, label="gold utility")
+    ax.plot([], [], lw=8, color=COLORS["proxy"], alpha=0.8, label="middle half of rewards")
+    ax.set_yticks(range(len(styles)), [name.replace("_", " ") for name in styles])
     ax.invert_yaxis()
-    ax.set(title="Reward of held-out responses", xlabel="reward (log-odds)")
+    ax.set(title="Differences are learned, the level is free", xlabel="log-odds")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8)
+
+
+def groups_panel(ax, disagreement: dict) -> None:
+    """How many held-out pairs two groups' reward models order unlike."""
+    names = ["people and\nother people", "people and\nlength-lovers"]
+    rows = [disagreement["others"], disagreement["length"]]
+    draw_bars(ax, names, rows, [COLORS["proxy"], COLORS["rejected"]], alpha=0.85, width=0.55)
+    ax.set(title="Groups of annotators disagree", ylabel="held-out pairs ordered unlike (share)")
+    ax.set_ylim(0, None)
 
 
 def calibration_panel(ax, result: dict) -> None:
-    """Reliability diagram of the preference probability."""
+    """Reliability of the preference probability."""
     counts = np.array(result["count"])
     keep = counts > 0
-    predicted, observed = np.array(result["predicted"])[keep], np.array(result["observed"])[keep]
+    predicted, observed = (np.array(result[key])[keep] for key in ("predicted", "observed"))
     half = 1.96 * np.sqrt(observed * (1 - observed) / counts[keep])
     ax.plot([0, 1], [0, 1], color=COLORS["theory"], ls="--", label="calibrated")
-    ax.errorbar(predicted, observed, half, fmt="o-", color=COLORS["proxy"], ms=5, lw=1.2, label="reward model")
+    line = {"fmt": "o-", "color": COLORS["proxy"], "ms": 5, "lw": 1.2}
+    ax.errorbar(predicted, observed, half, label="reward model", **line)
     ax.set(xlabel="predicted P(first is preferred)", ylabel="observed frequency")
     ax.set_title(f"Calibration: temperature {result['temperature']:.2f}")
     ax.legend()
-
-
-def level_panel(ax, held: list[dict], rewards: np.ndarray) -> None:
-    """Reward against gold utility: the slope is learned, the level is not."""
-    utilities = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in held])
-    level, ends = (rewards - utilities).mean(), np.array([utilities.min(), utilities.max()])
-    ax.plot(utilities.ravel(), rewards.ravel(), ".", color=COLORS["proxy"], ms=3, alpha=0.25)
-    ax.plot(ends, ends + level, color=COLORS["theory"], ls="--", label=f"utility {level:+.1f}")
-    ax.plot(ends, ends, color=COLORS["gold"], label="utility")
-    ax.set(title="Differences are learned, the level is free", xlabel="gold utility", ylabel="reward")
-    ax.legend()
-
-
-def groups_panel(ax, effects: dict) -> None:
-    """Length effect per group of annotators, beside the planted one."""
-    names = {"human": "unbiased", "human_2": "unbiased,\nother people", "length": "fond of\nlength"}
-    rows = [effects[group] for group in names]
-    ax.bar(list(names.values()), [r["mean"] for r in rows], yerr=error_bars(rows), color=COLORS["proxy"], alpha=0.85)
-    planted = [BIASES["length"] if group == "length" else 0.0 for group in names]
-    ax.plot(range(len(names)), planted, "D", color=COLORS["theory"], ms=6, label="planted in the annotators")
-    ax.axhline(0, color=COLORS["theory"], lw=0.8)
-    ax.set(title="Length effect by group of annotators", ylabel="reward per filler word")
-    ax.margins(y=0.2)
-    ax.legend(loc="upper left")

@@ -1,0 +1,196 @@
+"""The experiments around reward_model.py: its data, what gold says, groups, sizes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import NamedTuple
+
+from support.contrasts import absorbed_bias, contrast_rewards, contrasts_of, recovered, scorer
+from support.evaluation import marks, pair_logps
+from support.held_out_pairs import (
+    bayes_ceilings,
+    by_reason,
+    by_style,
+    gold_order,
+    is_about_facts,
+    length_only,
+    pair_hits,
+    utilities_of,
+)
+from support.own_pairs import load_own_pairs
+from support.policy_data import split_for_reward_model
+from support.training import training_settings
+
+import numpy as np
+
+from common.models import load_causal_lm, load_tokenizer, score_responses
+from common.preferences import SIDES, Question, make_pairs
+from common.reporting import summary
+
+SIZES = (300, 800, 2000)  # pairs, beside all of them
+SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint
+# The reward models that are compared, and the annotators of their labels.
+GROUPS = {"people": "human", "others": "human", "length": "length", "sft": "human"}
+
+# --- Data and scores ---
+
+
+def reward_data(
+    model: str,
+    dataset: str | None,
+    pairs: int | None,
+    seed: int,
+    held_out: int = 0,
+    annotator: str = "human",
+) -> tuple[Sequence[dict], Sequence[dict]]:
+    """(pairs to train on, held-out pairs): the user's, split by prompt, or the world's."""
+    if dataset:
+        rows = load_own_pairs(dataset)
+        return split_for_reward_model(rows, load_tokenizer(model), seed, pairs)
+    train = make_pairs(pairs, annotator=annotator, seed=seed)
+    return train, make_pairs(held_out, "test", seed=seed)
+
+
+def score_pairs(model, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
+    """Rewards (N, 2) of the chosen and the rejected response of each pair, in log-odds."""
+    prompts = [row["prompt"] for row in pairs]
+    responses = [row[side] for side in SIDES for row in pairs]
+    rewards = score_responses(model, tokenizer, prompts * 2, responses).numpy()
+    return rewards.astype(float).reshape(2, -1).T
+
+
+def show_scores(model, tokenizer, prompt: str, texts: Sequence[str]) -> None:
+    """Print answers to a prompt, the one with the highest reward first, and what gold says."""
+    rewards = score_responses(model, tokenizer, [prompt] * len(texts), texts).tolist()
+    print(f"\n{prompt}")
+    for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):
+        print(f"  {reward:+6.2f}  {shorten(text, 100, placeholder=' ...')}{marks(prompt, text)}")
+
+
+def answers_to(question: Question, seed: int) -> list[str]:
+    """Right, wrong, off topic, padded, an expert's, an echo: each text of the contrasts, once."""
+    rows = contrasts_of(question, seed)
+    return sorted({text for row in rows for text in (row.more, row.less)})
+
+
+# --- What gold utility says ---
+
+
+def judge_by_gold(
+    rewards: np.ndarray, in_order: np.ndarray, untrained: np.ndarray, held: Sequence[dict]
+) -> dict:
+    """What gold utility says of the rewards (N, 2) of held-out pairs, beside two controls.
+
+    `in_order` are the rewards of these pairs in the gold order, `untrained` an untrained model's.
+    """
+    gaps, ordered = utilities_of(held), gold_order(held)
+    shorter = pair_hits(length_only(ordered))
+    return {
+        "bayes_ceiling": bayes_ceilings(gaps[:, 0] - gaps[:, 1]),
+        "gold_order": by_reason(pair_hits(in_order), ordered),
+        "control_untrained": summary(pair_hits(untrained)),
+        "control_length_only": summary(shorter),
+        "above_length": summary(pair_hits(in_order) - shorter),
+        "by_style": by_style(rewards, held),
+    }
+
+
+# --- Groups of annotators, and what their reward models absorbed ---
+
+
+def study_groups(
+    models: dict[str, tuple], held: Sequence[dict], asked: Sequence[Question], seed: int
+) -> dict:
+    """How (model, tokenizer) of each of `GROUPS` order pairs, and what they absorbed."""
+    rewards = {group: score_pairs(*model, held) for group, model in models.items()}
+    order = {group: np.sign(table[:, 0] - table[:, 1]) for group, table in rewards.items()}
+    biased, control = (order[group] != order["people"] for group in ("length", "others"))
+    values = {
+        group: contrast_rewards(scorer(*model), asked, seed) for group, model in models.items()
+    }
+    level = {group: (table - utilities_of(held)).mean(1) for group, table in rewards.items()}
+    return {
+        "disagreement": {
+            "length": summary(biased),
+            "others": summary(control),
+            "difference": summary(biased.astype(float) - control),
+        },
+        "contrasts": {group: recovered(values[group], GROUPS[group]) for group in models},
+        "absorbed": absorbed_bias(values["length"], values["people"], "length"),
+        "level": {group: summary(table) for group, table in level.items()},
+    }
+
+
+# --- Numbers of pairs ---
+
+
+class Curve(NamedTuple):
+    """Reward models by number of training pairs, and where each orders pairs as gold does."""
+
+    counts: list[int]
+    hits: list[np.ndarray]  # each (pairs in the gold order,)
+
+
+def smaller(pairs: Sequence[dict]) -> list[int]:
+    """The sizes to try beside all pairs; half of them where there are few."""
+    return [size for size in SIZES if size < len(pairs)] or [len(pairs) // 2]
+
+
+def study_sizes(
+    fit: Callable[..., tuple],
+    backbone: str,
+    full: tuple,
+    pairs: Sequence[dict],
+    ordered: Sequence[dict],
+    **fitting,
+) -> Curve:
+    """Of reward models on `SIZES` of the pairs, and of `full`, which was trained on all of them."""
+    counts, hits = smaller(pairs), []
+    for count in counts:
+        name = f"{Path(backbone).name}, {count} pairs"
+        *model, _ = fit(backbone, pairs[:count], name=name, **fitting)
+        hits.append(pair_hits(score_pairs(*model, ordered)))
+    return Curve([*counts, len(pairs)], [*hits, pair_hits(score_pairs(*full, ordered))])
+
+
+def study_dpo_sizes(
+    train_dpo: Callable, pairs: Sequence[dict], ordered: Sequence[dict], seed: int, device: str
+) -> Curve:
+    """Of policies that dpo_trainer.py's `train_dpo` trains, by log(pi / pi_ref).
+
+    That is the implicit reward but for beta, which changes no order.
+    """
+    settings, hits = training_settings("dpo", model=SFT, seed=seed), []
+    training = {name: settings[name] for name in ("learning_rate", "epochs", "batch_size", "seed")}
+    for count in smaller(pairs):
+        start, tokenizer = load_causal_lm(SFT, device)
+        name = f"DPO, {count} pairs"
+        policy = train_dpo(start, tokenizer, pairs[:count], name=name, **training).policy
+        logps, ref_logps = pair_logps(policy, tokenizer, ordered)
+        hits.append(pair_hits((logps - ref_logps).numpy().T))
+    return Curve(smaller(pairs), hits)
+
+
+def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict]) -> dict:
+    """The curves, and differences between them on the same pairs."""
+    facts = is_about_facts(ordered)
+    curves = {"encoder": encoder, "sft": sft, "dpo": dpo}
+    rows = {name: curve_rows(curve, ordered) for name, curve in curves.items()}
+
+    def style_minus_facts(table: np.ndarray, axis: int = 0) -> float:
+        hits, about_facts = table[:, 0], table[:, 1] == 1
+        return hits[~about_facts].mean() - hits[about_facts].mean()
+
+    both = np.column_stack([sft.hits[-1], facts])
+    return {
+        "curve": rows,
+        "encoder_over_sft": summary(encoder.hits[-1] - sft.hits[-1]),
+        "dpo_over_encoder": summary(dpo.hits[-1] - encoder.hits[len(dpo.hits) - 1]),
+        "sft_style_over_facts": summary(both, style_minus_facts),
+    }
+
+
+def curve_rows(curve: Curve, ordered: Sequence[dict]) -> list[dict]:
+    """A curve as metrics."""
+    points = zip(curve.counts, curve.hits, strict=True)
+    return [{"pairs": count, **by_reason(hits, ordered)} for count, hits in points]
