@@ -8,6 +8,7 @@ batches sorted by length, and share the work among the processes of `accelerate 
 import contextlib
 import os
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from itertools import takewhile
@@ -50,6 +51,7 @@ def load_causal_lm(
             f"cannot use the model {name}: its tokenizer has no eos token, so no answer would end; "
             "set one and save it"
         )
+    use_plain_template(tokenizer)
     return model, tokenizer
 
 
@@ -83,14 +85,22 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             f"cannot use the model {name}: its tokenizer has no token to pad with and none that "
             "ends a text"
         )
-    if tokenizer.chat_template is None and not reads_pairs(tokenizer):
-        ids = tokenizer("a")["input_ids"]
-        adds_bos = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-        tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
+    if not reads_pairs(tokenizer):
+        use_plain_template(tokenizer)
     positions = getattr(config, "max_position_embeddings", None)
     longest = tokenizer.model_max_length
     tokenizer.model_max_length = min(longest, positions or longest)
     return tokenizer
+
+
+def use_plain_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Have a tokenizer without a chat template write `PLAIN_TEMPLATE`, with its BOS if it adds one.
+
+    The token ids of a prompt are then those of its plain text.
+    """
+    if tokenizer.chat_template is None:
+        adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
 
 
 def _load(auto_class, name: str, device: str, heads: tuple[str, ...], **options):
@@ -155,9 +165,10 @@ def hub_answers(seconds: float = 4.0) -> bool:
 
     def ask() -> None:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        request = urllib.request.Request(endpoint, method="HEAD")
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(request, timeout=seconds)
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no URL
+            request = urllib.request.Request(endpoint, method="HEAD")
+            with contextlib.suppress(urllib.error.HTTPError):  # "not allowed" is an answer
+                urllib.request.urlopen(request, timeout=seconds)
             answers.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
