@@ -306,7 +306,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--reward-pairs", type=cli.whole_number(8), help=count)
     beta = "strength of the pull towards the reference"
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
-    group = cli.add_policy_flags(parser, prompts="80")
+    group = cli.add_policy_flags(parser, prompts="64")
     group.add_argument("--n", type=int, choices=NS[7:], default=64, help="the largest n")
     return parser
 
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> dict:
     rewards = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
     reward = training_settings("hacked reward model", **rewards)
     folders = {"output_dir": args.output_dir, "device": device}
-    metrics = study(**settings, **folders, reward=reward, prompts=args.prompts or 80, n=args.n)
+    metrics = study(**settings, **folders, reward=reward, prompts=args.prompts or 64, n=args.n)
     settings["reward_pairs"] = reward["pairs"]
     outcome = {"claims": CLAIMS, "checks": CHECKS, "settings": settings, "device": device}
     return finish(args, metrics, draw_hacking, findings(metrics), **outcome)

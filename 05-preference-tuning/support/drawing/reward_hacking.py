@@ -13,8 +13,8 @@ VERBOSITY, ALL = ("length",), tuple(HACKS)
 MITIGATIONS = (
     ("n = 4", "small_n_mitigates", VERBOSITY),
     ("reward / words", "per_word_mitigates", VERBOSITY),
-    ("reward / words, level 10", "per_word_at_10", VERBOSITY),
-    ("reward / words, level -10", "per_word_at_-10", VERBOSITY),
+    ("... at level 10", "per_word_at_10", VERBOSITY),
+    ("... at level -10", "per_word_at_-10", VERBOSITY),
     ("length regressed out", "regressing_mitigates", VERBOSITY),
     ("ensemble, one group", "seeds_mitigate", VERBOSITY),
     ("ensemble, all groups", "ensemble_mitigates", ALL),
@@ -36,12 +36,21 @@ def draw_hacking(path: Path, metrics: dict, caption: str, default: dict | None =
     absorbed_panel(axes[1, 0], metrics)
     mitigations_panel(axes[1, 1], metrics["gold"])
     noise_panel(axes[1, 2], metrics)
-    sft = metrics["sft"]["utility"]["mean"]
-    ends = {name: metrics["dpo"][name]["utility"]["mean"] for name in ("human", *HACKS)}
-    told = ", ".join(f"{name.lower()} {ends[hack]:.1f}" for hack, name in HACKS.items())
-    title = "Optimised against a flaw, the reward goes on rising while quality falls.\n"
-    title += f"Gold utility of DPO, {sft:.1f} before: unbiased labels {ends['human']:.1f}, {told}"
-    save_figure(fig, path, f"{title}\n ", caption)  # the legend stands in the third line
+    save_figure(fig, path, f"{figure_title(metrics)}\n ", caption)  # the legend in its last line
+
+
+def figure_title(metrics: dict) -> str:
+    """What best-of-n and DPO made of quality, in two lines."""
+    ends = [metrics[hack]["best_of_n"] for hack in HACKS]
+    proxy, gold = ([read[name][-1]["mean"] for read in ends] for name in ("proxy", "gold"))
+    fair = metrics["human"]["best_of_n"]["gold"][-1]["mean"]
+    first = f"Best of {metrics['ns'][-1]:.0f} by a flawed reward: reward {min(proxy):+.1f} to "
+    first += f"{max(proxy):+.1f}, quality {min(gold):+.1f} to {max(gold):+.1f}; "
+    first += f"by an unbiased one quality {fair:+.1f}."
+    after = {name: read["utility"]["mean"] for name, read in metrics["dpo"].items()}
+    hacked = ", ".join(f"{name.lower()} {after[hack]:.1f}" for hack, name in HACKS.items())
+    before = metrics["sft"]["utility"]["mean"]
+    return f"{first}\nQuality (gold utility) {before:.1f}, after DPO: unbiased {after['human']:.1f}, {hacked}"
 
 
 def distance(ns) -> np.ndarray:
@@ -59,7 +68,7 @@ def hack_panel(ax, hack: str, metrics: dict, default: dict | None) -> None:
     ax.plot(d, unbiased, color=COLORS["gold"], ls="--", lw=1.3, label="quality, unbiased reward")
     a, b = read["law"]["a"], read["law"]["b"]
     ax.plot(d, d * (a - b * d), color=COLORS["theory"], ls=":", label="forecast from n <= 8")
-    if default:
+    if default and "curves" in default:
         dpo_line(ax, default["curves"][hack], COLORS["default"], None)
     dpo_line(ax, metrics["curves"][hack], COLORS["dpo"], "quality, DPO on the way")
     ax.axhline(0, color=COLORS["sft"], lw=1)
@@ -94,7 +103,8 @@ def absorbed_panel(ax, metrics: dict) -> None:
         draw_bars(ax, places + 0.27 * (k - 1), rows, color, width=0.25, label=name)
     ax.set_xticks(places, ["filler", "expert's\npreamble", "echo of a\nwrong belief"])
     shares = [metrics[hack]["absorbed"]["share"]["mean"] for hack in HACKS]
-    title = f"Reward models take over {min(shares):.0%} to {max(shares):.0%} of a bias"
+    title = "Labels hold the bias; reward models\n"
+    title += f"take over {min(shares):.0%} to {max(shares):.0%} of it"
     ax.set(title=title, ylabel="share", ylim=(0, 1.75))
     ax.legend(loc="upper left")
 
@@ -113,7 +123,8 @@ def mitigations_panel(ax, gold: dict) -> None:
     ax.set_yticks(range(len(MITIGATIONS)), [name for name, *_ in MITIGATIONS])
     ax.invert_yaxis()
     ax.axvline(0, color=COLORS["sft"], lw=1)
-    ax.set(title="What helps: quality with minus without", xlabel="gold utility (log-odds)")
+    title = "What helps against a flaw:\nquality with minus without"
+    ax.set(title=title, xlabel="gold utility (log-odds)")
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3, columnspacing=0.8)
 
 
@@ -127,9 +138,12 @@ def noise_panel(ax, metrics: dict) -> None:
     for arm, label, color, line in arms:
         draw_band(ax, metrics["ns"], *curve(metrics["noise"][arm]), color, label, ls=line)
     good = metrics["distinct"]["good"]["mean"]
-    ax.axvline(good, color=COLORS["theory"], ls=":", label=f"{good:.0f} distinct good texts")
+    line = {"color": COLORS["theory"], "ls": ":", "ymax": 0.68}
+    ax.axvline(good, **line, label=f"{good:.0f} distinct good texts")
     ax.set_xscale("log", base=2)
     ax.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
-    ax.set(title="Mere noise bends quality, too", xlabel="n, best of n by gold plus noise")
-    ax.set_ylabel("gold gained (log-odds)")
-    ax.legend(loc="lower right")
+    late, n = -metrics["gold"]["noise_bends_sd_6"]["mean"], metrics["ns"][-1]
+    title = f"Mere noise (sd 6): {late:+.2f}\nin quality from n = {n / 4:.0f} to {n:.0f}"
+    ax.set(title=title, xlabel="n, best of n by gold plus noise", ylabel="gain (log-odds)")
+    ax.set_ylim(0, 1.45 * max(row["mean"] for row in metrics["noise"]["of_samples"]))
+    ax.legend(loc="upper left")
