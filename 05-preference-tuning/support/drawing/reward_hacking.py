@@ -50,7 +50,8 @@ def figure_title(metrics: dict) -> str:
     after = {name: read["utility"]["mean"] for name, read in metrics["dpo"].items()}
     hacked = ", ".join(f"{name.lower()} {after[hack]:.1f}" for hack, name in HACKS.items())
     before = metrics["sft"]["utility"]["mean"]
-    return f"{first}\nQuality (gold utility) {before:.1f}, after DPO: unbiased {after['human']:.1f}, {hacked}"
+    second = f"Quality (gold utility) {before:.1f}, after DPO: unbiased {after['human']:.1f}, "
+    return f"{first}\n{second}{hacked}"
 
 
 def distance(ns) -> np.ndarray:
