@@ -37,6 +37,7 @@ from support.reward_study import (
     study_dpo_sizes,
     study_groups,
     study_sizes,
+    world_findings,
 )
 from support.training import (
     DEFAULTS,
@@ -156,12 +157,17 @@ def train_reward_model(
     return losses
 
 
-def fit(backbone: str, pairs: Sequence[dict], *, device: str, seed: int, **training) -> tuple:
-    """(model, tokenizer, losses): a fresh scalar head on the backbone, trained on the pairs."""
+def fresh_model(backbone: str, device: str, seed: int) -> tuple:
+    """(model, tokenizer): the backbone with a scalar head that starts at random."""
     import torch
 
-    torch.manual_seed(seed)  # the scalar head starts at random
-    model, tokenizer = load_reward_model(backbone, device)
+    torch.manual_seed(seed)
+    return load_reward_model(backbone, device)
+
+
+def fit(backbone: str, pairs: Sequence[dict], *, device: str, seed: int, **training) -> tuple:
+    """(model, tokenizer, losses): a fresh model trained on the pairs, see train_reward_model."""
+    model, tokenizer = fresh_model(backbone, device, seed)
     losses = train_reward_model(model, tokenizer, pairs, seed=seed, **training)
     return model, tokenizer, losses
 
@@ -226,18 +232,17 @@ def study(
         "loss_change": loss_change(rewards, seed),
         **on_labels(rewards, held),
     }
-    if dataset is None:
-        settings = {"model": model, "dataset": None, "pairs": pairs, "seed": seed, **training}
-        settings["annotator"] = "length"
-        where = {"device": device, "output_dir": output_dir}
-        folder = find_or_train(length_folder, settings, tune, **where)
-        length = load_reward_model(str(folder), device)
-        fitting = {"device": device, "seed": seed, **training}
-        models = {"people": (reward_model, tokenizer), "length": length}
-        metrics |= study_world(model, models, train, held, rewards, **fitting)
-    else:
+    if dataset:
         for row in pick(held, range(min(3, len(held)))):
             show_scores(reward_model, tokenizer, row["prompt"], [row[side] for side in SIDES])
+        return metrics, reward_model, tokenizer
+    settings = {"model": model, "dataset": None, "pairs": pairs, "seed": seed, **training}
+    where, length = {"device": device, "output_dir": output_dir}, {"annotator": "length"}
+    folder = find_or_train(length_folder, settings | length, tune, **where)
+    models = {"people": (reward_model, tokenizer)}
+    models["length"] = load_reward_model(str(folder), device)
+    fitting = {"device": device, "seed": seed, **training}
+    metrics |= study_world(model, models, train, held, rewards, **fitting)
     return metrics, reward_model, tokenizer
 
 
@@ -254,7 +259,7 @@ def study_world(
     `rewards` (N, 2) are those of held-out pairs by the model of "people".
     """
     seed, ours, ordered = fitting["seed"], models["people"], gold_order(held)
-    untrained = score_pairs(*load_reward_model(backbone, fitting["device"]), ordered)
+    untrained = score_pairs(*fresh_model(backbone, fitting["device"], seed), ordered)
     unseen = gold_order(make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True))
     asked = questions("test")[: len(held) // 5]
     for question in [question for question in asked if question.belief][:2]:
@@ -278,37 +283,16 @@ def study_world(
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
-    calibration = metrics["calibration"]
-    lines = [
-        f"Of held-out pairs the reward model orders {percent(metrics['label_accuracy'])} as "
-        f"labelled; preferring the shorter answer {percent(metrics['control_length_labels'])}. "
-        f"Temperature {calibration['temperature']:.2f} (1: calibrated), margin of chosen "
-        f"over rejected {interval(metrics['margin'])} in log-odds."
-    ]
-    if "gold_order" not in metrics:
-        return [*lines, "There is no gold standard for these pairs: read the answers."]
-    gold, ceiling = metrics["gold_order"], metrics["bayes_ceiling"]["accuracy"]
-    read, curve = metrics["contrasts"], metrics["curve"]
-    differ, level = metrics["disagreement"], metrics["level"]
-    shares = {group: contrast["right"]["share"]["mean"] for group, contrast in read.items()}
-    last = {name: rows[-1]["all"] for name, rows in curve.items()}
-    levels = ", ".join(f"{row['mean']:+.1f}" for row in level.values())
-    return [
-        f"The reward model orders {percent(gold['all'])} of held-out pairs as gold utility does, "
-        f"of facts that no pair was about {percent(metrics['gold_order_unseen_facts'])}; "
-        f"preferring the shorter answer {percent(metrics['control_length_only'])}.",
-        f"{lines[0]} No model can exceed {ceiling:.1%} of these labels.",
-        f"Of a right answer's 3 log-odds it absorbed {shares['people']:.0%}, from the SFT "
-        f"checkpoint {shares['sft']:.0%}; a word of filler counts "
-        f"{interval(read['people']['filler']['reward'])} (planted -0.15), by labels of people who "
-        f"like length {interval(read['length']['filler']['reward'])} (planted +0.15).",
-        f"Reward models of length-lovers and of people order {percent(differ['length'])} of pairs "
-        f"unlike, of two groups of people {percent(differ['others'])}.",
-        f"The level is free: four reward models lie at {levels} beside gold utility.",
-        f"In the gold order with all pairs: {percent(last['encoder'])}, from the SFT checkpoint "
-        f"{percent(last['sft'])}; DPO's implicit reward on {curve['dpo'][-1]['pairs']:.0f} "
-        f"{percent(last['dpo'])}.",
-    ]
+    labels, temperature = metrics["label_accuracy"], metrics["calibration"]["temperature"]
+    on_labels = (
+        f"Of held-out pairs the reward model orders {percent(labels)} as labelled; preferring the "
+        f"shorter answer {percent(metrics['control_length_labels'])}. Its margins of chosen over "
+        f"rejected are {interval(metrics['margin'])} log-odds, their temperature is "
+        f"{temperature:.2f} (1: calibrated, above: over-confident)."
+    )
+    if "gold_order" in metrics:
+        return [on_labels, *world_findings(metrics)]
+    return [on_labels, "There is no gold standard for these pairs: read the answers."]
 
 
 # --- Main ---
@@ -337,11 +321,9 @@ def main(argv: list[str] | None = None) -> dict:
     }
     metrics, model, tokenizer = study(**settings, **where, held_out=100 if args.smoke else 1000)
     save_trained(folder, stored_settings(settings), model, tokenizer)
-    claims = () if args.dataset else CLAIMS
-    told = findings(metrics)
-    return finish(
-        args, metrics, draw_reward_model, told, claims, CHECKS, settings, device, [folder]
-    )
+    claims, lines = () if args.dataset else CLAIMS, findings(metrics)
+    done = (draw_reward_model, lines, claims, CHECKS, settings, device, [folder])
+    return finish(args, metrics, *done)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 
 from common.models import load_causal_lm, load_tokenizer, score_responses
 from common.preferences import SIDES, Question, make_pairs
-from common.reporting import summary
+from common.reporting import interval, percent, summary
 
 SIZES = (300, 800, 2000)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint
@@ -194,3 +194,34 @@ def curve_rows(curve: Curve, ordered: Sequence[dict]) -> list[dict]:
     """A curve as metrics."""
     points = zip(curve.counts, curve.hits, strict=True)
     return [{"pairs": count, **by_reason(hits, ordered)} for count, hits in points]
+
+
+# --- In sentences ---
+
+
+def world_findings(metrics: dict) -> list[str]:
+    """What gold utility says of a run, in sentences."""
+    gold, ceiling = metrics["gold_order"], metrics["bayes_ceiling"]["accuracy"]
+    read, curve, differ = metrics["contrasts"], metrics["curve"], metrics["disagreement"]
+    ours, sft = read["people"], read["sft"]
+    last = {name: rows[-1] for name, rows in curve.items()}
+    levels = ", ".join(f"{row['mean']:+.1f}" for row in metrics["level"].values())
+    return [
+        f"It orders {percent(gold['all'])} as gold utility does, of facts that no pair was about "
+        f"{percent(metrics['gold_order_unseen_facts'])}; preferring the shorter answer "
+        f"{percent(metrics['control_length_only'])}. Of the labels at most {ceiling:.1%} can be "
+        "predicted.",
+        f"Of the 3 log-odds of a right answer it absorbed {percent(ours['right']['share'])}, from "
+        f"the SFT checkpoint {percent(sft['right']['share'])}. A word of filler counts "
+        f"{interval(ours['filler']['reward'])} (planted -0.15), by labels of people who like "
+        f"length {interval(read['length']['filler']['reward'])} (planted +0.15).",
+        f"The models of people and of length-lovers order {percent(differ['length'])} of pairs "
+        f"unlike, those of two groups of people {percent(differ['others'])}.",
+        f"The level is free: the mean reward of four models lies {levels} beside gold utility.",
+        f"With all pairs the encoder orders {percent(last['encoder']['facts'])} right where the "
+        f"worse response is plain and wrong, the SFT checkpoint {percent(last['sft']['facts'])}; "
+        f"DPO's implicit reward after {last['dpo']['pairs']:.0f} pairs "
+        f"{percent(last['dpo']['facts'])}.",
+        f"Of all held-out pairs these three order {percent(last['encoder']['all'])}, "
+        f"{percent(last['sft']['all'])} and {percent(last['dpo']['all'])} right.",
+    ]

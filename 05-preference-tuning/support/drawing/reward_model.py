@@ -26,11 +26,11 @@ READ = (  # whose labels, colour, label
     ("sft", COLORS["sft"], "people, from the SFT checkpoint"),
 )
 COMPONENTS = {
-    "right": "right answer\n(3)",
-    "on_topic": "on topic\n(1)",
-    "filler": "10 words of filler\n(-1.5; length: +1.5)",
-    "style": "expert's tone\n(0)",
-    "agreement": "echo of belief\n(0)",
+    "right": "right\nanswer",
+    "on_topic": "on\ntopic",
+    "filler": "10 words\nof filler",
+    "style": "expert's\ntone",
+    "agreement": "echo of\nbelief",
 }
 WORDS = {"filler": 10}  # units to draw
 
@@ -103,7 +103,7 @@ def curve_panel(ax, curves: dict, default: dict | None) -> None:
     ax.minorticks_off()
     ax.set(title="Style is learned from few pairs, facts are not", ylim=(0.3, 1.02))
     ax.set(xlabel="training pairs", ylabel="held-out pairs in the gold order")
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "fontsize": 8}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2, "fontsize": 8}
     ax.legend(**below, columnspacing=1, handlelength=1.6)
 
 
@@ -123,7 +123,8 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(title="It finds what is wrong, whatever it is", xlim=(0, 1))
-    ax.set_xlabel("held-out pairs in the gold order, by the worse one")
+    ax.set_xlabel("share of pairs in the gold order")
+    ax.set_ylabel("style of the worse response")
 
 
 def contrasts_panel(ax, contrasts: dict) -> None:
@@ -141,7 +142,7 @@ def contrasts_panel(ax, contrasts: dict) -> None:
             ax.plot([place - width / 2, place + width / 2], [planted] * 2, color=COLORS["theory"])
     ax.plot([], [], color=COLORS["theory"], label="planted in the annotators")
     ax.axhline(0, color=COLORS["theory"], lw=0.8)
-    ax.set_xticks(places, COMPONENTS.values(), fontsize=7.5)
+    ax.set_xticks(places, COMPONENTS.values(), fontsize=9)
     ax.set(title="One thing changed: what it adds to the reward", ylabel="reward (log-odds)")
     ax.legend(fontsize=8)
 
