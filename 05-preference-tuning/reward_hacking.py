@@ -51,21 +51,25 @@ NOISE = (3, 6)  # standard deviations of an error in the reward; that of gold ut
 DRAWS = 10  # of noise, to average over
 
 OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
-    ("is_encoded", "annotators, not truth", "share of the planted bias absorbed", "absorbed.share"),
+    ("is_encoded", "reward models encode it", "share of the planted bias", "absorbed.share"),
     ("raises_proxy", "the reward goes up", "reward, log-odds: DPO minus SFT", "proxy_gain"),
     ("lowers_quality", "the quality goes down", "gold utility: SFT minus DPO", "gold_lost"),
-    ("costs_quality", "a bias costs quality", "gold utility: unbiased DPO minus it", "gold_cost"),
+    ("costs_quality", "it costs quality", "gold utility: unbiased DPO minus biased", "gold_cost"),
     ("overoptimised", "too much hurts", "gold utility: best of 16 minus 64", "best_of_n.late_loss"),
-    ("follows_the_law", "d (a - b d)", "0.5 minus error of its forecast", "best_of_n.law.margin"),
+    ("follows_the_law", "d (a - b d) forecasts it", "0.5 minus error", "best_of_n.law.margin"),
 )
 COMPARISONS = (  # id, what is said, whose gold utility is compared
     ("small_n_mitigates", "a smaller n mitigates verbosity", "best of 4 minus best of 64"),
     ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
     ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
-    ("per_word_beats_shortest", "it is more than brevity", "best of 64 by it minus the shortest"),
-    ("level_decides_per_word", "its level decides", "best of 64, mean reward 10 minus -10"),
-    ("regressing_mitigates", "reward without length does, too", "best of 64, with minus without"),
-    ("seeds_mitigate", "an ensemble of one group does", "best of 64, with minus without"),
+    ("per_word_beats_shortest", "reward / words beats brevity", "best of 64 by it minus shortest"),
+    (
+        "level_decides_per_word",
+        "the level of reward decides",
+        "best of 64, mean reward 10 minus -10",
+    ),
+    ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
+    ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
     ("noise_bends_sd_3", "noise of texts bends gold", "best of 16 minus 64, noise of sd 3"),
     ("noise_bends_sd_6", "noise of texts bends gold", "best of 16 minus 64, noise of sd 6"),
     ("new_noise_is_harmless", "noise of samples does not", "best of 64 minus 16, noise of sd 3"),
@@ -285,10 +289,11 @@ def findings(metrics: dict) -> list[str]:
         ]
     return [
         *lines,
-        f"{STRONG_BETA} times beta against verbosity: KL {interval(dpo['strong_kl']['kl'])} nats "
-        f"for {interval(dpo['length']['kl'])}, gold {gold['kl_mitigates_dpo']['mean']:+.2f}.",
-        f"Best of many by reward / words: gold {interval(gold['per_word_mitigates'])} more than by "
-        f"reward, {interval(gold['per_word_beats_shortest'])} more than the shortest.",
+        f"Against verbosity: {STRONG_BETA} times beta in DPO, gold "
+        f"{gold['kl_mitigates_dpo']['mean']:+.2f} (KL {interval(dpo['strong_kl']['kl'])} nats for "
+        f"{interval(dpo['length']['kl'])}); reward / words {interval(gold['per_word_mitigates'])}, "
+        f"and {interval(gold['per_word_beats_shortest'])} more than the shortest answer.",
+        f"Mere noise of sd 6, best of 16 to 64: gold {-gold['noise_bends_sd_6']['mean']:+.2f}.",
     ]
 
 
