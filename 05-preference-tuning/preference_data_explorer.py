@@ -12,12 +12,12 @@ ranking of 4 costs 4; the same is counted per annotation. The tutorial calls sco
 beyond the raters' leniency they are not here; so the noise of their readings is raised until pairs
 win: the break-even.
 
-About 3 seconds. Expect, at 96 responses read per prompt, a tau of 0.67 from pairs and 0.78 from
+About 2 seconds. Expect, at 96 responses read per prompt, a tau of 0.67 from pairs and 0.78 from
 rankings and from scores: pairs win only where every response has a rater of its own (0.63, however
-much is read), whose leniency passes for quality, or where a reading for a score is BREAK_EVEN times
-as noisy as one for a comparison (per annotation: PER_ANNOTATION times). With --dataset your pairs
-are drawn, with what is wrong with them, and --model says which of them it cannot read whole. Left
-out: ties, pairs chosen adaptively, the time that a task takes beyond reading.
+much is read), whose leniency passes for quality, or where a reading for a score is twice as noisy
+as one for a comparison (1.2 times, for as many annotations). With --dataset your pairs are drawn,
+with what is wrong with them, and --model says which of them it cannot read whole. Left out: ties,
+pairs chosen adaptively, the time that a task takes beyond reading.
 """
 
 import argparse

@@ -20,12 +20,12 @@ import argparse
 
 from support.bandit import curve_at, log_softmax, make_bandit
 from support.drawing.ppo_objectives import draw_objectives
-from support.model_sizes import Sizes, in_gb, memory_findings, model_sizes
+from support.model_sizes import Sizes, in_gb, memory_finding, model_sizes
 
 import numpy as np
 
 from common import cli
-from common.reporting import INFINITY, Check, Claim, finish, interval, percent, summaries, summary
+from common.reporting import INFINITY, Check, Claim, finish, interval, summaries, summary
 
 BATCH, LEARNING_RATE, PASSES = 64, 0.3, 4  # responses per update, step on the logits, epochs
 BETAS = np.geomspace(8, 0.05, 25)
@@ -280,7 +280,7 @@ def findings(metrics: dict) -> list[str]:
     kept, free = end["with_kl"], end["without_kl"]
     near, far = metrics["kl_estimators"].values()
     return [
-        f"Without the KL term the policy ends with {percent(free['favourite'])} on the proxy's "
+        f"Without the KL term the policy ends with {free['favourite']['mean']:.1%} on the proxy's "
         f"favourite: gold utility {start['gold']['mean']:.2f} at the start, at most "
         f"{metrics['peak_gold_without_kl']['mean']:.2f}, {interval(free['gold'])} at the end.",
         f"With it gold utility ends at {interval(kept['gold'])}, KL {interval(kept['kl'])} nats, "
@@ -293,7 +293,7 @@ def findings(metrics: dict) -> list[str]:
         f"One sample strays from it by {far['k1']['spread']['mean']:.2f} with k1, by "
         f"{far['k3']['spread']['mean']:.2f} with k3; nearer, after the first update, by "
         f"{near['k1']['spread']['mean']:.2f} and {near['k3']['spread']['mean']:.2f}.",
-        *memory_findings(metrics["memory"]),
+        memory_finding("7B", metrics["memory"]["7B"]),
     ]
 
 

@@ -59,14 +59,9 @@ def in_gb(trained: dict[str, int], frozen: dict[str, int]) -> dict:
     }
 
 
-def memory_findings(memory: dict[str, dict]) -> list[str]:
-    """What every method holds, in sentences, one for each size of model."""
-    lines = []
-    for model, methods in memory.items():
-        held = [f"{method} {row['weights_gb']:.3g}" for method, row in methods.items()]
-        moments = [f"{method} {row['adamw_gb']:.2g}" for method, row in methods.items()]
-        lines.append(
-            f"GB of fp16 weights, {model}: {', '.join(held)}; AdamW's moments add "
-            f"{', '.join(moments)}."
-        )
-    return lines
+def memory_finding(model: str, methods: dict[str, dict]) -> str:
+    """What every method holds for models of one size, in a sentence."""
+    held = [f"{name} {row['weights_gb']:.3g}" for name, row in methods.items()]
+    moments = [f"{row['adamw_gb']:.3g}" for row in methods.values()]
+    weights = f"GB of fp16 weights, {model}: {', '.join(held)}"
+    return f"{weights}; AdamW's moments add {', '.join(moments)}."

@@ -5,6 +5,7 @@ from pathlib import Path
 from support.drawing import COLORS, curve, draw_band, draw_point, new_figure, save_figure
 
 BROWN = "#8C564B"  # PPO without clipping; no colour of another meaning in the lab
+LINES = ((0, ":"), (2, "--"), (4, "-"))  # places in the list of epochs
 ARMS = (("with_kl", "-", "with the KL term"), ("without_kl", "--", "without"))
 
 
@@ -20,10 +21,16 @@ def draw_objectives(path: Path, metrics: dict, caption: str, default: dict | Non
     start, end = metrics["start"]["gold"]["mean"], metrics["end"]
     kept, lost = (end[name]["gold"]["mean"] for name, *_ in ARMS)
     favourite = end["without_kl"]["favourite"]["mean"]
-    title = f"Without its KL term PPO puts {favourite:.1%} on the answer that the proxy likes best "
-    title += f"and quality falls from {start:.2f} to {lost:.2f};\n"
-    title += f"with it quality ends at {kept:.2f}, where the formula says"
+    ends = "where the formula says" if reaches_optimum(metrics) else "not yet at the optimum"
+    title = f"Without its KL term PPO ends with {favourite:.1%} on the answer that is rewarded "
+    title += f"most: quality {start:.2f} → {lost:.2f};\n"
+    title += f"with it quality ends at {kept:.2f}, {ends}"
     save_figure(fig, path, title, caption)
+
+
+def reaches_optimum(metrics: dict) -> bool:
+    """Whether PPO with the KL term ends within a total variation of 0.01."""
+    return metrics["end"]["with_kl"]["distance"]["mean"] < 0.01
 
 
 def updates_panel(ax, curves: dict, default: dict | None) -> None:
@@ -41,7 +48,9 @@ def updates_panel(ax, curves: dict, default: dict | None) -> None:
         ax.plot([], [], color=COLORS[name], label=text)
     for _, line, text in ARMS:
         ax.plot([], [], color="black", ls=line, label=text)
-    ax.set(title="Without the KL term reward\nrises and quality falls", xscale="symlog")
+    gold = [seen["mean"] for seen in curves["without_kl"]["gold"]]
+    verb = "falls" if gold[-1] < gold[0] else "ends lower than its peak"
+    ax.set(title=f"Without the KL term reward\nrises and quality {verb}", xscale="symlog")
     ax.set(xlabel="PPO updates", ylabel="utility")
     ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
     ax.legend(loc="upper left")
@@ -61,7 +70,8 @@ def optimum_panel(ax, metrics: dict) -> None:
     ax.plot([], [], color="black", label="optimum for each β")
     best = curve(optimum["gold"])[0].argmax()
     beta = optimum["beta"][best]
-    ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends on the curve of the formula")
+    ends = "on" if reaches_optimum(metrics) else "beside"
+    ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends {ends} the curve of the formula")
     ax.set(xlabel="measured KL(π || reference), nats", ylabel="utility")
     ax.legend(loc="center right")
 
@@ -72,17 +82,18 @@ def settings_panel(ax, sensitivity: dict) -> None:
     arms = (("unclipped", BROWN, "without clipping"), ("clipped", "black", "clipped"))
     for arm, color, text in arms:
         ax.plot([], [], color=color, label=text)
-        for k, line in ((0, ":"), (2, "--"), (4, "-")):
+        for k, line in LINES:
             draw_band(ax, rates, *curve(sensitivity[arm][k]), color, None, ls=line, marker=".")
-    for k, line in ((0, ":"), (2, "--"), (4, "-")):
+    for k, line in LINES:
         plural = "epoch" if epochs[k] == 1 else "epochs"
-        ax.plot([], [], color="grey", ls=line, label=f"{epochs[k]:.0f} {plural} per batch")
-    ax.set(title="Fast and often goes astray,\nand clipping keeps it near", xscale="log")
+        ax.plot([], [], color="grey", ls=line, label=f"{epochs[k]:.0f} {plural}")
+    ax.set(title="A high learning rate and many epochs\ngo astray unless clipped", xscale="log")
     ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.minorticks_off()
-    ax.set_ylim(-0.03, 1)
-    ax.legend(loc="upper left", fontsize=8.5)
+    ax.set_ylim(-0.03, 1.55)
+    ax.set_yticks((0, 0.25, 0.5, 0.75, 1))
+    ax.legend(loc="upper left", ncols=2, title="epochs: over the same batch", title_fontsize=9)
 
 
 def clip_panel(ax, clip: dict) -> None:
@@ -93,19 +104,22 @@ def clip_panel(ax, clip: dict) -> None:
         dead = (1 + epsilon, 2) if side > 0 else (0, 1 - epsilon)
         level = clip[name][3] if side > 0 else clip[name][1]
         ax.fill_between(dead, 0, level, color=color, alpha=0.2, linewidth=0)
-        ax.text(sum(dead) / 2, level / 2, "no\ngradient", ha="center", va="center")
-    ax.text(0.05, 0.9, "better than\nexpected (A = 1)", color="#1F77A8", va="center")
-    ax.text(0.72, -1.55, "worse than\nexpected (A = -1)", color=COLORS["rejected"], ha="center")
-    ax.set_title(f"Past a change of {epsilon:.0%} nothing is\ngained by going on")
+        if dead[1] - dead[0] > 0.3:
+            ax.text(sum(dead) / 2, level / 2, "no\ngradient", ha="center", va="center")
+    better, worse = "better than expected: A = 1", "worse than expected: A = -1"
+    ax.text(0, 1 + epsilon + 0.25, better, color="#1F77A8", va="center")
+    ax.text(0, -1.75, worse, color=COLORS["rejected"], va="center")
+    ax.set_title(f"Beyond a change of {epsilon:.0%} nothing is\ngained by going on")
     ax.set(xlabel="probability / probability before the update", ylabel="clipped objective")
+    ax.set_ylim(-2.1, 1.5 + epsilon)
 
 
 def advantages_panel(ax, advantages: dict) -> None:
     """Advantages of three tokens from TD errors to returns."""
-    rows = advantages["advantages"]
+    rows, blank = advantages["advantages"], {"fc": "white", "ec": "none", "pad": 1}
     for t, shade in enumerate(("#000000", "#555555", "#999999")):
         ax.plot(advantages["lam"], [row[t] for row in rows], color=shade)
-        ax.text(1.02, rows[-1][t], f"token {t + 1}", color=shade, va="center")
+        ax.text(1.02, rows[-1][t], f"token {t + 1}", color=shade, va="center", bbox=blank)
     gamma = f"γ = {advantages['gamma']:g}"
     ax.set_title(f"λ chooses what to trust, the values or\nthe samples ({gamma})")
     ax.set(xlabel="λ:  0 = TD errors, 1 = returns - values", xlim=(0, 1.22))
@@ -121,14 +135,19 @@ def memory_panel(ax, held: dict[str, dict]) -> None:
             alpha = 0.9 if role in row["trained_roles"] else 0.35
             ax.barh(method, size, left=left, color=color, alpha=alpha, edgecolor="white")
             if size > 1:
-                ax.text(left + size / 2, method, role, ha="center", va="center", fontsize=8)
+                ax.text(left + size / 2, method, role, ha="center", va="center", fontsize=7.5)
             left += size
         adamw = row["adamw_gb"]
         text = (
             f"{left:.0f} + {adamw:.0f}" if adamw > 1 or not adamw else f"{left:.0f} + {adamw:.2f}"
         )
         ax.text(left + 1, method, text, va="center", fontsize=9)
-    ax.set_title("Four models against two, 7B:\nhalf by DPO, half again by LoRA")
-    ax.set(xlabel="GB of fp16 weights (dark: trained) + AdamW's", xlim=(0, 78))
+    full, lora = (
+        [f"{held[name]['weights_gb']:.0f}" for name in pair]
+        for pair in (("PPO", "DPO"), ("PPO + LoRA", "DPO + LoRA"))
+    )
+    title = f"DPO halves PPO's weights, {full[0]} to {full[1]} GB;\nLoRA halves both"
+    ax.set(title=f"{title}, {lora[0]} to {lora[1]} GB", xlim=(0, 78))
+    ax.set_xlabel("GB for 7B: fp16 weights + AdamW")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

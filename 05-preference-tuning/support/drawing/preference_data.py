@@ -48,9 +48,10 @@ def draw_preference_data(
     noise_panel(axes[2, 2], metrics["break_even"])
     tau = {name: f"{budgets[COMPARED]['mean']:.2f}" for name, budgets in metrics["tau"].items()}
     factor = metrics["break_even"]["at_equal_cost"]["mean"]
-    title = f"For the same reading, scores ({tau['new_rater_each_time']}) recover more of the true "
-    title += f"order than pairs ({tau['pairwise']}),\nuntil a score is read with {factor:.1f} "
-    title += "times the noise, or one rater always meets the same response "
+    than = compare_words(metrics["differences"]["pairwise_beats_pointwise_at_equal_cost"])
+    title = f"For the same reading, pairs recover {than} scores of the true order (tau "
+    title += f"{tau['pairwise']} and {tau['new_rater_each_time']});\nthey win once a score has "
+    title += f"{factor:.1f} times the noise, or where one rater always meets the same response "
     save_figure(fig, path, title + f"({tau['one_rater_per_response']})", caption)
 
 
@@ -71,6 +72,14 @@ def draw_own_pairs(path: Path, metrics: dict, caption: str) -> None:
 
 
 # --- Texts ---
+
+
+def compare_words(difference: dict) -> str:
+    """What the interval of a difference allows to say."""
+    low, high = difference["ci95"]
+    if high < 0:
+        return "less than"
+    return "more than" if low > 0 else "about as much as"
 
 
 def shorten(text: str, width: int) -> str:
@@ -154,23 +163,22 @@ def raters_panel(ax, raters: dict) -> None:
     ax.set(xlabel="score by a second rater", ylabel="score by a first rater")
     agree = raters["two_raters_agree"]["mean"]
     again = raters["one_rater_asked_twice_agrees"]["mean"]
-    title = f"One person's 4 is another's 3 ({table[3, 2]:.0%}):\ntwo agree on {agree:.0%} of "
-    ax.set_title(title + f"scores, one asked twice on {again:.0%}")
+    title = f"One person's 4 is another's 3 ({table[3, 2]:.0%}):\n{agree:.0%} of scores agree, "
+    ax.set_title(title + f"{again:.0%} by the same rater")
 
 
 def styles_panel(ax, styles: dict, words: dict) -> None:
     """Share of every style among the chosen and among the rejected."""
     for k, side in enumerate(SIDES):
         y, rows = np.arange(len(STYLES)) + 0.4 * k, [styles[side][style] for style in STYLES]
-        label = f"of the chosen ({words[side]['mean']:.1f} words on average)"
-        label = label.replace("chosen", side)
+        label = f"of the {side} ({words[side]['mean']:.1f} words on average)"
         draw_bars(ax, y, rows, COLORS[side], horizontal=True, height=0.38, label=label)
     ax.set_yticks(np.arange(len(STYLES)) + 0.2, [style.replace("_", " ") for style in STYLES])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     concise = styles["chosen"]["concise"]["mean"]
     title = f"{concise:.0%} of the chosen answers are concise;\nthe rejected ones are off topic, "
-    ax.set(title=title + "wrong, or padded", xlabel="share of answers")
+    ax.set(title=title + "wrong, or padded", xlabel="share of answers", xlim=(0, None))
     ax.legend(loc="lower right")
 
 
@@ -184,10 +192,14 @@ def budget_panels(cost_ax, count_ax, metrics: dict) -> None:
         for ax, x in ((cost_ax, costs), (count_ax, costs / size)):
             marker = "" if name in SCORES else "o"
             draw_band(ax, x, *curve(tau[name]), color, label, ls=style, marker=marker, ms=4)
-    at_cost = [tau[name][COMPARED]["mean"] for name in ("new_rater_each_time", "pairwise")]
-    verb = "win" if at_cost[1] > at_cost[0] else "lose to scores"
-    cost_ax.set(title=f"Pairs {verb} for the same reading ...", xlabel="responses read per prompt")
-    count_ax.set(title="... and rankings tell most at a time", xlabel="annotations per prompt")
+    at_cost, per_annotation = (
+        compare_words(metrics["differences"][f"pairwise_beats_pointwise_{basis}"])
+        for basis in ("at_equal_cost", "per_annotation")
+    )
+    cost_ax.set_title(f"For the same reading pairs recover\n{at_cost} scores")
+    count_ax.set_title(f"Each ranking tells most,\neach pair {per_annotation} a score")
+    cost_ax.set_xlabel("responses read per prompt")
+    count_ax.set_xlabel("annotations per prompt")
     for ax, ticks in ((cost_ax, costs), (count_ax, sorted({*costs // 4, *costs}))):
         ax.set(xscale="log", ylabel="order recovered, Kendall's tau", ylim=(0, 1))
         ax.set_xticks(ticks, ticks)
@@ -209,9 +221,10 @@ def noise_panel(ax, breaks: dict) -> None:
         draw_band(ax, factors, *curve(breaks[f"scores_{basis}"]), BROWN, label, ls=style)
         ax.plot(breaks[basis]["mean"], level[0, 0], "o", color=INDIGO, mec="white", ms=8)
     equal, each = (breaks[basis]["mean"] for basis in rows)
-    title = f"Pairs win once scores are {equal:.1f} times as\nnoisy; {each:.1f} times, counted per "
-    ax.set(title=title + "annotation", ylabel="order recovered, Kendall's tau")
-    ax.set_xlabel("noise of a reading for a score / for a comparison")
+    ax.set_title(
+        f"Pairs win once scores are {equal:.1f} times\nas noisy ({each:.1f} per annotation)"
+    )
+    ax.set(xlabel="noise of a score / of a comparison", ylabel="order recovered, Kendall's tau")
     ax.legend()
 
 
