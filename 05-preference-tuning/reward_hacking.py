@@ -63,11 +63,7 @@ COMPARISONS = (  # id, what is said, whose gold utility is compared
     ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
     ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
     ("per_word_beats_shortest", "reward / words beats brevity", "best of 64 by it minus shortest"),
-    (
-        "level_decides_per_word",
-        "the level of reward decides",
-        "best of 64, mean reward 10 minus -10",
-    ),
+    ("level_decides_per_word", "the reward's level decides it", "mean reward of 10 minus -10"),
     ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
     ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
     ("noise_bends_sd_3", "noise of texts bends gold", "best of 16 minus 64, noise of sd 3"),
@@ -249,9 +245,8 @@ def study(
     """The section: metrics. `training` are the settings of DPO, `reward` of the reward models."""
     asked, watched = wrong_users("test", prompts), wrong_users("validation", prompts // 2)
     test, watched = ([question.prompt for question in rows] for rows in (asked, watched))
-    sft = (model, dataset, sft_steps, seed, output_dir, device)
+    sft, sampling = (model, dataset, sft_steps, seed, output_dir, device), (max_new_tokens, seed)
     reference, tokenizer = load_sft_checkpoint(*sft)
-    sampling = (max_new_tokens, seed)
     texts, pool = sample_answers(reference, tokenizer, test, 3 * n // 2, *sampling)
 
     labels, judges = train_rewards(fit, **reward, device=device)
@@ -272,8 +267,8 @@ def study(
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
     for hack, traced in trace_biases(labels, judges, asked, seed).items():
         metrics[hack] |= traced
-    same = same_pairs(labels["mixed"], labels["human"])
-    return {**metrics, "curves": curves, "same_pairs": same}
+    metrics["same_pairs"] = same_pairs(labels["mixed"], labels["human"])
+    return {**metrics, "curves": curves}
 
 
 def findings(metrics: dict) -> list[str]:
@@ -324,8 +319,8 @@ def main(argv: list[str] | None = None) -> dict:
     settings = training_settings("hacked policy", **args.settings)
     rewards = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
     reward = training_settings("hacked reward model", **rewards)
-    folders = {"output_dir": args.output_dir, "device": device}
-    metrics = study(**settings, **folders, reward=reward, prompts=args.prompts or 64, n=args.n)
+    options = {"reward": reward, "prompts": args.prompts or 64, "n": args.n, "device": device}
+    metrics = study(**settings, **options, output_dir=args.output_dir)
     settings["reward_pairs"] = reward["pairs"]
     outcome = {"claims": CLAIMS, "checks": CHECKS, "settings": settings, "device": device}
     return finish(args, metrics, draw_hacking, findings(metrics), **outcome)

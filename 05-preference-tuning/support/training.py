@@ -41,8 +41,10 @@ DEFAULTS = {
     "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
     # Steps of twice the size of those of "dpo", and long enough for the losses to differ.
     "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
-    # Long enough for beta to act and for a bias of the labels to show. The reward models start from
-    # the model that absorbs more of the planted biases per second of training.
+    # Long enough for beta to act and for a bias of the labels to show. Its reward models start from
+    # the embedded model that absorbs more of the planted biases (length, style, agreement; contrasts
+    # on validation prompts) per second: tiny-gpt2 90, 91 and 78 % of 1,200 pairs in 6 s,
+    # tiny-distilbert 17, 22 and 38 % of 3,000 pairs (batch 8) in 15 s.
     "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     # Of prompts x samples an update; the rate whose gold utility is best on validation prompts.
