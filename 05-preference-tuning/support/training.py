@@ -43,8 +43,8 @@ DEFAULTS = {
     "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     # Long enough for beta to act and for a bias of the labels to show. Its reward models start from
     # the embedded model that absorbs more of the three planted biases per second (by contrasts, on
-    # validation prompts): tiny-gpt2 90, 91 and 78 % of them from 1,200 pairs in 6 s, tiny-distilbert
-    # 17, 22 and 38 % from 3,000 pairs (batches of 8) in 15 s.
+    # validation prompts): tiny-gpt2 90, 91 and 78 % from 1,200 pairs in 6 s, tiny-distilbert 17, 22
+    # and 38 % from 3,000 pairs (batches of 8) in 15 s.
     "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     # Of prompts x samples an update; the rate whose gold utility is best on validation prompts.

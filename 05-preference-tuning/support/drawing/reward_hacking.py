@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from support.drawing import COLORS, curve, draw_band, draw_bars, error_bars, new_figure, save_figure
+from support.overoptimization import overoptimization_peak
 
 import numpy as np
 
@@ -69,6 +70,9 @@ def hack_panel(ax, hack: str, metrics: dict, default: dict | None) -> None:
     ax.plot(d, unbiased, color=COLORS["gold"], ls="--", lw=1.3, label="quality, unbiased reward")
     a, b = read["law"]["a"], read["law"]["b"]
     ax.plot(d, d * (a - b * d), color=COLORS["theory"], ls=":", label="forecast from n <= 8")
+    peak, height = overoptimization_peak(a, b)
+    if peak < d[-1]:
+        ax.plot(peak, height, "*", color=COLORS["theory"], ms=9)
     if default and "curves" in default:
         dpo_line(ax, default["curves"][hack], COLORS["default"], None)
     dpo_line(ax, metrics["curves"][hack], COLORS["dpo"], "quality, DPO on the way")
