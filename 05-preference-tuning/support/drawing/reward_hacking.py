@@ -69,7 +69,13 @@ def hack_panel(ax, hack: str, metrics: dict, default: dict | None) -> None:
     unbiased = curve(metrics["human"]["best_of_n"]["gold"])[0]
     ax.plot(d, unbiased, color=COLORS["gold"], ls="--", lw=1.3, label="quality, unbiased reward")
     a, b = read["law"]["a"], read["law"]["b"]
-    ax.plot(d, d * (a - b * d), color=COLORS["theory"], ls=":", label="forecast from n <= 8")
+    ax.plot(
+        d,
+        d * (a - b * d),
+        color=COLORS["theory"],
+        ls=":",
+        label="forecast from n <= 8, and its peak",
+    )
     peak, height = overoptimization_peak(a, b)
     if peak < d[-1]:
         ax.plot(peak, height, "*", color=COLORS["theory"], ms=9)
@@ -128,7 +134,7 @@ def mitigations_panel(ax, gold: dict) -> None:
     ax.set_yticks(range(len(MITIGATIONS)), [name for name, *_ in MITIGATIONS])
     ax.invert_yaxis()
     ax.axvline(0, color=COLORS["sft"], lw=1)
-    title = "What helps against a flaw:\nquality with minus without"
+    title = "What helps against a flaw (blue: in DPO):\nquality with minus without"
     ax.set(title=title, xlabel="gold utility (log-odds)")
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3, columnspacing=0.8)
 
