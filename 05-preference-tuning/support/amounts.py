@@ -165,11 +165,11 @@ def amount_findings(amounts: dict) -> list[str]:
         amount = amounts[name]
         last = amount["curve"][-1]
         lines.append(
-            f"More of it on {labels}, a constant rate: gold utility is best after "
-            f"{amount['peak_epoch']:.3g} epochs; until {last['epoch']:.3g} epochs "
-            f"{interval(amount['gold_lost'])} of it are lost (KL {interval(last['kl'])} nats, good "
-            f"answers {percent(last['good'])}), while training pairs ranked as labelled change by "
-            f"{amount['accuracy_gained']['mean']:+.0%} to {percent(last['accuracy'])}."
+            f"More of it on {labels}, at a constant rate: gold utility is best at epoch "
+            f"{amount['peak_epoch']:.3g} and has lost {interval(amount['gold_lost'])} by epoch "
+            f"{last['epoch']:.3g} (KL {interval(last['kl'])} nats, good answers "
+            f"{percent(last['good'])}); of training pairs meanwhile {percent(last['accuracy'])} "
+            f"are ranked as labelled, {amount['accuracy_gained']['mean']:+.0%}."
         )
     sides = amounts["unbiased"]["curve"][-1]
     lines.append(
