@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from support.amounts import epochs_looked_at, lost_after_peak
+from support.drawing.dpo_training import draw_dpo
 from support.evaluation import (
     compare,
     pair_logps,
@@ -38,6 +39,7 @@ from common.models import (
     load_causal_lm,
 )
 from common.preferences import make_pairs, questions, write_response
+from common.reporting import at, judge, over_seeds, run_checks
 from common.sampling import sample
 
 D = torch.float64
@@ -486,3 +488,20 @@ def test_what_every_method_is_compared_by(saved):
         for name in ("kl", "gold", "good"):
             assert set(row[name]) >= {"mean", "ci95"}
         assert row["annotations"] in ((0,) if row["method"] == "SFT" else (7, 14, 21, 64))
+
+
+def test_the_figure_of_several_seeds_and_beside_the_default(saved, tmp_path):
+    metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
+    draw_dpo(tmp_path / "seeds.png", over_seeds([metrics] * 3), "three seeds", metrics)
+    draw_dpo(tmp_path / "older.png", metrics, "", {"policy": {}})  # results of another version
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_every_claim_has_its_quantity_over_seeds(saved):
+    metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
+    merged = over_seeds([metrics, metrics])
+    assert len(judge(dpo.CLAIMS, merged)) == len(dpo.CLAIMS) == 9
+    for claim in dpo.CLAIMS:
+        assert at(merged, claim.path)["by_seed"] == [at(metrics, claim.path)["mean"]] * 2
+        assert claim.smallest > 0
+    assert all(check["passes"] for check in run_checks(dpo.CHECKS, metrics))
