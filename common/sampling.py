@@ -25,7 +25,7 @@ class Response(NamedTuple):
 def sample(
     model,
     tokenizer,
-    prompts: list[str],
+    prompts: list[str] | list[list[int]],
     n: int = 1,
     max_new_tokens: int = 48,
     temperature: float = 1.0,
@@ -34,13 +34,17 @@ def sample(
 ) -> list[list[Response]]:
     """Sample n responses to every prompt; temperature 0 is greedy. Returns n per prompt.
 
+    Prompts are texts, or the token ids of what is to be continued.
     Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
     prompts are batched or shared among processes changes nothing. `batch_size` counts rows,
     prompts x n.
     """
     import torch
 
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = [
+        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
+        for prompt in prompts
+    ]
     check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     responses, was_training = {}, model.training

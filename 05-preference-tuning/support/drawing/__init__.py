@@ -29,6 +29,7 @@ COLORS = {
     "proxy": "#D55E00",
     "chosen": "#56B4E9",
     "rejected": "#882255",
+    "rl": "#6B4226",
     "theory": "#000000",
     "default": "#B5B5B5",  # the committed run, behind a run with other settings
 }

@@ -1,0 +1,343 @@
+"""Online RL: what does RLHF's loop do, for real, beside DPO on the same model?
+
+    python 05-preference-tuning/online_rl.py
+    python 05-preference-tuning/online_rl.py --beta 0.1                            # a weaker pull
+    python 05-preference-tuning/online_rl.py --model FOLDER --dataset pairs.jsonl  # your prompts
+
+The tutorial leaves PPO-based RLHF "conceptual"; here it runs, small. In each update the policy
+answers prompts four times, a reward model scores the answers, and TRL's RLOOTrainer raises those
+that are better than their siblings: REINFORCE with a leave-one-out baseline, PPO's simplest
+relative. Then at half and twice the learning rate, as DPO is; and against a reward model of
+annotators who love length, with the KL term and without.
+
+About SECONDS seconds on 2 cores. EXPECT Writes outputs/online_rl.png.
+Left out: a value head, clipping over several passes (PPO proper), full fine-tuning.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from support.artifacts import trained_settings
+from support.drawing.online_rl import draw_online_rl
+from support.evaluation import log_ratios, score_texts, show_answers, summarize
+from support.rl_arms import (
+    Arm,
+    Outcome,
+    frontier_points,
+    gold_of,
+    peak_memory,
+    seconds_per_step,
+    spread_over_rates,
+    token_passes,
+    train_dpo_arms,
+    train_rl_arms,
+    training_curve,
+)
+from support.rloo import make_rloo_trainer, next_update
+from support.start import Start, start_from_sft
+from support.trained import SMOKE, find_trained
+from support.training import Trained, run_trainer, trainer_settings, training_settings
+
+import dpo_trainer
+import numpy as np
+import reward_model
+
+from common import cli
+from common.models import load_reward_model
+from common.preferences import questions
+from common.reporting import Check, Claim, finish, interval, percent, summary
+
+BETA = 0.3
+PROMPTS = 128  # of the world, held out
+TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples")
+TRAINING += ("max_new_tokens", "seed")  # what `train_rl` takes
+ARMS = {
+    "default": Arm(),
+    "slow": Arm(rate=0.5),
+    "fast": Arm(rate=2.0),
+    "biased": Arm("length"),
+    "biased_no_kl": Arm("length", beta=0.0),
+}
+RATES = ("slow", "default", "fast")  # DPO is trained at these, too
+
+CLAIMS = (
+    Claim(
+        "dpo_is_simpler",
+        "DPO is simpler than PPO-based RLHF",
+        "tokens that pass through models, online RL's training over DPO's, doublings",
+        path="cost.doublings",
+        smallest=0.5,
+    ),
+    Claim(
+        "dpo_is_more_stable",
+        "DPO is more stable than PPO-based RLHF",
+        "gold utility from the worst to the best of three rates, online RL minus DPO, log-odds",
+        path="spread.difference",
+        smallest=0.2,
+    ),
+    Claim(
+        "rl_explores",
+        "PPO can explore: it gets further than DPO on its fixed pairs",
+        "gold utility, online RL minus DPO, log-odds",
+        path="rl_minus_dpo",
+        smallest=0.1,
+    ),
+    Claim(
+        "kl_term_holds_the_policy",
+        "without the KL term the policy overfits to the reward model's idiosyncrasies",
+        "gold utility under a length-biased reward, with the KL term minus without, log-odds",
+        path="held_by_kl",
+        smallest=0.2,
+    ),
+)
+ADVANTAGES_ARE_TRLS = "leave_one_out_advantages of penalized_rewards are TRL's"
+CHECKS = (Check("advantages_are_trls", ADVANTAGES_ARE_TRLS, "difference_from_trl", (0, 1e-3)),)
+
+
+# --- 1. Reward and advantage ---
+
+
+def penalized_rewards(rewards, log_ratios, beta: float):
+    """r - beta log(pi / pi_ref) of each sampled response, what RLHF maximises; (P, K).
+
+    The log-ratio is that of the sequence, in nats, taken as a constant: the score-function gradient
+    is then that of E[r] - beta KL(pi || pi_ref). Ziegler et al. 2019 (arXiv 1909.08593).
+    """
+    return rewards - beta * log_ratios
+
+
+def leave_one_out_advantages(rewards):
+    """A_i = r_i - mean of the other K - 1 rewards to the same prompt; (P, K), sums to 0 over K.
+
+    The baseline does not depend on the response itself, so the gradient stays unbiased, where
+    r_i - mean r would shrink it by (K - 1)/K. Kool et al. 2019; Ahmadian et al. 2024
+    (arXiv 2402.14740).
+    """
+    count = rewards.shape[-1]
+    others = (rewards.sum(-1, keepdims=True) - rewards) / (count - 1)
+    return rewards - others
+
+
+# --- 2. Training with TRL and LoRA ---
+
+
+def train_rl(
+    model,
+    tokenizer,
+    judge: tuple,
+    prompts: Sequence[str],
+    *,
+    learning_rate: float,
+    beta: float = BETA,
+    updates: int = 20,
+    prompts_per_update: int = 32,
+    samples: int = 4,
+    max_new_tokens: int = 48,
+    seed: int = 0,
+    name: str = "online RL",
+    look=None,
+) -> Trained:
+    """Train a LoRA adapter on answers that the policy samples itself, scored by `judge`.
+
+    `judge` is (reward model, tokenizer). Dropout is off: the ratio of new to old probabilities
+    would be taken under two different masks.
+    """
+    import torch
+    from datasets import Dataset
+    from trl import RLOOConfig
+
+    rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    config = trainer_settings(
+        model, learning_rate, 1, prompts_per_update * samples, seed, "constant"
+    )
+    del config["max_length"]
+    lora = dpo_trainer.lora_config(model)
+    lora.lora_dropout = 0.0
+    torch.manual_seed(seed)  # LoRA starts at random
+    trainer = make_rloo_trainer(
+        lambda asked, texts: score_texts(judge, asked, texts),
+        model=model,
+        args=RLOOConfig(
+            beta=beta,
+            max_steps=updates,
+            num_generations=samples,
+            max_completion_length=max_new_tokens,
+            disable_dropout=True,
+            **config,
+        ),
+        train_dataset=Dataset.from_list(rows * -(-prompts_per_update // len(rows))),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    return run_trainer(trainer, name, look, look_at=(updates // 3, 2 * updates // 3))
+
+
+def difference_from_trl(trained: Trained, tokenizer, judge: tuple, beta: float) -> float:
+    """Largest |advantage here - TRL's| on new answers to four prompts, relative to their spread."""
+    prompts, token_ids, advantages = next_update(trained.trainer, 4)
+    texts = [[tokenizer.decode(ids, skip_special_tokens=True) for ids in row] for row in token_ids]
+    rewards = score_texts(judge, prompts, texts)
+    ratios = log_ratios(trained.policy, tokenizer, prompts, token_ids)
+    ours = leave_one_out_advantages(penalized_rewards(rewards, ratios, beta))
+    return float(np.abs(ours - advantages).max() / np.std(advantages))
+
+
+# --- 3. The study: DPO and the arms of online RL, on the same held-out prompts ---
+
+
+def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) -> tuple:
+    """The section: (metrics, seconds). `training`: settings of `train_rl`; `judges`: folders.
+
+    In the world all ARMS are trained, and DPO at their learning rates; else one of each.
+    """
+    data, device, beta = start.data, str(start.reference.device), training["beta"]
+    models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
+    arms = {name: arm for name, arm in ARMS.items() if data.has_gold or name == "default"}
+    rates = {name: arms[name] for name in RATES if name in arms}
+    asked = sorted({row["prompt"] for row in data.train})
+    if data.has_gold:
+        asked = [question.prompt for question in questions("train")]
+
+    dpo = train_dpo_arms(dpo_trainer.train_dpo, start, models["human"], adapter, rates)
+    seconds = {"dpo_peak_mb": peak_memory()}
+    before, rl = train_rl_arms(train_rl, start, models, asked, arms, training)
+    seconds |= {"rl_peak_mb": peak_memory(), **seconds_per_step(dpo, rl)}
+    shown = {"before": before, "DPO": dpo["default"], "online RL": rl["default"]}
+    if data.has_gold:
+        shown["loves length"], shown["no KL term"] = rl["biased"], rl["biased_no_kl"]
+    show_answers(data.prompts, {who: outcome.texts for who, outcome in shown.items()})
+
+    trained = rl["default"].trained
+    difference = difference_from_trl(trained, start.tokenizer, models["human"], beta)
+    labels = {name: (trained_settings(path) or {}).get("pairs") for name, path in judges.items()}
+    scores = training["updates"] * training["prompts_per_update"] * training["samples"]
+    metrics = {
+        "reference": summarize(before.values),
+        "dpo": summarize(dpo["default"].values),
+        "policy": summarize(rl["default"].values),
+        "budget": {
+            "dpo_labels": len(data.train),
+            "rl_labels": labels["human"],
+            "rl_scores": scores,
+        },
+        "difference_from_trl": difference,
+        "training": training_curve(trained, beta),
+        "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
+    }
+    if data.has_gold:
+        metrics |= {**compare_methods(dpo, rl), "frontier": frontier_points(rl, arms, labels)}
+    return metrics, seconds
+
+
+def compare_methods(dpo: dict[str, Outcome], rl: dict[str, Outcome]) -> dict:
+    """What the claims compare, in gold utility per prompt, paired."""
+    rl_gold, dpo_gold = gold_of(rl, RATES), gold_of(dpo, RATES)
+    held, free = gold_of(rl, ("biased", "biased_no_kl")).T
+    at_default = RATES.index("default")
+    return {
+        "cost": token_passes(dpo["slow"].trained, rl["default"].trained),
+        "spread": spread_over_rates(rl_gold, dpo_gold, [ARMS[name].rate for name in RATES]),
+        "rl_minus_dpo": summary(rl_gold[:, at_default] - dpo_gold[:, at_default]),
+        "held_by_kl": summary(held - free),
+    }
+
+
+def findings(metrics: dict, seconds: dict) -> list[str]:
+    """What was found, in sentences."""
+    before, dpo, after = (metrics[name] for name in ("reference", "dpo", "policy"))
+    updates, budget = len(metrics["training"]["reward"]), metrics["budget"]
+    lines = [
+        f"In {updates} updates the reward of held-out answers went from "
+        f"{interval(before['reward'])} to {interval(after['reward'])}; DPO's answers get "
+        f"{interval(dpo['reward'])}.",
+        f"KL(policy || reference), measured: online RL {interval(after['kl'])} nats, DPO "
+        f"{interval(dpo['kl'])}.",
+        f"DPO learned from {budget['dpo_labels']} labels; online RL asked a reward model for "
+        f"{budget['rl_scores']} scores, which had learned from {budget['rl_labels']} labels.",
+        f"An update of online RL took {seconds['rl_update']:.2f} s"
+        + (f", a step of DPO {seconds['dpo_step']:.2f} s." if "dpo_step" in seconds else "."),
+    ]
+    if "good" not in after:
+        return [*lines, "There is no gold standard for these pairs: read the answers."]
+    spread, cost = metrics["spread"], metrics["cost"]
+    held, free = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
+    return [
+        f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after online "
+        f"RL, {percent(dpo['good'])} after DPO; gold utility {interval(before['utility'])}, "
+        f"{interval(after['utility'])} and {interval(dpo['utility'])}.",
+        *lines,
+        f"Online RL's training moves {cost['rl_passes'] / cost['dpo_passes']:.1f} times as many "
+        "tokens through models as DPO's.",
+        f"From half to twice the learning rate gold utility varies by "
+        f"{interval(spread['rl_spread'])} with online RL, by {interval(spread['dpo_spread'])} "
+        "with DPO.",
+        f"Against a reward model that loves length gold utility ends at "
+        f"{interval(held['utility'])} (KL {interval(held['kl'])} nats); without the KL term at "
+        f"{interval(free['utility'])} (KL {interval(free['kl'])}).",
+    ]
+
+
+# --- Main ---
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__file__, __doc__)
+    group = cli.add_model_flags(parser, model="tiny-gpt2")
+    backbone = "what a reward model is trained from"
+    group.add_argument("--reward-backbone", default="tiny-distilbert", help=backbone)
+    trained = "default: the one in the output folder, trained first where it is missing"
+    group.add_argument("--reward-model", type=Path, help=f"a trained reward model; {trained}")
+    group = parser.add_argument_group("training")
+    rate = "default: 4e-3 embedded, 3e-4 other models"
+    group.add_argument("--learning-rate", type=cli.positive_float, help=rate)
+    beta = "strength of the pull towards the reference"
+    group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
+    number = cli.whole_number(1)
+    group.add_argument("--updates", type=number, help="steps of the policy; default: 20")
+    group.add_argument("--prompts-per-update", type=number, help="to answer in each; default: 32")
+    samples = "answers to each prompt; default: 4"
+    group.add_argument("--samples", type=cli.whole_number(2), help=samples)
+    cli.add_policy_flags(parser, prompts=f"{PROMPTS}, of your own 16")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Find or train what is needed, train online, draw; returns the metrics."""
+    smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
+    args = cli.start(build_parser(), argv, "online_rl", smoke)
+    where = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
+    shared = {"dataset": args.dataset, "seed": args.seed}
+    policy = {"model": args.model, "sft_steps": args.sft_steps, **shared}
+    policy["max_new_tokens"] = args.max_new_tokens
+    dpo_flags = {**policy, "beta": dpo_trainer.BETA}
+
+    def find_judge(**different) -> Path:
+        flags = {"model": args.reward_backbone, **shared, **different}
+        return find_trained("reward model", reward_model.tune, smoke=args.smoke, **flags, **where)
+
+    judges = {"human": args.reward_model or find_judge()}
+    if not args.dataset:
+        judges["length"] = find_judge(annotator="length")
+    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **dpo_flags, **where)
+    dpo_settings = training_settings("dpo", **dpo_flags, **(SMOKE if args.smoke else {}))
+    prompts = args.prompts or (None if args.dataset else PROMPTS)
+    start = start_from_sft(**dpo_settings, **where, prompts=prompts)
+    settings = training_settings("online rl", **args.settings)
+    training = {name: settings[name] for name in TRAINING}
+    metrics, seconds = study(start, training, judges, adapter)
+    return finish(
+        args,
+        metrics,
+        draw_online_rl,
+        findings(metrics, seconds),
+        claims=() if args.dataset else CLAIMS,
+        checks=CHECKS,
+        settings=settings,
+        device=where["device"],
+        timings=seconds,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

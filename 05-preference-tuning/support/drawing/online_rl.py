@@ -1,0 +1,168 @@
+"""The figure of online_rl.py."""
+
+from pathlib import Path
+
+from support.drawing import (
+    COLORS,
+    curve,
+    draw_band,
+    error_bars,
+    new_figure,
+    save_figure,
+    smooth,
+)
+
+import numpy as np
+
+
+def draw_online_rl(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+    """The world's run, or one on the user's prompts, which has no gold standard."""
+    has_gold = "good" in metrics["policy"]
+    fig, axes = new_figure(2 if has_gold else 1, 3)
+    reward_panel(axes[0, 0], metrics)
+    if not has_gold:
+        watched_panel(axes[0, 1], metrics, "kl", "KL from the reference, measured", "nats")
+        watched_panel(axes[0, 2], metrics, "words", "Length of sampled answers", "words")
+        ends = [metrics[name]["reward"]["mean"] for name in ("reference", "policy")]
+        title = f"Online RL takes the reward from {ends[0]:.2f} to {ends[1]:.2f}"
+        save_figure(fig, path, title, caption)
+        return
+    good_panel(axes[0, 1], metrics, default)
+    frontier_panel(axes[0, 2], metrics)
+    bias_panel(axes[1, 0], metrics)
+    spread_panel(axes[1, 1], metrics["spread"])
+    budget_panel(axes[1, 2], metrics)
+    good = [metrics[name]["good"]["mean"] for name in ("reference", "policy", "dpo")]
+    title = f"Online RL takes the share of good answers from {good[0]:.0%} to {good[1]:.0%}, "
+    title += f"DPO to {good[2]:.0%};\nagainst a reward model that loves length, "
+    utility = [
+        metrics["curves"][name][-1]["utility"]["mean"] for name in ("biased", "biased_no_kl")
+    ]
+    title += (
+        f"gold utility ends at {utility[0]:.1f} with the KL term and at {utility[1]:.1f} without"
+    )
+    save_figure(fig, path, title, caption)
+
+
+def steps_of(looks: list[dict]) -> list[float]:
+    """The updates at which a policy was looked at."""
+    return [seen["step"] for seen in looks]
+
+
+def mean_of(measured: dict) -> str:
+    """A share as a percentage."""
+    return f"{measured['mean']:.0%}"
+
+
+def reward_panel(ax, metrics: dict) -> None:
+    """The reward of the answers sampled in training, and as it is optimised."""
+    training = metrics["training"]
+    width = max(1, len(training["reward"]) // 7)
+    ax.plot(*smooth(training["reward"], width), color=COLORS["proxy"], label="reward")
+    label = "minus beta times the log-ratio\n(what is optimised)"
+    ax.plot(*smooth(training["optimized"], width), color=COLORS["proxy"], ls="--", label=label)
+    first, last = metrics["reference"]["reward"]["mean"], metrics["policy"]["reward"]["mean"]
+    title = "The reward model's score " + ("rises" if last > first else "does not rise")
+    ax.set(title=title, xlabel="update", ylabel="reward of sampled answers (log-odds)")
+    ax.legend(loc="lower right")
+
+
+def watched_panel(ax, metrics: dict, name: str, title: str, unit: str) -> None:
+    """What was seen of held-out answers on the way, without a gold standard."""
+    looks = metrics["curves"]["default"]
+    rows = [seen[name] for seen in looks]
+    draw_band(ax, steps_of(looks), *curve(rows), COLORS["rl"], None, marker="o", ms=4)
+    ax.set(title=title, xlabel="update", ylabel=unit, ylim=(0, None))
+
+
+def good_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Share of good answers to held-out prompts on the way."""
+    if default:
+        looks = default["curves"]["default"]
+        good = [seen["good"]["mean"] for seen in looks]
+        ax.plot(steps_of(looks), good, color=COLORS["default"], label="the default run")
+    looks = metrics["curves"]["default"]
+    good = [seen["good"] for seen in looks]
+    draw_band(ax, steps_of(looks), *curve(good), COLORS["rl"], "online RL", marker="o", ms=4)
+    ax.axhline(metrics["dpo"]["good"]["mean"], color=COLORS["dpo"], ls="--", label="DPO, trained")
+    title = f"Good answers: {mean_of(good[0])} to {mean_of(good[-1])}"
+    ax.set(title=title, xlabel="update", ylabel="share of held-out answers", ylim=(0, 1.02))
+    ax.legend(loc="lower right")
+
+
+def frontier_panel(ax, metrics: dict) -> None:
+    """Gold utility against the measured KL: online RL on its way, DPO at three rates."""
+    looks = metrics["curves"]["default"]
+    kl, gold = ([seen[name] for seen in looks] for name in ("kl", "utility"))
+    line = {"color": COLORS["rl"], "marker": "o", "ms": 4, "lw": 1.2}
+    ax.errorbar(curve(kl)[0], curve(gold)[0], error_bars(gold), label="online RL", **line)
+    for seen in looks[1:]:
+        place = seen["kl"]["mean"], seen["utility"]["mean"]
+        shift = {"xytext": (6, -11), "textcoords": "offset points"}
+        ax.annotate(f"{seen['step']:.0f}", place, **shift, fontsize=8)
+    dpo = metrics["dpo"]
+    point = {"color": COLORS["dpo"], "marker": "s", "ls": "none"}
+    bars = {"xerr": error_bars([dpo["kl"]]), "yerr": error_bars([dpo["utility"]])}
+    ax.errorbar(dpo["kl"]["mean"], dpo["utility"]["mean"], **bars, **point, label="DPO")
+    difference = metrics["rl_minus_dpo"]
+    title = "Online RL and DPO end equally high"
+    if difference["ci95"] and not difference["ci95"][0] < 0 < difference["ci95"][1]:
+        title = f"Online RL ends {'above' if difference['mean'] > 0 else 'below'} DPO"
+    ax.set(title=title, ylabel="gold utility (log-odds)")
+    ax.set_xlabel("measured KL(policy || reference), nats; numbers: updates")
+    ax.legend(loc="lower right")
+
+
+def bias_panel(ax, metrics: dict) -> None:
+    """Gold utility against a reward model that loves length, with the KL term and without."""
+    arms = (("biased", "-", "with the KL term"), ("biased_no_kl", ":", "without"))
+    for name, line, label in arms:
+        looks = metrics["curves"][name]
+        for reading, color, what in (("utility", "gold", "gold"), ("reward", "proxy", "reward")):
+            rows = [seen[reading] for seen in looks]
+            look = {"ls": line, "marker": "o", "ms": 4}
+            draw_band(ax, steps_of(looks), *curve(rows), COLORS[color], f"{what}, {label}", **look)
+    free = [seen["utility"]["mean"] for seen in metrics["curves"]["biased_no_kl"]]
+    title = f"Love of length: gold {'falls' if free[-1] < free[0] else 'rises'} without a KL term"
+    ax.set(title=title, xlabel="update", ylabel="log-odds")
+    ax.legend(loc="best", fontsize=8)
+
+
+def spread_panel(ax, spread: dict) -> None:
+    """Gold utility of both methods at three learning rates; small dots are seeds."""
+    places = np.arange(len(spread["factors"]))
+    for name, label, shift in (("rl", "online RL", -0.06), ("dpo", "DPO", 0.06)):
+        rows, color = spread[name], COLORS[name]
+        line = {"color": color, "marker": "o", "ms": 5}
+        ax.errorbar(places + shift, curve(rows)[0], error_bars(rows), label=label, **line)
+        for place, row in zip(places, rows, strict=True):
+            seeds = row.get("by_seed", [])
+            ax.plot([place + 2.5 * shift] * len(seeds), seeds, ".", color=color, alpha=0.5)
+    ax.set_xticks(places, [f"x {factor:g}" for factor in spread["factors"]])
+    wide = {"online RL": spread["rl_spread"]["mean"], "DPO": spread["dpo_spread"]["mean"]}
+    title = f"{max(wide, key=wide.get)} depends more on the learning rate"
+    ax.set(title=title, xlabel="learning rate over the default", ylabel="gold utility (log-odds)")
+    ax.legend(loc="lower right")
+
+
+def budget_panel(ax, metrics: dict) -> None:
+    """Labels, scores and tokens through models that each training takes, on a log scale."""
+    budget, cost = metrics["budget"], metrics["cost"]
+    names = ("people's\ncomparisons", "reward model's\nscores", "1,000 tokens\nthrough models")
+    rows = {
+        "dpo": (budget["dpo_labels"], 0, cost["dpo_passes"] / 1000),
+        "rl": (budget["rl_labels"] or 0, budget["rl_scores"], cost["rl_passes"] / 1000),
+    }
+    for (name, counts), shift, label in zip(
+        rows.items(), (0.2, -0.2), ("DPO", "online RL"), strict=True
+    ):
+        places = np.arange(len(names)) - shift
+        ax.bar(places, np.maximum(counts, 1), width=0.38, color=COLORS[name], label=label)
+        for place, count in zip(places, counts, strict=True):
+            ax.text(place, max(count, 1), f"{count:,.0f}", ha="center", va="bottom", fontsize=8)
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(names)), names)
+    times = cost["rl_passes"] / cost["dpo_passes"]
+    title = f"Online RL takes {times:.1f} times the computing"
+    ax.set(title=title, ylabel="count, log scale", ylim=(1, 3e5))
+    ax.legend(loc="upper left", ncols=2)
