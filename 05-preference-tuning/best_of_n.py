@@ -1,66 +1,70 @@
 """Best-of-N: how far does choosing among samples get, what does it cost, how does it suit DPO?
 
     python 05-preference-tuning/best_of_n.py
-    python 05-preference-tuning/best_of_n.py --n 32                                # choose among more
-    python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl --reward-backbone FOLDER
+    python 05-preference-tuning/best_of_n.py --n 32          # choose among more
+    python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
 
-One pool of candidates per held-out prompt is sampled in one go, and each is scored once by the
-reward model. Every n from 1 to --n is then estimated from that one pool without bias, for the SFT
-checkpoint and for the DPO policy. The reward model and the adapter come from reward_model.py and
-dpo_trainer.py; what is not in outputs/ yet is trained first.
+One pool of candidates per held-out prompt is sampled in one go, and each is scored once. Every n is
+then estimated from that pool without bias: for the SFT checkpoint and for the DPO policy, by a
+reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
+What is not in outputs/ yet is trained first.
 
-About a minute on 2 cores when both are there. Expect most of DPO's gain from choosing the best of
-16, with equal weights, and the first step from 1 to 4 to bring more than the one from 4 to 16.
-Writes outputs/best_of_n.png. With --dataset your held-out prompts are answered; there is no gold
-then, only the reward model that chooses, and its accuracy. Left out: speculative and early-stopped
-variants, weighted voting, distilling best-of-n back into the weights.
+About 80 seconds on 2 cores with what the other scripts trained. Expect 4 candidates to gain more
+than 12 further ones, a cost of 98 million operations for each (75 where they share the prompt), and
+gold to fall from 2.3 to 1.5 where the annotators love length. Writes outputs/best_of_n.png. With
+--dataset your held-out prompts are answered; there is no gold then.
+Left out: early-stopped variants, weighted voting, distilling best-of-n back into the weights.
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import dpo_trainer
-import reward_model
-from rlhf_objectives import kl_regularized_optimum
-from support.artifacts import find_or_train
+from support.artifacts import check_adapter, load_adapter, trained_settings
+from support.cost import measure_cost
 from support.drawing.best_of_n import draw_best_of_n
-from support.evaluation import marks, sample_answers, score_texts
-from support.own_pairs import load_own_pairs, policy_data
+from support.evaluation import log_ratios, readings, score_texts, show_candidates
+from support.own_pairs import load_own_pairs
+from support.policy_data import policy_data
+from support.pools import FEW, NS, read_pools
+from support.trained import SMOKE, find_judges, find_trained
 from support.training import load_sft_checkpoint, training_settings
 
+import dpo_trainer
 import numpy as np
+import reward_model
+from rlhf_objectives import kl_regularized_optimum
 
 from common import cli
 from common.models import load_reward_model
-from common.reporting import Check, Claim, bootstrap_ci, finish, interval, percent, summary
+from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.sampling import sample
 
-PROMPTS = 128  # of the world, where --prompts is not given
-FEW = 4  # where the curve of n is cut in two
-NS = (1, 2, 4, 8, 16, 32, 64)
+PROMPTS, POOL = 128, 128  # of the world: held-out prompts, candidates for each
 
 CLAIMS = (
     Claim(
         "best_of_n_cost_is_linear",
-        "the cost of best-of-n is linear in n",
-        "exponent of FLOPs (sampling and scoring) in n",
-        path="cost_exponent",
-        true=(0.85, 1.15),
+        "the cost of best-of-n is roughly linear in n, not counting batching",
+        "exponent of FLOPs in n, each candidate sampled and scored on its own",
+        path="cost.exponent",
+        true=(0.9, 1.1),
+        smallest=0.02,
     ),
     Claim(
         "one_to_four_beats_four_to_sixteen",
         "n from 1 to 4 gains more than from 4 to 16",
-        "gain in gold utility from n = 1 to 4, minus that from 4 to the largest n, log-odds",
+        "gold utility gained from n = 1 to 4, minus that from 4 to the largest n, log-odds",
         path="first_step_minus_second",
         smallest=0.05,
     ),
     Claim(
         "best_of_n_captures_dpo_gain",
         "best-of-n captures a large part of DPO's gain without training",
-        "gain in gold utility of best-of-n, as a share of DPO's",
-        path="share_of_dpo_gain",
+        "gold utility that best-of-n gains by a reward model of DPO's number of pairs, over DPO's",
+        path="share_of_dpo_gain.as_many_pairs",
         true=(0.5, float("inf")),
+        smallest=0.05,
     ),
     Claim(
         "dpo_plus_best_of_n_is_best",
@@ -69,13 +73,26 @@ CLAIMS = (
         path="both_minus_better_single",
         smallest=0.05,
     ),
+    Claim(
+        "length_bias_slows_best_of_n",
+        "a reward model of annotators who love length makes best-of-n worse",
+        "gold utility at the largest n, unbiased minus length-biased annotators, log-odds",
+        path="lost_to_length",
+        smallest=0.1,
+    ),
 )
 CHECKS = (
     Check(
         "best_of_n_leaves_weights",
-        "best-of-n leaves every weight unchanged",
+        "best-of-n leaves every weight as it was",
         "largest_weight_change",
         (0, 0),
+    ),
+    Check(
+        "no_best_of_n_above_the_optimum",
+        "best-of-n has no more gold than pi* at the same KL",
+        "largest_excess_over_optimum",
+        (-float("inf"), 0.02),
     ),
 )
 
@@ -152,10 +169,17 @@ def make_pool(
 ) -> dict:
     """Sample `size` candidates per prompt and score them: texts, arrays (prompts, size) by name.
 
-    `reward`, and the readings of `sample_answers`. `judge` is (reward model, tokenizer).
+    `judge` is (reward model, tokenizer); log_ratio is log pi/pi_ref in nats, whose mean is the KL.
     """
-    texts, values = sample_answers(model, tokenizer, prompts, size, max_new_tokens, seed)
-    return {"texts": texts, "reward": score_texts(judge, prompts, texts), **values}
+    sampled = sample(model, tokenizer, prompts, size, max_new_tokens, seed=seed)
+    texts = [[response.text for response in row] for row in sampled]
+    token_ids = [[response.token_ids for response in row] for row in sampled]
+    return {
+        "texts": texts,
+        "reward": score_texts(judge, prompts, texts),
+        "log_ratio": log_ratios(model, tokenizer, prompts, token_ids),
+        **readings(prompts, texts),
+    }
 
 
 def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
@@ -164,112 +188,7 @@ def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) 
     return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in rows])
 
 
-def frontier(rewards: np.ndarray, settings: Sequence[float], policy) -> dict:
-    """Reward and KL of policy(ref_probs, rewards, setting) on pools; rewards (P, M).
-
-    The reference gives every candidate of a prompt 1/M; KLs are those of the reweighted pool.
-    """
-    uniform = np.full(rewards.shape[1], 1 / rewards.shape[1])
-    kl, reward = [], []
-    for setting in settings:
-        policies = [policy(uniform, row, setting) for row in rewards]
-        kl.append(summary([kl_divergence(p, uniform) for p in policies], resamples=500))
-        expected = [p @ row for p, row in zip(policies, rewards, strict=True)]
-        reward.append(summary(expected, resamples=500))
-    return {"setting": list(settings), "kl": kl, "reward": reward}
-
-
-def show_candidates(prompt: str, texts: list[str], rewards: np.ndarray) -> None:
-    """Print candidates for a prompt with their rewards, and which one is chosen."""
-    print(f"\n{prompt}")
-    for k, (text, reward) in enumerate(zip(texts, rewards, strict=True)):
-        chosen = "->" if k == np.argmax(rewards) else "  "
-        print(f"  {chosen} reward {reward:+.2f}: {text}{marks(prompt, text)}")
-
-
-# --- 3. Cost ---
-
-
-def measure_cost(sampler: tuple, prompts: list[str], ns: Sequence[int]) -> tuple[dict, dict]:
-    """Work and seconds of sampling and scoring n candidates: (metrics, {"n=4": seconds}).
-
-    `sampler` are the first arguments of `make_pool` up to the judge, and the last two. FLOPs are
-    counted by PyTorch while the models run, so that batching and the shared reading of the prompt
-    count as they are; unlike seconds they are the same in every run.
-    """
-    from accelerate.utils import gather_object
-    from torch.utils.flop_counter import FlopCounterMode
-
-    *models, max_new_tokens, seed = sampler
-    chunks = [prompts[i : i + 8] for i in range(0, len(prompts), 8)]
-    flops, seconds = np.zeros((len(chunks), len(ns))), {}
-    for k, n in enumerate(ns):
-        for row, chunk in enumerate(chunks):
-            with FlopCounterMode(display=False) as counter:
-                make_pool(*models, chunk, n, max_new_tokens, seed)
-            flops[row, k] = sum(gather_object([counter.get_total_flops()]))
-        started = time.perf_counter()  # counting has warmed up
-        for chunk in chunks:
-            make_pool(*models, chunk, n, max_new_tokens, seed)
-        seconds[f"n={n}"] = round(time.perf_counter() - started, 2)
-
-    def exponent(rows: np.ndarray, axis: int = 0) -> float:
-        return fitted_exponent(ns, rows.sum(axis))
-
-    measured = {"mean": exponent(flops), "ci95": bootstrap_ci(flops, exponent, resamples=500)}
-    cost = {"n": list(ns), "flops": flops.sum(0).tolist()}
-    return {"cost": cost, "cost_exponent": measured}, seconds
-
-
-def fitted_exponent(ns: Sequence[int], cost: np.ndarray) -> float:
-    """Slope of log cost against log n; cost (len(ns),)."""
-    return float(np.polyfit(np.log(ns), np.log(cost), 1)[0])
-
-
-# --- 4. SFT, best-of-n, DPO, and both, on the same prompts ---
-
-
-def load_adapter(model, folder: Path):
-    """The model with the adapter of a folder. Raises UserError where the two do not fit."""
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(model, folder).eval()
-    except Exception as error:  # whatever the library raises for what does not fit
-        raise cli.UserError(f"--adapter {folder}: does not fit the model: {error}") from None
-
-
-def compare_methods(curves: dict[str, dict]) -> dict:
-    """Every method's gold utility, good share and reward, and the differences of the claims.
-
-    `curves[arm][name]` (prompts, n) are the curves over n of the SFT checkpoint and of the policy.
-    """
-    gold, methods = {}, {}
-    for arm, best in (("sft", "best_of_n"), ("dpo", "dpo_best_of_n")):
-        for method, at in ((arm, 0), (best, -1)):
-            methods[method] = {name: summary(values[:, at]) for name, values in curves[arm].items()}
-            gold[method] = curves[arm]["utility"][:, at]
-    gains = np.column_stack([gold["best_of_n"] - gold["sft"], gold["dpo"] - gold["sft"]])
-    better_single = max(("best_of_n", "dpo"), key=lambda method: gold[method].mean())
-    return {
-        "methods": methods,
-        "share_of_dpo_gain": summary(gains, ratio),
-        "both_minus_better_single": summary(gold["dpo_best_of_n"] - gold[better_single]),
-    }
-
-
-def ratio(table: np.ndarray, axis: int = 0) -> float:
-    """Sum of the first column over that of the second; table (N, 2)."""
-    first, second = table.sum(axis)
-    return float(first / second)
-
-
-def diminishing(gold: np.ndarray) -> dict:
-    """What the first candidates gain and what the others gain, of a curve of gold (P, n)."""
-    few = min(FEW, gold.shape[1])
-    first, second = gold[:, few - 1] - gold[:, 0], gold[:, -1] - gold[:, few - 1]
-    steps = {"first_step_minus_second": first - second, "first_step": first, "second_step": second}
-    return {name: summary(values) for name, values in steps.items()}
+# --- 3. SFT, best-of-n, DPO, and both, on the same prompts ---
 
 
 def study(
@@ -277,94 +196,93 @@ def study(
     model: str,
     dataset: str | None,
     pairs: int | None,
-    reward_folder: Path,
+    judges: dict[str, Path],
     adapter: Path,
     output_dir: Path,
     device: str,
     seed: int,
     sft_steps: int | None = None,
     n: int = 16,
-    prompts: int | None = None,
+    pool_size: int = POOL,
+    prompts: int | None = PROMPTS,
     max_new_tokens: int = 48,
 ) -> tuple[dict, dict]:
-    """The section: (metrics, seconds of best-of-n). Gold is read where there is a gold standard."""
+    """The section: (metrics, seconds of n candidates). `judges` are folders of reward models.
+
+    In the world they are "human", "as_many_pairs" (as DPO has) and "length", else only "human".
+    """
     sft = (model, dataset, sft_steps, seed, output_dir, device)
     reference, tokenizer = load_sft_checkpoint(*sft)
     policy = load_adapter(load_sft_checkpoint(*sft)[0], adapter)
-    judge = load_reward_model(str(reward_folder), device)
+    models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
     rows = load_own_pairs(dataset)
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts)
     before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
-    pools = {
-        arm: make_pool(lm, tokenizer, judge, data.prompts, 2 * n, max_new_tokens, seed)
-        for arm, lm in (("sft", reference), ("dpo", policy))
-    }
+
+    def answer(lm, asked: list[str], size: int, seed: int) -> dict:
+        return make_pool(lm, tokenizer, models["human"], asked, size, max_new_tokens, seed)
+
+    pools = {"human": answer(reference, data.prompts, pool_size, seed)}
+    texts = pools["human"]["texts"]
+    for judge in models.keys() - pools.keys():
+        rewards = score_texts(models[judge], data.prompts, texts)
+        pools[judge] = pools["human"] | {"reward": rewards}
+    dpo_pool = answer(policy, data.prompts, 2 * n, seed)
+    show_candidates(data.prompts[0], texts[0][:FEW], pools["human"]["reward"][0, :FEW])
     after = reference.state_dict()
-    sampled = pools["sft"]
-    show_candidates(data.prompts[0], sampled["texts"][0][:FEW], sampled["reward"][0, :FEW])
-    names = ("reward", "words", *(("utility", "good") if data.has_gold else ()))
-    curves = {
-        arm: {name: best_of_n_curve(pool["reward"], pool[name], range(1, n + 1)) for name in names}
-        for arm, pool in pools.items()
-    }
-    sampler = (reference, tokenizer, judge, max_new_tokens, seed)
-    cost, seconds = measure_cost(sampler, data.prompts[:48], [k for k in NS if k <= min(n, 16)])
-    accuracy = reward_model.pair_hits(reward_model.score_pairs(*judge, data.held))
-    metrics = {
-        "prompts": len(data.prompts),
+    hits = reward_model.pair_hits(reward_model.score_pairs(*models["human"], data.held))
+    asked, most = (data.prompts[:8], n) if data.has_gold else (data.prompts[:2], FEW)
+    ns = [k for k in NS if k <= most]
+    cost, seconds = measure_cost(lambda p, k, s: answer(reference, [p], k, s), asked, ns)
+    annotations = {k: (trained_settings(folder) or {}).get("pairs") for k, folder in judges.items()}
+    section = best_of_n_curve, best_of_n_policy, kl_regularized_optimum
+    measured = read_pools(pools, dpo_pool, annotations | {"dpo": pairs}, n, *section)
+    return measured | {
+        "n": n,
         "largest_weight_change": max(float((after[k] - before[k]).abs().max()) for k in before),
-        "reward_model_accuracy": summary(accuracy),
-        "curves": over_prompts(curves),
-        "kl_bound": [float(best_of_n_kl_bound(k)) for k in range(1, n + 1)],
-        "frontiers": {
-            "best_of_n": frontier(sampled["reward"], [k for k in NS if k <= n], best_of_n_policy),
-            "optimum": frontier(
-                sampled["reward"], np.geomspace(0.05, 20, 24).tolist(), kl_regularized_optimum
-            ),
-        },
-        "dpo_point": {name: summary(pools["dpo"][name].mean(1)) for name in ("kl", "reward")},
-        **cost,
-    }
-    if data.has_gold:
-        metrics |= diminishing(curves["sft"]["utility"]) | compare_methods(curves)
-    return metrics, seconds
+        "held_out_accuracy": summary(hits),
+        "kl_bound": [float(best_of_n_kl_bound(k)) for k in NS if 2 * k <= pool_size],
+        "cost": cost,
+    }, seconds
 
 
-def over_prompts(curves: dict) -> dict:
-    """Curves (P, n) as lists of quantities, one for each n."""
-    if isinstance(curves, dict):
-        return {name: over_prompts(values) for name, values in curves.items()}
-    return [summary(column, resamples=500) for column in curves.T]
-
-
-def findings(metrics: dict) -> list[str]:
+def findings(metrics: dict, seconds: dict) -> list[str]:
     """What was measured, in sentences."""
-    largest, curves = len(metrics["kl_bound"]), metrics["curves"]
-    accuracy = percent(metrics["reward_model_accuracy"])
+    n, curves, cost = metrics["n"], metrics["curves"], metrics["cost"]
+    accuracy = percent(metrics["held_out_accuracy"])
     lines = [f"The reward model orders {accuracy} of held-out pairs as labelled."]
-    ways = (
-        ("One answer of the SFT checkpoint", "sft", 0),
-        (f"Best of {largest}", "sft", -1),
-        ("One answer after DPO", "dpo", 0),
-        (f"Best of {largest} after DPO", "dpo", -1),
+    ways = {
+        "One answer of the SFT checkpoint": ("sft", 0),
+        f"Best of {n} by a reward model of as many pairs as DPO": ("as_many_pairs", -1),
+        f"Best of {n}": ("sft", -1),
+        "One answer after DPO": ("dpo", 0),
+        f"Best of {n} after DPO": ("dpo", -1),
+    }
+    for name, (arm, at) in ways.items():
+        if arm in curves:
+            seen = {key: rows[at] for key, rows in curves[arm].items()}
+            text = f"{name}: reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
+            if "good" in seen:
+                text += f", good {percent(seen['good'])}, gold utility {interval(seen['utility'])}"
+            lines.append(f"{text}.")
+    lines.append(
+        f"One more candidate costs {interval(cost['one_more_alone'], 0)} MFLOPs by itself, "
+        f"{interval(cost['one_more_shared'], 0)} where the prompt is read once for all and equal "
+        f"texts are scored once; {cost['n'][-1]} candidates took {seconds['alone']:.2f} s and "
+        f"{seconds['shared']:.2f} s."
     )
-    for name, arm, at in ways:
-        seen = {key: values[at] for key, values in curves[arm].items()}
-        text = f"reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
-        if "utility" in seen:
-            good = percent(seen["good"])
-            text = f"gold utility {interval(seen['utility'])}, good answers {good}, {text}"
-        lines.append(f"{name}: {text}.")
-    lines.append(f"FLOPs grow as n^{metrics['cost_exponent']['mean']:.2f}.")
-    if "first_step" not in metrics:
+    if "methods" not in metrics:
         return [*lines, "There is no gold standard for these pairs: the reward is what chooses."]
-    first, second = (interval(metrics[name]) for name in ("first_step", "second_step"))
-    share = percent(metrics["share_of_dpo_gain"])
+    shares, annotators = metrics["share_of_dpo_gain"], metrics["annotators"]
+    first, *_, last = annotators["length"]["utility"]
     return [
         *lines,
-        f"Gold utility gained from n = 1 to {min(FEW, largest)}: {first}; "
-        f"from there to {largest}: {second}.",
-        f"Best of {largest} gains {share} of what DPO gains.",
+        f"Gold utility gained from n = 1 to {min(FEW, n)}: {interval(metrics['first_step'])}; "
+        f"from there to {n}: {interval(metrics['second_step'])}.",
+        f"Of DPO's gain best of {n} has {percent(shares['as_many_pairs'])} with as many pairs, "
+        f"{percent(shares['best_of_n'])} with all.",
+        f"By a reward model of annotators who love length gold utility goes from "
+        f"{first['mean']:.2f} to {interval(last)} at n = {annotators['n'][-1]}.",
     ]
 
 
@@ -374,14 +292,13 @@ def findings(metrics: dict) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = cli.add_model_flags(parser, model="tiny-gpt2")
-    group.add_argument(
-        "--reward-backbone", default="tiny-distilbert", help="what a reward model is trained from"
-    )
+    backbone = "what a reward model is trained from"
+    group.add_argument("--reward-backbone", default="tiny-distilbert", help=backbone)
     trained = "default: the one in the output folder, trained first where it is missing"
     group.add_argument("--reward-model", type=Path, help=f"a trained reward model; {trained}")
     group.add_argument("--adapter", type=Path, help=f"a trained DPO adapter; {trained}")
     group = cli.add_policy_flags(parser, prompts=f"{PROMPTS}, of your own 16")
-    largest = "the largest n; the pool holds twice as many candidates"
+    largest = "the largest n; the pool holds at least twice as many candidates"
     group.add_argument("--n", type=cli.whole_number(2), default=16, help=largest)
     return parser
 
@@ -389,51 +306,48 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> dict:
     """Sample, score, compare, draw; returns the metrics."""
     args = cli.start(build_parser(), argv, "best_of_n", {"n": 4, "prompts": 8})
-    if args.adapter and not (args.adapter / "adapter_model.safetensors").is_file():
-        reason = "the folder holds no adapter (adapter_model.safetensors is missing)"
-        raise cli.UserError(f"--adapter {args.adapter}: {reason}")
-    device = cli.init_compute(args.device)
-    where = {"output_dir": args.output_dir, "device": device}
+    if args.adapter:
+        check_adapter(args.adapter)
+    where = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
     shared = {"dataset": args.dataset, "seed": args.seed}
-    small = {"pairs": 64, "num_train_epochs": 1} if args.smoke else {}
-    policy = {"model": args.model, "sft_steps": args.sft_steps}
-    policy |= {"max_new_tokens": args.max_new_tokens, **shared}
-    dpo_settings = training_settings("dpo", **policy, **small) | {"beta": dpo_trainer.BETA}
-    reward_settings = training_settings(
-        "reward model", model=args.reward_backbone, **shared, **small
-    )
-    changed = {name: args.changed[name] for name in ("smoke", *policy) if name in args.changed}
-    adapter = args.adapter or find_or_train(
-        args.output_dir / cli.name_run("dpo", changed), dpo_settings, dpo_trainer.tune, **where
-    )
-    changed = {name: args.changed[name] for name in ("smoke", *shared) if name in args.changed}
-    if "reward_backbone" in args.changed:
-        changed["model"] = args.reward_backbone
-    reward_folder = args.reward_model or find_or_train(
-        args.output_dir / cli.name_run("reward_model", changed),
-        reward_settings,
+    policy = {"model": args.model, "sft_steps": args.sft_steps, **shared}
+    policy["max_new_tokens"] = args.max_new_tokens
+    pairs = training_settings("dpo", **policy, pairs=SMOKE["pairs"] if args.smoke else None)[
+        "pairs"
+    ]
+
+    judges = find_judges(
         reward_model.tune,
+        args.reward_model,
+        pairs,
+        model=args.reward_backbone,
+        smoke=args.smoke,
+        **shared,
         **where,
+    )
+    adapter = args.adapter or find_trained(
+        "dpo", dpo_trainer.tune, beta=dpo_trainer.BETA, smoke=args.smoke, **policy, **where
     )
     metrics, seconds = study(
         **policy,
         **where,
-        pairs=dpo_settings["pairs"],
-        reward_folder=reward_folder,
+        pairs=pairs,
+        judges=judges,
         adapter=adapter,
         n=args.n,
+        pool_size=2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n),
         prompts=args.prompts or (None if args.dataset else PROMPTS),
     )
     return finish(
         args,
         metrics,
         draw_best_of_n,
-        findings(metrics),
+        findings(metrics, seconds),
         claims=() if args.dataset else CLAIMS,
-        checks=CHECKS,
-        settings={"reward_model": reward_folder, "adapter": adapter},
-        device=device,
-        timings={"cost": seconds},
+        checks=CHECKS[:1] if args.dataset else CHECKS,  # pi* is of gold
+        settings={"reward_model": judges["human"], "adapter": adapter},
+        device=where["device"],
+        timings={"candidates": seconds},
     )
 
 

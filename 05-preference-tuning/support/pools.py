@@ -11,7 +11,9 @@ import numpy as np
 
 from common.reporting import summary
 
+FEW = 4  # where a curve over n is cut in two
 NS = (1, 2, 4, 8, 16, 32, 64)
+GOLD = {"gold": "utility", "good": "good"}  # names in a point: in a pool
 BETAS = (8, 4, 2, 1.5, 1, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # of the optimum pi*
 
 
@@ -20,8 +22,8 @@ def sizes_for(pool: dict) -> list[int]:
     return [n for n in NS if 2 * n <= pool["reward"].shape[1]]
 
 
-def reweighted(pool: dict, scores: np.ndarray, policy: Callable, setting: float) -> dict:
-    """KL from the SFT checkpoint (nats), gold and good answers of policy(uniform, scores, setting).
+def reweighted(pool: dict, policy: Callable, scores: np.ndarray, setting: float) -> dict:
+    """KL from the SFT checkpoint (nats), reward and gold of policy(uniform, scores, setting).
 
     scores are (P, M). For a pool of another policy than the SFT checkpoint, `log_ratio` (P, M)
     leads from it to the checkpoint.
@@ -30,44 +32,41 @@ def reweighted(pool: dict, scores: np.ndarray, policy: Callable, setting: float)
     uniform = np.full(size, 1 / size)
     probs = np.array([policy(uniform, row, setting) for row in scores])  # (P, M)
     log_weights = np.log(np.where(probs > 0, probs * size, 1))
-    return {
-        "kl": summary((probs * (log_weights + pool["log_ratio"])).sum(1)),
-        "gold": summary((probs * pool["utility"]).sum(1)),
-        "good": summary((probs * pool["good"]).sum(1)),
-        "sample_share": float(np.mean(1 / (size * (probs**2).sum(1)))),
-    }
+    values = {"kl": log_weights + pool["log_ratio"], "reward": pool["reward"]}
+    values |= {name: pool[key] for name, key in GOLD.items() if key in pool}
+    point = {name: summary((probs * value).sum(1)) for name, value in values.items()}
+    return point | {"sample_share": float(np.mean(1 / (size * (probs**2).sum(1))))}
 
 
 def frontier_points(
     pools: dict[str, dict],
-    rewards: dict[str, np.ndarray],
+    dpo_pool: dict,
     annotations: dict[str, int | None],
     best_of_n: Callable,
     optimum: Callable,
 ) -> list[dict]:
     """Points of KL and gold: best-of-n by each judge, DPO with best-of-n, and pi* of gold.
 
-    `pools` are "sft" and "dpo"; `rewards` (P, M) of the SFT pool and `annotations`, the number of
-    pairs, are given by judge: "human", "length" (the biased one), ...; `annotations["dpo"]` are
-    those of DPO. `best_of_n` and `optimum` are policies as `reweighted` takes them.
+    `pools` are of the SFT checkpoint, with the rewards of each judge: "human", "length" (the biased
+    one), ...; `annotations` are their pairs and those of "dpo". `best_of_n` and `optimum` are
+    policies as `reweighted` takes them.
     """
-    sft, dpo, points = pools["sft"], pools["dpo"], []
-    for judge, scores in rewards.items():
-        common = {"method": "best of n", "judge": judge, "biased": judge == "length"}
-        for n in sizes_for(sft):
-            point = common | {"label": f"n = {n}", "n": n, "annotations": annotations[judge]}
-            points.append(point | reweighted(sft, scores, best_of_n, n))
-    for n in sizes_for(dpo):
-        pairs = annotations["dpo"]
-        if n > 1 and pairs is not None:
-            pairs += annotations["human"] or 0
-        point = {"method": "DPO + best of n", "judge": "human", "biased": False}
-        point |= {"label": f"n = {n}", "n": n, "annotations": pairs}
-        points.append(point | reweighted(dpo, dpo["reward"], best_of_n, n))
-    for beta in BETAS:
-        point = {"method": "optimum", "biased": False, "annotations": 0}
-        point |= {"label": f"beta = {beta:g}", "beta": beta}
-        points.append(point | reweighted(sft, sft["utility"], optimum, beta))
+    points = []
+    for judge, pool in pools.items():
+        shared = {"method": "best of n", "judge": judge, "biased": judge == "length"}
+        for n in sizes_for(pool):
+            point = shared | {"label": f"n = {n}", "n": n, "annotations": annotations[judge]}
+            points.append(point | reweighted(pool, best_of_n, pool["reward"], n))
+    for n in sizes_for(dpo_pool):
+        pairs = (annotations["dpo"] or 0) + (annotations["human"] or 0) * (n > 1)
+        shared = {"method": "DPO + best of n", "judge": "human", "biased": False}
+        point = shared | {"label": f"n = {n}", "n": n, "annotations": pairs}
+        points.append(point | reweighted(dpo_pool, best_of_n, dpo_pool["reward"], n))
+    pool = pools["human"]
+    for beta in BETAS if "utility" in pool else ():
+        shared = {"method": "optimum", "judge": "gold", "biased": False, "annotations": 0}
+        point = shared | {"label": f"beta = {beta:g}", "beta": beta}
+        points.append(point | reweighted(pool, optimum, pool["utility"], beta))
     return points
 
 
@@ -82,3 +81,105 @@ def excess_over_optimum(points: Sequence[dict]) -> float:
     kl, gold = np.array(rows).T
     above = [p["gold"]["mean"] - np.interp(p["kl"]["mean"], kl, gold) for p in best]
     return float(max(above))
+
+
+# --- SFT, best-of-n, DPO, and both, on the same prompts ---
+
+
+def compare_methods(curves: dict[str, dict]) -> dict:
+    """Every method's gold, good answers and reward, and the differences of the claims.
+
+    `curves[arm][name]` (P, n): of the SFT checkpoint by both reward models, of DPO by the main one.
+    """
+    places = {
+        "sft": ("sft", 0),
+        "as_many_pairs": ("as_many_pairs", -1),
+        "best_of_n": ("sft", -1),
+        "dpo": ("dpo", 0),
+        "dpo_best_of_n": ("dpo", -1),
+    }
+    methods, gold = {}, {}
+    for method, (arm, at) in places.items():
+        methods[method] = {name: summary(values[:, at]) for name, values in curves[arm].items()}
+        gold[method] = curves[arm]["utility"][:, at]
+    dpo_gain, shares = gold["dpo"] - gold["sft"], {}
+    for method in ("as_many_pairs", "best_of_n"):
+        shares[method] = summary(np.column_stack([gold[method] - gold["sft"], dpo_gain]), ratio)
+    better_single = max(("best_of_n", "dpo"), key=lambda method: gold[method].mean())
+    curve = curves["sft"]["utility"]
+    few = curve[:, min(FEW, curve.shape[1]) - 1]
+    first, second = few - curve[:, 0], curve[:, -1] - few
+    return {
+        "methods": methods,
+        "first_step": summary(first),
+        "second_step": summary(second),
+        "first_step_minus_second": summary(first - second),
+        "share_of_dpo_gain": shares,
+        "best_of_n_minus_dpo": summary(gold["best_of_n"] - gold["dpo"]),
+        "both_minus_better_single": summary(gold["dpo_best_of_n"] - gold[better_single]),
+    }
+
+
+def compare_annotators(ns: Sequence[int], curves: dict[str, dict]) -> dict:
+    """Best-of-n as far as the pool goes, by two judges: "human", "length"; curves (P, ns)."""
+    human, length = (curves[judge]["utility"] for judge in ("human", "length"))
+    few = ns.index(max(n for n in ns if n <= FEW))
+    rows = {judge: over_prompts(values) for judge, values in curves.items()}
+    return {
+        "annotators": {"n": list(ns), **rows},
+        "lost_to_length": summary(human[:, -1] - length[:, -1]),
+        "lost_after_few": summary(length[:, few] - length[:, -1]),
+    }
+
+
+def over_prompts(curves: dict[str, np.ndarray]) -> dict:
+    """Curves (P, n) as lists of quantities, one for each n."""
+    rows = {name: values.T for name, values in curves.items()}
+    return {
+        name: [summary(row, resamples=500) for row in columns] for name, columns in rows.items()
+    }
+
+
+def ratio(table: np.ndarray, axis: int = 0) -> float:
+    """Sum of the first column over that of the second; table (N, 2)."""
+    first, second = table.sum(axis)
+    return float(first / second)
+
+
+# --- All of it ---
+
+
+def read_pools(
+    pools: dict[str, dict],
+    dpo_pool: dict,
+    annotations: dict[str, int | None],
+    n: int,
+    curve: Callable,
+    best_of_n: Callable,
+    optimum: Callable,
+) -> dict:
+    """Curves over n, points of KL and gold, and what the claims compare, by the section's formulas.
+
+    `pools` are of the SFT checkpoint with the rewards of each judge; where gold is known there are
+    "human", "as_many_pairs" and "length". `curve(rewards, values, ns)` is (P, len(ns)).
+    """
+
+    def curves_of(pool: dict, ns: Sequence[int]) -> dict[str, np.ndarray]:
+        names = [name for name in ("reward", "words", "utility", "good") if name in pool]
+        return {name: curve(pool["reward"], pool[name], ns) for name in names}
+
+    arms = {"sft": pools["human"], "dpo": dpo_pool}
+    if "as_many_pairs" in pools:
+        arms["as_many_pairs"] = pools["as_many_pairs"]
+    curves = {arm: curves_of(pool, range(1, n + 1)) for arm, pool in arms.items()}
+    points = frontier_points(pools, dpo_pool, annotations, best_of_n, optimum)
+    metrics = {
+        "curves": {arm: over_prompts(values) for arm, values in curves.items()},
+        "frontier": points,
+    }
+    if "length" in pools:
+        ns = sizes_for(pools["human"])
+        annotators = {name: curves_of(pools[name], ns) for name in ("human", "length")}
+        metrics |= compare_methods(curves) | compare_annotators(ns, annotators)
+        metrics["largest_excess_over_optimum"] = excess_over_optimum(points)
+    return metrics

@@ -2,82 +2,204 @@
 
 from pathlib import Path
 
+from support.drawing import (
+    COLORS,
+    curve,
+    draw_band,
+    draw_bars,
+    error_bars,
+    new_figure,
+    save_figure,
+)
+
 import numpy as np
-from support.drawing import COLORS, curve, draw_band, draw_bars, new_figure, save_figure
 
 METHODS = {
     "sft": "SFT",
-    "best_of_n": "best of n",
+    "as_many_pairs": "best of n,\nDPO's pairs",
+    "best_of_n": "best of n,\nall pairs",
     "dpo": "DPO",
     "dpo_best_of_n": "DPO +\nbest of n",
 }
-UNITS = {"reward": "reward (log-odds)", "utility": "gold utility (log-odds)"}
-UNITS |= {"good": "share", "words": "words"}
+SHADES = {"as_many_pairs": COLORS["best_of_n"]} | {name: COLORS[name] for name in COLORS}
+UNITS = {"utility": "gold utility (log-odds)", "reward": "reward (log-odds)", "words": "words"}
+ARMS = (
+    ("sft", "best_of_n", "-", "SFT"),
+    ("as_many_pairs", "best_of_n", ":", "SFT, DPO's number of pairs"),
+    ("dpo", "dpo_best_of_n", "-", "DPO"),
+)
 
 
 def draw_best_of_n(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
     """The world's run, or one on the user's pairs, which has no gold standard."""
-    curves, n = metrics["curves"], len(metrics["kl_bound"])
+    curves, n = metrics["curves"], round(metrics["n"])
     if "methods" not in metrics:
-        fig, axes = new_figure(1, 4)
-        curves_panel(axes[0, 0], curves, "reward", "Reward model's score")
-        curves_panel(axes[0, 1], curves, "words", "Length")
+        fig, axes = new_figure(1, 4, height=3.9)
+        curves_panel(axes[0, 0], curves, "reward", "What is chosen by rises")
+        curves_panel(axes[0, 1], curves, "words", "Length of the chosen answer")
         bound_panel(axes[0, 2], metrics)
-        cost_panel(axes[0, 3], metrics)
+        cost_panel(axes[0, 3], metrics["cost"])
         first, best = (curves["sft"]["reward"][at]["mean"] for at in (0, -1))
-        title = f"Reward: one sample {first:.2f}, best of {n} {best:.2f}"
+        after = curves["dpo"]["reward"][0]["mean"]
+        title = (
+            f"Reward: one sample {first:.2f}, best of {n} {best:.2f}, one sample of DPO {after:.2f}"
+        )
         save_figure(fig, path, title, caption)
         return
-    fig, axes = new_figure(2, 3)
-    curves_panel(axes[0, 0], curves, "reward", "Reward model's score")
-    curves_panel(axes[0, 1], curves, "utility", "Gold utility")
-    curves_panel(axes[0, 2], curves, "good", "Share of good answers")
-    bound_panel(axes[1, 0], metrics)
-    cost_panel(axes[1, 1], metrics)
-    methods_panel(axes[1, 2], metrics["methods"])
+    fig, axes = new_figure(2, 3, height=3.9)
+    curves_panel(axes[0, 0], curves, "utility", steps_title(metrics), default)
+    methods_panel(axes[0, 1], metrics)
+    frontier_panel(axes[0, 2], metrics["frontier"], n)
+    annotators_panel(axes[1, 0], metrics["annotators"])
+    bound_panel(axes[1, 1], metrics)
+    cost_panel(axes[1, 2], metrics["cost"])
     good = {name: values["good"]["mean"] for name, values in metrics["methods"].items()}
-    title = f"Good answers: SFT {good['sft']:.0%}, best of {n} {good['best_of_n']:.0%}, "
+    title = f"Good answers: SFT {good['sft']:.0%}, best of {n} {good['best_of_n']:.0%} "
+    title += f"({good['as_many_pairs']:.0%} where the reward model has as many pairs as DPO),\n"
     title += f"DPO {good['dpo']:.0%}, DPO with best of {n} {good['dpo_best_of_n']:.0%}"
     save_figure(fig, path, title, caption)
 
 
-def curves_panel(ax, curves: dict, name: str, title: str) -> None:
-    """Expected value of the best of n by reward, from the pools of both policies."""
-    arms = (("sft", "best_of_n", "from SFT"), ("dpo", "dpo_best_of_n", "from DPO"))
-    for arm, color, label in arms:
-        rows = curves[arm][name]
-        draw_band(ax, range(1, len(rows) + 1), *curve(rows), COLORS[color], label)
-        ax.plot(1, rows[0]["mean"], "o", color=COLORS[arm], ms=7)
+def steps_title(metrics: dict) -> str:
+    """How much the first candidates gain, and the others."""
+    first, second = (metrics[name]["mean"] for name in ("first_step", "second_step"))
+    few, n = min(4, round(metrics["n"])), round(metrics["n"])
+    return f"From 1 to {few} gains {first:.2f}, from there to {n} {second:.2f}"
+
+
+def over_n(ax, ns) -> None:
+    """An axis for n with its powers of two."""
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter("{x:.0f}")
-    ax.set(title=title, xlabel="n", ylabel=UNITS[name])
-    ax.legend(loc="lower right")
+    ticks = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= max(ns)]
+    ax.set_xticks(ticks, ticks)
+    ax.set_xlabel("n: candidates per answer")
+
+
+def legend_below(ax, columns: int, title: str | None = None) -> None:
+    """A legend under the axis, off the data."""
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+    ax.legend(**place, ncols=columns, title=title, fontsize=8, columnspacing=1, title_fontsize=8)
+
+
+def curves_panel(ax, curves: dict, name: str, title: str, default: dict | None = None) -> None:
+    """Expected value of the best of n by reward, from the pools of both policies."""
+    if default and "as_many_pairs" in default["curves"]:
+        rows = default["curves"]["sft"][name]
+        ax.plot(range(1, len(rows) + 1), curve(rows)[0], color=COLORS["default"], label="default")
+    for arm, color, line, label in ARMS:
+        if arm not in curves:
+            continue
+        rows = curves[arm][name]
+        draw_band(ax, range(1, len(rows) + 1), *curve(rows), COLORS[color], label, ls=line)
+        ax.plot(1, rows[0]["mean"], "o", color=COLORS["dpo" if arm == "dpo" else "sft"], ms=7)
+    over_n(ax, range(1, len(rows) + 1))
+    ax.set(title=title, ylabel=UNITS[name])
+    legend_below(ax, 2, "candidates of")
+
+
+def methods_panel(ax, metrics: dict) -> None:
+    """Gold utility of the ways to answer, on the same prompts."""
+    rows = [metrics["methods"][name]["utility"] for name in METHODS]
+    draw_bars(ax, list(METHODS.values()), rows, [SHADES[name] for name in METHODS], width=0.7)
+    for k, row in enumerate(rows):
+        ax.annotate(f"{row['mean']:.2f}", (k, 0.1), ha="center", color="white", fontweight="bold")
+    ax.tick_params(axis="x", labelsize=8)
+    share = metrics["share_of_dpo_gain"]["as_many_pairs"]["mean"]
+    title = f"By a reward model of DPO's pairs: {share:.0%} of its gain"
+    ax.set(title=title, ylabel=UNITS["utility"])
+
+
+def frontier_panel(ax, points: list[dict], n: int) -> None:
+    """Gold utility against measured KL, with the limit of the pool."""
+    limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= 0.1]
+    best = [p for p in points if p["method"] == "best of n" and p["judge"] == "human"]
+    biased = [p for p in points if p["biased"]]
+    both = [p for p in points if p["method"] == "DPO + best of n"]
+    start = best[0]
+    rows = sorted((p["kl"]["mean"], p["gold"]["mean"]) for p in [*limit, start])
+    ax.plot(*np.array(rows).T, color=COLORS["theory"], ls="--", label="the limit: pi*")
+    styles = (
+        (best, "best_of_n", "o", "best of n"),
+        (biased, "best_of_n", "o", "best of n, length-biased"),
+        (both[1:], "dpo_best_of_n", "D", "DPO + best of n"),
+        (both[:1], "dpo", "D", "DPO"),
+    )
+    for some, color, marker, label in styles:
+        kl, gold = ([p[name]["mean"] for p in some] for name in ("kl", "gold"))
+        face = "white" if some is biased else COLORS[color]
+        bars = error_bars([p["gold"] for p in some])
+        look = {"color": COLORS[color], "marker": marker, "mfc": face, "ms": 5, "lw": 1}
+        ax.errorbar(kl, gold, bars, label=label, **look)
+    for p in best[2::2]:
+        at = (p["kl"]["mean"], p["gold"]["mean"])
+        ax.annotate(p["label"], at, xytext=(2, -12), textcoords="offset points", fontsize=8)
+    here = next((p for p in best if round(p["n"]) == n), best[-1])
+    most = np.interp(here["kl"]["mean"], *np.array(rows).T) - start["gold"]["mean"]
+    share = (here["gold"]["mean"] - start["gold"]["mean"]) / most
+    ax.set(title=f"Best of {round(here['n'])}: {share:.0%} of what its KL could buy")
+    ax.set(xlabel="measured KL from the SFT checkpoint, nats", ylabel=UNITS["utility"])
+    legend_below(ax, 2)
+
+
+def annotators_panel(ax, annotators: dict) -> None:
+    """Gold and reward by a reward model of annotators who love length, beside unbiased ones."""
+    ns, length, human = (annotators[name] for name in ("n", "length", "human"))
+    level = length["utility"][0]["mean"]
+    reward = curve(length["reward"])[0]
+    draw_band(
+        ax, ns, *curve(human["utility"]), COLORS["gold"], "gold, by unbiased annotators", ls="--"
+    )
+    draw_band(
+        ax,
+        ns,
+        *curve(length["utility"]),
+        COLORS["gold"],
+        "gold, by those fond of length",
+        marker="o",
+    )
+    label = "its reward, from the same start"
+    ax.plot(ns, level + reward - reward[0], color=COLORS["proxy"], ls=":", label=label)
+    over_n(ax, ns)
+    ends = [length["utility"][at]["mean"] for at in (0, -1)]
+    title = f"Annotators fond of length: gold {ends[0]:.1f} to {ends[1]:.1f}"
+    ax.set(title=title, ylabel="log-odds")
+    legend_below(ax, 1)
 
 
 def bound_panel(ax, metrics: dict) -> None:
-    """Reward against KL: best-of-n, its bound, and the closed-form optimum on the same pool."""
-    best, optimum = metrics["frontiers"]["best_of_n"], metrics["frontiers"]["optimum"]
-    for rows, line in ((optimum, "--"), (best, "o-")):
-        color = COLORS["theory" if rows is optimum else "best_of_n"]
-        ax.plot(curve(rows["kl"])[0], curve(rows["reward"])[0], line, color=color, ms=5)
-    ax.set(title="Reward against KL on one pool", xlabel="measured KL, nats", ylabel="reward")
-
-
-def cost_panel(ax, metrics: dict) -> None:
-    """Work against n, on logarithmic axes."""
-    ns, flops = np.array(metrics["cost"]["n"]), np.array(metrics["cost"]["flops"])
-    ax.loglog(ns, flops / flops[0], "o-", color=COLORS["best_of_n"], label="FLOPs")
-    ax.loglog(ns, ns, color=COLORS["theory"], ls="--", label="linear")
-    title = f"Cost: FLOPs grow as n^{metrics['cost_exponent']['mean']:.2f}"
-    ax.set(title=title, xlabel="n", ylabel="relative to n = 1")
-    ax.legend()
-
-
-def methods_panel(ax, methods: dict) -> None:
-    """Gold utility of the four ways to answer, on the same prompts."""
-    rows, colors = (
-        [methods[name]["utility"] for name in METHODS],
-        [COLORS[name] for name in METHODS],
+    """Measured KL of best-of-n against n, and its bound."""
+    best = [p for p in metrics["frontier"] if p["method"] == "best of n" and p["judge"] == "human"]
+    ns = [p["n"] for p in best]
+    measured = [p["kl"] for p in best]
+    ax.plot(
+        ns,
+        metrics["kl_bound"],
+        color=COLORS["theory"],
+        ls="--",
+        label="the bound log n - (n - 1)/n",
     )
-    draw_bars(ax, list(METHODS.values()), rows, colors)
-    ax.set(title="Same prompts, four ways to answer", ylabel="gold utility (log-odds)")
+    draw_band(ax, ns, *curve(measured), COLORS["best_of_n"], "measured on the pool", marker="o")
+    over_n(ax, ns)
+    share = measured[-1]["mean"] / metrics["kl_bound"][-1]
+    title = f"KL reaches {share:.0%} of its bound at n = {round(ns[-1])}"
+    ax.set(title=title, ylabel="KL from the SFT checkpoint, nats")
+    legend_below(ax, 1)
+
+
+def cost_panel(ax, cost: dict) -> None:
+    """Work against n, on logarithmic axes: each candidate alone, and as the lab does it."""
+    ns = np.array(cost["n"])
+    lines = (
+        ("alone", "sft", "each candidate by itself"),
+        ("shared", "best_of_n", "shared prompt, equal texts once"),
+    )
+    for name, color, label in lines:
+        draw_band(ax, ns, *curve(cost[name]), COLORS[color], label, marker="o")
+    over_n(ax, ns)
+    ax.set_yscale("log", base=2)
+    ax.yaxis.set_major_formatter("{x:g}")
+    title = (
+        f"Cost grows as n^{cost['exponent']['mean']:.2f}; sharing saves {cost['saved']['mean']:.0%}"
+    )
+    ax.set(title=title, ylabel="MFLOPs per answer")
+    legend_below(ax, 1)

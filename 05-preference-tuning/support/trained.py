@@ -1,0 +1,52 @@
+"""What the scripts of other sections train by default: found again, or trained now.
+
+The folder is the one that the section's own script would write, so that either may come first.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from support.artifacts import find_or_train
+from support.training import training_settings
+
+from common.cli import name_run
+
+# Of each method the folder's name, and the values that its script's flags have by default.
+SCRIPTS = {
+    "dpo": ("dpo", {"model": "tiny-gpt2", "beta": 0.3, "max_new_tokens": 48, "seed": 0}),
+    "reward model": ("reward_model", {"model": "tiny-distilbert", "annotator": "human", "seed": 0}),
+}
+SMOKE = {"pairs": 64, "num_train_epochs": 1}
+
+
+def find_trained(
+    method: str, tune: Callable[..., tuple], *, output_dir: Path, device: str, smoke: bool, **flags
+) -> Path:
+    """The folder of what `method`'s script saves with these flags; `tune` trains what is missing.
+
+    `annotator`, which is no flag of the script, is a group of annotators of the world.
+    """
+    folder, defaults = SCRIPTS[method]
+    changed = {k: v for k, v in flags.items() if v is not None and v != defaults.get(k)}
+    settings = training_settings(method, **(flags | SMOKE if smoke else flags))
+    if "annotator" in changed:
+        settings["annotator"] = changed["annotator"]
+    if smoke:
+        changed["smoke"] = True
+    where = {"output_dir": output_dir, "device": device}
+    return find_or_train(output_dir / name_run(folder, changed), settings, tune, **where)
+
+
+def find_judges(
+    tune: Callable[..., tuple], given: Path | None, pairs: int, *, dataset: str | None, **flags
+) -> dict[str, Path]:
+    """The reward models of best-of-n: "human", which may be `given`, and, in the world, two more.
+
+    "as_many_pairs" has only that many `pairs`; the annotators of "length" love length.
+    """
+    method = ("reward model", tune)
+    judges = {"human": given or find_trained(*method, dataset=dataset, **flags)}
+    if dataset is None:
+        judges["as_many_pairs"] = find_trained(*method, dataset=None, pairs=pairs, **flags)
+        judges["length"] = find_trained(*method, dataset=None, annotator="length", **flags)
+    return judges
