@@ -258,7 +258,8 @@ def study(
     answers, policies, curves = {}, {}, {}
     for name, rows, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
         options = {**training, "beta": its_beta, "seed": seed, "name": f"DPO: {name}"}
-        trained = train_dpo(load_sft_checkpoint(*sft)[0], tokenizer, rows, **options, look=look)
+        options["look"] = look if name in HACKS else None
+        trained = train_dpo(load_sft_checkpoint(*sft)[0], tokenizer, rows, **options)
         answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
@@ -267,8 +268,8 @@ def study(
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
     for hack, traced in trace_biases(labels, judges, asked, seed).items():
         metrics[hack] |= traced
-    metrics["same_pairs"] = same_pairs(labels["mixed"], labels["human"])
-    return {**metrics, "curves": curves}
+    same = same_pairs(labels["mixed"], labels["human"])
+    return {**metrics, "curves": curves, "same_pairs": same}
 
 
 def findings(metrics: dict) -> list[str]:
@@ -298,8 +299,7 @@ def findings(metrics: dict) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = cli.add_model_flags(parser, model="tiny-gpt2", dataset=False)
-    backbone = "what the reward models start from"
-    group.add_argument("--reward-backbone", default="tiny-gpt2", help=backbone)
+    group.add_argument("--reward-backbone", default="tiny-gpt2", help="of the reward models")
     rate = "1.4e-3 embedded, 3e-4 other models"
     group = cli.add_training_flags(parser, "384 for DPO", rate, batch_size=8, epochs="3")
     count = "for each reward model; default: 1200"
