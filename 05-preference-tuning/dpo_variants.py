@@ -48,8 +48,7 @@ from common.reporting import Check, Claim, finish, interval, percent
 # beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts: the least KL within 0.02 of
 # the best share of good answers. IPO's is tau, per token. All other losses take DPO's 0.3.
 BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
-SMALLEST = 0.1  # difference in gold utility (log-odds) that is worth calling one
-SAME = 0.2  # distance in gold utility within which labels are as good as others
+SMALLEST, SAME = 0.1, 0.2  # gold utility (log-odds): worth calling a difference; as good as equal
 MEASURED = {
     "ipo_under_ties": (
         "IPO regularises better than DPO where many pairs are tied",
@@ -253,7 +252,8 @@ def study(
         arms += judge_arms(arm, annotator, data.train, world)
         metrics["judge"] = study_judge(*annotator, data.held)
     results = run_arms(arms, sft, data, training, max_new_tokens, margin_pairs=once or data.held)
-    metrics |= {"arms": results.measured, **loss_differences(results.trained, ipo_loss, kto_loss)}
+    metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
+    metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
     return metrics | compare_arms(arms, results) if world else metrics
 
 
@@ -261,7 +261,7 @@ def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
     if "differences" not in metrics:
         return loss_findings(metrics)
-    at_kl = partial(gold_at_kl, metrics["arms"])
+    at_kl = partial(gold_at_kl, {"reference": metrics["reference"], **metrics["arms"]})
     stops, judge = metrics["table"]["pairs"][1]["stops"], metrics["labels"]["judge"][0]
     off_line = metrics["differences"]["rlaif_is_its_judge"]
     return [

@@ -342,11 +342,9 @@ def test_a_judge_labels_my_pairs(tmp_path):
     ]
     done = run_script("dpo_variants", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert set(read_results(tmp_path, "dpo_variants")["metrics"]["arms"]) == {
-        "sigmoid + sft",
-        "sigmoid, AI labels",
-    }
-    assert "tiny-gpt2 labels as the data do" in done.stdout
+    arms = read_results(tmp_path, "dpo_variants")["metrics"]["arms"]
+    assert set(arms) == {"dpo", "sigmoid_sft", "ai_labels"}
+    assert "of the held-out pairs as the data do" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])

@@ -188,9 +188,7 @@ def gold_at_kl(arms: dict, *keys: str) -> str:
 def loss_findings(metrics: dict) -> list[str]:
     """Of a few losses side by side, or of the user's own pairs."""
     lines = []
-    for key, arm in metrics["arms"].items():
-        if key == "reference":
-            continue
+    for arm in metrics["arms"].values():
         accuracy, margin = percent(arm["implicit_reward_accuracy"]), interval(arm["margin"])
         gold = f", good answers {percent(arm['good'])}" if "good" in arm else ""
         lines.append(
@@ -200,6 +198,6 @@ def loss_findings(metrics: dict) -> list[str]:
     if "judge" in metrics:
         agrees = percent(metrics["judge"]["agrees_with_labels"])
         lines.append(f"The judge labels {agrees} of the held-out pairs as the data do.")
-    if "utility" not in metrics["arms"]["reference"]:
+    if "utility" not in metrics["reference"]:
         lines.append("There is no gold standard for these pairs: read the answers.")
     return lines

@@ -22,9 +22,10 @@ GOLD, ROOT_KL = "gold utility (log-odds)", "square root of the measured KL, nats
 def draw_variants(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
     """The whole section on the world's pairs, or a few losses, or a run on the user's pairs."""
     if "differences" not in metrics:
-        draw_losses(path, metrics["arms"], caption, default)
+        draw_losses(path, metrics, caption, default)
         return
-    arms, differences = metrics["arms"], metrics["differences"]
+    arms = {"reference": metrics["reference"], **metrics["arms"]}
+    differences = metrics["differences"]
     fig, axes = new_figure(2, 3, height=3.5)
     table_panel(axes[0, 0], metrics["table"])
     ties_panel(axes[0, 1], arms)
@@ -98,10 +99,9 @@ def labels_panel(ax, labels: dict, off_line: float) -> None:
     slope, height = np.polyfit(x, [point["gold"]["mean"] for point in human], 1)
     ends = np.array([min(x) - 0.03, max(x) + 0.03])
     ax.plot(ends, height + slope * ends, color=COLORS["theory"], ls=":", label="their line")
-    for k, point in enumerate(human):
-        name = "human labels, 0 to 30 % flipped" if k == 0 else None
-        ax.errorbar(x[k], point["gold"]["mean"], error_bars([point["gold"]]), fmt="o", label=name)
-        ax.get_lines()[-1].set_color(COLORS["dpo"])
+    dots = {"color": COLORS["dpo"], "fmt": "o", "label": "human labels, 0 to 30 % flipped"}
+    gold = [point["gold"] for point in human]
+    ax.errorbar(x, [row["mean"] for row in gold], error_bars(gold), **dots)
     for point, marker, name in zip(
         labels["judge"], "sD", ("both orders", "one order"), strict=True
     ):
@@ -128,37 +128,38 @@ def sources_panel(ax, arms: dict, gain: dict) -> None:
 
 
 def budget_panel(ax, arms: dict) -> None:
-    """All losses on the same pairs, and the two controls."""
+    """All losses after all passes, and after one pass DPO, KTO without pairs, and two controls."""
     points = (
         ("reference", "SFT", COLORS["sft"], "o"),
         ("dpo", "DPO", COLORS["dpo"], "o"),
         ("ipo", "IPO", COLORS["ipo"], "o"),
         ("kto", "KTO", COLORS["kto"], "o"),
-        ("kto_singles", "KTO without pairs", COLORS["kto"], "v"),
-        ("sft_on_chosen", "SFT on the chosen", COLORS["sft"], "s"),
-        ("coin", "labels by a coin", COLORS["rejected"], "X"),
+        ("flipped_0", "DPO, one pass", COLORS["dpo"], "v"),
+        ("kto_singles", "KTO, no pairs", COLORS["kto"], "v"),
+        ("sft_on_chosen", "SFT on chosen", COLORS["sft"], "v"),
+        ("coin", "coin labels", COLORS["rejected"], "v"),
     )
     for key, name, color, marker in points:
         arm, fill = arms[key], color if marker == "o" else "white"
         style = {"marker": marker, "ms": 7, "mfc": fill}
         draw_point(ax, arm["kl"], arm["utility"], color, name, **style)
-    gains = [-cost(arms, "reference", key) for key in ("dpo", "sft_on_chosen", "coin")]
-    title = f"DPO gains {gains[0]:.1f}, imitation {gains[1]:.1f}, a coin {gains[2]:.1f}"
-    title += "\nof gold utility from the same pairs"
+    gains = [-cost(arms, "reference", key) for key in ("flipped_0", "sft_on_chosen", "coin")]
+    title = f"One pass: DPO gains {gains[0]:.1f}, SFT on the\nchosen {gains[1]:.1f}, coin labels "
+    title += f"{gains[2]:.1f}".replace("-0.0", "0.0")
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
     ax.legend(ncols=2, loc="lower right")
 
 
-def draw_losses(path: Path, arms: dict, caption: str, default: dict | None) -> None:
+def draw_losses(path: Path, metrics: dict, caption: str, default: dict | None) -> None:
     """A few losses side by side: held-out pairs, KL, and gold utility where there is a standard."""
-    trained = {key: arm for key, arm in arms.items() if key != "reference"}
+    trained = metrics["arms"]
     panels = {
         "implicit_reward_accuracy": ("Held-out pairs ranked as labelled", "share of pairs"),
         "margin": ("Held-out margins", "margin h, nats"),
         "kl": ("KL of sampled answers", "measured KL(policy || reference), nats"),
         "utility": ("Sampled answers", GOLD),
     }
-    has_gold = "utility" in arms["reference"]
+    has_gold = "utility" in metrics["reference"]
     shown = [name for name in panels if has_gold or name != "utility"]
     fig, axes = new_figure(1, len(shown), height=3.6)
     names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in trained.values()]
@@ -170,7 +171,7 @@ def draw_losses(path: Path, arms: dict, caption: str, default: dict | None) -> N
         ax.tick_params(axis="x", labelsize=8)
     axes[0, 0].axhline(0.5, color=COLORS["theory"], ls=":")
     if has_gold:
-        level = arms["reference"]["utility"]["mean"]
+        level = metrics["reference"]["utility"]["mean"]
         axes[0, -1].axhline(level, color=COLORS["sft"], ls="--", label="SFT")
         if default:
             committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
