@@ -181,5 +181,5 @@ def read_pools(
         ns = sizes_for(pools["human"])
         annotators = {name: curves_of(pools[name], ns) for name in ("human", "length")}
         metrics |= compare_methods(curves) | compare_annotators(ns, annotators)
-        metrics["largest_excess_over_optimum"] = excess_over_optimum(points)
+        metrics["excess_over_optimum"] = excess_over_optimum(points)
     return metrics
