@@ -152,20 +152,14 @@ def train_rl(
         model, learning_rate, 1, prompts_per_update * samples, seed, "constant"
     )
     del config["max_length"]
+    sampling = {"num_generations": samples, "max_completion_length": max_new_tokens}
     lora = dpo_trainer.lora_config(model)
     lora.lora_dropout = 0.0
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = make_rloo_trainer(
         lambda asked, texts: score_texts(judge, asked, texts),
         model=model,
-        args=RLOOConfig(
-            beta=beta,
-            max_steps=updates,
-            num_generations=samples,
-            max_completion_length=max_new_tokens,
-            disable_dropout=True,
-            **config,
-        ),
+        args=RLOOConfig(**config, **sampling, beta=beta, max_steps=updates, disable_dropout=True),
         train_dataset=Dataset.from_list(rows * -(-prompts_per_update // len(rows))),
         processing_class=tokenizer,
         peft_config=lora,
@@ -248,34 +242,36 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
     before, dpo, after = (metrics[name] for name in ("reference", "dpo", "policy"))
     updates, budget = len(metrics["training"]["reward"]), metrics["budget"]
     lines = [
-        f"In {updates} updates the reward of held-out answers went from "
-        f"{interval(before['reward'])} to {interval(after['reward'])}; DPO's answers get "
-        f"{interval(dpo['reward'])}.",
-        f"KL(policy || reference), measured: online RL {interval(after['kl'])} nats, DPO "
-        f"{interval(dpo['kl'])}.",
+        f"Before: {describe(before)}.",
+        f"After {updates} updates of online RL: {describe(after)}.",
+        f"After DPO: {describe(dpo)}.",
         f"DPO learned from {budget['dpo_labels']} labels; online RL asked a reward model for "
-        f"{budget['rl_scores']} scores, which had learned from {budget['rl_labels']} labels.",
-        f"An update of online RL took {seconds['rl_update']:.2f} s"
-        + (f", a step of DPO {seconds['dpo_step']:.2f} s." if "dpo_step" in seconds else "."),
+        f"{budget['rl_scores']} scores, which had learned from {budget['rl_labels']} labels. "
+        f"An update took {seconds['rl_update']:.2f} s.",
     ]
     if "good" not in after:
         return [*lines, "There is no gold standard for these pairs: read the answers."]
     spread, cost = metrics["spread"], metrics["cost"]
     held, free = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
     return [
-        f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after online "
-        f"RL, {percent(dpo['good'])} after DPO; gold utility {interval(before['utility'])}, "
-        f"{interval(after['utility'])} and {interval(dpo['utility'])}.",
         *lines,
-        f"Online RL's training moves {cost['rl_passes'] / cost['dpo_passes']:.1f} times as many "
-        "tokens through models as DPO's.",
-        f"From half to twice the learning rate gold utility varies by "
-        f"{interval(spread['rl_spread'])} with online RL, by {interval(spread['dpo_spread'])} "
-        "with DPO.",
-        f"Against a reward model that loves length gold utility ends at "
-        f"{interval(held['utility'])} (KL {interval(held['kl'])} nats); without the KL term at "
-        f"{interval(free['utility'])} (KL {interval(free['kl'])}).",
+        f"{cost['rl_passes'] / cost['dpo_passes']:.1f} times as many tokens pass through models "
+        f"as in DPO's training, whose steps took {seconds['dpo_step']:.2f} s.",
+        "From half to twice the learning rate gold utility varies by "
+        f"{interval(spread['rl_spread'])} with online RL, {interval(spread['dpo_spread'])} with "
+        "DPO.",
+        f"Online RL against a reward model that loves length: {describe(held)}.",
+        f"The same without the KL term: {describe(free)}.",
     ]
+
+
+def describe(answers: dict) -> str:
+    """Gold where it is known, reward, measured KL, length."""
+    text = f"reward {interval(answers['reward'])}, KL {interval(answers['kl'])} nats, "
+    text += f"{answers['words']['mean']:.1f} words"
+    if "good" not in answers:
+        return text
+    return f"good answers {percent(answers['good'])}, gold {interval(answers['utility'])}, {text}"
 
 
 # --- Main ---
@@ -289,11 +285,10 @@ def build_parser() -> argparse.ArgumentParser:
     trained = "default: the one in the output folder, trained first where it is missing"
     group.add_argument("--reward-model", type=Path, help=f"a trained reward model; {trained}")
     group = parser.add_argument_group("training")
-    rate = "default: 4e-3 embedded, 3e-4 other models"
+    number, rate = cli.whole_number(1), "default: 4e-3 embedded, 3e-4 other models"
     group.add_argument("--learning-rate", type=cli.positive_float, help=rate)
     beta = "strength of the pull towards the reference"
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
-    number = cli.whole_number(1)
     group.add_argument("--updates", type=number, help="steps of the policy; default: 20")
     group.add_argument("--prompts-per-update", type=number, help="to answer in each; default: 32")
     samples = "answers to each prompt; default: 4"
@@ -326,17 +321,9 @@ def main(argv: list[str] | None = None) -> dict:
     settings = training_settings("online rl", **args.settings)
     training = {name: settings[name] for name in TRAINING}
     metrics, seconds = study(start, training, judges, adapter)
-    return finish(
-        args,
-        metrics,
-        draw_online_rl,
-        findings(metrics, seconds),
-        claims=() if args.dataset else CLAIMS,
-        checks=CHECKS,
-        settings=settings,
-        device=where["device"],
-        timings=seconds,
-    )
+    said, claims = findings(metrics, seconds), () if args.dataset else CLAIMS
+    about = {"settings": settings, "device": where["device"], "timings": seconds}
+    return finish(args, metrics, draw_online_rl, said, claims, CHECKS, **about)
 
 
 if __name__ == "__main__":
