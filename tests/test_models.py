@@ -5,30 +5,56 @@ import copy
 import json
 import random
 import re
+import shutil
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+
+from support.artifacts import check_ours, save_trained, trained_settings
+from support.evaluation import response_logps, sequence_kl
 
 import numpy as np
 import pytest
 import torch
-from evaluation import response_logps, sequence_kl
 from helpers import SCRIPTS
 from safetensors import safe_open
+from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from common import models
+from common import models, sampling
 from common.cli import UserError, quiet_libraries
-from common.models import EMBEDDED, draw_tokens, encode_prompt, encode_response, judge_first_better, sample
-from common.preferences import STYLES, draw_style, judge_prompt, questions, read_response, write_response
+from common.models import (
+    EMBEDDED,
+    TINY,
+    encode_prompt,
+    encode_response,
+    format_pair,
+    format_prompt,
+    is_plain,
+    judge_first_better,
+)
+from common.preferences import (
+    STYLES,
+    draw_style,
+    judge_prompt,
+    questions,
+    read_response,
+    write_response,
+)
+from common.sampling import draw_tokens, sample
 from common.tiny.__main__ import measure_judge
 from common.tiny.recipe import recipe_hash
 
 REPOSITORY = SCRIPTS.parent
 QUESTIONS = questions("test", unseen=None)
 PROMPTS = [question.prompt for question in QUESTIONS[:24]]
-TEXTS = [write_response(q, draw_style(q, random.Random(q.prompt)), random.Random(q.prompt)) for q in QUESTIONS[:24]]
-WEIGHTS = sorted(EMBEDDED.glob("tiny-*/*.safetensors"))
+TEXTS = [
+    write_response(q, draw_style(q, random.Random(q.prompt)), random.Random(q.prompt))
+    for q in QUESTIONS[:24]
+]
+WEIGHTS = sorted(TINY.glob("tiny-*/*.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +66,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def perturbed(lm):
-    """A copy of tiny-gpt2 with noise on its weights, far enough to tell the two directions of KL apart."""
+    """A copy of tiny-gpt2 with noise on its weights: the two directions of KL differ."""
     torch.manual_seed(0)
     other = copy.deepcopy(lm[0])
     for weight in other.parameters():
@@ -57,7 +83,7 @@ def reward():
 
 
 def assert_frequencies(tokens: torch.Tensor, probabilities: torch.Tensor) -> None:
-    """Counts of drawn tokens (N,) within 4 standard errors of probabilities (V,), where normal; the rest as one."""
+    """Counts of drawn tokens (N,) within 4 standard errors of probabilities (V,); rare ones as one."""
     counts = torch.bincount(tokens, minlength=len(probabilities)).double()
     p, n = probabilities.double(), len(tokens)
     common = (n * p > 20) & (n * (1 - p) > 20)
@@ -67,43 +93,117 @@ def assert_frequencies(tokens: torch.Tensor, probabilities: torch.Tensor) -> Non
     assert ((counts - n * p).abs() < 4 * error).all(), (counts / n, p)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Text in and out
-# ---------------------------------------------------------------------------------------------------------
+# --- Text in and out ---
 
 
-def test_tokens_are_those_that_trl_makes(lm):
-    """TRL tokenizes prompt and prompt + completion + EOS and cuts where they part."""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def bos_folder(tmp_path) -> str:
+    """tiny-gpt2 without its chat template, and with a tokenizer that begins a text with BOS."""
+    shutil.copytree(TINY / "tiny-gpt2", tmp_path / "bos")
+    tokenizer = models.load_tokenizer("tiny-gpt2")
+    tokenizer.chat_template = None
+    bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos[0]} $A", pair=f"{bos[0]} $A $B", special_tokens=[bos]
+    )
+    (tmp_path / "bos/chat_template.jinja").unlink()
+    tokenizer.save_pretrained(tmp_path / "bos")
+    return str(tmp_path / "bos")
+
+
+def plain_ids(tokenizer, prompt: str, text: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and its response in the plain format, as TRL cuts plain rows.
+
+    TRL tokenizes prompt and prompt + completion + EOS, and cuts where they part.
+    """
+    shown = f"Question: {prompt}\nAnswer:"
+    both = tokenizer(f"{shown} {text}{tokenizer.eos_token}")["input_ids"]
+    ids = tokenizer(shown)["input_ids"]
+    assert both[: len(ids)] == ids
+    return ids, both[len(ids) :]
+
+
+def test_plain_models_see_the_plain_format(lm):
     tokenizer = lm[1]
+    assert is_plain(tokenizer)
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):
-        row = models.format_pair(tokenizer, {"prompt": prompt, "chosen": text, "rejected": "No."})
-        assert row["prompt"] == f"Question: {prompt}\nAnswer:" == models.format_prompt(tokenizer, prompt)
-        assert (row["chosen"], row["rejected"]) == (" " + text, " No.")
-        whole = tokenizer(row["prompt"] + row["chosen"] + tokenizer.eos_token)["input_ids"]
-        assert encode_prompt(tokenizer, prompt) == tokenizer(row["prompt"])["input_ids"]
-        assert encode_prompt(tokenizer, prompt) + encode_response(tokenizer, text) == whole
-        assert encode_response(tokenizer, text).count(tokenizer.eos_token_id) == 1
+        assert format_prompt(tokenizer, prompt) == f"Question: {prompt}\nAnswer:"
+        assert models.format_answer(tokenizer, prompt, text) == (
+            f"Question: {prompt}\nAnswer: {text}{tokenizer.eos_token}"
+        )
+        ids = encode_prompt(tokenizer, prompt), encode_response(tokenizer, text)
+        assert ids == plain_ids(tokenizer, prompt, text)
+        assert ids[1].count(tokenizer.eos_token_id) == 1
+
+
+def test_a_tokenizer_that_adds_bos_does_so_once(bos_folder):
+    tokenizer = models.load_causal_lm(bos_folder)[1]
+    assert is_plain(tokenizer)
+    for prompt, text in zip(PROMPTS[:6], TEXTS, strict=False):
+        ids = encode_prompt(tokenizer, prompt), encode_response(tokenizer, text)
+        assert ids == plain_ids(tokenizer, prompt, text)
+        assert ids[0][0] == tokenizer.bos_token_id
+        assert (ids[0] + ids[1]).count(tokenizer.bos_token_id) == 1
+
+
+def test_the_plain_template_also_writes_conversations(lm):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "How?"},
+    ]
+    text = lm[1].apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == "Be brief.\nQuestion: Why?\nAnswer: So.<eos>\nQuestion: How?\nAnswer:"
 
 
 def test_a_chat_template_is_used_where_there_is_one(lm):
     tokenizer = copy.deepcopy(lm[1])
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
-        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    assert models.format_prompt(tokenizer, "Why?") == "<bos><user>Why?<assistant>"
-    row = models.format_pair(tokenizer, {"prompt": "Why?", "chosen": "So.", "rejected": "No."})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert not is_plain(tokenizer)
+    models.use_plain_template(tokenizer)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert format_prompt(tokenizer, "Why?") == "<bos><user>Why?<assistant>"
+    row = format_pair({"prompt": "Why?", "chosen": "So.", "rejected": "No."})
     assert row["prompt"] == [{"role": "user", "content": "Why?"}]
     assert row["rejected"] == [{"role": "assistant", "content": "No."}]
-    whole = tokenizer.apply_chat_template(row["prompt"] + row["chosen"], tokenize=True)["input_ids"]
-    assert encode_prompt(tokenizer, "Why?") + encode_response(tokenizer, "So.") == whole
-    assert whole.count(tokenizer.bos_token_id) == 1
+    turns = row["prompt"] + row["chosen"]
+    both = tokenizer.apply_chat_template(turns, tokenize=True)["input_ids"]
+    assert encode_prompt(tokenizer, "Why?") + encode_response(tokenizer, "So.") == both
+    assert both.count(tokenizer.bos_token_id) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Sampling
-# ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["embedded", "adds BOS", "chat"])
+def test_tokens_are_those_that_trl_makes(lm, bos_folder, kind):
+    from support.training import as_dataset
+
+    from trl import DPOConfig, DPOTrainer
+
+    model, tokenizer = models.load_causal_lm(bos_folder if kind == "adds BOS" else "tiny-gpt2")
+    if kind == "chat":
+        tokenizer.chat_template = CHAT_TEMPLATE
+    rows = zip(PROMPTS[:4], TEXTS, TEXTS[1:], strict=False)
+    pairs = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(output_dir=Path(bos_folder).parent / "out", use_cpu=True, report_to="none"),
+        train_dataset=as_dataset(pairs),
+        processing_class=tokenizer,
+    )
+    for pair, row in zip(pairs, trainer.train_dataset, strict=True):
+        assert row["prompt_ids"] == encode_prompt(tokenizer, pair["prompt"])
+        for side in ("chosen", "rejected"):
+            assert row[f"{side}_ids"] == encode_response(tokenizer, pair[side])
+
+
+# --- Sampling ---
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +234,25 @@ def test_the_batch_does_not_matter(lm, greedy):
     assert [row[0] for row in sample(*lm, PROMPTS[:6], temperature=0, batch_size=1)] == greedy[:6]
     order = random.Random(0).sample(range(24), 24)
     shuffled = sample(*lm, [PROMPTS[i] for i in order], n=3, temperature=0, batch_size=16)
-    assert shuffled == [[greedy[i]] * 3 for i in order]  # each prompt keeps its place and its answers
+    assert shuffled == [
+        [greedy[i]] * 3 for i in order
+    ]  # each prompt keeps its place and its answers
 
 
 def test_padding_cache_and_positions_leave_the_logits_as_they_are(lm, monkeypatch):
     model, tokenizer = lm
     seen = []
-    monkeypatch.setattr(models, "draw_tokens", lambda logits, *_: seen.append(logits) or logits.argmax(-1))
+    monkeypatch.setattr(
+        sampling, "draw_tokens", lambda logits, *_: seen.append(logits) or logits.argmax(-1)
+    )
     drawn = [row[0].token_ids for row in sample(*lm, PROMPTS)]
     encoded = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     order = sorted(range(len(PROMPTS)), key=lambda i: len(encoded[i]))
     with torch.inference_mode():
-        alone = [model(torch.tensor([e + d])).logits[0, len(e) - 1 :] for e, d in zip(encoded, drawn, strict=True)]
+        alone = [
+            model(torch.tensor([e + d])).logits[0, len(e) - 1 :]
+            for e, d in zip(encoded, drawn, strict=True)
+        ]
     assert len(seen) == max(map(len, drawn)) > min(map(len, drawn))
     for t, logits in enumerate(seen):  # at every step, the rows that have not ended yet
         expected = torch.stack([alone[i][t] for i in order if len(drawn[i]) > t])
@@ -164,7 +271,9 @@ def test_first_tokens_are_drawn_from_the_softmax(lm, temperature):
 
 
 def test_a_wide_model_in_bfloat16_has_the_same_distribution(lm, monkeypatch):
-    config = GPT2Config(n_layer=1, n_embd=256, n_head=4, vocab_size=len(lm[1]), initializer_range=0.1)
+    config = GPT2Config(
+        n_layer=1, n_embd=256, n_head=4, vocab_size=len(lm[1]), initializer_range=0.1
+    )
     torch.manual_seed(0)
     wide = GPT2LMHeadModel(config).eval()
     monkeypatch.setattr(models, "gains_from_bfloat16", lambda device: True)
@@ -182,8 +291,13 @@ def test_a_wide_model_in_bfloat16_has_the_same_distribution(lm, monkeypatch):
 def test_later_tokens_are_drawn_given_the_earlier_ones(lm):
     model, tokenizer = lm
     prompt = PROMPTS[1]
-    drawn = [response.token_ids for response in sample(*lm, [prompt], n=6000, max_new_tokens=2, seed=3)[0]]
-    drawn = torch.tensor([token_ids for token_ids in drawn if len(token_ids) == 2])  # without those that say nothing
+    drawn = [
+        response.token_ids
+        for response in sample(*lm, [prompt], n=6000, max_new_tokens=2, seed=3)[0]
+    ]
+    drawn = torch.tensor(
+        [token_ids for token_ids in drawn if len(token_ids) == 2]
+    )  # without those that say nothing
     firsts, counts = drawn[:, 0].unique(return_counts=True)
     open_ended = 0
     for first in firsts[counts > 300].tolist():
@@ -208,8 +322,10 @@ def test_draw_tokens(temperature):
 
 
 def test_draw_tokens_of_a_large_vocabulary():
-    logits = torch.full((1000,), -float("inf"))  # four blocks of 256, the last one cut short
-    logits[torch.tensor([3, 255, 256, 300, 767, 990, 999])] = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 1.5, 1.0])
+    logits = torch.full((1000,), -float("inf"))
+    logits[torch.tensor([3, 255, 256, 300, 767, 990, 999])] = torch.tensor(
+        [0.0, 1.0, 2.0, -1.0, 0.5, 1.5, 1.0]
+    )
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     tokens = draw_tokens(logits.repeat(200_000, 1), 1.0, u)
     assert_frequencies(tokens, logits.softmax(-1))
@@ -236,7 +352,10 @@ def test_shape_length_and_end_of_responses(lm):
             *body, last = response.token_ids
             assert eos not in body and len(response.token_ids) <= longest
             assert last == eos or len(response.token_ids) == longest
-            assert response.text == tokenizer.decode(response.token_ids, skip_special_tokens=True).strip()
+            assert (
+                response.text
+                == tokenizer.decode(response.token_ids, skip_special_tokens=True).strip()
+            )
             assert not any(token in response.text for token in tokenizer.all_special_tokens)
     assert sum(response.token_ids[-1] == eos for row in rows for response in row) > 30
 
@@ -255,9 +374,7 @@ def test_sampling_is_reproducible_and_leaves_no_trace(lm):
     assert len({response.text for response in first[0]}) > 1 and first[0] != first[1]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Log-probabilities and KL
-# ---------------------------------------------------------------------------------------------------------
+# --- Log-probabilities and KL ---
 
 
 def naive_log_probs(model, tokenizer, prompt: str, response: list[int]) -> torch.Tensor:
@@ -276,8 +393,12 @@ def test_response_logps_are_sums_over_the_response(lm):
     assert logps.shape == (24,) and logps.dtype == torch.float32
     for prompt, response, logp in zip(PROMPTS, responses, logps.tolist(), strict=True):
         table = naive_log_probs(model, tokenizer, prompt, response)
-        assert logp == pytest.approx(sum(table[t, token].item() for t, token in enumerate(response)), abs=1e-4)
-    torch.testing.assert_close(response_logps(model, tokenizer, PROMPTS, responses), logps, atol=1e-4, rtol=0)
+        assert logp == pytest.approx(
+            sum(table[t, token].item() for t, token in enumerate(response)), abs=1e-4
+        )
+    torch.testing.assert_close(
+        response_logps(model, tokenizer, PROMPTS, responses), logps, atol=1e-4, rtol=0
+    )
 
 
 def test_probabilities_of_all_next_tokens_sum_to_one(lm):
@@ -294,8 +415,12 @@ def test_sequence_kl_is_the_exact_sum_in_the_right_direction(lm, perturbed):
     assert kl.shape == (24,) and (kl > 0).all() and (back > 0).all()
     for i, (prompt, response) in enumerate(zip(PROMPTS, responses, strict=True)):
         log_p, log_q = (naive_log_probs(m, tokenizer, prompt, response) for m in (perturbed, model))
-        assert kl[i].item() == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), rel=1e-3, abs=1e-4)
-        assert back[i].item() == pytest.approx((log_q.exp() * (log_q - log_p)).sum().item(), rel=1e-3, abs=1e-4)
+        assert kl[i].item() == pytest.approx(
+            (log_p.exp() * (log_p - log_q)).sum().item(), rel=1e-3, abs=1e-4
+        )
+        assert back[i].item() == pytest.approx(
+            (log_q.exp() * (log_q - log_p)).sum().item(), rel=1e-3, abs=1e-4
+        )
     assert (kl - back).abs().max() > 0.05
     assert sequence_kl(model, tokenizer, PROMPTS, responses, model).abs().max() == 0
 
@@ -317,19 +442,21 @@ def test_sequence_kl_takes_the_reference_from_a_peft_model(lm):
 
     model, tokenizer = lm
     torch.manual_seed(0)
-    config = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    config = LoraConfig(
+        r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
     policy = get_peft_model(copy.deepcopy(model), config).eval()
     responses = [encode_response(tokenizer, text) for text in TEXTS]
     kl = sequence_kl(policy, tokenizer, PROMPTS, responses)
-    torch.testing.assert_close(kl, sequence_kl(policy, tokenizer, PROMPTS, responses, model), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        kl, sequence_kl(policy, tokenizer, PROMPTS, responses, model), atol=1e-5, rtol=1e-4
+    )
     assert kl.min() > 0 and kl.mean() > 0.1
     with policy.disable_adapter():
         assert sequence_kl(policy, tokenizer, PROMPTS, responses, model).abs().max() < 1e-5
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Rewards and judgements
-# ---------------------------------------------------------------------------------------------------------
+# --- Rewards and judgements ---
 
 
 def test_rewards_depend_on_nothing_but_the_pair(reward):
@@ -342,16 +469,24 @@ def test_rewards_depend_on_nothing_but_the_pair(reward):
     tolerance = {"atol": 1e-4 * float(scores.abs().max()), "rtol": 0}
     torch.testing.assert_close(scores, torch.tensor(alone), **tolerance)
     order = random.Random(0).sample(range(24), 24)
-    again = models.score_responses(model, tokenizer, [PROMPTS[i] for i in order], [TEXTS[i] for i in order], 5)
+    again = models.score_responses(
+        model, tokenizer, [PROMPTS[i] for i in order], [TEXTS[i] for i in order], 5
+    )
     torch.testing.assert_close(again, scores[order], **tolerance)
     swapped = models.score_responses(model, tokenizer, TEXTS, PROMPTS)
-    assert (swapped - scores).abs().max() > 1e-2 * scores.abs().max()  # which text is the response matters
+    assert (
+        swapped - scores
+    ).abs().max() > 1e-2 * scores.abs().max()  # which text is the response matters
 
 
 def test_the_reward_model_is_a_scalar_head_on_the_embedded_backbone(reward):
     model, tokenizer = reward
-    assert model.config.num_labels == 1 and model.config.pad_token_id == tokenizer.pad_token_id and not model.training
-    stored = safe_open(EMBEDDED / "tiny-distilbert/model.safetensors", "pt")
+    assert (
+        model.config.num_labels == 1
+        and model.config.pad_token_id == tokenizer.pad_token_id
+        and not model.training
+    )
+    stored = safe_open(TINY / "tiny-distilbert/model.safetensors", "pt")
     for name, weight in model.state_dict().items():
         if name.startswith("distilbert."):
             torch.testing.assert_close(weight, stored.get_tensor(name).float(), atol=0, rtol=0)
@@ -364,16 +499,27 @@ def test_only_the_response_is_cut_and_at_its_end(reward):
     assert inputs["input_ids"].shape == (2, tokenizer.model_max_length)
     ids = inputs["input_ids"][0].tolist()
     prompt = tokenizer(prompts[0])["input_ids"]  # [CLS] prompt [SEP]
-    assert len(prompt) > len(ids) / 2 and ids[: len(prompt)] == prompt and ids[-1] == tokenizer.sep_token_id
+    assert (
+        len(prompt) > len(ids) / 2
+        and ids[: len(prompt)] == prompt
+        and ids[-1] == tokenizer.sep_token_id
+    )
     assert tokenizer.decode(ids[len(prompt) :]).strip().startswith("start word")
-    assert inputs["attention_mask"].sum(-1).tolist() == [len(ids), len(tokenizer(prompts[1], "It is so.")["input_ids"])]
+    assert inputs["attention_mask"].sum(-1).tolist() == [
+        len(ids),
+        len(tokenizer(prompts[1], "It is so.")["input_ids"]),
+    ]
 
 
 def test_texts_beyond_the_window_are_cut_or_refused(lm, reward):
-    """Your own pairs may be longer than a model's positions; what does not fit is no reason for a traceback."""
+    """Your own pairs may be longer than a model reads; that is no reason for a traceback."""
     long = "word " * 400
     with contextlib.suppress(UserError):
-        assert models.score_responses(*reward, [long, PROMPTS[0]], ["It is so.", long]).isfinite().all()
+        assert (
+            models.score_responses(*reward, [long, PROMPTS[0]], ["It is so.", long])
+            .isfinite()
+            .all()
+        )
     with contextlib.suppress(UserError):
         assert len(sample(*lm, ["word " * 240], max_new_tokens=48)[0][0].token_ids) <= 48
     with contextlib.suppress(UserError):
@@ -382,7 +528,9 @@ def test_texts_beyond_the_window_are_cut_or_refused(lm, reward):
 
 def test_judgements_are_probabilities_of_the_two_letters(lm):
     model, tokenizer = lm
-    shown = [judge_prompt(p, a, b) for p, a, b in zip(PROMPTS, TEXTS, TEXTS[1:] + TEXTS[:1], strict=True)]
+    shown = [
+        judge_prompt(p, a, b) for p, a, b in zip(PROMPTS, TEXTS, TEXTS[1:] + TEXTS[:1], strict=True)
+    ]
     first, mass = judge_first_better(model, tokenizer, shown, batch_size=5)
     assert first.shape == mass.shape == (24,)
     for i, text in enumerate(shown):
@@ -398,59 +546,100 @@ def test_judgements_are_probabilities_of_the_two_letters(lm):
     torch.testing.assert_close(again[0].flip(0), first, atol=1e-5, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Loading and saving
-# ---------------------------------------------------------------------------------------------------------
+def test_a_chat_model_is_asked_in_its_template_for_a_letter(lm):
+    model, tokenizer = lm[0], copy.deepcopy(lm[1])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    shown = [judge_prompt(PROMPTS[0], *TEXTS[:2])]
+    text = f"<bos><user>{shown[0]}\nReply with A or B.<assistant>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        p = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+    letters = [tokenizer(letter)["input_ids"][-1] for letter in ("A", "B")]
+    first, mass = judge_first_better(model, tokenizer, shown)
+    assert mass.item() == pytest.approx(p[letters].sum().item(), abs=1e-5)
+    assert first.item() == pytest.approx((p[letters[0]] / p[letters].sum()).item(), abs=1e-5)
 
 
-def test_a_trained_model_replaces_the_folder_as_a_whole(tmp_path, reward):
+# --- Loading and saving ---
+
+
+def test_a_trained_model_replaces_what_the_lab_trained_as_a_whole(tmp_path, reward):
     folder = tmp_path / "outputs" / "reward_model"
-    folder.mkdir(parents=True)
-    (folder / "old.txt").write_text("old")
-    models.save_trained(folder, {"seed": 3, "model": "tiny"}, *reward)
-    assert models.trained_settings(folder) == {"seed": 3, "model": "tiny"}
+    folder.parent.mkdir()
+    save_trained(folder, {"seed": 2}, reward[1], readme="Read me.")
+    assert (folder / "README.md").read_text() == "Read me."
+    save_trained(folder, {"seed": 3, "model": "tiny"}, *reward)
+    assert trained_settings(folder) == {"seed": 3, "model": "tiny"}
     assert [path.name for path in folder.parent.iterdir()] == ["reward_model"]
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "lab_settings.json"} <= names
-    assert not {"old.txt", "pytorch_model.bin", "training_args.bin"} & names
+    assert not {"README.md", "pytorch_model.bin", "training_args.bin"} & names
     loaded = models.load_reward_model(str(folder))
-    torch.testing.assert_close(
-        models.score_responses(*loaded, PROMPTS, TEXTS), models.score_responses(*reward, PROMPTS, TEXTS)
-    )
+    scores = [models.score_responses(*judge, PROMPTS, TEXTS) for judge in (loaded, reward)]
+    torch.testing.assert_close(*scores)
+
+
+@pytest.mark.parametrize("holds", ["their file", "a file in a folder of the lab", "no folder"])
+def test_what_is_not_the_labs_is_never_replaced(tmp_path, lm, holds):
+    folder = tmp_path / "dpo"
+    if holds == "no folder":
+        theirs = folder
+    else:
+        if holds != "their file":
+            save_trained(folder, {"seed": 0}, lm[1])
+        folder.mkdir(exist_ok=True)
+        theirs = folder / "notes.txt"
+    theirs.write_text("mine")
+    for refuse in (check_ours, lambda path: save_trained(path, {"seed": 1}, lm[1])):
+        with pytest.raises(UserError, match=r"dpo.*; move it, or choose another folder"):
+            refuse(folder)
+    assert theirs.read_text() == "mine"
 
 
 def test_what_was_trained_before_stays_until_the_new_one_is_complete(tmp_path, lm):
     class Broken:
         def save_pretrained(self, folder):
             Path(folder).mkdir(exist_ok=True)
-            assert models.trained_settings(tmp_path / "dpo") == {"seed": 0}
+            assert trained_settings(tmp_path / "dpo") == {"seed": 0}
             raise OSError("disk full")
 
-    models.save_trained(tmp_path / "dpo", {"seed": 0}, lm[1])
+    save_trained(tmp_path / "dpo", {"seed": 0}, lm[1])
     with pytest.raises(OSError, match="disk full"):
-        models.save_trained(tmp_path / "dpo", {"seed": 1}, lm[1], Broken())
-    assert models.trained_settings(tmp_path / "dpo") == {"seed": 0}
+        save_trained(tmp_path / "dpo", {"seed": 1}, lm[1], Broken())
+    assert trained_settings(tmp_path / "dpo") == {"seed": 0}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
 def test_no_settings_where_the_lab_trained_nothing(tmp_path, content):
-    assert models.trained_settings(tmp_path / "nowhere") is None
+    assert trained_settings(tmp_path / "nowhere") is None
     if content is not None:
         (tmp_path / "lab_settings.json").write_bytes(content)
-    assert models.trained_settings(tmp_path) is None
+    assert trained_settings(tmp_path) is None
 
 
-def test_models_are_found(tmp_path, monkeypatch):
+def test_models_are_found_and_folders_are_absolute(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
-    assert models.find_model("tiny-gpt2") == str(EMBEDDED / "tiny-gpt2")
+    assert models.find_model("tiny-gpt2") == str(TINY / "tiny-gpt2")
     (tmp_path / "my model").mkdir()
     (tmp_path / "my model/config.json").write_text("{}")
-    assert models.find_model("my model") == "my model"
-    assert models.find_model(str(tmp_path / "my model")) == str(tmp_path / "my model")
+    for name in ("my model", "./my model", str(tmp_path / "my model")):
+        assert models.find_model(name) == str((tmp_path / "my model").resolve())
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere", "..", "", "empty", "file"])
+def test_only_the_two_names_are_the_embedded_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [models.is_embedded(name) for name in EMBEDDED] == [True, True]
+    for name in ("./tiny-gpt2", "tiny-", "tiny-gpt2-mine", str(TINY / "tiny-gpt2"), "TINY-GPT2"):
+        assert not models.is_embedded(name)
+    (tmp_path / "tiny-mine").mkdir()
+    (tmp_path / "tiny-mine/config.json").write_text("{}")
+    assert models.find_model("tiny-mine") == str((tmp_path / "tiny-mine").resolve())
+
+
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere", "..", "", "empty", "file"]
+)
 def test_a_wrong_folder_is_one_line_without_asking_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
@@ -461,7 +650,9 @@ def test_a_wrong_folder_is_one_line_without_asking_the_hub(tmp_path, monkeypatch
     assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["distilgpt2-not-in-the-cache", "some/model", "my model", "a--b", "model@main"])
+@pytest.mark.parametrize(
+    "name", ["distilgpt2-not-in-the-cache", "some/model", "my model", "a--b", "model@main"]
+)
 def test_an_unreachable_hub_is_one_line_at_once(monkeypatch, name):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # refuses
     monkeypatch.setenv("no_proxy", "*")
@@ -481,9 +672,27 @@ def test_a_hub_that_is_silent_is_given_up_in_time(monkeypatch):
         assert time.time() - started < 2
 
 
+def test_a_hub_that_refuses_has_answered(monkeypatch):
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(405)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert models.hub_answers()
+        server.shutdown()
+    monkeypatch.setenv("HF_ENDPOINT", "no address")
+    assert not models.hub_answers()
+
+
 def copy_of(name: str, folder: Path, **changes: bytes | None) -> str:
     """A copy of an embedded model with other files; None leaves one out."""
-    for path in (EMBEDDED / name).iterdir():
+    for path in (TINY / name).iterdir():
         content = changes.get(path.stem, path.read_bytes())
         if content is not None:
             (folder / path.name).write_bytes(content)
@@ -519,8 +728,10 @@ def test_pickled_weights_are_not_read(tmp_path):
 def test_code_that_comes_with_a_model_is_not_run(tmp_path, monkeypatch):
     quiet_libraries()
     code = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
-    (tmp_path / "theirs.py").write_text(code + "from transformers import GPT2Config as C, GPT2LMHeadModel as M\n")
-    config = json.loads((EMBEDDED / "tiny-gpt2/config.json").read_text()) | {"model_type": "theirs"}
+    (tmp_path / "theirs.py").write_text(
+        code + "from transformers import GPT2Config as C, GPT2LMHeadModel as M\n"
+    )
+    config = json.loads((TINY / "tiny-gpt2/config.json").read_text()) | {"model_type": "theirs"}
     config["auto_map"] = {"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.M"}
     folder, asked = copy_of("tiny-gpt2", tmp_path, config=json.dumps(config).encode()), []
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
@@ -535,29 +746,30 @@ def test_no_source_runs_foreign_code_or_reads_pickles():
     assert len(sources) > 8
     for path in sources:
         text = path.read_text(encoding="utf-8")
-        unsafe = r"trust_remote_code(?!(=|\": )False)|torch\.load\(|\bpickle\b|\bjoblib\b|\beval\(\"|\bexec\("
+        unsafe = r"trust_remote_code(?!(=|\": )False)|torch\.load\("
+        unsafe += r"|\bpickle\b|\bjoblib\b|\beval\(\"|\bexec\("
         found = re.search(unsafe, text)
         assert not found, (path, found)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The embedded models
-# ---------------------------------------------------------------------------------------------------------
+# --- The embedded models ---
 
 
 @pytest.fixture(scope="module")
 def stored() -> dict:
-    return json.loads((EMBEDDED / "quality.json").read_text(encoding="utf-8"))
+    return json.loads((TINY / "quality.json").read_text(encoding="utf-8"))
 
 
 def test_weights_are_those_of_the_recipe(stored):
-    assert stored["recipe_hash"] == recipe_hash(), "the recipe has changed: run python -m common.tiny"
+    assert stored["recipe_hash"] == recipe_hash(), (
+        "the recipe has changed: run python -m common.tiny"
+    )
 
 
 def test_stored_quality(stored):
     quality = stored["quality"]
     assert quality["greedy_on_topic"] >= 0.97
-    assert quality["sampled_right_of_single_on_topic"] >= 0.75
+    assert quality["sampled_right_of_on_topic"] >= 0.75
     assert set(quality["sampled_styles"]) == set(STYLES)
     assert all(0.05 <= share <= 0.40 for share in quality["sampled_styles"].values())
     assert 0.25 <= quality["sampled_good"] <= 0.45
@@ -566,9 +778,9 @@ def test_stored_quality(stored):
 
 
 def test_files_are_small_and_safe():
-    files = [path for path in EMBEDDED.glob("tiny-*/**/*") if path.is_file()]
+    files = [path for path in TINY.glob("tiny-*/**/*") if path.is_file()]
     assert [path.parent.name for path in WEIGHTS] == ["tiny-distilbert", "tiny-gpt2"]
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
     assert sum(path.stat().st_size for path in files) <= 8e6
     for path in WEIGHTS:
         with safe_open(path, "pt") as weights:
@@ -585,7 +797,9 @@ def test_special_tokens_are_distinct(lm, reward):
         assert model.config.pad_token_id == tokenizer.pad_token_id and model.dtype == torch.float32
         assert len(tokenizer) == model.get_input_embeddings().num_embeddings
         text = "Ünïcode, 7 % 'quotes'\nand \"more\"."
-        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text
+        assert (
+            tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text
+        )
     assert lm[0].config.eos_token_id == lm[1].eos_token_id
 
 
@@ -593,7 +807,12 @@ def test_a_new_measurement_agrees_with_the_stored_quality(lm, stored):
     quality, chosen = stored["quality"], QUESTIONS[:: len(QUESTIONS) // 100][:100]
     prompts = [question.prompt for question in chosen]
     drawn = sample(*lm, prompts, n=4, seed=9)
-    good = np.array([[read_response(p, r.text).good for r in row] for p, row in zip(prompts, drawn, strict=True)])
+    good = np.array(
+        [
+            [read_response(p, r.text).good for r in row]
+            for p, row in zip(prompts, drawn, strict=True)
+        ]
+    )
     by_prompt = good.mean(1)
     assert abs(by_prompt.mean() - quality["sampled_good"]) < 4 * by_prompt.std(ddof=1) / 10
     on_topic = [
@@ -603,5 +822,7 @@ def test_a_new_measurement_agrees_with_the_stored_quality(lm, stored):
     assert abs(np.mean(on_topic) - quality["greedy_on_topic"]) <= 0.05
     judged = measure_judge(*lm, chosen[:60])
     agreement = quality["judge_agrees_with_gold"]
-    assert abs(judged["judge_agrees_with_gold"] - agreement) < 4 * np.sqrt(agreement * (1 - agreement) / 60)
+    assert abs(judged["judge_agrees_with_gold"] - agreement) < 4 * np.sqrt(
+        agreement * (1 - agreement) / 60
+    )
     assert judged["judge_answers_a_or_b"] >= 0.97
