@@ -28,6 +28,7 @@ from support.policy_data import tell_limits
 from support.reward_study import (
     SFT,
     SIZES,
+    Curve,
     answers_to,
     compare_sizes,
     judge_by_gold,
@@ -80,14 +81,14 @@ CLAIMS = (
     Claim(
         "sft_start_learns_style_first",
         "from the SFT checkpoint a reward model learns style, right from wrong hardly",
-        "share of pairs in the gold order: worse by style minus worse by facts, all pairs",
+        f"share of pairs in the gold order, {SIZES[-1]} pairs: worse by style minus by facts",
         path="sft_style_over_facts",
         smallest=0.05,
     ),
     Claim(
         "encoder_over_sft_start",
         "an encoder that read about the facts is the better backbone",
-        "share of pairs in the gold order, all pairs: encoder minus SFT checkpoint",
+        f"share of pairs in the gold order, {SIZES[-1]} pairs: encoder minus SFT checkpoint",
         path="encoder_over_sft",
         smallest=0.02,
     ),
@@ -266,18 +267,16 @@ def study_world(
         show_scores(*ours, question.prompt, answers_to(question, seed))
     from_sft = {**fitting, "learning_rate": DEFAULTS["reward model"]["learning_rate"]}
     *others, _ = fit(backbone, labelled_again(train, seed), name="other people", **fitting)
-    *sft, _ = fit(SFT, train, name="from the SFT checkpoint", **from_sft)
-    models = {**models, "others": others, "sft": sft}
+    encoder, _ = study_sizes(fit, backbone, train, ordered, **fitting)
+    sft_curve, sft = study_sizes(fit, SFT, train, ordered, **from_sft)
+    dpo = study_dpo_sizes(train_dpo, train, ordered, seed, fitting["device"])
+    in_order = score_pairs(*ours, ordered)
+    encoder = Curve([*encoder.counts, len(train)], [*encoder.hits, pair_hits(in_order)])
     return {
-        **judge_by_gold(rewards, score_pairs(*ours, ordered), untrained, held),
+        **judge_by_gold(rewards, in_order, untrained, held),
         "gold_order_unseen_facts": summary(pair_hits(score_pairs(*ours, unseen))),
-        **study_groups(models, held, asked, seed),
-        **compare_sizes(
-            study_sizes(fit, backbone, ours, train, ordered, **fitting),
-            study_sizes(fit, SFT, sft, train, ordered, **from_sft),
-            study_dpo_sizes(train_dpo, train, ordered, seed, fitting["device"]),
-            ordered,
-        ),
+        **study_groups({**models, "others": others, "sft": sft}, held, asked, seed),
+        **compare_sizes(encoder, sft_curve, dpo, ordered),
     }
 
 

@@ -27,7 +27,7 @@ from common.models import load_causal_lm, load_tokenizer, score_responses
 from common.preferences import SIDES, Question, make_pairs
 from common.reporting import interval, percent, summary
 
-SIZES = (300, 800, 2000)  # pairs, beside all of them
+SIZES = (400, 1600)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint
 # The reward models that are compared, and the annotators of their labels.
 GROUPS = {"people": "human", "others": "human", "length": "length", "sft": "human"}
@@ -139,18 +139,17 @@ def smaller(pairs: Sequence[dict]) -> list[int]:
 def study_sizes(
     fit: Callable[..., tuple],
     backbone: str,
-    full: tuple,
     pairs: Sequence[dict],
     ordered: Sequence[dict],
     **fitting,
-) -> Curve:
-    """Of reward models on `SIZES` of the pairs, and of `full`, which was trained on all of them."""
-    counts, hits = smaller(pairs), []
-    for count in counts:
+) -> tuple[Curve, tuple]:
+    """The curve of reward models on `SIZES` of the pairs, and the last (model, tokenizer)."""
+    curve, model = Curve(smaller(pairs), []), ()
+    for count in curve.counts:
         name = f"{Path(backbone).name}, {count} pairs"
         *model, _ = fit(backbone, pairs[:count], name=name, **fitting)
-        hits.append(pair_hits(score_pairs(*model, ordered)))
-    return Curve([*counts, len(pairs)], [*hits, pair_hits(score_pairs(*full, ordered))])
+        curve.hits.append(pair_hits(score_pairs(*model, ordered)))
+    return curve, tuple(model)
 
 
 def study_dpo_sizes(
@@ -172,7 +171,8 @@ def study_dpo_sizes(
 
 
 def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict]) -> dict:
-    """The curves, and differences between them on the same pairs."""
+    """The curves, and differences on the same pairs at the last size of `dpo`, of all alike."""
+    last = len(dpo.hits) - 1
     facts = is_about_facts(ordered)
     curves = {"encoder": encoder, "sft": sft, "dpo": dpo}
     rows = {name: curve_rows(curve, ordered) for name, curve in curves.items()}
@@ -181,11 +181,11 @@ def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict
         hits, about_facts = table[:, 0], table[:, 1] == 1
         return hits[~about_facts].mean() - hits[about_facts].mean()
 
-    both = np.column_stack([sft.hits[-1], facts])
+    both = np.column_stack([sft.hits[last], facts])
     return {
         "curve": rows,
-        "encoder_over_sft": summary(encoder.hits[-1] - sft.hits[-1]),
-        "dpo_over_encoder": summary(dpo.hits[-1] - encoder.hits[len(dpo.hits) - 1]),
+        "encoder_over_sft": summary(encoder.hits[last] - sft.hits[last]),
+        "dpo_over_encoder": summary(dpo.hits[last] - encoder.hits[last]),
         "sft_style_over_facts": summary(both, style_minus_facts),
     }
 
@@ -204,7 +204,8 @@ def world_findings(metrics: dict) -> list[str]:
     gold, ceiling = metrics["gold_order"], metrics["bayes_ceiling"]["accuracy"]
     read, curve, differ = metrics["contrasts"], metrics["curve"], metrics["disagreement"]
     ours, sft = read["people"], read["sft"]
-    last = {name: rows[-1] for name, rows in curve.items()}
+    size, last = len(curve["dpo"]) - 1, curve["encoder"][-1]
+    at_last = {name: rows[size] for name, rows in curve.items()}
     levels = ", ".join(f"{row['mean']:+.1f}" for row in metrics["level"].values())
     return [
         f"It orders {percent(gold['all'])} as gold utility does, of facts that no pair was about "
@@ -218,10 +219,11 @@ def world_findings(metrics: dict) -> list[str]:
         f"The models of people and of length-lovers order {percent(differ['length'])} of pairs "
         f"unlike, those of two groups of people {percent(differ['others'])}.",
         f"The level is free: the mean reward of four models lies {levels} beside gold utility.",
-        f"With all pairs the encoder orders {percent(last['encoder']['facts'])} right where the "
-        f"worse response is plain and wrong, the SFT checkpoint {percent(last['sft']['facts'])}; "
-        f"DPO's implicit reward after {last['dpo']['pairs']:.0f} pairs "
-        f"{percent(last['dpo']['facts'])}.",
-        f"Of all held-out pairs these three order {percent(last['encoder']['all'])}, "
-        f"{percent(last['sft']['all'])} and {percent(last['dpo']['all'])} right.",
+        f"Where the worse response is plain and wrong, the encoder orders "
+        f"{percent(at_last['encoder']['facts'])} right after {at_last['sft']['pairs']:.0f} pairs "
+        f"({percent(last['facts'])} after all), the SFT checkpoint "
+        f"{percent(at_last['sft']['facts'])}, DPO's implicit reward "
+        f"{percent(at_last['dpo']['facts'])}; where style gives it away "
+        f"{percent(at_last['encoder']['style'])}, {percent(at_last['sft']['style'])} and "
+        f"{percent(at_last['dpo']['style'])}.",
     ]
