@@ -26,7 +26,9 @@ from common.preferences import make_pairs
 from common.reporting import write_json
 
 PACKAGES = ("numpy", "matplotlib", "torch", "transformers", "trl", "peft", "accelerate")
-HEADER = "| what | the lab | the library's plain use | ratio | at its best | ratio | target |"
+HEADER = (
+    "| what | the lab | the library, plain use | ratio | at its best | ratio to that | target |"
+)
 
 
 def largest_resident_gib() -> float:

@@ -24,9 +24,9 @@ METHODS = {
 SHADES = {"as_many_pairs": COLORS["best_of_n"]} | {name: COLORS[name] for name in COLORS}
 UNITS = {"utility": "gold utility (log-odds)", "reward": "reward (log-odds)", "words": "words"}
 ARMS = (
-    ("sft", "best_of_n", "-", "SFT"),
-    ("as_many_pairs", "best_of_n", ":", "SFT, DPO's number of pairs"),
-    ("dpo", "dpo_best_of_n", "-", "DPO"),
+    ("sft", "best_of_n", "-", "of the SFT checkpoint"),
+    ("as_many_pairs", "best_of_n", ":", "of SFT, reward model of as many pairs as DPO"),
+    ("dpo", "dpo_best_of_n", "-", "of DPO"),
 )
 
 
@@ -46,7 +46,7 @@ def draw_best_of_n(path: Path, metrics: dict, caption: str, default: dict | None
         )
         save_figure(fig, path, title, caption)
         return
-    fig, axes = new_figure(2, 3, height=3.9)
+    fig, axes = new_figure(2, 3, height=4.0)
     curves_panel(axes[0, 0], curves, "utility", steps_title(metrics), default)
     methods_panel(axes[0, 1], metrics)
     frontier_panel(axes[0, 2], metrics["frontier"], n)
@@ -75,10 +75,9 @@ def over_n(ax, ns) -> None:
     ax.set_xlabel("n: candidates per answer")
 
 
-def legend_below(ax, columns: int, title: str | None = None) -> None:
+def legend_below(ax) -> None:
     """A legend under the axis, off the data."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-    ax.legend(**place, ncols=columns, title=title, fontsize=8, columnspacing=1, title_fontsize=8)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8)
 
 
 def curves_panel(ax, curves: dict, name: str, title: str, default: dict | None = None) -> None:
@@ -94,7 +93,7 @@ def curves_panel(ax, curves: dict, name: str, title: str, default: dict | None =
         ax.plot(1, rows[0]["mean"], "o", color=COLORS["dpo" if arm == "dpo" else "sft"], ms=7)
     over_n(ax, range(1, len(rows) + 1))
     ax.set(title=title, ylabel=UNITS[name])
-    legend_below(ax, 2, "candidates of")
+    legend_below(ax)
 
 
 def methods_panel(ax, metrics: dict) -> None:
@@ -105,7 +104,7 @@ def methods_panel(ax, metrics: dict) -> None:
         ax.annotate(f"{row['mean']:.2f}", (k, 0.1), ha="center", color="white", fontweight="bold")
     ax.tick_params(axis="x", labelsize=8)
     share = metrics["share_of_dpo_gain"]["as_many_pairs"]["mean"]
-    title = f"By a reward model of DPO's pairs: {share:.0%} of its gain"
+    title = f"With as many pairs as DPO: {share:.0%} of its gain"
     ax.set(title=title, ylabel=UNITS["utility"])
 
 
@@ -138,7 +137,7 @@ def frontier_panel(ax, points: list[dict], n: int) -> None:
     share = (here["gold"]["mean"] - start["gold"]["mean"]) / most
     ax.set(title=f"Best of {round(here['n'])}: {share:.0%} of what its KL could buy")
     ax.set(xlabel="measured KL from the SFT checkpoint, nats", ylabel=UNITS["utility"])
-    legend_below(ax, 2)
+    legend_below(ax)
 
 
 def annotators_panel(ax, annotators: dict) -> None:
@@ -163,7 +162,7 @@ def annotators_panel(ax, annotators: dict) -> None:
     ends = [length["utility"][at]["mean"] for at in (0, -1)]
     title = f"Annotators fond of length: gold {ends[0]:.1f} to {ends[1]:.1f}"
     ax.set(title=title, ylabel="log-odds")
-    legend_below(ax, 1)
+    legend_below(ax)
 
 
 def bound_panel(ax, metrics: dict) -> None:
@@ -183,7 +182,7 @@ def bound_panel(ax, metrics: dict) -> None:
     share = measured[-1]["mean"] / metrics["kl_bound"][-1]
     title = f"KL reaches {share:.0%} of its bound at n = {round(ns[-1])}"
     ax.set(title=title, ylabel="KL from the SFT checkpoint, nats")
-    legend_below(ax, 1)
+    legend_below(ax)
 
 
 def cost_panel(ax, cost: dict) -> None:
@@ -202,4 +201,4 @@ def cost_panel(ax, cost: dict) -> None:
         f"Cost grows as n^{cost['exponent']['mean']:.2f}; sharing saves {cost['saved']['mean']:.0%}"
     )
     ax.set(title=title, ylabel="MFLOPs per answer")
-    legend_below(ax, 1)
+    legend_below(ax)
