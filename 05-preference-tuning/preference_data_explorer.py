@@ -23,15 +23,17 @@ pairs chosen adaptively, the time that a task takes beyond reading.
 import argparse
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from support.annotation_study import (
+    Rater,
     RaterDesign,
     Readings,
     assign_raters,
     crossing,
+    draw_raters,
     kendall_tau,
     mean_scores,
+    pick_raters,
     read_responses,
     response_utilities,
     standardise,
@@ -90,24 +92,6 @@ CLAIMS = (
 
 
 # --- 1. The formats: views of one annotation ---
-
-
-class Rater(NamedTuple):
-    """How one person turns a perceived utility into a score; or many people, as arrays."""
-
-    offset: float | np.ndarray  # points
-    scale: float | np.ndarray
-
-
-def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
-    """Raters with an offset (standard deviation 0.8 points) and a scale (log-normal, 30 %)."""
-    return [Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(count)]
-
-
-def pick_raters(raters: list[Rater], who: np.ndarray) -> Rater:
-    """The raters numbered `who`, as one Rater whose offset and scale have that shape."""
-    offsets, scales = np.array(raters).T
-    return Rater(offsets[who], scales[who])
 
 
 def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
@@ -177,7 +161,6 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
 
 # --- 4. Which format recovers the true order? ---
 
-
 NEW_RATER = RaterDesign("new_rater_each_time", 1)
 SAME_RATER = RaterDesign("one_rater_for_all", RESPONSES)
 OWN_RATER = RaterDesign("one_rater_per_response", None)
@@ -203,8 +186,7 @@ def recover_order(
     for name, size in (("listwise", LIST_SIZE), ("pairwise", 2)):
         taus[name] = np.array([tau_of_rankings(budget, size) for budget in budgets])
     for design in DESIGNS:
-        chosen = assign_raters(len(raters), readings.items, design.ratings, rng)
-        rater = pick_raters(raters, chosen)
+        rater = assign_raters(raters, readings.items, design.ratings, rng)
         taus[design.name] = np.array([tau_of_scores(b, rater, design) for b in budgets])
     return taus
 
@@ -238,7 +220,7 @@ def break_even(
 
     A new rater each time. Scores read as many responses as the pairs, or half: one an annotation.
     """
-    rater = pick_raters(raters, assign_raters(len(raters), readings.items, 1, rng))
+    rater = assign_raters(raters, readings.items, 1, rng)
     result = {"factors": NOISE_FACTORS, "pairs": summary(pairs)}
     for basis, n in (("at_equal_cost", costs[COMPARED]), ("per_annotation", costs[COMPARED - 1])):
         few = readings.first(n)
@@ -252,19 +234,26 @@ def break_even(
 # --- 6. The study ---
 
 
-def study(*, dataset: str | None, model: str | None, seed: int, smoke: bool = False) -> dict:
+def study(
+    *,
+    seed: int,
+    dataset: str | None = None,
+    model: str | None = None,
+    pairs: int = 1500,
+    prompts: int = 150,
+    passes: Sequence[int] = PASSES,
+) -> dict:
     """The section on the world's pairs, or what of it your own pairs allow."""
     if dataset:
-        pairs, usable = diagnose(load_preferences(dataset), seed)
-        return {"pairs": pairs, **describe_own_pairs(usable, model)}
-    rows = world.make_pairs(200 if smoke else 1500, seed=seed)
+        diagnosis, usable = diagnose(load_preferences(dataset), seed)
+        return {"pairs": diagnosis, **describe_own_pairs(usable, model)}
+    rows = world.make_pairs(pairs, seed=seed)
     example = example_in_every_format(seed)
     print("\n".join(example_lines(example)))
     utilities = np.array([row[f"{side}_utility"] for row in rows for side in SIDES])
-    passes = PASSES[:4] if smoke else PASSES
     costs = [RESPONSES * times for times in passes]
     rng = np.random.default_rng(seed)
-    readings = read_responses(response_utilities(10 if smoke else 150, RESPONSES), passes[-1], rng)
+    readings = read_responses(response_utilities(prompts, RESPONSES), passes[-1], rng)
     raters = draw_raters(RATER_POOL, rng)
     taus = recover_order(readings, costs, raters, rng)
     return {
@@ -321,7 +310,8 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "preference_data")
     if args.model and not args.dataset:
         raise cli.UserError("--model says how it reads your pairs: give them with --dataset")
-    metrics = study(dataset=args.dataset, model=args.model, seed=args.seed, smoke=args.smoke)
+    small = {"pairs": 200, "prompts": 10, "passes": PASSES[:4]} if args.smoke else {}
+    metrics = study(seed=args.seed, dataset=args.dataset, model=args.model, **small)
     claims = () if args.dataset else CLAIMS
     return finish(args, metrics, draw_preference_data, findings(metrics), claims=claims)
 

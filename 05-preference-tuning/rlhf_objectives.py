@@ -11,7 +11,7 @@ in units of utility, KL in nats.
 
 About 2 seconds. Expect: without the KL term 99.5 % on the proxy's favourite, gold utility from 2.0
 over a peak of 2.4 to 1.7; with it 2.3, and a total variation of 0.003 to the closed form (up to
-0.17 with other learning rates and epochs, 0.9 without clipping). Writes
+0.2 with other learning rates and epochs, 0.9 without clipping). Writes
 outputs/ppo_objectives.png. Left out: tokens (a response is one action), learned reward and value
 models (a batch's mean stands in for the value), Adam.
 """

@@ -5,7 +5,7 @@ import itertools
 import json
 
 from support import annotation_study, pair_diagnosis
-from support.annotation_study import RaterDesign, Readings
+from support.annotation_study import Rater, RaterDesign, Readings
 from support.drawing.preference_data import draw_preference_data, example_lines
 
 import matplotlib.image
@@ -152,19 +152,16 @@ def test_mean_scores_and_standardised_scores():
 
 
 def test_who_scores():
-    rng = np.random.default_rng(0)
+    rng, raters = np.random.default_rng(0), [Rater(float(k), 2.0 * k) for k in range(1000)]
     items = np.array([np.concatenate([rng.permutation(12) for _ in range(4)])])
-    new = annotation_study.assign_raters(1000, items, 1, rng)
-    assert len(set(new[0])) > 40
-    in_a_row = annotation_study.assign_raters(1000, items, 6, rng).reshape(8, 6)
+    new = annotation_study.assign_raters(raters, items, 1, rng)
+    assert len(set(new.offset[0])) > 40
+    np.testing.assert_array_equal(new.scale, 2 * new.offset)
+    in_a_row = annotation_study.assign_raters(raters, items, 6, rng).offset.reshape(8, 6)
     assert (in_a_row == in_a_row[:, :1]).all() and len(set(in_a_row[:, 0])) == 8
-    own = annotation_study.assign_raters(1000, items, None, rng)[0]
+    own = annotation_study.assign_raters(raters, items, None, rng).offset[0]
     pairs = set(zip(items[0], own, strict=True))
     assert len(pairs) == 12  # the same rater whenever a response comes back
-    raters = [explorer.Rater(float(k), 2.0 * k) for k in range(1000)]
-    picked = explorer.pick_raters(raters, in_a_row)
-    np.testing.assert_array_equal(picked.offset, in_a_row)
-    np.testing.assert_array_equal(picked.scale, 2 * in_a_row)
 
 
 def test_raters_disagree_as_the_model_says():
@@ -178,7 +175,7 @@ def test_raters_disagree_as_the_model_says():
     rng = np.random.default_rng(5)  # the same rate, rater by rater
     hits = []
     for u in np.repeat(utilities, 2):
-        a, b = (explorer.Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(2))
+        a, b = (Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(2))
         hits.append(explorer.rate(annotate(u, rng), a) == explorer.rate(annotate(u, rng), b))
     assert two["mean"] == pytest.approx(np.mean(hits), abs=4 * np.sqrt(0.25 / 4000 + 0.25 / 8000))
 
@@ -195,7 +192,7 @@ def recovered() -> tuple:
     rng, costs = np.random.default_rng(3), [12 * passes for passes in explorer.PASSES[:5]]
     gold = annotation_study.response_utilities(60)
     readings = annotation_study.read_responses(gold, explorer.PASSES[4], rng)
-    raters = explorer.draw_raters(400, rng)
+    raters = annotation_study.draw_raters(400, rng)
     return readings, costs, raters, explorer.recover_order(readings, costs, raters, rng)
 
 
@@ -231,7 +228,7 @@ def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(reco
 def test_two_standardised_scores_by_one_rater_keep_only_the_order():
     items, gold = np.array([[0, 1, 2, 3]]), np.array([[0.0, 3.0, 2.5, -1.0]])
     readings = Readings(gold, items, gold)
-    rater = explorer.Rater(np.zeros((1, 4)), np.ones((1, 4)))
+    rater = Rater(np.zeros((1, 4)), np.ones((1, 4)))
     design = RaterDesign("two", 2, standardised=True)
     # Scores -1, 1, 1, -1 for the four: of six pairs two are ties, four in order.
     assert explorer.tau_of_scores(readings, rater, design)[0] == pytest.approx(4 / 6)
@@ -286,9 +283,7 @@ def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
     assert equal["ci95"][0] < equal["mean"] < equal["ci95"][1]
     assert breaks["pairs"]["mean"] == pytest.approx(pairs.mean())
     # Read again with just that noise, by other raters: scores recover what pairs do.
-    rater = explorer.pick_raters(
-        raters, annotation_study.assign_raters(len(raters), readings.items, 1, rng)
-    )
+    rater = annotation_study.assign_raters(raters, readings.items, 1, rng)
     for basis, place in (("at_equal_cost", -3), ("per_annotation", -4)):
         few = readings.first(costs[place]).noisier(breaks[basis]["mean"])
         tau = explorer.tau_of_scores(few, rater, explorer.NEW_RATER)
@@ -434,7 +429,8 @@ def test_the_views_of_the_example_agree(seed):
 @pytest.fixture(scope="module")
 def studies():
     """The smoke runs of three seeds, as they come back from their JSON files."""
-    runs = [explorer.study(dataset=None, model=None, seed=seed, smoke=True) for seed in range(3)]
+    small = {"pairs": 200, "prompts": 10, "passes": explorer.PASSES[:4]}
+    runs = [explorer.study(seed=seed, **small) for seed in range(3)]
     return [json.loads(json.dumps(run)) for run in runs]
 
 

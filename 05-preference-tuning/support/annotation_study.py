@@ -56,6 +56,24 @@ def rank_blocks(items: np.ndarray, perceived: np.ndarray, size: int) -> np.ndarr
     return np.take_along_axis(blocks, order, axis=-1)
 
 
+class Rater(NamedTuple):
+    """How one person turns a perceived utility into a score; or many people, as arrays."""
+
+    offset: float | np.ndarray  # points
+    scale: float | np.ndarray
+
+
+def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
+    """Raters with an offset (standard deviation 0.8 points) and a scale (log-normal, 30 %)."""
+    return [Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(count)]
+
+
+def pick_raters(raters: list[Rater], who: np.ndarray) -> Rater:
+    """The raters numbered `who`, as one Rater whose offset and scale have that shape."""
+    offsets, scales = np.array(raters).T
+    return Rater(offsets[who], scales[who])
+
+
 class RaterDesign(NamedTuple):
     """Who scores: one rater for `ratings` readings in a row, or (None) always for one response."""
 
@@ -65,17 +83,18 @@ class RaterDesign(NamedTuple):
 
 
 def assign_raters(
-    pool: int, items: np.ndarray, ratings: int | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Which of a pool of raters scores each reading (P, n).
+    raters: list[Rater], items: np.ndarray, ratings: int | None, rng: np.random.Generator
+) -> Rater:
+    """Who scores each reading (P, n), drawn from a pool.
 
     A new rater after every `ratings` of them; or, for None, one rater for each response.
     """
     prompts, n = items.shape
     if ratings is None:
-        of_response = rng.integers(pool, size=(prompts, items.max() + 1))
-        return np.take_along_axis(of_response, items, axis=1)
-    return np.repeat(rng.integers(pool, size=(prompts, n // ratings)), ratings, axis=1)
+        of_response = rng.integers(len(raters), size=(prompts, items.max() + 1))
+        return pick_raters(raters, np.take_along_axis(of_response, items, axis=1))
+    in_a_row = rng.integers(len(raters), size=(prompts, n // ratings))
+    return pick_raters(raters, np.repeat(in_a_row, ratings, axis=1))
 
 
 # --- From annotations to qualities ---

@@ -53,6 +53,7 @@ def updates_panel(ax, curves: dict, default: dict | None) -> None:
     ax.set(title=f"Without the KL term reward\nrises and quality {verb}", xscale="symlog")
     ax.set(xlabel="PPO updates", ylabel="utility")
     ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left")
 
 
@@ -70,8 +71,8 @@ def optimum_panel(ax, metrics: dict) -> None:
     ax.plot([], [], color="black", label="optimum for each β")
     best = curve(optimum["gold"])[0].argmax()
     beta = optimum["beta"][best]
-    ends = "on" if reaches_optimum(metrics) else "beside"
-    ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends {ends} the curve of the formula")
+    ends = "on the curve of the formula" if reaches_optimum(metrics) else "short of its optimum"
+    ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends {ends}")
     ax.set(xlabel="measured KL(π || reference), nats", ylabel="utility")
     ax.legend(loc="center right")
 
@@ -87,7 +88,9 @@ def settings_panel(ax, sensitivity: dict) -> None:
     for k, line in LINES:
         plural = "epoch" if epochs[k] == 1 else "epochs"
         ax.plot([], [], color="grey", ls=line, label=f"{epochs[k]:.0f} {plural}")
-    ax.set(title="A high learning rate and many epochs\ngo astray unless clipped", xscale="log")
+    farthest = max(cell["mean"] for k, _ in LINES for cell in sensitivity["clipped"][k])
+    but = "unless clipped" if farthest < 0.25 else "even where clipped"
+    ax.set(title=f"A high learning rate and many epochs\ngo astray {but}", xscale="log")
     ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.minorticks_off()

@@ -45,14 +45,17 @@ def draw_preference_data(
     axes[1, 1].set_subplotspec(place[1, 1:])
     styles_panel(axes[1, 1], metrics["styles"], metrics["pairs"]["words"])
     budget_panels(axes[2, 0], axes[2, 1], metrics)
-    noise_panel(axes[2, 2], metrics["break_even"])
+    noise_panel(axes[2, 2], metrics["break_even"], int(metrics["responses_read"][COMPARED]))
     tau = {name: f"{budgets[COMPARED]['mean']:.2f}" for name, budgets in metrics["tau"].items()}
     factor = metrics["break_even"]["at_equal_cost"]["mean"]
     than = compare_words(metrics["differences"]["pairwise_beats_pointwise_at_equal_cost"])
     title = f"For the same reading, pairs recover {than} scores of the true order (tau "
     title += f"{tau['pairwise']} and {tau['new_rater_each_time']});\nthey win once a score has "
-    title += f"{factor:.1f} times the noise, or where one rater always meets the same response "
-    save_figure(fig, path, title + f"({tau['one_rater_per_response']})", caption)
+    title += f"{factor:.1f} times the noise"
+    if metrics["differences"]["pairwise_beats_one_rater_per_response"]["ci95"][0] > 0:
+        title += ", or where one rater always meets the same response "
+        title += f"({tau['one_rater_per_response']})"
+    save_figure(fig, path, title, caption)
 
 
 def draw_own_pairs(path: Path, metrics: dict, caption: str) -> None:
@@ -208,15 +211,15 @@ def budget_panels(cost_ax, count_ax, metrics: dict) -> None:
     cost_ax.figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
 
 
-def noise_panel(ax, breaks: dict) -> None:
+def noise_panel(ax, breaks: dict, read: int) -> None:
     """tau of scores as their readings become noisier, against that of pairs."""
     factors = breaks["factors"]
     rows = {
-        "at_equal_cost": ("scores, 96 read", "-"),
-        "per_annotation": ("scores, 48 read", "-."),
+        "at_equal_cost": (f"{read} scores", "-"),
+        "per_annotation": (f"{read // 2} scores", "-."),
     }
     level = curve([breaks["pairs"]] * 2)
-    draw_band(ax, [factors[0], factors[-1]], *level, INDIGO, "48 pairs, 96 read")
+    draw_band(ax, [factors[0], factors[-1]], *level, INDIGO, f"{read // 2} pairs ({read} read)")
     for basis, (label, style) in rows.items():
         draw_band(ax, factors, *curve(breaks[f"scores_{basis}"]), BROWN, label, ls=style)
         ax.plot(breaks[basis]["mean"], level[0, 0], "o", color=INDIGO, mec="white", ms=8)
