@@ -465,7 +465,8 @@ def read_results(path: Path) -> dict:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return NOTHING
-    return results if NOTHING.keys() <= results.keys() else NOTHING
+    complete = isinstance(results, dict) and NOTHING.keys() <= results.keys()
+    return results if complete else NOTHING
 
 
 def write_json(path: Path, content: dict) -> None:
