@@ -1,4 +1,4 @@
-"""Every subprocess of a test runs without network, and the test fails when something in it tried to reach one."""
+"""Every subprocess of a test runs without network; a test fails where one was tried."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 @pytest.fixture(scope="session", autouse=True)
 def network_log(tmp_path_factory) -> Path:
-    """Where offline/sitecustomize.py notes attempts to reach the network; a test that wants one empties the file."""
+    """Where offline/sitecustomize.py notes attempts; a test that wants one empties the file."""
     path = tmp_path_factory.mktemp("network") / "attempts.txt"
     path.touch()
     os.environ["NETWORK_LOG"] = str(path)

