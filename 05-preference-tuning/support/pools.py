@@ -34,8 +34,13 @@ def reweighted(pool: dict, policy: Callable, scores: np.ndarray, setting: float)
     log_weights = np.log(np.where(probs > 0, probs * size, 1))
     values = {"kl": log_weights + pool["log_ratio"], "reward": pool["reward"]}
     values |= {name: pool[key] for name, key in GOLD.items() if key in pool}
-    point = {name: summary((probs * value).sum(1)) for name, value in values.items()}
+    point = {name: summary((probs * value).sum(1), average) for name, value in values.items()}
     return point | {"sample_share": float(np.mean(1 / (size * (probs**2).sum(1))))}
+
+
+def average(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean of quantities that are no shares, though they may all be 0: KL at n = 1."""
+    return values.mean(axis)
 
 
 def frontier_points(
@@ -53,18 +58,18 @@ def frontier_points(
     """
     points = []
     for judge, pool in pools.items():
-        shared = {"method": "best of n", "judge": judge, "biased": judge == "length"}
+        shared = {"method": "best of n", "series": judge, "biased": judge == "length"}
         for n in sizes_for(pool):
             point = shared | {"label": f"n = {n}", "n": n, "annotations": annotations[judge]}
             points.append(point | reweighted(pool, best_of_n, pool["reward"], n))
     for n in sizes_for(dpo_pool):
         pairs = (annotations["dpo"] or 0) + (annotations["human"] or 0) * (n > 1)
-        shared = {"method": "DPO + best of n", "judge": "human", "biased": False}
+        shared = {"method": "DPO + best of n", "series": "human", "biased": False}
         point = shared | {"label": f"n = {n}", "n": n, "annotations": pairs}
         points.append(point | reweighted(dpo_pool, best_of_n, dpo_pool["reward"], n))
     pool = pools["human"]
     for beta in BETAS if "utility" in pool else ():
-        shared = {"method": "optimum", "judge": "gold", "biased": False, "annotations": 0}
+        shared = {"method": "optimum", "series": "gold", "biased": False, "annotations": 0}
         point = shared | {"label": f"beta = {beta:g}", "beta": beta}
         points.append(point | reweighted(pool, optimum, pool["utility"], beta))
     return points

@@ -34,11 +34,11 @@ def draw_best_of_n(path: Path, metrics: dict, caption: str, default: dict | None
     """The world's run, or one on the user's pairs, which has no gold standard."""
     curves, n = metrics["curves"], round(metrics["n"])
     if "methods" not in metrics:
-        fig, axes = new_figure(1, 4, height=3.9)
+        fig, axes = new_figure(2, 2, height=3.6)
         curves_panel(axes[0, 0], curves, "reward", "What is chosen by rises")
         curves_panel(axes[0, 1], curves, "words", "Length of the chosen answer")
-        bound_panel(axes[0, 2], metrics)
-        cost_panel(axes[0, 3], metrics["cost"])
+        bound_panel(axes[1, 0], metrics)
+        cost_panel(axes[1, 1], metrics["cost"])
         first, best = (curves["sft"]["reward"][at]["mean"] for at in (0, -1))
         after = curves["dpo"]["reward"][0]["mean"]
         title = (
@@ -111,7 +111,7 @@ def methods_panel(ax, metrics: dict) -> None:
 def frontier_panel(ax, points: list[dict], n: int) -> None:
     """Gold utility against measured KL, with the limit of the pool."""
     limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= 0.1]
-    best = [p for p in points if p["method"] == "best of n" and p["judge"] == "human"]
+    best = [p for p in points if p["method"] == "best of n" and p["series"] == "human"]
     biased = [p for p in points if p["biased"]]
     both = [p for p in points if p["method"] == "DPO + best of n"]
     start = best[0]
@@ -167,7 +167,7 @@ def annotators_panel(ax, annotators: dict) -> None:
 
 def bound_panel(ax, metrics: dict) -> None:
     """Measured KL of best-of-n against n, and its bound."""
-    best = [p for p in metrics["frontier"] if p["method"] == "best of n" and p["judge"] == "human"]
+    best = [p for p in metrics["frontier"] if p["method"] == "best of n" and p["series"] == "human"]
     ns = [p["n"] for p in best]
     measured = [p["kl"] for p in best]
     ax.plot(
