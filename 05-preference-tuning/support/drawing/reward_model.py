@@ -49,8 +49,10 @@ def draw_reward_model(path: Path, metrics: dict, caption: str, default: dict | N
     groups_panel(axes[1, 2], metrics["disagreement"])
     gold, label = metrics["gold_order"]["all"]["mean"], metrics["label_accuracy"]["mean"]
     ceiling = metrics["bayes_ceiling"]["accuracy"]
-    title = f"Trained on labels of which at most {ceiling:.0%} are predictable ({label:.0%} were), "
-    title += f"it orders {gold:.0%} of held-out pairs right,\nand it learns its annotators' bias"
+    words = {group: row["filler"]["reward"]["mean"] for group, row in metrics["contrasts"].items()}
+    title = f"It orders {gold:.0%} of held-out pairs right, and predicts {label:.0%} of labels, of "
+    title += f"which {ceiling:.0%} can be predicted.\nA word of filler counts "
+    title += f"{words['people']:+.2f} by people's labels, {words['length']:+.2f} by length-lovers'"
     save_figure(fig, path, title, caption)
 
 
@@ -101,7 +103,10 @@ def curve_panel(ax, curves: dict, default: dict | None) -> None:
     ticks = [row["pairs"] for row in max(curves.values(), key=len)]
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     ax.minorticks_off()
-    ax.set(title="Style is learned from few pairs, facts are not", ylim=(0.3, 1.02))
+    size = curves["dpo"][-1]
+    facts, style = (size[kind]["mean"] for kind in ("facts", "style"))
+    ax.set(title=f"DPO, {size['pairs']:,.0f} pairs: style {style:.0%}, facts {facts:.0%}")
+    ax.set_ylim(0.3, 1.02)
     ax.set(xlabel="training pairs", ylabel="held-out pairs in the gold order")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2, "fontsize": 8}
     ax.legend(**below, columnspacing=1, handlelength=1.6)
@@ -122,7 +127,8 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.axvline(0.5, color=COLORS["theory"], ls=":", lw=1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(title="It finds what is wrong, whatever it is", xlim=(0, 1))
+    facts, style = (gold[kind]["mean"] for kind in ("facts", "style"))
+    ax.set(title=f"Worse by style: {style:.0%} found; wrong: {facts:.0%}", xlim=(0, 1))
     ax.set_xlabel("share of pairs in the gold order")
     ax.set_ylabel("style of the worse response")
 
@@ -143,7 +149,9 @@ def contrasts_panel(ax, contrasts: dict) -> None:
     ax.plot([], [], color=COLORS["theory"], label="planted in the annotators")
     ax.axhline(0, color=COLORS["theory"], lw=0.8)
     ax.set_xticks(places, COMPONENTS.values(), fontsize=9)
-    ax.set(title="One thing changed: what it adds to the reward", ylabel="reward (log-odds)")
+    share = contrasts["people"]["right"]["share"]["mean"]
+    title = f"Of what a right answer is worth, {share:.0%} is absorbed"
+    ax.set(title=title, ylabel="reward that it adds (log-odds)")
     ax.legend(fontsize=8)
 
 
@@ -169,7 +177,9 @@ def groups_panel(ax, disagreement: dict) -> None:
     names = ["people and\nother people", "people and\nlength-lovers"]
     rows = [disagreement["others"], disagreement["length"]]
     draw_bars(ax, names, rows, [COLORS["proxy"], COLORS["rejected"]], alpha=0.85, width=0.55)
-    ax.set(title="Groups of annotators disagree", ylabel="held-out pairs ordered unlike (share)")
+    more = rows[1]["mean"] - rows[0]["mean"]
+    title = f"Whose labels? {100 * more:+.0f} points of disagreement"
+    ax.set(title=title, ylabel="held-out pairs ordered unlike (share)")
     ax.set_ylim(0, None)
 
 
