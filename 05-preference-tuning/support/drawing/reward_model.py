@@ -128,7 +128,7 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     facts, style = (gold[kind]["mean"] for kind in ("facts", "style"))
-    ax.set(title=f"Worse by style: {style:.0%} found; wrong: {facts:.0%}", xlim=(0, 1))
+    ax.set(title=f"By style {style:.0%}, by facts {facts:.0%}", xlim=(0, 1))
     ax.set_xlabel("share of pairs in the gold order")
     ax.set_ylabel("style of the worse response")
 
@@ -178,7 +178,7 @@ def groups_panel(ax, disagreement: dict) -> None:
     rows = [disagreement["others"], disagreement["length"]]
     draw_bars(ax, names, rows, [COLORS["proxy"], COLORS["rejected"]], alpha=0.85, width=0.55)
     more = rows[1]["mean"] - rows[0]["mean"]
-    title = f"Whose labels? {100 * more:+.0f} points of disagreement"
+    title = f"Unlike labels: {100 * more:+.0f} points"
     ax.set(title=title, ylabel="held-out pairs ordered unlike (share)")
     ax.set_ylim(0, None)
 
