@@ -285,7 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     trained = "default: the one in the output folder, trained first where it is missing"
     group.add_argument("--reward-model", type=Path, help=f"a trained reward model; {trained}")
     group = parser.add_argument_group("training")
-    number, rate = cli.whole_number(1), "default: 4e-3 embedded, 3e-4 other models"
+    number, rate = cli.whole_number(1), "default: 3e-3 embedded, 3e-4 other models"
     group.add_argument("--learning-rate", type=cli.positive_float, help=rate)
     beta = "strength of the pull towards the reference"
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
