@@ -262,7 +262,7 @@ def test_kto_loss_is_that_of_trl():
     assert difference_from_trl(variants.kto_loss(**inputs), trained) < 1e-5
     for change in ({"kl": 0.0}, {"labels": ~inputs["labels"]}, {"desirable_weight": 1.0}):
         ours = variants.kto_loss(**{**inputs, **change})
-        assert difference_from_trl(ours, trained) > 1e-4, change
+        assert difference_from_trl(ours, trained) > 3e-5, change
 
 
 def test_kto_inputs_are_of_the_rows_as_trl_has_them():

@@ -162,6 +162,7 @@ def frontier_points(arms: Sequence[Arm], results: Results) -> list[dict]:
             points.append(
                 {
                     "method": FRONTIER[arm.key],
+                    "series": arm.key,
                     "label": arm.name,
                     "kl": measured["kl"],
                     "gold": measured["utility"],
