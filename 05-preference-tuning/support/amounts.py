@@ -136,26 +136,28 @@ def frontier_points(amounts: dict, answers: dict[str, np.ndarray], start: Start)
     Gold utility and good answers against KL on the same prompts; `answers` are readings of the
     default policy's (prompts, n).
     """
-    arms, training = list(amounts.values()), start.training
-    first = {**arms[0]["curve"][0], "beta": None, "pairs": 0, "biased": False}
-    points = [_frontier_point(first, "SFT", "SFT checkpoint")]
-    for arm in arms:
+    training = start.training
+    first = next(iter(amounts.values()))["curve"][0]
+    first = {**first, "beta": None, "pairs": 0, "biased": False}
+    points = [_frontier_point(first, "SFT", "sft", "SFT checkpoint")]
+    for series, arm in amounts.items():
         about = {name: arm[name] for name in ("beta", "pairs", "biased")}
         for seen in arm["curve"][1:]:
             point = {**seen, **about, "pairs": round(min(1, seen["epoch"]) * arm["pairs"])}
             label = f"{seen['epoch']:.3g} epochs, beta {arm['beta']:.3g}"
-            points.append(_frontier_point(point, "DPO", label))
+            points.append(_frontier_point(point, "DPO", series, label))
     same = {name: values[:128, :2] for name, values in answers.items()}
     about = {"epoch": training["epochs"], "beta": training["beta"], "biased": False}
     point = {**_point(Look(0, same, {}), 1), **about, "pairs": len(start.data.train)}
     label = f"default: {training['epochs']} epochs, beta {training['beta']:.3g}, falling rate"
-    return [*points, _frontier_point(point, "DPO", label)]
+    return [*points, _frontier_point(point, "DPO", "default", label)]
 
 
-def _frontier_point(seen: dict, method: str, label: str) -> dict:
+def _frontier_point(seen: dict, method: str, series: str, label: str) -> dict:
     names = ("kl", "gold", "good", "biased", "beta", "epoch")
     measured = {name: seen[name] for name in names}
-    return {"method": method, "label": label, **measured, "annotations": seen["pairs"]}
+    about = {"method": method, "series": series, "label": label}
+    return {**about, **measured, "annotations": seen["pairs"]}
 
 
 def amount_findings(amounts: dict) -> list[str]:

@@ -160,7 +160,7 @@ def frontier_points(
     """Gold, good answers and KL along the arms at the default rate; labels: the judges' pairs."""
     points = []
     for name, arm in arms.items():
-        about = {"method": "online RL", "annotations": labels[arm.annotator]}
+        about = {"method": "online RL", "series": name, "annotations": labels[arm.annotator]}
         about["biased"] = arm.annotator != "human"
         for seen in outcomes[name].trained.curve[1:] if arm.rate == 1 else ():
             label = f"update {seen['step']}" + ("" if arm.beta else ", no KL term")
