@@ -326,7 +326,11 @@ def test_two_runs_at_once_over_one_folder(pairs):
 def test_ctrl_c_is_one_line(pairs):
     command = [sys.executable, str(SCRIPTS / "dpo_trainer.py"), *map(str, FLAGS)]
     piped = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(command, cwd=pairs, **piped)
+
+    def listen():  # a job in the background of a shell ignores Ctrl-C, and so would its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    run = subprocess.Popen(command, cwd=pairs, preexec_fn=listen, **piped)
     while run.poll() is None and not list(pairs.glob("outputs/dpo-checkpoints/*/checkpoint-*")):
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -64,16 +65,27 @@ def _put_in_place(new: Path, folder: Path, scratch: Path) -> None:
 def check_ours(*folders: Path) -> None:
     """Raise UserError where a folder to be replaced holds what the lab did not write."""
     for folder in folders:
-        if not os.path.lexists(folder):
+        try:
+            mode = folder.lstat().st_mode  # at once, since another run may be replacing it
+        except FileNotFoundError:
             continue
         remedy = "move it, or choose another folder with --output-dir"
-        if not folder.is_dir():
+        if not (stat.S_ISDIR(mode) or folder.is_dir()):
             raise UserError(f"{folder} is not a folder, so it is not replaced; {remedy}")
-        present = files_below(folder)
-        strangers = sorted(set(present) - set(_stored(folder).get("files", [])) - {SETTINGS})
+        strangers = strangers_in(folder)
         if strangers:
             reason = f"{folder} holds {strangers[0]}, which the lab did not write"
             raise UserError(f"{reason}; {remedy}")
+
+
+def strangers_in(folder: Path) -> list[str]:
+    """The files in a folder that the lab did not write, even while another run replaces it."""
+    while True:
+        before = _stored(folder)
+        with contextlib.suppress(FileNotFoundError):
+            present = files_below(folder)
+            if _stored(folder) == before:
+                return sorted(set(present) - set(before.get("files", [])) - {SETTINGS})
 
 
 def files_below(folder: Path) -> list[str]:
