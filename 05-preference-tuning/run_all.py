@@ -29,7 +29,7 @@ from support.drawing.preference_data import draw_preference_data
 from support.drawing.reward_hacking import draw_hacking
 from support.drawing.reward_model import draw_reward_model
 from support.jobs import Job, run_jobs
-from support.seeds import claims_table, headlines_table, merge_runs
+from support.seeds import adjust_claims, claims_table, headlines_table, merge_runs
 
 import best_of_n
 import dpo_trainer
@@ -214,6 +214,7 @@ def main(argv: list[str] | None = None) -> dict:
         several = len(runs) > 1
         results.append(merge_runs(runs, section.claims, section.checks) if several else runs[0])
     if len(seeds) > 1:
+        adjust_claims(results)
         write_over_seeds(results, folder)
     summary = {
         "seeds": seeds,

@@ -8,6 +8,7 @@ import pytest
 # The code must be offline by itself: nothing tells the libraries that there is no hub.
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT"):
     os.environ.pop(name, None)
+os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in every process, and steady on a busy machine
 paths = [str(Path(__file__).parent / "offline"), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 

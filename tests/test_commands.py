@@ -62,9 +62,9 @@ def assert_one_line_error(done: subprocess.CompletedProcess) -> None:
     ), done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # The tests themselves
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_nothing_reaches_the_network_unnoticed(attempt, network_log):
     network_log.write_text("")
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # --help
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -102,9 +102,9 @@ def test_help_imports_no_heavy_library(name, tmp_path):
     assert names(tmp_path) == set()
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # --smoke
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -228,18 +228,19 @@ def test_own_pairs(name, tmp_path):
     done = run_script(name, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == {"my pairs.jsonl", "outputs"}
-    ending = "-dataset-my_pairs.jsonl-seed-3-smoke"
-    results = read_results(tmp_path, name, ending)
+    (path,) = (tmp_path / "outputs").glob(f"{RESULTS[name]}-*.json")
+    assert "dataset-my_pairs.jsonl" in path.name and "seed-3-smoke" in path.name
+    results = json.loads(path.read_text(encoding="utf-8"))
     assert set(results) == KEYS and results["seed"] == 3
     assert results["claims"] == []  # no gold standard, no verdict
     assert results["settings"]["dataset"] == "my pairs.jsonl"
-    if "model" in results["settings"]["model"] or name != "reward_model":
+    if name != "reward_model":
         assert "knows only the lab's own world" in done.stdout
 
 
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Bad usage and bad input
-# ---------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -293,67 +294,59 @@ def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
 
 def test_folders_behind_symbolic_links(tmp_path):
     """What a link points to is written, and the links stay."""
-    for name in ("outputs", "figures"):
-        (tmp_path / f"real {name}").mkdir()
-        (tmp_path / name).symlink_to(tmp_path / f"real {name}")
+    (tmp_path / "real outputs").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "real outputs")
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "outputs/reward_model").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "old.png").touch()
-    (tmp_path / "figures/reward_model.png").symlink_to(tmp_path / "old.png")
+    (tmp_path / "outputs/reward_model-smoke").symlink_to(tmp_path / "elsewhere")
     done = run_script("reward_model", "--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    links = ("outputs", "figures", "outputs/reward_model", "figures/reward_model.png")
-    assert all((tmp_path / link).is_symlink() for link in links)
-    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (
-        tmp_path / "old.png"
-    ).stat().st_size > 0
+    assert all((tmp_path / link).is_symlink() for link in ("outputs", "outputs/reward_model-smoke"))
+    assert (tmp_path / "elsewhere/model.safetensors").is_file()
+
+
+def test_what_the_lab_did_not_write_is_not_replaced(tmp_path):
+    (tmp_path / "outputs").mkdir()
+    mine = tmp_path / "outputs/ppo_objectives-smoke.png"
+    mine.write_text("mine")
+    done = run_script("rlhf_objectives", "--smoke", cwd=tmp_path)
+    assert_one_line_error(done)
+    assert mine.name in done.stderr and mine.read_text() == "mine"
 
 
 def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
-    for name in ("outputs", "figures"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path).name != "figures"
-    )  # root may write anywhere
-    with pytest.raises(
-        UserError, match=r"cannot write to the folder .*figures; choose another one"
-    ):
-        check_writable(tmp_path / "outputs", tmp_path / "figures")
+    folders = [tmp_path / name for name in ("outputs", "figures")]
+    for folder in folders:
+        folder.mkdir()
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "figures")
+    with pytest.raises(UserError, match=r"cannot write to the folder .*figures; choose another"):
+        check_writable(*folders)
 
 
 def test_the_scripts_are_all_here():
     assert all((SCRIPTS / f"{name}.py").is_file() for name in COMMANDS)
 
 
-def test_a_judge_labels_my_pairs(tmp_path):
+def write_pairs(folder, too_long: bool = False) -> None:
     rows = [
         {"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)
     ]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    flags = [
-        "--smoke",
-        "--dataset",
-        "pairs.jsonl",
-        "--judge",
-        "tiny-gpt2",
-        "--loss-type",
-        "sigmoid",
-        "sft",
-    ]
-    done = run_script("dpo_variants", *flags, cwd=tmp_path)
+    if too_long:
+        rows[4]["chosen"] = "very " * 600
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def test_a_judge_labels_my_pairs(tmp_path):
+    write_pairs(tmp_path)
+    flags = ("--smoke", "--dataset", "pairs.jsonl", "--judge", "tiny-gpt2")
+    done = run_script("dpo_variants", *flags, "--loss-type", "sigmoid", "sft", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    arms = read_results(tmp_path, "dpo_variants")["metrics"]["arms"]
-    assert set(arms) == {"dpo", "sigmoid_sft", "ai_labels"}
-    assert "of the held-out pairs as the data do" in done.stdout
+    assert "The judge labels " in done.stdout
 
 
 @pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
 def test_pairs_that_are_too_long_are_counted(name, tmp_path):
-    rows = [
-        {"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)
-    ]
-    rows[4]["chosen"] = "very " * 600
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    write_pairs(tmp_path, too_long=True)
     flags = ["--loss-type", "sigmoid"] if name == "dpo_variants" else []
     done = run_script(name, "--smoke", "--dataset", "pairs.jsonl", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import json
 import math
 
 from support.jobs import Job, code_hash, is_blocked, jobs_done
-from support.seeds import claims_table, headlines_table, merge_runs
+from support.seeds import adjust_claims, claims_table, headlines_table, merge_runs
 
 import pytest
 import run_all
@@ -63,7 +63,11 @@ class Row:
 def test_tables():
     runs = [run_of(k, mean, 0.2) for k, mean in enumerate((1.0, 1.1, 1.2))]
     merged = merge_runs(runs, CLAIMS, ())
-    head, rule, row = claims_table([Row], [merged]).splitlines()
+    adjust_claims([merged])
+    head, rule, row, _, stand = claims_table([Row], [merged]).splitlines()
+    assert stand == (
+        "1 claims: 1 holds. Of the 1 that are decided, 1 stand at a false-discovery rate of 5%."
+    )
     assert head.count("|") == rule.count("|") == row.count("|") == 8
     assert row.startswith("| Reward models | A is above 0 | a, in nats | 1.10 [")
     assert row.endswith("| above 0 | holds | 3 of 3 |")

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.reporting import (
     at,
+    count_verdicts,
     false_discovery,
     interval,
     judge,
@@ -15,6 +16,8 @@ from common.reporting import (
     where_true,
 )
 
+RATE = 0.05  # of false discoveries among the decided claims
+
 
 def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
     """The results of several seeds as results of the same form, every claim judged anew."""
@@ -22,12 +25,10 @@ def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
     metrics = over_seeds([run["metrics"] for run in runs])
     seconds = [run["wall_seconds"]["total"] for run in runs]
     judged = judge(claims, metrics)
-    adjusted = false_discovery(judged)
     for claim in judged:
         alone = [judge_alone(run, claim["id"]) for run in runs]
         claim["verdict_by_seed"] = alone
         claim["mean_by_seed"] = at(metrics, claim["path"])["by_seed"]
-        claim["p_adjusted"] = adjusted.get(claim["id"])
         claim["seeds_needed"] = seeds_needed(claim)
     return {
         **{key: first[key] for key in ("script", "versions", "device")},
@@ -45,14 +46,30 @@ def judge_alone(run: dict, claim_id: str) -> str:
     return next(claim["verdict"] for claim in run["claims"] if claim["id"] == claim_id)
 
 
+def adjust_claims(results: list[dict]) -> None:
+    """Give every decided claim its p-value, adjusted for the number of claims that were tried."""
+    claims = [claim for result in results for claim in result["claims"]]
+    adjusted = false_discovery(claims)
+    for claim in claims:
+        claim["p_adjusted"] = adjusted.get(claim["id"])
+
+
 def claims_table(sections: Sequence, results: list[dict]) -> str:
-    """Markdown: every claim, what was measured over the seeds, and the verdict."""
+    """Markdown: every claim, what was measured over the seeds, and the verdict.
+
+    Below it, at which false-discovery rate the decided claims stand (Benjamini & Hochberg 1995).
+    """
     lines = [
         "| section | claim | measured | mean and 95 % interval | true | verdict | alike |",
         "|---|---|---|---|---|---|---|",
     ]
     for section, result in zip(sections, results, strict=True):
         lines += [claim_row(section.title, claim) for claim in result["claims"]]
+    claims = [claim for result in results for claim in result["claims"]]
+    adjusted = [claim["p_adjusted"] for claim in claims if claim["p_adjusted"] is not None]
+    stand = sum(p <= RATE for p in adjusted)
+    lines += ["", f"{len(claims)} claims: {count_verdicts(claims)}. Of the {len(adjusted)} that"]
+    lines[-1] += f" are decided, {stand} stand at a false-discovery rate of {RATE:.0%}."
     return "\n".join(lines) + "\n"
 
 

@@ -93,6 +93,26 @@ def measure_judge(model, tokenizer, test) -> dict:
     }
 
 
+def measure_encoder(folder: Path) -> dict:
+    """How often the encoder restores a masked answer, among all tokens, on training prompts.
+
+    A reward model finds right and wrong in an encoder that knows the facts, and only there.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    rng, hits = random.Random("encoder quality"), []
+    for row in recipe.encoder_texts(600):
+        ids, position, answer, _ = recipe.encode_question(tokenizer, *row, 1.0, rng)
+        if answer >= 0:
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids])).logits[0, position]
+            hits.append(logits.argmax().item() == answer)
+    return {"encoder_restores_answers": share(hits)}
+
+
 def save(model, tokenizer, folder: Path) -> None:
     """Weights in float16 as safetensors, and the tokenizer."""
     import torch
@@ -119,9 +139,12 @@ def main() -> None:
         tokenizer.save_pretrained(args.output_dir / "tiny-gpt2")
     if args.only in (None, "distilbert"):
         save(*recipe.train_distilbert(), args.output_dir / "tiny-distilbert")
-    if args.only == "distilbert":
+    if args.only in ("gpt2", "distilbert"):
         return
-    quality = measure_quality(*load_causal_lm(str(args.output_dir / "tiny-gpt2")))
+    quality = {
+        **measure_quality(*load_causal_lm(str(args.output_dir / "tiny-gpt2"))),
+        **measure_encoder(args.output_dir / "tiny-distilbert"),
+    }
     result = {"recipe_hash": recipe.recipe_hash(), "quality": quality}
     text = json.dumps(result, indent=2)
     (args.output_dir / "quality.json").write_text(text + "\n", encoding="utf-8")
