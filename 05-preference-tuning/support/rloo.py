@@ -1,5 +1,6 @@
 """TRL's RLOOTrainer as online_rl.py uses it: with the lab's sampler, in one or more processes."""
 
+import inspect
 from collections.abc import Callable
 
 from support.training import copy_weights, spare_copy
@@ -36,8 +37,26 @@ def make_rloo_trainer(score: Callable, **options):
         return rewards[first : first + len(asked)].tolist()
 
     trainer = LabTrainer(reward_funcs=reward, **options)
+    count_positions(trainer.model)
     trainer.spare = spare_copy(trainer.model)
     return trainer
+
+
+def count_positions(model) -> None:
+    """Have a model count positions from its first token on, not from the padding before it.
+
+    TRL pads prompts on the left and gives no positions. GPT-2, whose positions are absolute, then
+    reads every shorter prompt at places where it does not stand: its log-ratios are off by nats.
+    """
+
+    def add_positions(module, args: tuple, inputs: dict) -> tuple:
+        if "position_ids" not in inputs and inputs.get("attention_mask") is not None:
+            positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            inputs = {**inputs, "position_ids": positions}
+        return args, inputs
+
+    if "position_ids" in inspect.signature(model.get_base_model().forward).parameters:
+        model.register_forward_pre_hook(add_positions, with_kwargs=True)
 
 
 def next_update(trainer, count: int) -> tuple[list, list, list]:
