@@ -4,7 +4,7 @@
     python 05-preference-tuning/frontier.py --seed 1     # what the other scripts measured with it
 
 Every method moves a policy away from the SFT checkpoint, at a cost in KL, and gains gold utility
-for it. No policy gains more at its KL than the exact optimum pi* of gold, which no training can see.
+for it. No policy gains more at its KL than the exact optimum pi* of gold, which no training sees.
 This script trains nothing: it collects what the other scripts measured on the same 128 held-out
 prompts, from outputs/ where a run is there, else from the committed run over all seeds.
 

@@ -1,4 +1,4 @@
-"""The commands as a reader types them: from another folder, without network, with good and with bad input."""
+"""The commands as a reader types them: from another folder, offline, with good and bad input."""
 
 import json
 import math
@@ -76,7 +76,8 @@ def assert_one_line_error(done: subprocess.CompletedProcess) -> None:
     ],
 )
 def test_nothing_reaches_the_network_unnoticed(attempt, network_log):
-    code = f"import socket\nfrom urllib.request import urlopen\ntry: {attempt}\nexcept OSError as error: print(error)"
+    imports = "import socket\nfrom urllib.request import urlopen"
+    code = f"{imports}\ntry: {attempt}\nexcept OSError as error: print(error)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "tests have no network" in done.stdout and done.stderr == ""
     noted = network_log.read_text()

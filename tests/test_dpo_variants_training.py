@@ -69,7 +69,7 @@ def perturb(model, sign: float = 1.0) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
-                weight.normal_(0, 0.01).mul_(sign)
+                weight.normal_(0, 0.003).mul_(sign)
 
 
 def train(arm: Arm) -> tuple[Trained, object]:

@@ -1,4 +1,4 @@
-"""Python imports this first when its folder is on PYTHONPATH: attempts to reach the network are noted and refused.
+"""Python imports this first when its folder is on PYTHONPATH: the network is refused, and noted.
 
 The machine itself is no network: processes of one run speak to each other over it.
 """
@@ -13,7 +13,7 @@ HERE = ("localhost", "127.0.0.1", "::1", "", None, socket.gethostname())
 
 
 def guarded(call, place):
-    """`call`, refused where the host is not this machine; `place` finds the host among the call's arguments."""
+    """`call`, refused for other hosts than this machine; `place` finds the host in its arguments."""
 
     def function(*args, **options):
         host = place(*args)
