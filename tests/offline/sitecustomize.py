@@ -13,7 +13,7 @@ HERE = ("localhost", "127.0.0.1", "::1", "", None, socket.gethostname())
 
 
 def guarded(call, place):
-    """`call`, refused for other hosts than this machine; `place` finds the host in its arguments."""
+    """`call`, refused for hosts other than this one; `place` finds the host in its arguments."""
 
     def function(*args, **options):
         host = place(*args)
