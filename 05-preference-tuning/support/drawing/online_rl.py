@@ -54,6 +54,12 @@ def mean_of(measured: dict) -> str:
     return f"{measured['mean']:.0%}"
 
 
+def sign_of(measured: dict) -> int:
+    """0 where the interval lies above zero, 1 where below, 2 where the data do not say."""
+    low, high = measured["ci95"] or (-1, 1)
+    return 0 if low > 0 else 1 if high < 0 else 2
+
+
 def reward_panel(ax, metrics: dict) -> None:
     """The reward of the answers sampled in training, and as it is optimised."""
     training = metrics["training"]
@@ -63,7 +69,9 @@ def reward_panel(ax, metrics: dict) -> None:
     ax.plot(*smooth(training["optimized"], width), color=COLORS["proxy"], ls="--", label=label)
     first, last = metrics["reference"]["reward"]["mean"], metrics["policy"]["reward"]["mean"]
     title = "The reward model's score " + ("rises" if last > first else "does not rise")
-    ax.set(title=title, xlabel="update", ylabel="reward of sampled answers (log-odds)")
+    low, high = ax.get_ylim()
+    limits = (low - (high - low) / 2, high)
+    ax.set(title=title, xlabel="update", ylabel="reward in training (log-odds)", ylim=limits)
     ax.legend(loc="lower right")
 
 
@@ -95,7 +103,13 @@ def frontier_panel(ax, metrics: dict) -> None:
     looks = metrics["curves"]["default"]
     kl, gold = ([seen[name] for seen in looks] for name in ("kl", "utility"))
     line = {"color": COLORS["rl"], "marker": "o", "ms": 4, "lw": 1.2}
-    ax.errorbar(curve(kl)[0], curve(gold)[0], error_bars(gold), label="online RL", **line)
+    ax.errorbar(
+        curve(kl)[0],
+        curve(gold)[0],
+        error_bars(gold),
+        label="online RL, after so many updates",
+        **line,
+    )
     for seen in looks[1:]:
         place = seen["kl"]["mean"], seen["utility"]["mean"]
         shift = {"xytext": (6, -11), "textcoords": "offset points"}
@@ -104,12 +118,11 @@ def frontier_panel(ax, metrics: dict) -> None:
     point = {"color": COLORS["dpo"], "marker": "s", "ls": "none"}
     bars = {"xerr": error_bars([dpo["kl"]]), "yerr": error_bars([dpo["utility"]])}
     ax.errorbar(dpo["kl"]["mean"], dpo["utility"]["mean"], **bars, **point, label="DPO")
-    difference = metrics["rl_minus_dpo"]
-    title = "Online RL and DPO end equally high"
-    if difference["ci95"] and not difference["ci95"][0] < 0 < difference["ci95"][1]:
-        title = f"Online RL ends {'above' if difference['mean'] > 0 else 'below'} DPO"
+    titles = ("Online RL ends above DPO", "Online RL ends below DPO", "No clear winner in gold")
+    title = titles[sign_of(metrics["rl_minus_dpo"])]
     ax.set(title=title, ylabel="gold utility (log-odds)")
-    ax.set_xlabel("measured KL(policy || reference), nats; numbers: updates")
+    ax.set_xlabel("measured KL from the reference, nats")
+    ax.locator_params(axis="x", nbins=5)
     ax.legend(loc="lower right")
 
 
@@ -122,10 +135,11 @@ def bias_panel(ax, metrics: dict) -> None:
             rows = [seen[reading] for seen in looks]
             look = {"ls": line, "marker": "o", "ms": 4}
             draw_band(ax, steps_of(looks), *curve(rows), COLORS[color], f"{what}, {label}", **look)
-    free = [seen["utility"]["mean"] for seen in metrics["curves"]["biased_no_kl"]]
-    title = f"Love of length: gold {'falls' if free[-1] < free[0] else 'rises'} without a KL term"
-    ax.set(title=title, xlabel="update", ylabel="log-odds")
-    ax.legend(loc="best", fontsize=8)
+    titles = ("the KL term keeps gold up", "the KL term costs gold", "the KL term hardly matters")
+    title = f"Love of length: {titles[sign_of(metrics['held_by_kl'])]}"
+    low, high = ax.get_ylim()
+    ax.set(title=title, xlabel="update", ylabel="log-odds", ylim=(low, high + (high - low) / 3))
+    ax.legend(loc="upper left", fontsize=8, ncols=2)
 
 
 def spread_panel(ax, spread: dict) -> None:
@@ -139,8 +153,8 @@ def spread_panel(ax, spread: dict) -> None:
             seeds = row.get("by_seed", [])
             ax.plot([place + 2.5 * shift] * len(seeds), seeds, ".", color=color, alpha=0.5)
     ax.set_xticks(places, [f"x {factor:g}" for factor in spread["factors"]])
-    wide = {"online RL": spread["rl_spread"]["mean"], "DPO": spread["dpo_spread"]["mean"]}
-    title = f"{max(wide, key=wide.get)} depends more on the learning rate"
+    titles = ("Online RL", "DPO", "Neither clearly")
+    title = f"{titles[sign_of(spread['difference'])]} depends more on the rate"
     ax.set(title=title, xlabel="learning rate over the default", ylabel="gold utility (log-odds)")
     ax.legend(loc="lower right")
 
