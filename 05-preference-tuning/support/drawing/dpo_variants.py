@@ -62,7 +62,15 @@ def plot_path(ax, arm: dict, color: str, line: str, label: str) -> None:
     """Gold utility against the root of the KL along a training, on validation prompts."""
     root_kl = np.sqrt([seen["kl"]["mean"] for seen in arm["curve"]])
     bands = curve([seen["utility"] for seen in arm["curve"]])
-    draw_band(ax, root_kl, *bands, color, label, ls=line, marker="o", ms=3.5)
+    marker = "o" if line == "-" else None
+    draw_band(ax, root_kl, *bands, color, label, ls=line, marker=marker, ms=3.5)
+
+
+def legend_below(ax, share: float = 0.5, **options) -> None:
+    """The legend in room made for it under the data, `share` of their height."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(bottom=low - share * (high - low))
+    ax.legend(loc="lower right", **options)
 
 
 def cost(arms: dict, arm: str, worse: str) -> float:
@@ -78,7 +86,7 @@ def ties_panel(ax, arms: dict) -> None:
     lost = [cost(arms, loss, f"{loss}_ties") for loss in ("dpo", "ipo")]
     title = f"75 % ties cost DPO {lost[0]:.1f}, IPO {lost[1]:.1f}\nof gold utility in the end"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
-    ax.legend(loc="lower left")
+    legend_below(ax)
 
 
 def noise_panel(ax, arms: dict) -> None:
@@ -89,7 +97,7 @@ def noise_panel(ax, arms: dict) -> None:
     lost = [cost(arms, loss, f"{loss}_noise") for loss in ("dpo", "kto")]
     title = f"30 % flipped labels cost DPO {lost[0]:.1f},\nKTO {lost[1]:.1f} of gold utility"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
-    ax.legend(loc="lower left")
+    legend_below(ax)
 
 
 def labels_panel(ax, labels: dict, off_line: float) -> None:
@@ -110,7 +118,7 @@ def labels_panel(ax, labels: dict, off_line: float) -> None:
     side = "on" if abs(off_line) < 0.2 else "below" if off_line < 0 else "above"
     title = f"RLAIF: the judge's labels lie {side}\nthe line of human labels"
     ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
-    ax.legend(loc="lower right")
+    legend_below(ax)
 
 
 def sources_panel(ax, arms: dict, gain: dict) -> None:
@@ -124,7 +132,7 @@ def sources_panel(ax, arms: dict, gain: dict) -> None:
     better = f"add {gain['mean']:.2f} to" if gain["mean"] > 0 else f"take {-gain['mean']:.2f} from"
     title = f"Fresh samples of the policy {better}\nthe gold utility of old ones"
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
-    ax.legend(loc="lower right")
+    legend_below(ax)
 
 
 def budget_panel(ax, arms: dict) -> None:
@@ -147,7 +155,7 @@ def budget_panel(ax, arms: dict) -> None:
     title = f"One pass: DPO gains {gains[0]:.1f}, SFT on the\nchosen {gains[1]:.1f}, coin labels "
     title += f"{gains[2]:.1f}".replace("-0.0", "0.0")
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
-    ax.legend(ncols=2, loc="lower right")
+    legend_below(ax, ncols=2)
 
 
 def draw_losses(path: Path, metrics: dict, caption: str, default: dict | None) -> None:
