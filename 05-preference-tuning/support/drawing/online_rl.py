@@ -135,7 +135,11 @@ def bias_panel(ax, metrics: dict) -> None:
             rows = [seen[reading] for seen in looks]
             look = {"ls": line, "marker": "o", "ms": 4}
             draw_band(ax, steps_of(looks), *curve(rows), COLORS[color], f"{what}, {label}", **look)
-    titles = ("the KL term keeps gold up", "the KL term costs gold", "the KL term hardly matters")
+    titles = (
+        "the KL term keeps gold up",
+        "the KL term costs gold",
+        "no clear effect of the KL term",
+    )
     title = f"Love of length: {titles[sign_of(metrics['held_by_kl'])]}"
     low, high = ax.get_ylim()
     ax.set(title=title, xlabel="update", ylabel="log-odds", ylim=(low, high + (high - low) / 3))
