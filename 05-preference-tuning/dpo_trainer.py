@@ -254,7 +254,7 @@ def findings(metrics: dict) -> list[str]:
         f"Sampled answers to held-out prompts lie {interval(after['kl'])} nats from the reference "
         f"and have {before['words']['mean']:.1f} words before, {after['words']['mean']:.1f} after.",
     ]
-    if "good" not in after:
+    if "amounts" not in metrics:
         return [*lines, "There is no gold standard for these pairs: read the answers."]
     good = (
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "

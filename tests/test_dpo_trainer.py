@@ -505,3 +505,12 @@ def test_every_claim_has_its_quantity_over_seeds(saved):
         assert at(merged, claim.path)["by_seed"] == [at(metrics, claim.path)["mean"]] * 2
         assert claim.smallest > 0
     assert all(check["passes"] for check in run_checks(dpo.CHECKS, metrics))
+
+
+def test_own_pairs_may_ask_questions_of_the_world(saved, tmp_path):
+    """Then answers have readings of gold, but nothing was trained beyond the default."""
+    metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
+    own = {key: value for key, value in metrics.items() if key not in ("amounts", "log_odds")}
+    assert "good" in own["policy"] and "no gold standard" in dpo.findings(own)[-1]
+    draw_dpo(tmp_path / "own.png", own, "")
+    assert (tmp_path / "own.png").is_file()
