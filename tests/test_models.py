@@ -770,6 +770,7 @@ def test_stored_quality(stored):
     quality = stored["quality"]
     assert quality["greedy_on_topic"] >= 0.97
     assert quality["sampled_right_of_on_topic"] >= 0.75
+    assert quality["encoder_restores_answers"] >= 0.95
     assert set(quality["sampled_styles"]) == set(STYLES)
     assert all(0.05 <= share <= 0.40 for share in quality["sampled_styles"].values())
     assert 0.25 <= quality["sampled_good"] <= 0.45
