@@ -45,7 +45,7 @@ def run_arms(
 ) -> Results:
     """Train every arm from the SFT checkpoint `sft` and sample two answers to each prompt.
 
-    Answers of a few arms are printed.
+    Answers of a few arms are printed, of all where they are few.
     """
     reference, tokenizer = load_sft_checkpoint(*sft)
     seed = training["seed"]
@@ -67,7 +67,7 @@ def run_arms(
             settings["look"] = look
         trained = arm.method(start, tokenizer, arm.pairs, **settings)
         texts, readings = answer(trained.policy, data.prompts)
-        if arm.key in SHOWN or not data.has_gold:
+        if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
         results.answers[arm.key] = readings
         results.margins[arm.key] = margins_of(trained.policy, tokenizer, margin_pairs)
