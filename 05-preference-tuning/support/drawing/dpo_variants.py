@@ -184,8 +184,12 @@ def draw_losses(path: Path, metrics: dict, caption: str, default: dict | None) -
         if default:
             committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
             axes[0, -1].axhline(committed, color=COLORS["default"], label="DPO, the default run")
-        axes[0, -1].legend(loc="lower left")
+        axes[0, -1].set_ylim(top=1.3 * axes[0, -1].get_ylim()[1])
+        axes[0, -1].legend(loc="upper left")
     best = max(trained.values(), key=lambda arm: arm["implicit_reward_accuracy"]["mean"])
     accuracy = best["implicit_reward_accuracy"]["mean"]
     title = f"{best['name']} ranks {accuracy:.0%} of the held-out pairs as they are labelled"
+    if has_gold:
+        golds = [f"{arm['name']} {arm['utility']['mean']:.2f}" for arm in trained.values()]
+        title = f"Gold utility of sampled answers: SFT {level:.2f}, {', '.join(golds)}"
     save_figure(fig, path, title, caption)
