@@ -42,9 +42,8 @@ DEFAULTS = {
     # Steps of twice the size of those of "dpo", and long enough for the losses to differ.
     "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     # Long enough for beta to act and for a bias of the labels to show. Its reward models start from
-    # the embedded model that absorbs more of the three planted biases per second (by contrasts, on
-    # validation prompts): tiny-gpt2 90, 91 and 78 % from 1,200 pairs in 6 s, tiny-distilbert 17, 22
-    # and 38 % from 3,000 pairs (batches of 8) in 15 s.
+    # tiny-gpt2, as InstructGPT's did from the SFT checkpoint: 1,200 pairs teach it 90, 91 and 78 %
+    # of the three planted biases (by contrasts, on validation prompts) in 6 seconds.
     "hacked policy": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
     "hacked reward model": {"pairs": 1200, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     # Good answers rose on validation prompts at this rate; it was not chosen among several.

@@ -76,10 +76,8 @@ def beta_panel(ax, amounts: dict, grey: dict | None) -> None:
     names = ("low_beta", "unbiased", "high_beta")
     labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
     plot_frontier(ax, amounts, labels, grey)
-    ends = [np.sqrt(series(amounts[name], "kl")[-1]) for name in ("low_beta", "high_beta")]
-    betas = [amounts[name]["beta"] for name in ("low_beta", "high_beta")]
-    title = f"Beta sets how far: {ends[0]:.1f} at {betas[0]:.2g}, {ends[1]:.1f} at {betas[1]:.2g}"
-    ax.set(title=title)
+    weak, strong = (amounts[name]["beta"] for name in ("low_beta", "high_beta"))
+    ax.set(title=f"A weak beta ({weak:.2g}) goes far, a strong one ({strong:.2g}) stays")
     ax.legend(loc="lower center")
 
 
@@ -134,8 +132,9 @@ def sides_panel(ax, looks: list[dict]) -> None:
         band = curve([seen[side] for seen in looks])
         draw_band(ax, epochs, *band, COLORS[side], side, marker="o", ms=4)
     ax.axhline(0, color=COLORS["theory"], ls=":", lw=1)
-    ends = [looks[-1][side]["mean"] for side in ("chosen", "rejected")]
-    title = f"Rejected changes by {ends[1]:+.0f} nats, chosen by {ends[0]:+.1f}"
+    chosen, rejected = (looks[-1][side]["mean"] for side in ("chosen", "rejected"))
+    verb = "falls with it" if chosen < 0 else "rises"
+    title = f"Rejected falls by {-rejected:.0f} nats, chosen {verb} ({chosen:+.1f})"
     ax.set(title=title, xlabel="epochs at a constant rate, unbiased labels")
     ax.set_ylabel("change of log p (nats)")
     ax.legend(loc="lower left")

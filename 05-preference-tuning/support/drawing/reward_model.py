@@ -104,8 +104,8 @@ def curve_panel(ax, curves: dict, default: dict | None) -> None:
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     ax.minorticks_off()
     size = curves["dpo"][-1]
-    facts, style = (size[kind]["mean"] for kind in ("facts", "style"))
-    ax.set(title=f"DPO, {size['pairs']:,.0f} pairs: style {style:.0%}, facts {facts:.0%}")
+    facts, pairs = size["facts"]["mean"], size["pairs"]
+    ax.set(title=f"DPO tells facts apart in {facts:.0%} ({pairs:,.0f} pairs)")
     ax.set_ylim(0.3, 1.02)
     ax.set(xlabel="training pairs", ylabel="held-out pairs in the gold order")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2, "fontsize": 8}
@@ -128,7 +128,8 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     facts, style = (gold[kind]["mean"] for kind in ("facts", "style"))
-    ax.set(title=f"By style {style:.0%}, by facts {facts:.0%}", xlim=(0, 1))
+    title = f"Right in {style:.0%} where style tells, {facts:.0%} where facts do"
+    ax.set(title=title, xlim=(0, 1))
     ax.set_xlabel("share of pairs in the gold order")
     ax.set_ylabel("style of the worse response")
 
@@ -177,8 +178,7 @@ def groups_panel(ax, disagreement: dict) -> None:
     names = ["people and\nother people", "people and\nlength-lovers"]
     rows = [disagreement["others"], disagreement["length"]]
     draw_bars(ax, names, rows, [COLORS["proxy"], COLORS["rejected"]], alpha=0.85, width=0.55)
-    more = rows[1]["mean"] - rows[0]["mean"]
-    title = f"Unlike labels: {100 * more:+.0f} points"
+    title = f"Length-lovers disagree on {rows[1]['mean']:.0%} of pairs"
     ax.set(title=title, ylabel="held-out pairs ordered unlike (share)")
     ax.set_ylim(0, None)
 
