@@ -50,25 +50,26 @@ LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
 NOISE = (3, 6)  # standard deviations of an error in the reward; that of gold utility is 1.5
 DRAWS = 10  # of noise, to average over
 
+GAP, LAW = "best_of_n.late_loss", "0.5 log-odds minus the error of the forecast"
 OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
     ("is_encoded", "reward models encode it", "share of the planted bias", "absorbed.share"),
     ("raises_proxy", "the reward goes up", "reward, log-odds: DPO minus SFT", "proxy_gain"),
     ("lowers_quality", "the quality goes down", "gold utility: SFT minus DPO", "gold_lost"),
     ("costs_quality", "it costs quality", "gold utility: unbiased DPO minus biased", "gold_cost"),
-    ("overoptimised", "too much hurts", "gold utility: best of 16 minus 64", "best_of_n.late_loss"),
-    ("follows_the_law", "d (a - b d) forecasts it", "0.5 minus error", "best_of_n.law.margin"),
+    ("overoptimised", "chosen harder, quality falls", "gold utility: best of 16 minus 64", GAP),
+    ("follows_the_law", "d (a - b d) fitted to n <= 8 foretells 64", LAW, "best_of_n.law.margin"),
 )
 COMPARISONS = (  # id, what is said, whose gold utility is compared
     ("small_n_mitigates", "a smaller n mitigates verbosity", "best of 4 minus best of 64"),
     ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
     ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
     ("per_word_beats_shortest", "reward / words beats brevity", "best of 64 by it minus shortest"),
-    ("level_decides_per_word", "the reward's level decides it", "mean reward of 10 minus -10"),
+    ("level_decides_per_word", "its free level decides it", "mean reward of 10 minus -10"),
     ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
     ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
-    ("noise_bends_sd_3", "noise of texts bends gold", "best of 16 minus 64, noise of sd 3"),
-    ("noise_bends_sd_6", "noise of texts bends gold", "best of 16 minus 64, noise of sd 6"),
-    ("new_noise_is_harmless", "noise of samples does not", "best of 64 minus 16, noise of sd 3"),
+    ("noise_bends_sd_3", "noise of a text bends gold", "best of 16 minus 64, noise of sd 3"),
+    ("noise_bends_sd_6", "strong noise of a text bends gold", "best of 16 minus 64, sd 6"),
+    ("new_noise_is_harmless", "noise of each sample does not", "best of 64 minus 16, sd 3"),
 )
 FOR_EACH_HACK = (
     ("mixing_mitigates", "mixed annotators mitigate", "best of 64, mixed reward minus biased"),
