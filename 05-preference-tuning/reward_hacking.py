@@ -303,10 +303,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--reward-backbone", default="tiny-gpt2", help="of the reward models")
     rate = "1.4e-3 embedded, 3e-4 other models"
     group = cli.add_training_flags(parser, "384 for DPO", rate, batch_size=8, epochs="3")
-    count = "for each reward model; default: 1200"
-    group.add_argument("--reward-pairs", type=cli.whole_number(8), help=count)
-    beta = "strength of the pull towards the reference"
-    group.add_argument("--beta", type=cli.positive_float, default=BETA, help=beta)
+    each = "of each reward model; default: 1200"
+    group.add_argument("--reward-pairs", type=cli.whole_number(8), help=each)
+    group.add_argument("--beta", type=cli.positive_float, default=BETA, help="pull to the start")
     group = cli.add_policy_flags(parser, prompts="64")
     group.add_argument("--n", type=int, choices=NS[7:], default=64, help="the largest n")
     return parser
@@ -323,8 +322,8 @@ def main(argv: list[str] | None = None) -> dict:
     options = {"reward": reward, "prompts": args.prompts or 64, "n": args.n, "device": device}
     metrics = study(**settings, **options, output_dir=args.output_dir)
     settings["reward_pairs"] = reward["pairs"]
-    outcome = {"claims": CLAIMS, "checks": CHECKS, "settings": settings, "device": device}
-    return finish(args, metrics, draw_hacking, findings(metrics), **outcome)
+    lines = findings(metrics)
+    return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
 
 
 if __name__ == "__main__":
