@@ -216,8 +216,8 @@ def findings(metrics: dict) -> list[str]:
     """What was found, in sentences, and the table of methods."""
     head = ("method", "gain", "KL", "share of pi*'s", "labels", "models", "samples")
     lines = [
-        "Of the gain that pi* has at the same KL (gold utility over the SFT checkpoint; labels are "
-        "annotated comparisons, models those held in training, samples those drawn for an answer):",
+        "Gain in gold utility over the SFT checkpoint, and its share of what pi*, the limit, gains "
+        "at the same KL. Labels: annotated comparisons. Models: in training. Samples: an answer.",
         "{:<16} {:>5} {:>5} {:>15} {:>7} {:>7} {:>8}".format(*head),
     ]
     for row in sorted(metrics["methods"], key=lambda row: -row["gain"]["mean"]):

@@ -15,7 +15,7 @@ LOOKS = {
     "KTO": (COLORS["kto"], "^"),
     "AI labels": (COLORS["dpo"], "P"),
     "on-policy DPO": (COLORS["dpo"], "D"),
-    "online RL": (COLORS["proxy"], "o"),
+    "online RL": (COLORS["rl"], "o"),
     "SFT on chosen": (COLORS["sft"], "^"),
     "random labels": (COLORS["sft"], "x"),
     "DPO + best of n": (COLORS["dpo_best_of_n"], "o"),
@@ -30,7 +30,8 @@ def draw_frontier(path: Path, metrics: dict, caption: str, default: dict | None 
         ax.remove()
     plane = fig.add_subplot(axes[0, 0].get_gridspec()[:, :2])
     plane_panel(plane, metrics)
-    bars_panel(axes[0, 2], metrics["methods"], "share", "How near the limit at its own KL")
+    moved = [row for row in metrics["methods"] if row["kl"]["mean"] > 0.1]
+    bars_panel(axes[0, 2], moved, "share", "How near the limit at its own KL")
     axes[0, 2].set_xlabel("share of pi*'s gain at the same KL")
     bars_panel(axes[1, 2], metrics["methods"], "gain", "What the answers gain")
     axes[1, 2].set_xlabel("gold utility over SFT (log-odds)")
@@ -54,10 +55,10 @@ def plane_panel(ax, metrics: dict) -> None:
     ax.plot([], [], "o", mfc="white", color=COLORS["theory"], label="hollow: length-biased labels")
     ax.set_xscale("function", functions=(np.sqrt, np.square))
     ax.set_xlim(left=0)
-    ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8])
+    ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 12])
     ax.set(xlabel="measured KL from the SFT checkpoint, nats (square-root axis)")
     ax.set(ylabel="gold utility (log-odds)", title="Gold utility that a KL buys")
-    ax.legend(loc="lower right", fontsize=8, ncols=2)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), fontsize=8, ncols=4)
 
 
 def select(points: list[dict], method: str, biased: bool) -> list[dict]:
@@ -73,7 +74,7 @@ def draw_method(ax, method: str, points: list[dict], color: str, marker: str, bi
         rows = [point for point in points if point["series"] == series]
         kl = [point["kl"]["mean"] for point in rows]
         gold = [point["gold"] for point in rows]
-        line = {"color": color, "marker": marker, "ms": 6, "lw": 1}
+        line = {"color": color, "marker": marker, "ms": 6, "lw": 0.8}
         line["ls"] = ("--" if biased else "-") if method in LINES else "none"
         line["mfc"] = "white" if biased else color
         first = series == min(point["series"] for point in points)
