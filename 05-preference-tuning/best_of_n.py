@@ -36,8 +36,9 @@ import reward_model
 from rlhf_objectives import kl_regularized_optimum
 
 from common import cli
+from common.intervals import interval, percent, summary
 from common.models import load_reward_model
-from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.reporting import Check, Claim, finish
 from common.sampling import sample
 
 PROMPTS, POOL = 128, 128  # of the world: held-out prompts, candidates for each

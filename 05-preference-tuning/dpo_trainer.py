@@ -30,7 +30,8 @@ from support.training import Trained, as_dataset, run_trainer, trainer_settings,
 import numpy as np
 
 from common import cli
-from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.intervals import interval, percent, summary
+from common.reporting import Check, Claim, finish
 
 BETA = 0.3
 ARMS = (  # more of it: whose labels, how many times the default's beta, for how many epochs

@@ -42,8 +42,9 @@ import numpy as np
 from dpo_trainer import BETA, dpo_loss, lora_config, train_dpo
 
 from common import cli
+from common.intervals import interval, percent
 from common.models import load_causal_lm
-from common.reporting import Check, Claim, finish, interval, percent
+from common.reporting import Check, Claim, finish
 
 # beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after one pass: the least KL
 # within 0.02 of the best share of good ones. IPO's is tau, per token. The others take DPO's 0.3.
@@ -235,7 +236,7 @@ def study(
     """
     rows, seed = load_own_pairs(dataset), training["seed"]
     sft = (model, dataset, sft_steps, seed, output_dir, device)
-    _, tokenizer = load_sft_checkpoint(*sft)
+    tokenizer = load_sft_checkpoint(*sft)[1]
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
     tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
     world, arm, once = data.has_gold and not loss_type, partial(loss_arm, beta=beta), []

@@ -22,7 +22,8 @@ from support.drawing.frontier import draw_frontier
 import numpy as np
 
 from common import cli
-from common.reporting import COMMITTED, Check, Claim, finish, interval, percent, read_results
+from common.intervals import interval, percent
+from common.reporting import COMMITTED, Check, Claim, finish, read_results
 
 # Who measured what: the results' name, and the script that makes them.
 SOURCES = {

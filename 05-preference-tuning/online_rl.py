@@ -44,9 +44,10 @@ import numpy as np
 import reward_model
 
 from common import cli
+from common.intervals import interval, percent, summary
 from common.models import load_reward_model
 from common.preferences import questions
-from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.reporting import Check, Claim, finish
 
 BETA = 0.3
 PROMPTS = 128  # of the world, held out
@@ -148,9 +149,8 @@ def train_rl(
     from trl import RLOOConfig
 
     rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
-    config = trainer_settings(
-        model, learning_rate, 1, prompts_per_update * samples, seed, "constant"
-    )
+    batch_size = prompts_per_update * samples
+    config = trainer_settings(model, learning_rate, 1, batch_size, seed, "constant")
     del config["max_length"]
     sampling = {"num_generations": samples, "max_completion_length": max_new_tokens}
     lora = dpo_trainer.lora_config(model)

@@ -53,8 +53,9 @@ import numpy as np
 
 from common import cli
 from common import preferences as world
+from common.intervals import interval, percent, summaries, summary
 from common.preferences import SIDES, annotate, gold_utility, write_response
-from common.reporting import Claim, finish, interval, percent, summaries, summary
+from common.reporting import Claim, finish
 
 RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read

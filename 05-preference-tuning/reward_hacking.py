@@ -40,7 +40,8 @@ from dpo_trainer import BETA, train_dpo
 from reward_model import fit
 
 from common import cli
-from common.reporting import Check, Claim, finish, interval, percent, summary
+from common.intervals import interval, percent, summary
+from common.reporting import Check, Claim, finish
 
 HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
 NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -322,8 +323,7 @@ def main(argv: list[str] | None = None) -> dict:
     options = {"reward": reward, "prompts": args.prompts or 64, "n": args.n, "device": device}
     metrics = study(**settings, **options, output_dir=args.output_dir)
     settings["reward_pairs"] = reward["pairs"]
-    lines = findings(metrics)
-    return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
+    return finish(args, metrics, draw_hacking, findings(metrics), CLAIMS, CHECKS, settings, device)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,10 @@ import numpy as np
 from dpo_trainer import train_dpo
 
 from common import cli
+from common.intervals import interval, percent, summary
 from common.models import autocast, encode_for_reward, load_reward_model
 from common.preferences import SIDES, make_pairs, questions
-from common.reporting import INFINITY, Check, Claim, finish, interval, percent, summary
+from common.reporting import INFINITY, Check, Claim, finish
 
 CLAIMS = (
     Claim(

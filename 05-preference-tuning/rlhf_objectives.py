@@ -25,7 +25,8 @@ from support.model_sizes import Sizes, in_gb, memory_finding, model_sizes
 import numpy as np
 
 from common import cli
-from common.reporting import INFINITY, Check, Claim, finish, interval, summaries, summary
+from common.intervals import interval, summaries, summary
+from common.reporting import INFINITY, Check, Claim, finish
 
 BATCH, LEARNING_RATE, PASSES = 64, 0.3, 4  # responses per update, step on the logits, epochs
 BETAS = np.geomspace(8, 0.05, 25)

@@ -42,7 +42,8 @@ import reward_model
 import rlhf_objectives
 
 from common import cli
-from common.reporting import at, caption, count_verdicts, interval, replacing, write_json
+from common.intervals import interval
+from common.reporting import at, caption, count_verdicts, replacing, write_json
 
 
 class Section(NamedTuple):

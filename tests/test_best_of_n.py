@@ -22,9 +22,10 @@ import pytest
 from helpers import run_script
 from rlhf_objectives import kl_regularized_optimum
 
+from common.intervals import over_seeds
 from common.models import encode_response, load_causal_lm, load_reward_model
 from common.preferences import make_pairs, questions
-from common.reporting import over_seeds, verdict
+from common.reporting import verdict
 
 rng = np.random.default_rng(0)
 

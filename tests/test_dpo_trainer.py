@@ -30,6 +30,7 @@ from rlhf_objectives import kl_regularized_optimum
 from tokenizers.processors import TemplateProcessing
 
 from common.cli import UserError
+from common.intervals import over_seeds
 from common.models import (
     encode_prompt,
     encode_response,
@@ -39,7 +40,7 @@ from common.models import (
     load_causal_lm,
 )
 from common.preferences import make_pairs, questions, write_response
-from common.reporting import at, judge, over_seeds, run_checks
+from common.reporting import at, judge, run_checks
 from common.sampling import sample
 
 D = torch.float64

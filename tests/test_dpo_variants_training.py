@@ -29,9 +29,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.intervals import over_seeds, summary
 from common.models import encode_response, load_causal_lm
 from common.preferences import gold_utility, make_pairs, make_unpaired, questions
-from common.reporting import judge, over_seeds, summary
+from common.reporting import judge
 
 D = torch.float64
 TRAINING = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "seed": 0}

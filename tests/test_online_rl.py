@@ -197,7 +197,7 @@ def test_a_smoke_run_takes_every_path(smoke):
 def test_the_figure_is_drawn_from_several_seeds(smoke, tmp_path):
     from support.drawing.online_rl import draw_online_rl
 
-    from common.reporting import over_seeds
+    from common.intervals import over_seeds
 
     metrics = json.loads((smoke[0] / "outputs/online_rl-smoke.json").read_text())["metrics"]
     draw_online_rl(tmp_path / "seeds.png", over_seeds([metrics] * 3), "three seeds", metrics)

@@ -15,9 +15,10 @@ import pytest
 from helpers import run_script
 
 from common.cli import UserError
+from common.intervals import over_seeds
 from common.models import encode_prompt, encode_response, load_tokenizer
 from common.preferences import annotate, gold_utility
-from common.reporting import judge, over_seeds
+from common.reporting import judge
 
 SCRIPT = "preference_data_explorer"
 

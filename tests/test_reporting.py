@@ -1,4 +1,4 @@
-"""Intervals, verdicts and files (common/reporting.py), errors and flags (common/cli.py)."""
+"""Intervals (common/intervals.py), verdicts and files (reporting.py), errors and flags (cli.py)."""
 
 import argparse
 import json
@@ -14,22 +14,18 @@ import numpy as np
 import pytest
 from helpers import SCRIPTS
 
-from common import cli, reporting
+from common import cli, intervals, reporting
+from common.intervals import bootstrap_ci, over_seeds, seed_half_width, summary, wilson_ci
 from common.reporting import (
     ABOVE_ZERO,
     INFINITY,
     Check,
     Claim,
     benjamini_hochberg,
-    bootstrap_ci,
     false_discovery,
     judge,
-    over_seeds,
     run_checks,
-    seed_half_width,
     seeds_needed,
-    summary,
-    wilson_ci,
     write_json,
 )
 
@@ -85,7 +81,7 @@ def test_seed_interval_is_students():
     five = [0.1, 0.4, 0.2, 0.3, 0.5]  # deviation sqrt(0.025), t(4) = 2.776
     assert seed_half_width(five) == pytest.approx(2.776 * 0.005**0.5, abs=1e-3)
     for freedom, t in ((14, 2.145), (15, 2.131), (20, 2.086), (30, 2.042), (100, 1.984)):
-        assert reporting.student_t(freedom) == pytest.approx(t, abs=0.006)
+        assert intervals.student_t(freedom) == pytest.approx(t, abs=0.006)
     rng = np.random.default_rng(5)
     runs = rng.normal(size=(4000, 3))
     covered = np.mean([abs(run.mean()) < seed_half_width(run) for run in runs])
@@ -108,15 +104,8 @@ def test_summary_of_few_cases_is_honest():
     for values in ([0.2, 0.4, 0.9, 1.0, 0.0], [0, 1] * 10, [3.0, 4.0, 5.0, 6.0, 9.0]):
         ci95 = bootstrap_ci(values)
         assert summary(values) == {"mean": np.mean(values), "ci95": ci95, "count": len(values)}
-    assert reporting.percent(summary([1, 0])) == "50 % (too few cases for an interval)"
-    assert reporting.interval({"mean": 0.123, "ci95": (0.1, 0.2)}) == "0.12 [0.10, 0.20]"
-
-
-def test_the_negative_of_a_quantity():
-    measured = {"mean": 1.0, "ci95": (0.5, 2.0), "count": 9, "by_seed": [0.8, 1.2]}
-    flipped = {"mean": -1.0, "ci95": (-2.0, -0.5), "count": 9, "by_seed": [-0.8, -1.2]}
-    assert reporting.negative(measured) == flipped
-    assert reporting.negative({"mean": 1.0, "ci95": None}) == {"mean": -1.0, "ci95": None}
+    assert intervals.percent(summary([1, 0])) == "50 % (too few cases for an interval)"
+    assert intervals.interval({"mean": 0.123, "ci95": (0.1, 0.2)}) == "0.12 [0.10, 0.20]"
 
 
 # --- Over seeds ---
@@ -296,7 +285,7 @@ def test_seeds_that_an_open_claim_would_take():
     claim = claim_over(means, None)
     needed = seeds_needed(claim)
     assert claim["verdict"] == "undecided" and 25 <= needed <= 30
-    halves = [reporting.student_t(k - 1) * 1.291 / k**0.5 for k in (needed - 2, needed)]
+    halves = [intervals.student_t(k - 1) * 1.291 / k**0.5 for k in (needed - 2, needed)]
     assert halves[1] < 0.5 < halves[0]
     assert seeds_needed(claim_over(means, 0.4)) > 2 * needed  # 0.3 is left for the seeds' part
     assert seeds_needed(claim_over(means, 0.6)) is None  # the prompts alone straddle: more of them

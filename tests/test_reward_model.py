@@ -31,6 +31,7 @@ import pytest
 import reward_model as rm
 import torch
 
+from common.intervals import bootstrap_ci
 from common.models import load_reward_model
 from common.preferences import (
     BIASES,
@@ -41,7 +42,6 @@ from common.preferences import (
     questions,
     read_response,
 )
-from common.reporting import bootstrap_ci
 
 rng = np.random.default_rng(0)
 FITTING = {"device": "cpu", "seed": 0, "learning_rate": 1e-3}

@@ -14,7 +14,8 @@ import pytest
 import rlhf_objectives as ro
 from helpers import run_script
 
-from common.reporting import judge, over_seeds, run_checks
+from common.intervals import over_seeds
+from common.reporting import judge, run_checks
 
 RNG = np.random.default_rng(7)
 REF = RNG.dirichlet(np.ones(6), size=3)

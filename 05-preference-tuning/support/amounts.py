@@ -8,8 +8,8 @@ from support.training import load_sft_checkpoint
 
 import numpy as np
 
+from common.intervals import interval, percent, summary
 from common.preferences import make_pairs
-from common.reporting import interval, percent, summary
 
 
 class Arm(NamedTuple):

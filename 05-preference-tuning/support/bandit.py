@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 
+from common.intervals import summaries
 from common.preferences import (
     STYLE_SHARES,
     annotator_utility,
@@ -11,7 +12,6 @@ from common.preferences import (
     questions,
     write_response,
 )
-from common.reporting import summaries
 
 STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
 STYLES += ("sycophantic", "off_topic")

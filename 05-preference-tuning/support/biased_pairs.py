@@ -13,6 +13,7 @@ from support.evaluation import show_answers
 
 import numpy as np
 
+from common.intervals import summary
 from common.models import score_responses
 from common.preferences import (
     BIASES,
@@ -24,7 +25,6 @@ from common.preferences import (
     make_pairs,
     questions,
 )
-from common.reporting import summary
 
 GROUPS = ("human", *BIASES)
 MEMBERS = ("length", "length_2", "length_3")  # of an ensemble: the same labels, other seeds

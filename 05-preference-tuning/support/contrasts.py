@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.intervals import summary
 from common.models import score_responses
 from common.preferences import (
     AGREEMENTS,
@@ -25,7 +26,6 @@ from common.preferences import (
     gold_utility,
     read_response,
 )
-from common.reporting import summary
 
 # Utility per unit: of a right answer, of one on topic, of a word of filler; the rest is bias alone.
 GOLD = {"right": 3.0, "on_topic": 1.0, "filler": -FILLER_COST, "style": 0.0, "agreement": 0.0}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from common.reporting import summary
+from common.intervals import summary
 
 
 def measure_cost(answer: Callable, prompts: list[str], ns: Sequence[int]) -> tuple[dict, dict]:

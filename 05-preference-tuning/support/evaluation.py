@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.intervals import summary
 from common.models import (
     check_length,
     collect,
@@ -20,7 +21,6 @@ from common.models import (
     score_responses,
 )
 from common.preferences import SIDES, all_questions, gold_utility, read_response
-from common.reporting import summary
 from common.sampling import sample
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.intervals import summary
 from common.preferences import STYLES, annotate
-from common.reporting import summary
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BEYOND_STYLE = "wrong"  # the one style of the world that only knowledge can tell from a concise one

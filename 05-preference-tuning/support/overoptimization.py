@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.reporting import summary
+from common.intervals import summary
 
 INFINITY = float("inf")
 

@@ -8,8 +8,8 @@ from support.policy_data import MAX_LENGTH
 import numpy as np
 
 from common.cli import UserError
+from common.intervals import interval, summary
 from common.preferences import COLUMNS, SIDES, STYLES
-from common.reporting import interval, summary
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:

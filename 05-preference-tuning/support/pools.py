@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from common.reporting import summary
+from common.intervals import summary
 
 FEW = 4  # where a curve over n is cut in two
 NS = (1, 2, 4, 8, 16, 32, 64)

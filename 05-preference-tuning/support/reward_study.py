@@ -23,9 +23,9 @@ from support.training import training_settings
 
 import numpy as np
 
+from common.intervals import interval, percent, summary
 from common.models import load_causal_lm, load_tokenizer, score_responses
 from common.preferences import SIDES, Question, make_pairs
-from common.reporting import interval, percent, summary
 
 SIZES = (400, 1600)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint

@@ -11,7 +11,7 @@ from support.training import Trained, load_sft_checkpoint
 
 import numpy as np
 
-from common.reporting import summary
+from common.intervals import summary
 
 SAMPLES = 2  # answers to each held-out prompt, at every look
 # How often a training reads or writes each token of a response; going backwards counts twice.

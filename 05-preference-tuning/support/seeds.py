@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.intervals import interval, over_seeds
 from common.reporting import (
     at,
     count_verdicts,
     false_discovery,
-    interval,
     judge,
-    over_seeds,
     run_checks,
     seeds_needed,
     where_true,

@@ -6,9 +6,9 @@ from support.start import Start
 
 import numpy as np
 
+from common.intervals import interval, percent, summary
 from common.models import encode_response
 from common.preferences import questions
-from common.reporting import interval, percent, summary
 
 
 def log_odds(policy, start: Start) -> dict:

@@ -11,7 +11,7 @@ from support.variant_data import gold_agreement
 
 import numpy as np
 
-from common.reporting import interval, percent, summary
+from common.intervals import interval, percent, summary
 
 WATCHED_PROMPTS = 32
 FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.reporting import summary
+from common.intervals import summary
 
 
 def length_controlled_win_rate(preferences: np.ndarray, length_differences: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """How the figures are drawn: the lab's style here, and one module per script.
 
-A drawing function takes the metrics of one run, or of several as `common.reporting.over_seeds`
+A drawing function takes the metrics of one run, or of several as `common.intervals.over_seeds`
 makes them: draw(path, metrics, caption, default). `default` are the metrics of the committed run,
 for a run with other settings, or None.
 """
