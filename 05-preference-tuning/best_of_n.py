@@ -17,17 +17,18 @@ Left out: early-stopped variants, weighted voting, distilling best-of-n back int
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from support.artifacts import check_adapter, load_adapter, trained_settings
+from support.artifacts import check_adapter, load_adapter
 from support.cost import measure_cost
 from support.drawing.best_of_n import draw_best_of_n
 from support.evaluation import log_ratios, readings, score_texts, show_candidates
-from support.own_pairs import load_own_pairs
-from support.policy_data import policy_data
-from support.pools import FEW, NS, read_pools
-from support.trained import SMOKE, find_judges, find_trained
+from support.policy_data import PolicyData
+from support.pools import FEW, NS, curve_findings, read_pools, rescored
+from support.start import Start, start_from_sft
+from support.trained import SMOKE, find_judges, find_trained, label_counts
 from support.training import load_sft_checkpoint, training_settings
 
 import dpo_trainer
@@ -47,7 +48,7 @@ CLAIMS = (
     Claim(
         "best_of_n_cost_is_linear",
         "the cost of best-of-n is roughly linear in n, not counting batching",
-        "exponent of FLOPs in n, each candidate sampled and scored on its own",
+        "FLOPs grow as n to this power, each candidate sampled and scored on its own",
         path="cost.exponent",
         true=(0.9, 1.1),
         smallest=0.02,
@@ -62,7 +63,7 @@ CLAIMS = (
     Claim(
         "best_of_n_captures_dpo_gain",
         "best-of-n captures a large part of DPO's gain without training",
-        "gold utility that best-of-n gains by a reward model of DPO's number of pairs, over DPO's",
+        "share of DPO's gain in gold utility, by a reward model trained on as many pairs as DPO",
         path="share_of_dpo_gain.as_many_pairs",
         true=(0.5, float("inf")),
         smallest=0.05,
@@ -143,25 +144,22 @@ def best_of_n_kl_bound(n: int | np.ndarray) -> float | np.ndarray:
     return np.log(n) - (n - 1) / n
 
 
-def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q) in nats of two distributions (K,)."""
-    inside = p > 0
-    return float((p[inside] * np.log(p[inside] / q[inside])).sum())
-
-
 # --- 2. One pool of candidates, scored once ---
 
 
 def make_pool(
     model, tokenizer, judge: tuple, prompts: list[str], size: int, max_new_tokens: int, seed: int
 ) -> dict:
-    """Sample `size` candidates per prompt and score them: texts, arrays (prompts, size) by name.
+    """Sample `size` candidates per prompt and score them: texts, and arrays (P, size) by name.
 
-    `judge` is (reward model, tokenizer); log_ratio is log pi/pi_ref in nats, whose mean is the KL.
+    `judge` is (reward model, tokenizer); its `reward` is in log-odds. The mean of `log_ratio`, log
+    pi/pi_ref in nats, is the KL. The other arrays are `support.evaluation.readings`.
     """
     sampled = sample(model, tokenizer, prompts, size, max_new_tokens, seed=seed)
-    texts = [[response.text for response in row] for row in sampled]
-    token_ids = [[response.token_ids for response in row] for row in sampled]
+    texts, token_ids = [], []
+    for candidates in sampled:  # of one prompt
+        texts.append([candidate.text for candidate in candidates])
+        token_ids.append([candidate.token_ids for candidate in candidates])
     return {
         "texts": texts,
         "reward": score_texts(judge, prompts, texts),
@@ -172,91 +170,82 @@ def make_pool(
 
 def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
     """Expected value of the best of n by reward: (P, len(ns)); rewards and values (P, M)."""
-    rows = zip(rewards, values, strict=True)
-    return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in rows])
+    curve = np.empty((len(rewards), len(ns)))
+    for row, (pool_rewards, pool_values) in enumerate(zip(rewards, values, strict=True)):
+        curve[row] = [expected_best_of_n(pool_rewards, n, pool_values) for n in ns]
+    return curve
 
 
 # --- 3. SFT, best-of-n, DPO, and both, on the same prompts ---
 
 
 def study(
-    *,
-    model: str,
-    dataset: str | None,
-    pairs: int | None,
+    start: Start,
     judges: dict[str, Path],
     adapter: Path,
-    output_dir: Path,
-    device: str,
-    seed: int,
-    sft_steps: int | None = None,
-    n: int = 16,
-    pool_size: int = POOL,
-    prompts: int | None = PROMPTS,
-    max_new_tokens: int = 48,
+    pairs: int | None,
+    n: int,
+    pool_size: int,
 ) -> tuple[dict, dict]:
-    """The section: (metrics, seconds of n candidates). `judges` are folders of reward models.
+    """The section: (metrics, seconds that n candidates took).
 
-    In the world they are "human", "as_many_pairs" (as DPO has) and "length", else only "human".
+    `judges` are folders of reward models: "human" (which chooses); in the world also
+    "as_many_pairs", trained on as many as DPO's `pairs`, and "length". `adapter` is DPO's.
     """
-    sft = (model, dataset, sft_steps, seed, output_dir, device)
-    reference, tokenizer = load_sft_checkpoint(*sft)
-    policy = load_adapter(load_sft_checkpoint(*sft)[0], adapter)
+    data, reference, tokenizer = start.data, start.reference, start.tokenizer
+    policy = load_adapter(load_sft_checkpoint(*start.sft)[0], adapter)
+    device, seed = str(reference.device), start.training["seed"]
     models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
-    data = policy_data(load_own_pairs(dataset), tokenizer, pairs, seed, max_new_tokens, prompts)
+    human = models.pop("human")
     before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
 
-    def answer(lm, asked: list[str], size: int, seed: int) -> dict:
-        return make_pool(lm, tokenizer, models["human"], asked, size, max_new_tokens, seed)
+    def answer(model, prompts: list[str], size: int, seed: int) -> dict:
+        return make_pool(model, tokenizer, human, prompts, size, start.max_new_tokens, seed)
 
-    pools = {"human": answer(reference, data.prompts, pool_size, seed)}
-    texts = pools["human"]["texts"]
-    for name in list(judges)[1:]:
-        rewards = score_texts(models[name], data.prompts, texts)
-        pools[name] = pools["human"] | {"reward": rewards}
-    dpo_pool, after = answer(policy, data.prompts, 2 * n, seed), reference.state_dict()
-    show_candidates(data.prompts[0], texts[0][:FEW], pools["human"]["reward"][0, :FEW])
-    hits = reward_model.pair_hits(reward_model.score_pairs(*models["human"], data.held))
-    asked, most = (data.prompts[:8], 16) if data.has_gold else (data.prompts[:2], FEW)
-    ns = [k for k in NS if k <= min(n, most)]
-    cost, seconds = measure_cost(lambda p, k, s: answer(reference, [p], k, s), asked, ns)
-    annotations = {k: (trained_settings(folder) or {}).get("pairs") for k, folder in judges.items()}
-    section = best_of_n_curve, best_of_n_policy, kl_regularized_optimum
-    measured = read_pools(pools, dpo_pool, annotations | {"dpo": pairs}, n, *section)
-    return measured | {
+    pool = answer(reference, data.prompts, pool_size, seed)
+    others = {name: rescored(pool, data.prompts, judge) for name, judge in models.items()}
+    dpo_pool = answer(policy, data.prompts, 2 * n, seed)
+    show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
+    cost, seconds = study_cost(partial(answer, reference), data, n)
+    hits = reward_model.pair_hits(reward_model.score_pairs(*human, data.held))
+    labels = {**label_counts(judges), "dpo": pairs}
+    formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
+    metrics = read_pools({"human": pool, **others}, dpo_pool, labels, n, *formulas)
+    metrics |= {
         "n": n,
-        "largest_weight_change": max(float((after[k] - before[k]).abs().max()) for k in before),
+        "largest_weight_change": largest_weight_change(before, reference),
         "held_out_accuracy": summary(hits),
         "kl_bound": [float(best_of_n_kl_bound(k)) for k in NS if 2 * k <= pool_size],
         "cost": cost,
-    }, seconds
+    }
+    return metrics, seconds
+
+
+def study_cost(answer: Callable, data: PolicyData, n: int) -> tuple[dict, dict]:
+    """Cost of up to n candidates: (metrics, seconds); `answer(prompts, size, seed)` makes them."""
+    prompts, largest = (data.prompts[:8], 16) if data.has_gold else (data.prompts[:2], FEW)
+    ns = [k for k in NS if k <= min(n, largest)]
+    return measure_cost(answer, [[prompt] for prompt in prompts], ns)
+
+
+def largest_weight_change(before: dict, model) -> float:
+    """Largest |change| of a weight of the model since `before`, a copy of its state_dict."""
+    after = model.state_dict()
+    return max(float((after[name] - before[name]).abs().max()) for name in before)
 
 
 def findings(metrics: dict, seconds: dict) -> list[str]:
     """What was measured, in sentences."""
-    n, curves, cost = metrics["n"], metrics["curves"], metrics["cost"]
+    n, cost = metrics["n"], metrics["cost"]
     right = percent(metrics["held_out_accuracy"])
-    lines = [f"The reward model orders {right} of held-out pairs as labelled."]
-    ways = {
-        "One answer of the SFT checkpoint": ("sft", 0),
-        f"Best of {n} by a reward model of as many pairs as DPO": ("as_many_pairs", -1),
-        f"Best of {n}": ("sft", -1),
-        "One answer after DPO": ("dpo", 0),
-        f"Best of {n} after DPO": ("dpo", -1),
-    }
-    for name, (arm, at) in ways.items():
-        if arm in curves:
-            seen = {key: rows[at] for key, rows in curves[arm].items()}
-            text = f"{name}: reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
-            if "good" in seen:
-                text += f", good {percent(seen['good'])}, gold utility {interval(seen['utility'])}"
-            lines.append(f"{text}.")
-    lines.append(
+    lines = [
+        f"The reward model orders {right} of held-out pairs as labelled.",
+        *curve_findings(metrics["curves"], n),
         f"One more candidate costs {interval(cost['one_more_alone'], 0)} MFLOPs by itself, "
         f"{interval(cost['one_more_shared'], 0)} where the prompt is read once for all and equal "
         f"texts are scored once; {cost['n'][-1]} candidates took {seconds['alone']:.2f} s and "
-        f"{seconds['shared']:.2f} s."
-    )
+        f"{seconds['shared']:.2f} s.",
+    ]
     if "methods" not in metrics:
         return [*lines, "There is no gold standard for these pairs: the reward is what chooses."]
     shares, annotators = metrics["share_of_dpo_gain"], metrics["annotators"]
@@ -294,25 +283,20 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "best_of_n", {"n": 4, "prompts": 8})
     if args.adapter:
         check_adapter(args.adapter)
-    where = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
-    shared = {"dataset": args.dataset, "seed": args.seed, **where}
-    policy = {"model": args.model, "sft_steps": args.sft_steps, **shared}
+    machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
+    shared = {"dataset": args.dataset, "seed": args.seed}
+    policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
     policy["max_new_tokens"] = args.max_new_tokens
-    pairs = training_settings("dpo", **(policy | (SMOKE if args.smoke else {})))["pairs"]
-    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared}
-    judges = find_judges(reward_model.tune, args.reward_model, pairs, **judge)
+    settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
+    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
+    judges = find_judges(reward_model.tune, args.reward_model, settings["pairs"], **judge)
     adapter = args.adapter or find_trained(
-        "dpo", dpo_trainer.tune, beta=dpo_trainer.BETA, smoke=args.smoke, **policy
+        "dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine
     )
-    metrics, seconds = study(
-        **policy,
-        pairs=pairs,
-        judges=judges,
-        adapter=adapter,
-        n=args.n,
-        pool_size=2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n),
-        prompts=args.prompts or (None if args.dataset else PROMPTS),
-    )
+    prompts = args.prompts or (None if args.dataset else PROMPTS)
+    start = start_from_sft(**settings, **machine, prompts=prompts)
+    pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)
+    metrics, seconds = study(start, judges, adapter, settings["pairs"], args.n, pool_size)
     return finish(
         args,
         metrics,
@@ -321,7 +305,7 @@ def main(argv: list[str] | None = None) -> dict:
         claims=() if args.dataset else CLAIMS,
         checks=CHECKS[:1] if args.dataset else CHECKS,  # pi* is of gold
         settings={"reward_model": judges["human"], "adapter": adapter},
-        device=where["device"],
+        device=machine["device"],
         timings={"candidates": seconds},
     )
 

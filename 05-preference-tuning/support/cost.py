@@ -11,34 +11,37 @@ import numpy as np
 from common.intervals import summary
 
 
-def measure_cost(answer: Callable, prompts: list[str], ns: Sequence[int]) -> tuple[dict, dict]:
+def measure_cost(answer: Callable, prompts: Sequence, ns: Sequence[int]) -> tuple[dict, dict]:
     """Cost of n candidates for a prompt: (metrics in MFLOPs, seconds of the largest n).
 
     answer(prompt, n, seed) samples and scores. "alone": one call for every candidate; "shared": one
     call for all n, so that the prompt is read once and equal texts are scored once.
     """
-    most = ns[-1]
-    each = [[count_flops(answer, prompt, 1, k) for k in range(most)] for prompt in prompts]
+    largest, each, together = ns[-1], [], []
+    for prompt in prompts:
+        each.append([count_flops(answer, prompt, 1, seed) for seed in range(largest)])
+    for prompt in prompts:
+        together.append([count_flops(answer, prompt, n, 0) for n in ns])
     alone = np.cumsum(each, axis=1)[:, np.array(ns) - 1] / 1e6  # (P, len(ns))
-    shared = np.array([[count_flops(answer, prompt, n, 0) for n in ns] for prompt in prompts]) / 1e6
+    shared = np.array(together) / 1e6  # (P, len(ns))
     seconds = {
-        "alone": sum(count_seconds(answer, prompts[0], 1, k) for k in range(most)),
-        "shared": count_seconds(answer, prompts[0], most, 0),
+        "alone": sum(count_seconds(answer, prompts[0], 1, seed) for seed in range(largest)),
+        "shared": count_seconds(answer, prompts[0], largest, 0),
     }
 
-    def exponent(rows: np.ndarray, axis: int = 0) -> float:
-        return fitted_exponent(ns, rows.sum(axis))
+    def exponent(costs: np.ndarray, axis: int = 0) -> float:
+        return fitted_exponent(ns, costs.sum(axis))
 
-    def saved(rows: np.ndarray, axis: int = 0) -> float:
-        together, apart = rows.sum(axis)
-        return float(1 - together / apart)
+    def saved(costs: np.ndarray, axis: int = 0) -> float:
+        total_shared, total_alone = costs.sum(axis)
+        return float(1 - total_shared / total_alone)
 
     metrics = {
         "n": list(ns),
         "alone": [summary(column) for column in alone.T],
         "shared": [summary(column) for column in shared.T],
-        "one_more_alone": summary((alone[:, -1] - alone[:, 0]) / (most - 1)),
-        "one_more_shared": summary((shared[:, -1] - shared[:, 0]) / (most - 1)),
+        "one_more_alone": summary((alone[:, -1] - alone[:, 0]) / (largest - 1)),
+        "one_more_shared": summary((shared[:, -1] - shared[:, 0]) / (largest - 1)),
         "exponent": summary(alone, exponent),
         "exponent_shared": summary(shared, exponent),
         "saved": summary(np.column_stack([shared[:, -1], alone[:, -1]]), saved),

@@ -7,9 +7,11 @@ at its KL. `sample_share` is the effective sample size over M: from 0.1 on the p
 
 from collections.abc import Callable, Sequence
 
+from support.evaluation import score_texts
+
 import numpy as np
 
-from common.intervals import summary
+from common.intervals import interval, percent, summary
 
 FEW = 4  # where a curve over n is cut in two
 NS = (1, 2, 4, 8, 16, 32, 64)
@@ -20,6 +22,11 @@ BETAS = (8, 4, 2, 1.5, 1, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # of the opti
 def sizes_for(pool: dict) -> list[int]:
     """The n that a pool is large enough for: it holds twice as many candidates."""
     return [n for n in NS if 2 * n <= pool["reward"].shape[1]]
+
+
+def rescored(pool: dict, prompts: list[str], judge: tuple) -> dict:
+    """The same candidates with the rewards of another judge, a (reward model, tokenizer)."""
+    return {**pool, "reward": score_texts(judge, prompts, pool["texts"])}
 
 
 def reweighted(pool: dict, policy: Callable, scores: np.ndarray, setting: float) -> dict:
@@ -63,12 +70,16 @@ def frontier_points(
             point = shared | {"label": f"n = {n}", "n": n, "annotations": annotations[judge]}
             points.append(point | reweighted(pool, best_of_n, pool["reward"], n))
     for n in sizes_for(dpo_pool):
-        pairs = (annotations["dpo"] or 0) + (annotations["human"] or 0) * (n > 1)
+        pairs = annotations["dpo"] or 0
+        if n > 1:  # then a reward model chooses
+            pairs += annotations["human"] or 0
         shared = {"method": "DPO + best of n", "series": "human", "biased": False}
         point = shared | {"label": f"n = {n}", "n": n, "annotations": pairs}
         points.append(point | reweighted(dpo_pool, best_of_n, dpo_pool["reward"], n))
     pool = pools["human"]
-    for beta in BETAS if "utility" in pool else ():
+    if "utility" not in pool:
+        return points
+    for beta in BETAS:
         shared = {"method": "optimum", "series": "gold", "biased": False, "annotations": 0}
         point = shared | {"label": f"beta = {beta:g}", "beta": beta}
         points.append(point | reweighted(pool, optimum, pool["utility"], beta))
@@ -82,13 +93,29 @@ def excess_over_optimum(points: Sequence[dict]) -> float:
     """
     best = [point for point in points if point["method"] == "best of n"]
     limit = [point for point in points if point["method"] == "optimum"] + best[:1]
-    rows = sorted((point["kl"]["mean"], point["gold"]["mean"]) for point in limit)
-    kl, gold = np.array(rows).T
-    above = [p["gold"]["mean"] - np.interp(p["kl"]["mean"], kl, gold) for p in best]
-    return float(max(above))
+    kl, gold = np.array(sorted(means(point) for point in limit)).T
+    excesses = []
+    for point in best:
+        its_kl, its_gold = means(point)
+        excesses.append(its_gold - np.interp(its_kl, kl, gold))
+    return float(max(excesses))
+
+
+def means(point: dict) -> tuple[float, float]:
+    """Mean KL in nats and mean gold utility in log-odds of a point."""
+    return point["kl"]["mean"], point["gold"]["mean"]
 
 
 # --- SFT, best-of-n, DPO, and both, on the same prompts ---
+
+# Each method: the curve over n that it lies on, and the end of it: 0 at n = 1, -1 at the largest n.
+ENDS = {
+    "sft": ("sft", 0),
+    "as_many_pairs": ("as_many_pairs", -1),
+    "best_of_n": ("sft", -1),
+    "dpo": ("dpo", 0),
+    "dpo_best_of_n": ("dpo", -1),
+}
 
 
 def compare_methods(curves: dict[str, dict]) -> dict:
@@ -96,17 +123,10 @@ def compare_methods(curves: dict[str, dict]) -> dict:
 
     `curves[arm][name]` (P, n): of the SFT checkpoint by both reward models, of DPO by the main one.
     """
-    places = {
-        "sft": ("sft", 0),
-        "as_many_pairs": ("as_many_pairs", -1),
-        "best_of_n": ("sft", -1),
-        "dpo": ("dpo", 0),
-        "dpo_best_of_n": ("dpo", -1),
-    }
     methods, gold = {}, {}
-    for method, (arm, at) in places.items():
-        methods[method] = {name: summary(values[:, at]) for name, values in curves[arm].items()}
-        gold[method] = curves[arm]["utility"][:, at]
+    for method, (arm, end) in ENDS.items():
+        methods[method] = {name: summary(values[:, end]) for name, values in curves[arm].items()}
+        gold[method] = curves[arm]["utility"][:, end]
     dpo_gain, shares = gold["dpo"] - gold["sft"], {}
     for method in ("as_many_pairs", "best_of_n"):
         shares[method] = summary(np.column_stack([gold[method] - gold["sft"], dpo_gain]), ratio)
@@ -129,9 +149,9 @@ def compare_annotators(ns: Sequence[int], curves: dict[str, dict]) -> dict:
     """Best-of-n as far as the pool goes, by two judges: "human", "length"; curves (P, ns)."""
     human, length = (curves[judge]["utility"] for judge in ("human", "length"))
     few = ns.index(max(n for n in ns if n <= FEW))
-    rows = {judge: over_prompts(values) for judge, values in curves.items()}
+    by_judge = {judge: over_prompts(values) for judge, values in curves.items()}
     return {
-        "annotators": {"n": list(ns), **rows},
+        "annotators": {"n": list(ns), **by_judge},
         "lost_to_length": summary(human[:, -1] - length[:, -1]),
         "lost_after_few": summary(length[:, few] - length[:, -1]),
     }
@@ -139,10 +159,32 @@ def compare_annotators(ns: Sequence[int], curves: dict[str, dict]) -> dict:
 
 def over_prompts(curves: dict[str, np.ndarray]) -> dict:
     """Curves (P, n) as lists of quantities, one for each n."""
-    rows = {name: values.T for name, values in curves.items()}
-    return {
-        name: [summary(row, resamples=500) for row in columns] for name, columns in rows.items()
+    quantities = {}
+    for name, curve in curves.items():
+        quantities[name] = [summary(at_n, resamples=500) for at_n in curve.T]
+    return quantities
+
+
+def curve_findings(curves: dict[str, dict], n: int) -> list[str]:
+    """A sentence for each method: its reward, length and, where it is known, its gold."""
+    sentences = {
+        "sft": "One answer of the SFT checkpoint",
+        "as_many_pairs": f"Best of {n} by a reward model of as many pairs as DPO",
+        "best_of_n": f"Best of {n}",
+        "dpo": "One answer after DPO",
+        "dpo_best_of_n": f"Best of {n} after DPO",
     }
+    lines = []
+    for method, name in sentences.items():
+        arm, end = ENDS[method]
+        if arm not in curves:
+            continue
+        seen = {reading: curve[end] for reading, curve in curves[arm].items()}
+        text = f"{name}: reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
+        if "good" in seen:
+            text += f", good {percent(seen['good'])}, gold utility {interval(seen['utility'])}"
+        lines.append(f"{text}.")
+    return lines
 
 
 def ratio(table: np.ndarray, axis: int = 0) -> float:

@@ -6,7 +6,7 @@ The folder is the one that the section's own script would write, so that either 
 from collections.abc import Callable
 from pathlib import Path
 
-from support.artifacts import find_or_train
+from support.artifacts import find_or_train, trained_settings
 from support.training import training_settings
 
 from common.cli import name_run
@@ -27,14 +27,15 @@ def find_trained(
     `annotator`, which is no flag of the script, is a group of annotators of the world.
     """
     folder, defaults = SCRIPTS[method]
-    changed = {k: v for k, v in flags.items() if v is not None and v != defaults.get(k)}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    changed = {flag: value for flag, value in given.items() if value != defaults.get(flag)}
     settings = training_settings(method, **(flags | SMOKE if smoke else flags))
     if "annotator" in changed:
         settings["annotator"] = changed["annotator"]
     if smoke:
         changed["smoke"] = True
-    where = {"output_dir": output_dir, "device": device}
-    return find_or_train(output_dir / name_run(folder, changed), settings, tune, **where)
+    place = output_dir / name_run(folder, changed)
+    return find_or_train(place, settings, tune, output_dir=output_dir, device=device)
 
 
 def find_judges(
@@ -50,3 +51,9 @@ def find_judges(
         judges["as_many_pairs"] = find_trained(*method, dataset=None, pairs=pairs, **flags)
         judges["length"] = find_trained(*method, dataset=None, annotator="length", **flags)
     return judges
+
+
+def label_counts(folders: dict[str, Path]) -> dict[str, int | None]:
+    """How many labelled pairs each model was trained on; None where the folder does not say."""
+    settings = {name: trained_settings(folder) or {} for name, folder in folders.items()}
+    return {name: its_settings.get("pairs") for name, its_settings in settings.items()}

@@ -124,7 +124,8 @@ def frontier_panel(ax, points: list[dict], n: int) -> None:
         (both[:1], "dpo", "D", "DPO"),
     )
     for some, color, marker, label in styles:
-        kl, gold = ([p[name]["mean"] for p in some] for name in ("kl", "gold"))
+        kl = [p["kl"]["mean"] for p in some]
+        gold = [p["gold"]["mean"] for p in some]
         face = "white" if some is biased else COLORS[color]
         bars = error_bars([p["gold"] for p in some])
         look = {"color": COLORS[color], "marker": marker, "mfc": face, "ms": 5, "lw": 1}
