@@ -67,7 +67,12 @@ SECTIONS = (
         draw_preference_data,
         preference_data_explorer.CLAIMS,
         (),
-        {},
+        {
+            "order recovered (Kendall's tau), 96 responses read: pairs": "tau.pairwise.3",
+            "scores, a new rater each time": "tau.new_rater_each_time.3",
+            "rankings of 4": "tau.listwise.3",
+            "noise of scores, over that of pairs, from which on pairs win": "break_even.at_equal_cost",
+        },
     ),
     Section(
         "Reward models",
@@ -76,7 +81,13 @@ SECTIONS = (
         draw_reward_model,
         reward_model.CLAIMS,
         reward_model.CHECKS,
-        {},
+        {
+            "pairs in the gold order": "gold_order.all",
+            "the same, facts that no pair asked about": "gold_order_unseen_facts",
+            "noisy labels predicted": "label_accuracy",
+            "reward of a word of filler, people's labels": "contrasts.people.filler.reward",
+            "length-lovers' labels": "contrasts.length.filler.reward",
+        },
     ),
     Section(
         "PPO-based RLHF",
@@ -85,7 +96,10 @@ SECTIONS = (
         draw_objectives,
         rlhf_objectives.CLAIMS,
         rlhf_objectives.CHECKS,
-        {},
+        {
+            "gold utility after PPO with the KL term": "end.with_kl.gold",
+            "without it": "end.without_kl.gold",
+        },
     ),
     Section(
         "DPO",
@@ -94,7 +108,13 @@ SECTIONS = (
         draw_dpo,
         dpo_trainer.CLAIMS,
         dpo_trainer.CHECKS,
-        {},
+        {
+            "good answers of the SFT checkpoint": "reference.good",
+            "good answers after DPO": "policy.good",
+            "KL of DPO, nats": "policy.kl",
+            "gold utility lost by five passes": "unbiased_lost",
+            "the same, length-biased labels": "biased_lost",
+        },
     ),
     Section(
         "DPO variants",
@@ -103,7 +123,13 @@ SECTIONS = (
         draw_variants,
         dpo_variants.CLAIMS,
         dpo_variants.CHECKS,
-        {},
+        {
+            "gold utility after three passes: DPO": "arms.dpo.utility",
+            "IPO": "arms.ipo.utility",
+            "KTO": "arms.kto.utility",
+            "after one pass: DPO": "arms.flipped_0.utility",
+            "DPO on AI labels": "arms.ai_labels.utility",
+        },
     ),
     Section(
         "Online RL",
@@ -112,7 +138,12 @@ SECTIONS = (
         draw_online_rl,
         online_rl.CLAIMS,
         online_rl.CHECKS,
-        {},
+        {
+            "good answers after online RL": "policy.good",
+            "KL of online RL, nats": "policy.kl",
+            "gold utility, online RL minus DPO": "rl_minus_dpo",
+            "gold utility saved by the KL term, length-biased reward": "held_by_kl",
+        },
         needs=("reward_model", "dpo_trainer"),
     ),
     Section(
@@ -122,7 +153,11 @@ SECTIONS = (
         draw_best_of_n,
         best_of_n.CLAIMS,
         best_of_n.CHECKS,
-        {},
+        {
+            "share of DPO's gain, best of 16, as many pairs": "share_of_dpo_gain.as_many_pairs",
+            "the same, 6,400 pairs": "share_of_dpo_gain.best_of_n",
+            "good answers, DPO and best of 16": "methods.dpo_best_of_n.good",
+        },
         needs=("reward_model", "dpo_trainer"),
     ),
     Section(
@@ -132,7 +167,13 @@ SECTIONS = (
         draw_hacking,
         reward_hacking.CLAIMS,
         reward_hacking.CHECKS,
-        {},
+        {
+            "gold utility of SFT": "sft.utility",
+            "DPO on unbiased labels": "dpo.human.utility",
+            "DPO on length-biased labels": "dpo.length.utility",
+            "DPO on style-biased labels": "dpo.style.utility",
+            "DPO on agreement-biased labels": "dpo.agreement.utility",
+        },
     ),
     Section(
         "What to notice",
@@ -141,7 +182,9 @@ SECTIONS = (
         draw_frontier,
         frontier.CLAIMS,
         frontier.CHECKS,
-        {},
+        {
+            "gain of best-of-16 over that of the best tuned policy": "best_of_n_share",
+        },
         needs=("dpo_trainer", "dpo_variants", "online_rl", "best_of_n"),
     ),
 )
