@@ -15,7 +15,6 @@ a PEFT adapter with a README that says how to use it. Not here: reference-free l
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 
 from support.amounts import Arm, amount_findings, study_amounts
 from support.artifacts import adapter_folders, keep_checkpoints, save_adapter
@@ -175,9 +174,9 @@ def train_dpo(
     return run_trainer(trainer, name, look, checkpoints, look_at)
 
 
-tune = partial(
-    tune_with, train_dpo
-)  # (policy, tokenizer), for the scripts that need the default policy
+def tune(**settings) -> tuple:
+    """(policy, tokenizer), for the scripts that start from a policy tuned with DPO."""
+    return tune_with(train_dpo, **settings)
 
 
 # --- 3. What pairs show: both sides, the margin, the loss ---

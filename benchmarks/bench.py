@@ -89,16 +89,12 @@ def remarks(results: dict) -> list[str]:
         if "gflops" in row
     ]
     limit = f"{speeds['float32']:.0f} in float32, {speeds['bfloat16']:.0f} in bfloat16"
-    versions = ", ".join(
-        f"{name} {host[name]}" for name in ("python", "torch", "transformers", "trl")
-    )
-    load = host["load"]
-    quiet = (
-        ""
-        if load < 0.5
-        else f" The machine was busy (load {load:g}): take it again on a quiet one."
-    )
-    lines = [f"Medians of {results['repeats']} runs in turn.{quiet}"]
+    named = ("python", "torch", "transformers", "trl")
+    versions = ", ".join(f"{name} {host[name]}" for name in named)
+    lines = [f"Medians of {results['repeats']} runs in turn."]
+    if host["load"] >= 0.5:
+        busy = f"The machine was busy (load {host['load']:g})"
+        lines[0] += f" {busy}: take it again on a quiet one."
     if growth:
         lines.append(f"Time grows: {'; '.join(growth)}.")
     if shares:

@@ -153,6 +153,16 @@ def trl_settings(at_best: bool) -> dict:
 # --- Contests ---
 
 
+def left_padded(encoded: Sequence[list[int]], pad: int) -> tuple:
+    """Token ids and attention mask, both (prompts, longest), as `generate` takes them."""
+    import torch
+
+    width = max(map(len, encoded))
+    ids = torch.tensor([[pad] * (width - len(e)) + e for e in encoded])
+    mask = torch.tensor([[0] * (width - len(e)) + [1] * len(e) for e in encoded])
+    return ids, mask
+
+
 def candidates(repeats: int) -> list[dict]:
     """Candidates per second of `sample`, of batched `generate`, and of one `generate` for each."""
     import torch
@@ -163,9 +173,7 @@ def candidates(repeats: int) -> list[dict]:
     model, tokenizer = large_gpt2()
     prompts = [question.prompt for question in questions("test")[:PROMPTS]]
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    width, pad = max(map(len, encoded)), tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(e)) + e for e in encoded])
-    mask = torch.tensor([[0] * (width - len(e)) + [1] * len(e) for e in encoded])
+    ids, mask = left_padded(encoded, tokenizer.pad_token_id)
     length = {"do_sample": True, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
     few = 8
 
@@ -205,7 +213,9 @@ def reward_training(repeats: int) -> list[dict]:
     from trl import RewardConfig, RewardTrainer
 
     pairs = long_pairs(64, 16)
-    texts = [{side: f"{pair['prompt']} {pair[side]}" for side in SIDES} for pair in pairs]
+    texts = []
+    for pair in pairs:
+        texts.append({side: f"{pair['prompt']} {pair[side]}" for side in SIDES})
 
     def lab() -> None:
         train_reward_model(*large_encoder(), pairs, learning_rate=RATE, batch_size=BATCH)

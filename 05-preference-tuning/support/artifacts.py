@@ -155,8 +155,8 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, questio
     readme = HOW_TO_USE.format(settings=named, **texts)
     save_trained(folder, stored, policy, tokenizer, readme=readme)
     for folder in merged:
-        whole = copy.deepcopy(policy).merge_and_unload()
-        save_trained(folder, {**stored, "merged": True}, whole, tokenizer)
+        model = copy.deepcopy(policy).merge_and_unload()
+        save_trained(folder, {**stored, "merged": True}, model, tokenizer)
 
 
 def check_adapter(folder: Path) -> None:
@@ -186,10 +186,10 @@ def find_or_train(folder: Path, settings: dict, train: Callable[..., tuple], **o
     names begin like `folder` are looked at; what was trained with other settings is left alone.
     """
     settings = stored_settings(settings)
-    for there in sorted(folder.parent.glob(f"{glob.escape(folder.name)}*/{SETTINGS}")):
-        if trained_settings(there.parent) == settings:
-            print(f"using {there.parent}")
-            return there.parent
+    for path in sorted(folder.parent.glob(f"{glob.escape(folder.name)}*/{SETTINGS}")):
+        if trained_settings(path.parent) == settings:
+            print(f"using {path.parent}")
+            return path.parent
     while os.path.lexists(folder):
         folder = folder.with_name(f"{folder.name}-other")
     print(f"{folder} is not there yet: training it now")

@@ -70,15 +70,17 @@ def log_ratios(policy: "PreTrainedModel", tokenizer, prompts: list[str], token_i
     token_ids are lists (P, n) of lists. The mean over samples of the policy is KL(pi || pi_ref),
     and it may be reweighted. A model without an adapter is its own reference: zeros.
     """
-    keys = [[(prompt, *ids) for ids in row] for prompt, row in zip(prompts, token_ids, strict=True)]
-    ratio_of = dict.fromkeys((key for row in keys for key in row), 0.0)
+    keys = []
+    for prompt, row in zip(prompts, token_ids, strict=True):
+        keys += [(prompt, *ids) for ids in row]
+    ratio_of = dict.fromkeys(keys, 0.0)
     if hasattr(policy, "disable_adapter"):
         asked, responses = [key[0] for key in ratio_of], [list(key[1:]) for key in ratio_of]
         logps = response_logps(policy, tokenizer, asked, responses)
         with policy.disable_adapter():
             ref_logps = response_logps(policy, tokenizer, asked, responses)
         ratio_of = dict(zip(ratio_of, (logps - ref_logps).tolist(), strict=True))
-    return np.array([[ratio_of[key] for key in row] for row in keys])
+    return np.array([ratio_of[key] for key in keys]).reshape(len(prompts), -1)
 
 
 def sequence_kl(
@@ -150,11 +152,13 @@ def sample_answers(
     The KL, in nats, is that of a PEFT model from its base; any other model is its own reference.
     """
     sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
-    texts = [[response.text for response in row] for row in sampled]
+    texts, token_ids = [], []
+    for row in sampled:
+        texts.append([response.text for response in row])
+        token_ids += [response.token_ids for response in row]
     kl = np.zeros((len(prompts), n))
     if hasattr(model, "disable_adapter"):
         repeated = [prompt for prompt in prompts for _ in range(n)]
-        token_ids = [response.token_ids for row in sampled for response in row]
         kl = sequence_kl(model, tokenizer, repeated, token_ids).numpy().reshape(len(prompts), n)
     return texts, {"kl": kl, **readings(prompts, texts)}
 
@@ -165,16 +169,28 @@ def readings(prompts: list[str], texts: list[list[str]]) -> dict[str, np.ndarray
     `words` always; where there is a gold standard `utility`, `good`, `correct`, `on_topic` and
     `plain` (without filler or preamble, whether right or wrong).
     """
-    rows = list(zip(prompts, texts, strict=True))
-    table = {"words": [[len(text.split()) for text in row] for row in texts]}
-    if has_gold(prompts):
-        read = [[read_response(prompt, text) for text in row] for prompt, row in rows]
-        for name in ("good", "correct", "on_topic"):
-            table[name] = [[getattr(reading, name) for reading in row] for row in read]
-        padded = ("verbose", "expert")
-        table["plain"] = [[reading.style not in padded for reading in row] for row in read]
-        table["utility"] = [[gold_utility(prompt, text) for text in row] for prompt, row in rows]
-    return {name: np.array(values, dtype=float) for name, values in table.items()}
+    gold, answers = has_gold(prompts), []
+    for prompt, row in zip(prompts, texts, strict=True):
+        answers += [_read_answer(prompt, text, gold) for text in row]
+    table = {}
+    for name in answers[0]:
+        values = [answer[name] for answer in answers]
+        table[name] = np.array(values, dtype=float).reshape(len(prompts), -1)
+    return table
+
+
+def _read_answer(prompt: str, text: str, gold: bool) -> dict[str, float]:
+    words = {"words": len(text.split())}
+    if not gold:
+        return words
+    reading = read_response(prompt, text)
+    return words | {
+        "good": reading.good,
+        "correct": reading.correct,
+        "on_topic": reading.on_topic,
+        "plain": reading.style not in ("verbose", "expert"),
+        "utility": gold_utility(prompt, text),
+    }
 
 
 def has_gold(prompts: Sequence[str]) -> bool:
@@ -184,11 +200,13 @@ def has_gold(prompts: Sequence[str]) -> bool:
 
 def score_texts(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
     """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
-    rows = list(zip(prompts, texts, strict=True))
-    distinct = sorted({(prompt, text) for prompt, row in rows for text in row})
+    pairs = []
+    for prompt, row in zip(prompts, texts, strict=True):
+        pairs += [(prompt, text) for text in row]
+    distinct = sorted(set(pairs))
     rewards = score_responses(*judge, *zip(*distinct, strict=True)).tolist()
     reward_of = dict(zip(distinct, rewards, strict=True))
-    return np.array([[reward_of[prompt, text] for text in row] for prompt, row in rows])
+    return np.array([reward_of[pair] for pair in pairs]).reshape(len(prompts), -1)
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -222,7 +240,7 @@ def compare(before: dict, after: dict) -> dict:
     for answers in (before, after):
         for name in ("on_topic", "plain", "correct"):
             columns.append((answers[name] * answers["on_topic"]).sum(1))
-    table = np.column_stack(columns)
+    table = np.column_stack(columns)  # on topic, plain, correct: before, then after
 
     def change(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
         sums = rows.sum(axis)
@@ -261,8 +279,8 @@ def show_answers(prompts: list[str], answers: dict[str, list[list[str]]], most: 
         print(f"\n{shorten(prompt, 100, placeholder=' ...')}")
         for who, texts in answers.items():
             text = texts[k][0]
-            told = shorten(text, width, placeholder=" ...")
-            print(f"  {who + ':':<{longest}} {told}{marks(prompt, text)}")
+            shown = shorten(text, width, placeholder=" ...")
+            print(f"  {who + ':':<{longest}} {shown}{marks(prompt, text)}")
 
 
 def show_candidates(prompt: str, texts: list[str], rewards: np.ndarray) -> None:

@@ -14,7 +14,10 @@ from common.preferences import COLUMNS, SIDES, STYLES
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
     """Words of chosen and rejected: (N, 2)."""
-    return np.array([[len(row[side].split()) for side in SIDES] for row in rows])
+    counts = []
+    for row in rows:
+        counts.append([len(row[side].split()) for side in SIDES])
+    return np.array(counts)
 
 
 def longer_wins(rows: Sequence[dict]) -> dict:

@@ -182,9 +182,7 @@ def run_trainer(
     `look(step, policy)` is called at the start, and at the steps of `look_at`; where there are none
     given, every sixth of the way and at the end.
     """
-    from tqdm import tqdm
-    from transformers import PrinterCallback, TrainerCallback
-    from trl.trainer.utils import add_fused_lm_head
+    from transformers import PrinterCallback
 
     add_lengths(trainer)
     policy = spare_copy(trainer.model)
@@ -197,35 +195,39 @@ def run_trainer(
         if checkpoints:
             write_json(checkpoints.folder / "curve.json", curve)
 
+    trainer.add_callback(watch(name, see if look else None, look_at))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last and str(last))
+    with contextlib.suppress(OSError):
+        Path(trainer.args.output_dir).rmdir()  # TRL makes it, though nothing is kept there
+    leave_undivided(trainer, policy)
+    return Trained(trainer.model, trainer, training_history(trainer), curve)
+
+
+def watch(name: str, see: Callable[[int, object], None] | None, look_at: Sequence[int]):
+    """A callback of transformers: the progress bar, and `see(step, model)` when it is time."""
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
             hidden = None if state.is_world_process_zero else True  # None: shown in a terminal
             bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
             self.bar = tqdm(**bar, leave=False, disable=hidden)
-            if look and not state.global_step:
+            if see and not state.global_step:
                 see(0, model)
 
         def on_step_end(self, args, state, control, model=None, **_):
             self.bar.update()
             step = state.global_step
             due = step in look_at or (not look_at and step % state.eval_steps == 0)
-            if look and (due or step == state.max_steps):
+            if see and (due or step == state.max_steps):
                 see(step, model)
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
 
-    trainer.add_callback(Watch())
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last and str(last))
-    with contextlib.suppress(OSError):
-        Path(trainer.args.output_dir).rmdir()  # TRL makes it, though nothing is kept there
-    in_parts = policy is not trainer.model
-    trainer.model = copy_weights(trainer.model, policy).eval()
-    if in_parts:  # what TRL's losses call
-        outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
-        add_fused_lm_head(policy.get_base_model(), outputs=outputs)
-    return Trained(trainer.model, trainer, training_history(trainer), curve)
+    return Watch()
 
 
 def looks_before(checkpoint: Path) -> list[dict]:
@@ -238,7 +240,10 @@ def training_history(trainer) -> dict[str, list[float]]:
     """TRL's metrics of every step, by name."""
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = ["step", "loss", *(name for name in logs[0] if name.startswith("rewards/"))]
-    return {name: [float(entry[name]) for entry in logs if name in entry] for name in names}
+    history = {}
+    for name in names:
+        history[name] = [float(entry[name]) for entry in logs if name in entry]
+    return history
 
 
 # --- The lab's own loop ---
@@ -320,10 +325,22 @@ def spare_copy(model: "PreTrainedModel") -> "PreTrainedModel":
 def copy_weights(model: "PreTrainedModel", spare: "PreTrainedModel") -> "PreTrainedModel":
     """The spare copy with the model's present weights; every process calls it, for its part."""
     if spare is not model:
-        state = model.state_dict().items()
-        whole = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in state}
-        spare.load_state_dict(whole)
+        weights = model.state_dict()
+        for name, part in weights.items():
+            weights[name] = part.full_tensor() if hasattr(part, "full_tensor") else part
+        spare.load_state_dict(weights)
     return spare
+
+
+def leave_undivided(trainer, spare: "PreTrainedModel") -> None:
+    """Where the trainer's model was cut up, its spare copy in its place; ready to be evaluated."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    in_parts = spare is not trainer.model
+    trainer.model = copy_weights(trainer.model, spare).eval()
+    if in_parts:  # what TRL's losses call
+        outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
+        add_fused_lm_head(spare.get_base_model(), outputs=outputs)
 
 
 # --- What preference tuning starts from ---

@@ -19,6 +19,7 @@ import argparse
 import json
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 from common.cli import quiet_libraries
@@ -47,13 +48,14 @@ def measure_quality(model, tokenizer) -> dict:
     greedy = read_all(prompts, sample(model, tokenizer, prompts, temperature=0))
     drawn = read_all(prompts, sample(model, tokenizer, prompts, n=16))
     on_topic = [reading for reading in drawn if reading.on_topic]
+    styles = Counter(reading.style for reading in drawn)
     return {
         "held_out_prompts": len(prompts),
         "greedy_on_topic": share(reading.on_topic for reading in greedy),
         "greedy_good": share(reading.good for reading in greedy),
         "sampled_right_of_on_topic": share(reading.correct for reading in on_topic),
         "sampled_good": share(reading.good for reading in drawn),
-        "sampled_styles": {style: share(r.style == style for r in drawn) for style in STYLES},
+        "sampled_styles": {style: styles[style] / len(drawn) for style in STYLES},
         **measure_judge(model, tokenizer, test),
     }
 

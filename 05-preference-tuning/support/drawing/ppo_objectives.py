@@ -141,16 +141,11 @@ def memory_panel(ax, held: dict[str, dict]) -> None:
                 ax.text(left + size / 2, method, role, ha="center", va="center", fontsize=7.5)
             left += size
         adamw = row["adamw_gb"]
-        text = (
-            f"{left:.0f} + {adamw:.0f}" if adamw > 1 or not adamw else f"{left:.0f} + {adamw:.2f}"
-        )
-        ax.text(left + 1, method, text, va="center", fontsize=9)
-    full, lora = (
-        [f"{held[name]['weights_gb']:.0f}" for name in pair]
-        for pair in (("PPO", "DPO"), ("PPO + LoRA", "DPO + LoRA"))
-    )
-    title = f"DPO halves PPO's weights, {full[0]} to {full[1]} GB;\nLoRA halves both"
-    ax.set(title=f"{title}, {lora[0]} to {lora[1]} GB", xlim=(0, 78))
+        digits = 2 if 0 < adamw <= 1 else 0
+        ax.text(left + 1, method, f"{left:.0f} + {adamw:.{digits}f}", va="center", fontsize=9)
+    gb = {method: f"{row['weights_gb']:.0f}" for method, row in held.items()}
+    title = f"DPO halves PPO's weights, {gb['PPO']} to {gb['DPO']} GB;\nLoRA halves both"
+    ax.set(title=f"{title}, {gb['PPO + LoRA']} to {gb['DPO + LoRA']} GB", xlim=(0, 78))
     ax.set_xlabel("GB for 7B: fp16 weights + AdamW")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
