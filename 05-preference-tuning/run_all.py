@@ -68,10 +68,10 @@ SECTIONS = (
         preference_data_explorer.CLAIMS,
         (),
         {
-            "order recovered (Kendall's tau), 96 responses read: pairs": "tau.pairwise.3",
-            "scores, a new rater each time": "tau.new_rater_each_time.3",
-            "rankings of 4": "tau.listwise.3",
-            "noise of scores, over that of pairs, from which on pairs win": "break_even.at_equal_cost",
+            "Kendall's tau of pairs, 96 responses read": "tau.pairwise.3",
+            "Kendall's tau of scores, the same reading": "tau.new_rater_each_time.3",
+            "Kendall's tau of rankings of 4, the same reading": "tau.listwise.3",
+            "noise of scores from which pairs win, times": "break_even.at_equal_cost",
         },
     ),
     Section(
@@ -83,10 +83,10 @@ SECTIONS = (
         reward_model.CHECKS,
         {
             "pairs in the gold order": "gold_order.all",
-            "the same, facts that no pair asked about": "gold_order_unseen_facts",
+            "pairs in the gold order, facts that no pair asked about": "gold_order_unseen_facts",
             "noisy labels predicted": "label_accuracy",
             "reward of a word of filler, people's labels": "contrasts.people.filler.reward",
-            "length-lovers' labels": "contrasts.length.filler.reward",
+            "reward of a word of filler, length-lovers' labels": "contrasts.length.filler.reward",
         },
     ),
     Section(
@@ -98,7 +98,7 @@ SECTIONS = (
         rlhf_objectives.CHECKS,
         {
             "gold utility after PPO with the KL term": "end.with_kl.gold",
-            "without it": "end.without_kl.gold",
+            "gold utility after PPO without it": "end.without_kl.gold",
         },
     ),
     Section(
@@ -113,7 +113,7 @@ SECTIONS = (
             "good answers after DPO": "policy.good",
             "KL of DPO, nats": "policy.kl",
             "gold utility lost by five passes": "unbiased_lost",
-            "the same, length-biased labels": "biased_lost",
+            "gold utility lost by five passes, length-biased labels": "biased_lost",
         },
     ),
     Section(
@@ -125,10 +125,10 @@ SECTIONS = (
         dpo_variants.CHECKS,
         {
             "gold utility after three passes: DPO": "arms.dpo.utility",
-            "IPO": "arms.ipo.utility",
-            "KTO": "arms.kto.utility",
-            "after one pass: DPO": "arms.flipped_0.utility",
-            "DPO on AI labels": "arms.ai_labels.utility",
+            "gold utility after three passes: IPO": "arms.ipo.utility",
+            "gold utility after three passes: KTO": "arms.kto.utility",
+            "gold utility after one pass: DPO": "arms.flipped_0.utility",
+            "gold utility after one pass: DPO on AI labels": "arms.ai_labels.utility",
         },
     ),
     Section(
@@ -155,7 +155,7 @@ SECTIONS = (
         best_of_n.CHECKS,
         {
             "share of DPO's gain, best of 16, as many pairs": "share_of_dpo_gain.as_many_pairs",
-            "the same, 6,400 pairs": "share_of_dpo_gain.best_of_n",
+            "share of DPO's gain, best of 16, 6,400 pairs": "share_of_dpo_gain.best_of_n",
             "good answers, DPO and best of 16": "methods.dpo_best_of_n.good",
         },
         needs=("reward_model", "dpo_trainer"),
@@ -169,10 +169,10 @@ SECTIONS = (
         reward_hacking.CHECKS,
         {
             "gold utility of SFT": "sft.utility",
-            "DPO on unbiased labels": "dpo.human.utility",
-            "DPO on length-biased labels": "dpo.length.utility",
-            "DPO on style-biased labels": "dpo.style.utility",
-            "DPO on agreement-biased labels": "dpo.agreement.utility",
+            "gold utility of DPO, unbiased labels": "dpo.human.utility",
+            "gold utility of DPO, length-biased labels": "dpo.length.utility",
+            "gold utility of DPO, style-biased labels": "dpo.style.utility",
+            "gold utility of DPO, agreement-biased labels": "dpo.agreement.utility",
         },
     ),
     Section(
