@@ -40,7 +40,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        no_default = action.default is None or action.default is False
+        return action.help if no_default else super()._get_help_string(action)
 
 
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
