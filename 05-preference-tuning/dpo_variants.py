@@ -16,27 +16,18 @@ Left out: rewards that are queried during training (online_rl.py), and training 
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from support.drawing.dpo_variants import draw_variants
 from support.judging import study_judge
-from support.own_pairs import load_own_pairs
 from support.pair_table import study_table
 from support.parity import loss_differences
-from support.policy_data import policy_data, tell_limits
-from support.training import (
-    Trained,
-    load_sft_checkpoint,
-    run_trainer,
-    trainer_settings,
-    training_settings,
-)
-from support.variant_arms import Arm, judge_arms, world_arms
+from support.start import Start, start_from_sft
+from support.training import Trained, run_trainer, trainer_settings, training_settings
+from support.variant_arms import LOSSES, UNPAIRED, Arm, judge_arms, named_losses, world_arms
 from support.variant_data import one_sided_pairs, unpaired
 from support.variant_results import compare_arms, gold_at_kl, loss_findings, run_arms
-from support.variant_training import LOSSES, UNPAIRED, train_in_rounds, train_sft_on_chosen
 
 import numpy as np
 from dpo_trainer import BETA, dpo_loss, lora_config, train_dpo
@@ -50,7 +41,7 @@ from common.reporting import Check, Claim, finish
 # within 0.02 of the best share of good ones. IPO's is tau, per token. The others take DPO's 0.3.
 BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 SMALLEST, SAME = 0.1, 0.2  # gold utility (log-odds): worth calling a difference; as good as equal
-MEASURED = {
+DIFFERENCES = {  # id: what the tutorial says, what is measured, in log-odds
     "ipo_under_ties": (
         "IPO regularises better than DPO where many pairs are tied",
         "gold utility that 75 % ties cost DPO, minus what they cost IPO",
@@ -85,7 +76,7 @@ MEASURED = {
     ),
 }
 CLAIMS = (
-    *(Claim(i, *says, f"differences.{i}", smallest=SMALLEST) for i, says in MEASURED.items()),
+    *(Claim(id, *row, f"differences.{id}", smallest=SMALLEST) for id, row in DIFFERENCES.items()),
     Claim(
         "dpo_extreme_margins",
         "DPO runs to extreme margins where IPO stops",
@@ -133,11 +124,11 @@ def ipo_loss(
 def kto_loss(
     policy_logps, ref_logps, labels, kl, beta: float, desirable_weight=1.0, undesirable_weight=1.0
 ):
-    """w (1 - sigmoid(beta (log-ratio - kl))) for good responses, the negative for bad ones; (B,).
+    """w (1 - sigmoid(beta gain)), gain = log-ratio - kl for good responses, its negative for bad.
 
-    Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8. `labels` are True for good; `kl` >= 0 is the
-    reference point z0, in nats: the mean log-ratio of mismatched prompts and responses, through
-    which no gradient flows.
+    All (B,) but `kl` >= 0, the reference point z0 in nats: the mean log-ratio of mismatched prompts
+    and responses, through which no gradient flows. `labels` are True for good ("desirable") ones.
+    Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
     """
     import torch
 
@@ -153,9 +144,12 @@ def stopping_points(p: float, beta: float, smoothing: float) -> dict[str, float]
     IPO: (p - 1/2) / beta.
     """
     believed = p * (1 - smoothing) + (1 - p) * smoothing
-    with np.errstate(divide="ignore"):
-        logit, smooth_logit = (float(np.log(q) - np.log(1 - q)) for q in (p, believed))
-    return {"dpo": logit / beta, "cdpo": smooth_logit / beta, "ipo": (p - 0.5) / beta}
+
+    def logit(q: float) -> float:
+        return float(np.log(q) - np.log(1 - q))
+
+    with np.errstate(divide="ignore"):  # p = 1: DPO never stops
+        return {"dpo": logit(p) / beta, "cdpo": logit(believed) / beta, "ipo": (p - 0.5) / beta}
 
 
 # --- 2. KTO with TRL and LoRA; every loss of pairs is dpo_trainer's train_dpo ---
@@ -166,15 +160,16 @@ def train_kto(
 ) -> Trained:
     """Train a LoRA adapter on pairs, or on rows of prompt, completion, label.
 
-    A step reads as many responses as DPO's. The classes are weighed so that both count alike.
+    A step reads as many responses as DPO's. Good responses are weighed by how many bad ones there
+    are to each, so that both classes count alike.
     """
     import torch
     from trl import KTOConfig, KTOTrainer
 
     data = unpaired(rows, seed)
     good = sum(data["label"])
-    config = trainer_settings(model, batch_size=2 * batch_size, seed=seed, **training)
     weight = (len(data) - good) / good
+    config = trainer_settings(model, batch_size=2 * batch_size, seed=seed, **training)
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = KTOTrainer(
         model=model,
@@ -199,60 +194,37 @@ def loss_arm(key: str, name: str, pairs, losses: Sequence[str], *, beta=None, **
     return Arm(key, name, train_dpo, pairs, {**settings, "loss_type": losses})
 
 
-def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[Arm]:
-    """DPO, and beside it the losses of --loss-type, or else IPO and KTO."""
-    arms = [arm("dpo", "DPO", pairs, ("sigmoid",))]
-    if not losses:
-        arms += [arm("ipo", "IPO", pairs, ("ipo",)), arm("kto", "KTO", pairs, ("kto",))]
-    elif losses != ("sigmoid",):
-        arms.append(arm("_".join(losses), " + ".join(losses), pairs, losses))
-    return arms
-
-
 # --- 4. The study ---
 
 
 def study(
-    *,
-    model: str,
-    dataset: str | None,
-    pairs: int | None,
-    output_dir: Path,
-    device: str,
-    loss_type: Sequence[str] = (),
+    start: Start,
+    losses: Sequence[str] = (),
     judge: str | None = None,
     beta: float | None = None,
-    sft_steps: int | None = None,
-    max_new_tokens: int = 48,
-    prompts: int | None = None,
-    held_out: int = 300,
     table_steps: int = 3000,
-    **training,
 ) -> dict:
-    """The section's metrics; `training` are learning rate, epochs, batch size and seed.
+    """The section's metrics; a `beta` that is given takes the place of every loss's own.
 
-    With `loss_type`, or on the user's own pairs, which have no gold standard, only DPO, the losses
-    beside it, and DPO on the labels of a judge that is given.
+    With `losses`, or on the user's own pairs, which have no gold standard, only DPO, the losses
+    beside it, and DPO on the labels of a `judge` that is given.
     """
-    rows, seed = load_own_pairs(dataset), training["seed"]
-    sft = (model, dataset, sft_steps, seed, output_dir, device)
-    tokenizer = load_sft_checkpoint(*sft)[1]
-    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
-    tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
-    world, arm, once = data.has_gold and not loss_type, partial(loss_arm, beta=beta), []
-    arms = named_losses(arm, data.train, tuple(loss_type))
+    data, seed = start.data, start.training["seed"]
+    world = data.has_gold and not losses
+    arm = partial(loss_arm, beta=beta)
+    arms = named_losses(arm, data.train, tuple(losses))
+    margin_pairs = data.held
     metrics = {"train_pairs": len(data.train), "held_out_pairs": len(data.held)}
     if world:
-        once = one_sided_pairs(max(1, len(data.train) // 8), seed)
-        rounds = {"train": train_dpo, "beta": beta or BETA, "max_new_tokens": max_new_tokens}
-        others = partial(train_in_rounds, **rounds), partial(train_sft_on_chosen, lora=lora_config)
-        arms += world_arms(arm, data.train, once, seed, *others)
+        margin_pairs = one_sided_pairs(max(1, len(data.train) // 8), seed)
+        rounds = {"train": train_dpo, "beta": beta or BETA, "max_new_tokens": start.max_new_tokens}
+        arms += world_arms(arm, data.train, margin_pairs, seed, rounds, lora_config)
         metrics["table"] = study_table(dpo_loss, ipo_loss, stopping_points, table_steps)
     if judge or world:
-        annotator = load_causal_lm(judge or "tiny-gpt2", device)
+        annotator = load_causal_lm(judge or "tiny-gpt2", str(start.reference.device))
         arms += judge_arms(arm, annotator, data.train, world)
         metrics["judge"] = study_judge(*annotator, data.held)
-    results = run_arms(arms, sft, data, training, max_new_tokens, margin_pairs=once or data.held)
+    results = run_arms(arms, start, margin_pairs)
     metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
     metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
     return metrics | compare_arms(arms, results) if world else metrics
@@ -263,7 +235,8 @@ def findings(metrics: dict) -> list[str]:
     if "differences" not in metrics:
         return loss_findings(metrics)
     at_kl = partial(gold_at_kl, {"reference": metrics["reference"], **metrics["arms"]})
-    stops, judge = metrics["table"]["pairs"][1]["stops"], metrics["labels"]["judge"][0]
+    stops = metrics["table"]["pairs"][1]["stops"]
+    judge = metrics["labels"]["judge"][0]
     off_line = metrics["differences"]["rlaif_is_its_judge"]
     return [
         f"One pair that wins in 80 %: DPO stops at h = {stops['dpo']:.2f} nats, IPO at "
@@ -304,27 +277,15 @@ def main(argv: list[str] | None = None) -> dict:
     if len(losses) > 1 and set(losses) & set(UNPAIRED):
         raise cli.UserError(f"--loss-type: {' and '.join(UNPAIRED)} stand alone: single labels")
     device = cli.init_compute(args.device)
-    settings = training_settings("dpo variants", **args.settings)
-    metrics = study(
-        **settings,
-        loss_type=losses,
-        judge=args.judge,
-        prompts=args.prompts,
-        held_out=32 if args.smoke else 300,
-        table_steps=300 if args.smoke else 3000,
-        output_dir=args.output_dir,
-        device=device,
-    )
-    return finish(
-        args,
-        metrics,
-        draw_variants,
-        findings(metrics),
-        claims=CLAIMS if "differences" in metrics else (),
-        checks=[check for check in CHECKS if check.path in metrics],
-        settings=settings,
-        device=device,
-    )
+    flags = {**args.settings, "beta": None}  # every loss has a beta of its own
+    settings = training_settings("dpo variants", **flags)
+    where = {"output_dir": args.output_dir, "device": device, "prompts": args.prompts}
+    start = start_from_sft(**settings, **where, held_out=300, smoke=args.smoke)
+    metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
+    claims = CLAIMS if "differences" in metrics else ()
+    checks = [check for check in CHECKS if check.path in metrics]
+    lines = findings(metrics)
+    return finish(args, metrics, draw_variants, lines, claims, checks, settings, device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from support.judging import ai_labels, averaged_preference, judge_pairs, study_j
 from support.pair_table import study_table, train_table
 from support.parity import difference_from_trl, ipo_inputs, kto_inputs
 from support.training import Trained, as_dataset, trainer_settings
+from support.variant_arms import LOSSES, UNPAIRED
 from support.variant_data import (
     flip_labels,
     gold_agreement,
@@ -19,7 +20,6 @@ from support.variant_data import (
     unpaired,
 )
 from support.variant_results import line_weights
-from support.variant_training import LOSSES, UNPAIRED
 
 import dpo_variants as variants
 import numpy as np

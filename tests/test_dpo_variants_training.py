@@ -3,11 +3,12 @@
 import math
 from types import SimpleNamespace
 
-from support import judging, variant_results, variant_training
+from support import judging, variant_arms, variant_results
 from support.evaluation import response_logps
 from support.judging import judge_pairs, study_judge
 from support.parity import difference_from_trl, ipo_inputs
 from support.policy_data import PolicyData
+from support.start import Start
 from support.training import Trained
 from support.variant_arms import (
     AI_LABELS,
@@ -17,11 +18,13 @@ from support.variant_arms import (
     WATCHED,
     Arm,
     judge_arms,
+    named_losses,
+    train_in_rounds,
+    train_sft_on_chosen,
     world_arms,
 )
 from support.variant_data import sample_pairs, unpaired
 from support.variant_results import FRONTIER, Results, compare_arms, run_arms
-from support.variant_training import train_in_rounds, train_sft_on_chosen
 
 import dpo_trainer as dpo
 import dpo_variants as variants
@@ -60,7 +63,7 @@ def untrained(monkeypatch):
     def stop(trainer, *_, **__) -> Trained:
         return Trained(trainer.model.eval(), trainer, {}, [])
 
-    for module in (dpo, variants, variant_training):
+    for module in (dpo, variants, variant_arms):
         monkeypatch.setattr(module, "run_trainer", stop)
 
 
@@ -104,7 +107,7 @@ def test_a_sum_of_losses_takes_the_beta_of_the_first_or_the_users():
 
 def test_dpo_stands_beside_every_loss():
     def keys(*losses: str) -> list[str]:
-        arms = variants.named_losses(variants.loss_arm, make_pairs(4), losses)
+        arms = named_losses(variants.loss_arm, make_pairs(4), losses)
         return [arm.key for arm in arms]
 
     assert keys() == ["dpo", "ipo", "kto"]
@@ -172,7 +175,7 @@ def rounds(monkeypatch):
         log[-1].rows, log[-1].start, log[-1].reference = rows, policy, reference
         return Trained(f"policy {len(log)}", None, {}, [])
 
-    monkeypatch.setattr(variant_training, "sample_pairs", sample)
+    monkeypatch.setattr(variant_arms, "sample_pairs", sample)
 
     def run(source: str) -> list:
         settings = {"train": fake_train, "source": source, "max_new_tokens": 8, "seed": 5}
@@ -302,8 +305,8 @@ def all_arms(monkeypatch, pairs: list[dict]) -> list[Arm]:
     ones = np.ones(len(pairs))
     verdicts = {"forward": ones, "backward": 0 * ones, "same": ones, "answered": ones}
     monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
-    arms = variants.named_losses(variants.loss_arm, pairs, ())
-    arms += world_arms(variants.loss_arm, pairs, pairs[:4], 0, None, None)
+    arms = named_losses(variants.loss_arm, pairs, ())
+    arms += world_arms(variants.loss_arm, pairs, pairs[:4], 0, {}, None)
     return arms + judge_arms(variants.loss_arm, (None, None), pairs, world=True)
 
 
@@ -337,14 +340,16 @@ def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch)
         return [["a", "b"]] * len(prompts), {"kl": np.zeros((len(prompts), n))}
 
     monkeypatch.setattr(variant_results, "load_sft_checkpoint", lambda *_: ("sft", "tokenizer"))
-    monkeypatch.setattr(variant_results, "sample_answers", sample)
+    monkeypatch.setattr("support.start.sample_answers", sample)
     monkeypatch.setattr(variant_results, "margins_of", lambda *_: np.ones(6))
     arms = [
         Arm("dpo", "DPO", method, make_pairs(4), {"beta": 0.3, "epochs": 1}),
         Arm("other", "Other", method, make_pairs(4), {"beta": 0.5}),
     ]
     data = PolicyData([], [], ["p"] * 6, ["q"], has_gold=True)
-    results = run_arms(arms, (), data, {"epochs": 3, "seed": 1, "batch_size": 8}, 8, [])
+    training = {"epochs": 3, "seed": 1, "batch_size": 8}
+    start = Start("sft", "tokenizer", data, training, (), 8, samples=1, smoke=False)
+    results = run_arms(arms, start, [])
     names = ["training 1 of 2: DPO", "training 2 of 2: Other"]
     assert [entry[0] for entry in started] == names
     assert [entry[1]["epochs"] for entry in started] == [1, 3]

@@ -41,14 +41,19 @@ def start_from_sft(
     sft_steps: int | None = None,
     max_new_tokens: int = 48,
     prompts: int | None = None,
+    held_out: int = 500,
     smoke: bool = False,
     **training,
 ) -> Start:
-    """The world's pairs, or the user's own, and the model to tune on them."""
+    """The world's pairs, or the user's own, and the model to tune on them.
+
+    `prompts` are asked, and `held_out` pairs of the world kept to judge by.
+    """
     seed = training["seed"]
+    held_out = 32 if smoke else held_out
     rows, sft = load_own_pairs(dataset), (model, dataset, sft_steps, seed, output_dir, device)
     reference, tokenizer = load_sft_checkpoint(*sft)
-    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, 32 if smoke else 500)
+    data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
     tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
     samples = 3 if data.has_gold and not smoke else 1
     return Start(reference, tokenizer, data, training, sft, max_new_tokens, samples, smoke)

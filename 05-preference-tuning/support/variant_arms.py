@@ -1,14 +1,22 @@
-"""The trainings that dpo_variants.py compares on the world's pairs."""
+"""The trainings that dpo_variants.py compares: losses, data, labels, two other ways to train."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from support.judging import ai_labels
-from support.training import Trained
-from support.variant_data import flip_labels, single_labels, tied_pairs
+from support.training import Trained, as_dataset, run_trainer, trainer_settings
+from support.variant_data import flip_labels, sample_pairs, single_labels, tied_pairs
 
 from common.preferences import make_pairs
 
+UNPAIRED = ("kto", "apo_zero_unpaired")  # losses of single labels, which stand alone
+LOSSES = (  # all of TRL's
+    *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard"),
+    *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sigmoid_norm", "sft"),
+    *UNPAIRED,
+)
+ROUNDS = 3
 FLIPPED = (0, 10, 20, 30)  # per cent of the labels
 HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
 AI_LABELS = ("ai_labels", "ai_one_order")
@@ -26,28 +34,43 @@ class Arm(NamedTuple):
     settings: dict
 
 
+# --- The arms ---
+# In all of them `arm(key, name, pairs, losses, **settings)` makes an arm of TRL's losses.
+
+
+def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[Arm]:
+    """DPO, and beside it the losses of --loss-type, or else IPO and KTO."""
+    arms = [arm("dpo", "DPO", pairs, ("sigmoid",))]
+    if not losses:
+        arms += [arm("ipo", "IPO", pairs, ("ipo",)), arm("kto", "KTO", pairs, ("kto",))]
+    elif losses != ("sigmoid",):
+        arms.append(arm("_".join(losses), " + ".join(losses), pairs, losses))
+    return arms
+
+
 def world_arms(
     arm: Callable[..., Arm],
     pairs: list[dict],
     once: list[dict],
     seed: int,
-    in_rounds: Callable[..., Trained],
-    on_chosen: Callable[..., Trained],
+    rounds: dict,
+    lora: Callable,
 ) -> list[Arm]:
     """The arms beside DPO, IPO and KTO on `pairs`; `once` are one-sided pairs, shown 8 times.
 
-    `arm(key, name, pairs, losses, **settings)` makes an arm of TRL's losses; `in_rounds` trains on
-    pairs of a source, `on_chosen` on chosen answers alone.
+    `rounds` are settings of `train_in_rounds`, `lora` makes the adapter for SFT.
     """
-    many = make_pairs(2 * len(pairs), seed=seed)
-    return [
+    many, settings = make_pairs(2 * len(pairs), seed=seed), {"lora": lora, "epochs": 1}
+    arms = [
         *other_data(arm, pairs, once, seed),
         *other_labels(arm, pairs, seed),
-        Arm("sft_on_chosen", "SFT on the chosen", on_chosen, pairs, {"epochs": 1}),
-        Arm("written", "written pairs", in_rounds, many, {"source": "written", "epochs": 1}),
-        Arm("sft", "SFT samples", in_rounds, many, {"source": "sft", "epochs": 1}),
-        Arm("policy", "on-policy DPO", in_rounds, many, {"source": "policy", "epochs": 1}),
+        Arm("sft_on_chosen", "SFT on the chosen", train_sft_on_chosen, pairs, settings),
     ]
+    names = {"written": "written pairs", "sft": "SFT samples", "policy": "on-policy DPO"}
+    for source, name in names.items():
+        settings = {**rounds, "source": source, "epochs": 1}
+        arms.append(Arm(source, name, train_in_rounds, many, settings))
+    return arms
 
 
 def other_data(arm: Callable, pairs: list[dict], once: list[dict], seed: int) -> list[Arm]:
@@ -85,3 +108,53 @@ def judge_arms(arm: Callable, annotator: tuple, pairs: Sequence[dict], world: bo
         arm("ai_labels", "AI labels", labelled, ("sigmoid",), epochs=1),
         arm("ai_one_order", "AI labels, one order", one_order, ("sigmoid",), epochs=1),
     ]
+
+
+# --- Other ways to train ---
+
+
+def train_in_rounds(
+    model,
+    tokenizer,
+    pairs: Sequence[dict],
+    *,
+    train: Callable[..., Trained],
+    source: str,
+    max_new_tokens: int,
+    seed: int,
+    **training,
+) -> Trained:
+    """Training of pairs (`train`) in rounds on as many pairs as `pairs`, all against one reference.
+
+    A round's pairs are the next ones of `pairs` ("written"), or two answers of the SFT checkpoint
+    ("sft") or of the policy at the start of the round ("policy"), labelled by the human annotator.
+    """
+    reference, policy, count = copy.deepcopy(model), model, len(pairs) // ROUNDS
+    for k in range(ROUNDS):
+        rows = pairs[k * count : (k + 1) * count]
+        if source != "written":
+            sampler = policy if source == "policy" else reference
+            rows = sample_pairs(sampler, tokenizer, count, max_new_tokens, seed + k)
+        against = reference if k else None
+        trained = train(policy, tokenizer, rows, seed=seed, reference=against, **training)
+        policy = trained.policy
+    return trained
+
+
+def train_sft_on_chosen(
+    model, tokenizer, pairs: Sequence[dict], *, lora, seed: int, name: str, look=None, **training
+) -> Trained:
+    """Imitate the chosen answers with an adapter `lora`; the rejected answers are not read."""
+    import torch
+    from trl import SFTConfig, SFTTrainer
+
+    data = as_dataset(pairs).remove_columns("rejected").rename_column("chosen", "completion")
+    torch.manual_seed(seed)  # LoRA starts at random
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**trainer_settings(model, seed=seed, **training)),
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=lora(model),
+    )
+    return run_trainer(trainer, name, look)

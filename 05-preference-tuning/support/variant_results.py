@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from support.evaluation import pair_logps, sample_answers, show_answers, summarize
-from support.policy_data import PolicyData
-from support.training import load_sft_checkpoint
+from support.evaluation import pair_logps, show_answers, summarize
+from support.own_pairs import pick
+from support.start import Start
+from support.training import Trained, load_sft_checkpoint
 from support.variant_arms import AI_LABELS, HUMAN_LABELS, SHOWN, WATCHED, Arm
 from support.variant_data import gold_agreement
 
@@ -35,56 +36,51 @@ class Results(NamedTuple):
     trained: dict[str, tuple]  # of IPO and KTO: the training, the tokenizer, the first pairs
 
 
-def run_arms(
-    arms: Sequence[Arm],
-    sft: tuple,
-    data: PolicyData,
-    training: dict,
-    max_new_tokens: int,
-    margin_pairs: Sequence[dict],
-) -> Results:
-    """Train every arm from the SFT checkpoint `sft` and sample two answers to each prompt.
+def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) -> Results:
+    """Train every arm and sample two answers to each prompt; margins are those of `margin_pairs`.
 
     Answers of a few arms are printed, of all where they are few.
     """
-    reference, tokenizer = load_sft_checkpoint(*sft)
-    seed = training["seed"]
-
-    def answer(policy, prompts: list[str]) -> tuple:
-        return sample_answers(policy, tokenizer, prompts, 2, max_new_tokens, seed)
-
-    def look(step: int, policy) -> dict:
-        return summarize(answer(policy, data.watched[:WATCHED_PROMPTS])[1])
-
-    texts, readings = answer(reference, data.prompts)
-    results = Results({"reference": readings}, {}, {"reference": {"name": "SFT"}}, {})
-    results.measured["reference"] |= summarize(readings)
+    prompts, seed = start.data.prompts, start.training["seed"]
+    texts, readings = start.answer(start.reference, prompts, 2, seed)
+    sft = {"name": "SFT", **summarize(readings)}
+    results = Results({"reference": readings}, {}, {"reference": sft}, {})
     printed = {"SFT": texts}
     for k, arm in enumerate(arms, start=1):
-        start, _ = load_sft_checkpoint(*sft)
-        settings = {**training, **arm.settings, "name": f"training {k} of {len(arms)}: {arm.name}"}
-        if data.has_gold and arm.key in WATCHED:
-            settings["look"] = look
-        trained = arm.method(start, tokenizer, arm.pairs, **settings)
-        texts, readings = answer(trained.policy, data.prompts)
+        trained = train_arm(arm, start, f"training {k} of {len(arms)}: {arm.name}")
+        texts, readings = start.answer(trained.policy, prompts, 2, seed)
         if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
+        held_out = margins_of(trained.policy, start.tokenizer, start.data.held)
         results.answers[arm.key] = readings
-        results.margins[arm.key] = margins_of(trained.policy, tokenizer, margin_pairs)
-        held = margins_of(trained.policy, tokenizer, data.held)
+        results.margins[arm.key] = margins_of(trained.policy, start.tokenizer, margin_pairs)
         results.measured[arm.key] = {
             "name": arm.name,
             **summarize(readings),
-            "implicit_reward_accuracy": summary(held > 0),
-            "margin": summary(held),
+            "implicit_reward_accuracy": summary(held_out > 0),
+            "margin": summary(held_out),
             "curve": trained.curve,
         }
         if arm.key in ("ipo", "kto"):
-            count = min(training["batch_size"], len(arm.pairs))
-            first = [arm.pairs[i] for i in range(count)]
-            results.trained[arm.key] = (trained, tokenizer, first)
-    show_answers(data.prompts, printed)
+            size = min(start.training["batch_size"], len(arm.pairs))
+            first = pick(arm.pairs, range(size))
+            results.trained[arm.key] = (trained, start.tokenizer, first)
+    show_answers(prompts, printed)
     return results
+
+
+def train_arm(arm: Arm, start: Start, name: str) -> Trained:
+    """One arm, from the SFT checkpoint; in the world a few are looked at on the way."""
+    seed, watched = start.training["seed"], start.data.watched[:WATCHED_PROMPTS]
+
+    def look(step: int, policy) -> dict:
+        return summarize(start.answer(policy, watched, 2, seed)[1])
+
+    settings = {**start.training, **arm.settings, "name": name}
+    if start.data.has_gold and arm.key in WATCHED:
+        settings["look"] = look
+    model, tokenizer = load_sft_checkpoint(*start.sft)
+    return arm.method(model, tokenizer, arm.pairs, **settings)
 
 
 def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
@@ -156,21 +152,21 @@ def frontier_points(arms: Sequence[Arm], results: Results) -> list[dict]:
     """Points of the plane of gold utility against KL, as frontier.py collects them."""
     points = []
     for arm in arms:
-        if arm.key in FRONTIER:
-            answers = results.answers[arm.key]
-            measured = summarize({name: all_[:FRONTIER_PROMPTS] for name, all_ in answers.items()})
-            points.append(
-                {
-                    "method": FRONTIER[arm.key],
-                    "series": arm.key,
-                    "label": arm.name,
-                    "kl": measured["kl"],
-                    "gold": measured["utility"],
-                    "good": measured["good"],
-                    "annotations": len(arm.pairs),
-                    "biased": False,
-                }
-            )
+        if arm.key not in FRONTIER:
+            continue
+        readings = results.answers[arm.key]
+        measured = summarize({name: x[:FRONTIER_PROMPTS] for name, x in readings.items()})
+        point = {
+            "method": FRONTIER[arm.key],
+            "series": arm.key,
+            "label": arm.name,
+            "kl": measured["kl"],
+            "gold": measured["utility"],
+            "good": measured["good"],
+            "annotations": len(arm.pairs),
+            "biased": False,
+        }
+        points.append(point)
     return points
 
 
