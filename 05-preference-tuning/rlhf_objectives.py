@@ -18,7 +18,7 @@ models (a batch's mean stands in for the value), Adam.
 
 import argparse
 
-from support.bandit import curve_at, log_softmax, make_bandit
+from support.bandit import curve_at, describe, log_softmax, make_bandit, moments
 from support.drawing.ppo_objectives import draw_objectives
 from support.model_sizes import Sizes, in_gb, memory_finding, model_sizes
 
@@ -150,12 +150,8 @@ def advantage_curves(gamma: float) -> dict:
 def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
     """Mean of each estimator over samples of the policy, and its spread, in nats; both (N, K)."""
     log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
-    probs, table = np.exp(log_probs), {}
-    for name, estimates in kl_estimators(log_probs, log_ref).items():
-        mean = (probs * estimates).sum(-1)
-        spread = np.sqrt((probs * (estimates - mean[:, None]) ** 2).sum(-1))
-        table[name] = {"average": summary(mean), "spread": summary(spread)}
-    return table
+    estimates = kl_estimators(log_probs, log_ref)
+    return {name: moments(np.exp(log_probs), values) for name, values in estimates.items()}
 
 
 # --- 3. PPO on a policy whose optimum is known ---
@@ -190,29 +186,27 @@ def train_ppo(ref_probs, rewards, beta, updates, seed, rate, epsilon, epochs) ->
     return np.array(history)
 
 
-def describe(log_probs: np.ndarray, world: dict, optimum: np.ndarray) -> dict[str, np.ndarray]:
-    """What policies (..., N, K) earn, their KL from the reference, total variation from pi*."""
-    probs = np.exp(log_probs)
-    readings = {name: (probs * world[name]).sum(-1) for name in ("gold", "proxy", "favourite")}
-    readings["kl"] = (probs * (log_probs - np.log(world["ref"]))).sum(-1)
-    return readings | {"distance": np.abs(probs - optimum).sum(-1) / 2}
-
-
 def measure_sensitivity(world: dict, beta: float, epsilon: float, updates: int, seed: int) -> dict:
     """Total variation to pi* by epochs and learning rate, with clipping and without."""
-    clips, rates = np.array([epsilon, np.inf])[:, None, None, None], np.array(RATES)[:, None, None]
     ref, proxy = world["ref"], world["proxy"]
-    optimum, distances = kl_regularized_optimum(ref, proxy, beta), []
+    optimum = kl_regularized_optimum(ref, proxy, beta)
+    rates = np.reshape(RATES, (-1, 1, 1))
+    clips = np.reshape([epsilon, np.inf], (2, 1, 1, 1))
+    distances = []
     for epochs in EPOCHS:
         history = train_ppo(ref, proxy, beta, updates, seed, rates, clips, epochs)
         distances.append(describe(history[-1], world, optimum)["distance"])
     clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, RATES, N)
-    suits_one, suits_most = (clipped[k].mean(-1).argmin() for k in (0, -1))
-    added = clipped[-1, suits_one] - clipped[-1, suits_most]
-    grid = {"rates": RATES, "epochs": EPOCHS}
-    grid |= {"clipped": summaries(clipped), "unclipped": summaries(unclipped)}
+    suits_fewest = clipped[0].mean(-1).argmin()
+    suits_most = clipped[-1].mean(-1).argmin()
+    added = clipped[-1, suits_fewest] - clipped[-1, suits_most]
     return {
-        "sensitivity": grid,
+        "sensitivity": {
+            "rates": RATES,
+            "epochs": EPOCHS,
+            "clipped": summaries(clipped),
+            "unclipped": summaries(unclipped),
+        },
         "distance_added_by_epochs": summary(added),
         "distance_saved_by_clipping": summary((unclipped - clipped).mean((0, 1))),
     }
@@ -247,28 +241,29 @@ def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: i
     world = make_bandit(count, seed)
     ref, proxy = world["ref"], world["proxy"]
     optimum = kl_regularized_optimum(ref, proxy, beta)
-    runs = {}
+    policies, runs = {}, {}
     for name, weight in (("without_kl", 0.0), ("with_kl", beta)):
-        history = train_ppo(ref, proxy, weight, updates, seed, LEARNING_RATE, epsilon, PASSES)
-        runs[name] = describe(history, world, optimum)
-    looks = np.unique(np.geomspace(1, updates, 25).round().astype(int))
+        settings = (updates, seed, LEARNING_RATE, epsilon, PASSES)
+        policies[name] = train_ppo(ref, proxy, weight, *settings)
+        runs[name] = describe(policies[name], world, optimum)
+    free_gold, kept_gold = runs["without_kl"]["gold"], runs["with_kl"]["gold"]
+    looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
+    curves = {name: curve_at(run, looks) for name, run in runs.items()}
     by_beta = np.log([kl_regularized_optimum(ref, proxy, b) for b in BETAS])
-    peak = runs["without_kl"]["gold"].mean(-1).argmax()
     weights = {name: memory(sizes) for name, sizes in model_sizes().items()}
     return {
-        "start": {name: summary(values[0]) for name, values in runs["with_kl"].items()},
+        "start": curve_at(runs["with_kl"], 0),
         "end": {name: curve_at(run, -1) for name, run in runs.items()},
-        "curves": {"updates": [0, *looks.tolist()]}
-        | {name: curve_at(run, [0, *looks]) for name, run in runs.items()},
-        "peak_gold_without_kl": summary(runs["without_kl"]["gold"][peak]),
-        "gold_kept_by_kl": summary(runs["with_kl"]["gold"][-1] - runs["without_kl"]["gold"][-1]),
+        "curves": {"updates": looks, **curves},
+        "peak_gold_without_kl": summary(free_gold[free_gold.mean(-1).argmax()]),
+        "gold_kept_by_kl": summary(kept_gold[-1] - free_gold[-1]),
         "optimum": {"beta": BETAS.tolist(), **curve_at(describe(by_beta, world, optimum))},
         **measure_sensitivity(world, beta, epsilon, updates // 2, seed),
         "clip": clip_curves(epsilon),
         "advantages": advantage_curves(gamma=1.0),
         "kl_estimators": {
-            "after_1_update": expected_estimates(history[1], np.log(ref)),
-            "at_the_end": expected_estimates(history[-1], np.log(ref)),
+            "after_1_update": expected_estimates(policies["with_kl"][1], np.log(ref)),
+            "at_the_end": expected_estimates(policies["with_kl"][-1], np.log(ref)),
         },
         "memory": weights,
         "ppo_over_dpo": weights["7B"]["PPO"]["weights_gb"] / weights["7B"]["DPO"]["weights_gb"],
@@ -277,8 +272,7 @@ def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: i
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
-    start, end = metrics["start"], metrics["end"]
-    kept, free = end["with_kl"], end["without_kl"]
+    start, kept, free = metrics["start"], metrics["end"]["with_kl"], metrics["end"]["without_kl"]
     near, far = metrics["kl_estimators"].values()
     return [
         f"Without the KL term the policy ends with {free['favourite']['mean']:.1%} on the proxy's "
@@ -306,16 +300,9 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("objective")
     beta = "weight of the KL term, in units of utility"
     group.add_argument("--beta", type=cli.positive_float, default=1.0, help=beta)
-    epsilon = "PPO's clipping range, below 1"
-    group.add_argument("--epsilon", type=clipping_range, default=0.2, help=epsilon)
+    epsilon = "PPO's clipping range, below 1, since no ratio of probabilities falls below 0"
+    group.add_argument("--epsilon", type=cli.fraction, default=0.2, help=epsilon)
     return parser
-
-
-def clipping_range(text: str) -> float:
-    """argparse type: between 0 and 1, since no ratio of probabilities falls below 0."""
-    if not 0 < float(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return float(text)
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -129,6 +129,13 @@ def positive_float(text: str) -> float:
     return float(text)
 
 
+def fraction(text: str) -> float:
+    """argparse type: a number between 0 and 1, both left out."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
 def folder(text: str) -> Path:
     """argparse type: the name of a folder."""
     return Path(non_empty(text))

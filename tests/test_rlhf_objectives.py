@@ -252,7 +252,7 @@ def test_ppo_follows_the_gradient_of_the_clipped_surrogate(world):
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 def test_ppo_with_kl_converges_to_the_closed_form(world, beta):
     history = ro.train_ppo(world["ref"], world["proxy"], beta, 500, 0, 0.5, 0.2, 4)
-    found = ro.describe(
+    found = bandit.describe(
         history, world, ro.kl_regularized_optimum(world["ref"], world["proxy"], beta)
     )
     assert found["distance"][0].min() > 0.1
@@ -261,7 +261,7 @@ def test_ppo_with_kl_converges_to_the_closed_form(world, beta):
 
 def test_ppo_without_kl_runs_to_the_proxy_favourite_and_loses_gold(world):
     history = ro.train_ppo(world["ref"], world["proxy"], 0.0, 200, 0, 0.3, 0.2, 4)
-    found = ro.describe(
+    found = bandit.describe(
         history, world, ro.kl_regularized_optimum(world["ref"], world["proxy"], 1e-9)
     )
     assert found["favourite"][-1].mean() > 0.95
@@ -272,13 +272,13 @@ def test_ppo_without_kl_runs_to_the_proxy_favourite_and_loses_gold(world):
 def test_describe_measures_what_it_says(world):
     ref, p = world["ref"], REF.mean(0)
     small = {"ref": REF[:1], "gold": REWARDS[:1], "proxy": REWARDS[:1], "favourite": np.eye(6)[:1]}
-    found = ro.describe(np.log(p)[None], small, REF[1:2])
+    found = bandit.describe(np.log(p)[None], small, REF[1:2])
     assert found["kl"][0] == pytest.approx((p * np.log(p / REF[0])).sum())
     assert found["distance"][0] == pytest.approx(np.maximum(p - REF[1], 0).sum())
     assert found["gold"][0] == pytest.approx(p @ REWARDS[0]) and found["favourite"][
         0
     ] == pytest.approx(p[0])
-    np.testing.assert_allclose(ro.describe(np.log(ref), world, ref)["kl"], 0, atol=1e-12)
+    np.testing.assert_allclose(bandit.describe(np.log(ref), world, ref)["kl"], 0, atol=1e-12)
 
 
 def test_sensitivity_without_clipping_equals_clipping_for_one_pass(world):
@@ -359,7 +359,7 @@ def test_the_study_measures_what_its_parts_measure(studies):
     final = {}
     for name, beta in (("with_kl", 1.0), ("without_kl", 0.0)):
         history = ro.train_ppo(world["ref"], world["proxy"], beta, 40, 0, 0.3, 0.2, 4)
-        readings = ro.describe(history, world, optimum)
+        readings = bandit.describe(history, world, optimum)
         final[name] = {key: values[-1].mean() for key, values in readings.items()}
         for key, value in final[name].items():
             assert run["end"][name][key]["mean"] == pytest.approx(value)
