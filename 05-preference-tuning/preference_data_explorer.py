@@ -23,6 +23,7 @@ pairs chosen adaptively, the time that a task takes beyond reading.
 import argparse
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from support.annotation_study import (
     Rater,
@@ -33,7 +34,7 @@ from support.annotation_study import (
     draw_raters,
     kendall_tau,
     mean_scores,
-    pick_raters,
+    rater_for_each,
     read_responses,
     response_utilities,
     standardise,
@@ -54,18 +55,17 @@ import numpy as np
 from common import cli
 from common import preferences as world
 from common.intervals import interval, percent, summaries, summary
-from common.preferences import SIDES, annotate, gold_utility, write_response
-from common.reporting import Claim, finish
+from common.reporting import INFINITY, Claim, finish
 
 RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read
 COMPARED = -3  # the place in PASSES at which formats are compared: 96 responses read
 NOISE_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # a score's reading against a pair's
 ONE_PAIR = 0.03  # tau moves by 2/66 when one of the 66 pairs of responses turns round
-ABOVE_ONE = (1.0, float("inf"))
+ABOVE_ONE = (1.0, INFINITY)
 
-MEASURED = "difference of Kendall's tau, at 96 responses read or at 48 annotations"
-BREAK_EVEN = "how many times as noisy a score's reading may be until pairs recover as much, factor"
+TAU = "difference of Kendall's tau, at 96 responses read or at 48 annotations"
+FACTOR = "how many times as noisy a score's reading may be until pairs recover as much, factor"
 DIFFERENCES = (
     ("pairwise_beats_pointwise_at_equal_cost", "pairs beat scores at equal cost"),
     ("pairwise_beats_pointwise_per_annotation", "pairs beat as many scores"),
@@ -81,12 +81,9 @@ BREAK_EVENS = (
     ("per_annotation", "per annotation pairs win only where scores are noisier"),
 )
 CLAIMS = (
+    *(Claim(id, says, TAU, f"differences.{id}", smallest=ONE_PAIR) for id, says in DIFFERENCES),
     *(
-        Claim(id, says, MEASURED, path=f"differences.{id}", smallest=ONE_PAIR)
-        for id, says in DIFFERENCES
-    ),
-    *(
-        Claim(f"break_even_{basis}", says, BREAK_EVEN, f"break_even.{basis}", ABOVE_ONE, 0.1)
+        Claim(f"break_even_{basis}", says, FACTOR, f"break_even.{basis}", ABOVE_ONE, 0.1)
         for basis, says in BREAK_EVENS
     ),
 )
@@ -96,7 +93,7 @@ CLAIMS = (
 
 
 def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
-    """Scores 1 to 5; the average rater maps utilities -1 ... 4 evenly onto 1 ... 5."""
+    """Scores 1 to 5 of perceived utilities, same shape; the average rater maps -1 ... 4 evenly."""
     centred = 0.8 * (np.asarray(perceived) - 1.5)
     return np.clip(np.rint(3 + rater.offset + rater.scale * centred), 1, 5).astype(int)
 
@@ -104,20 +101,21 @@ def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
 def example_in_every_format(seed: int) -> dict:
     """Four responses to one prompt, read once: as a pair, scores, a ranking and unpaired labels."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
-    question = next(q for q in world.questions("train") if q.belief not in (None, q.answer))
+    question = next(filter(world.holds_wrong_belief, world.questions("train")))
     styles = ("concise", "verbose", "sycophantic", "expert")
-    texts = [write_response(question, style, rng) for style in styles]
-    utilities = np.array([gold_utility(question.prompt, text) for text in texts])
-    perceived = annotate(utilities, noise)
-    best = int(np.argmax(perceived[:2]))
-    pair = {"prompt": question.prompt, "chosen": texts[best], "rejected": texts[1 - best]}
+    texts = [world.write_response(question, style, rng) for style in styles]
+    utilities = np.array([world.gold_utility(question.prompt, text) for text in texts])
+    perceived = world.annotate(utilities, noise)
+    better = int(np.argmax(perceived[:2]))
+    worse = 1 - better
+    pair = {"prompt": question.prompt, "chosen": texts[better], "rejected": texts[worse]}
     scores = np.array([rate(perceived, rater) for rater in draw_raters(3, noise)])  # (3 raters, 4)
-    pointwise = [
-        {"response": texts[i], "scores": " ".join(map(str, scores[:, i]))} for i in (best, 1 - best)
-    ]
-    listwise = [
-        {"response": texts[i], "utility": f"{utilities[i]:.2f}"} for i in np.argsort(-perceived)
-    ]
+    pointwise = []
+    for i in (better, worse):
+        pointwise.append({"response": texts[i], "scores": " ".join(map(str, scores[:, i]))})
+    listwise = []
+    for i in np.argsort(-perceived):
+        listwise.append({"response": texts[i], "utility": f"{utilities[i]:.2f}"})
     unpaired = world.make_unpaired([pair])
     return {"pairwise": pair, "pointwise": pointwise, "listwise": listwise, "unpaired": unpaired}
 
@@ -130,18 +128,18 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
 
     `second_given_first` (5, 5) is P(second rater's score | first rater's score).
     """
-    rng, everyone = np.random.default_rng(seed), np.arange(len(utilities))
-    first, second = (pick_raters(draw_raters(len(utilities), rng), everyone) for _ in range(2))
-    perceived, again = annotate(utilities, rng), annotate(utilities, rng)
-    a, b = rate(perceived, first), rate(again, second)
-    table = np.histogram2d(a, b, bins=np.arange(0.5, 6))[0]
+    rng, count = np.random.default_rng(seed), len(utilities)
+    first, second = rater_for_each(count, rng), rater_for_each(count, rng)
+    one_look, other_look = world.annotate(utilities, rng), world.annotate(utilities, rng)
+    scores = rate(one_look, first)  # (N,)
+    scores_of_second = rate(other_look, second)
+    table = np.histogram2d(scores, scores_of_second, bins=np.arange(0.5, 6))[0]
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    same_look = rate(perceived, second)
     return {
         "second_given_first": shares.tolist(),
-        "two_raters_agree": summary(a == b),
-        "two_raters_agree_if_they_perceive_the_same": summary(a == same_look),
-        "one_rater_asked_twice_agrees": summary(a == rate(again, first)),
+        "two_raters_agree": summary(scores == scores_of_second),
+        "two_raters_agree_if_they_perceive_the_same": summary(scores == rate(one_look, second)),
+        "one_rater_asked_twice_agrees": summary(scores == rate(other_look, first)),
     }
 
 
@@ -171,9 +169,8 @@ DESIGNS = (NEW_RATER, SAME_RATER, OWN_RATER, TWO_STANDARDISED)
 
 def tau_of_scores(readings: Readings, rater: Rater, design: RaterDesign) -> np.ndarray:
     """Kendall's tau (P,) of the order of mean scores, given who scores each reading."""
-    n = readings.items.shape[1]
-    first = Rater(rater.offset[:, :n], rater.scale[:, :n])
-    scores = rate(readings.perceived, first)
+    n = readings.items.shape[1]  # the budget; raters are assigned to the largest one
+    scores = rate(readings.perceived, Rater(rater.offset[:, :n], rater.scale[:, :n]))
     if design.standardised:
         scores = standardise(scores, design.ratings)
     return kendall_tau(readings.gold, mean_scores(readings.items, scores))
@@ -183,12 +180,13 @@ def recover_order(
     readings: Readings, costs: Sequence[int], raters: list[Rater], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Kendall's tau (budgets, P) of every format, for budgets of `costs` responses read."""
-    budgets, taus = [readings.first(n) for n in costs], {}
+    budgets = [readings.first(n) for n in costs]
+    taus = {}
     for name, size in (("listwise", LIST_SIZE), ("pairwise", 2)):
         taus[name] = np.array([tau_of_rankings(budget, size) for budget in budgets])
     for design in DESIGNS:
         rater = assign_raters(raters, readings.items, design.ratings, rng)
-        taus[design.name] = np.array([tau_of_scores(b, rater, design) for b in budgets])
+        taus[design.name] = np.array([tau_of_scores(budget, rater, design) for budget in budgets])
     return taus
 
 
@@ -221,15 +219,15 @@ def break_even(
 
     A new rater each time. Scores read as many responses as the pairs, or half: one an annotation.
     """
-    rater = assign_raters(raters, readings.items, 1, rng)
-    result = {"factors": NOISE_FACTORS, "pairs": summary(pairs)}
+    rater = assign_raters(raters, readings.items, NEW_RATER.ratings, rng)
+    where_equal = partial(crossing, factors=NOISE_FACTORS)
+    measured = {"factors": NOISE_FACTORS, "pairs": summary(pairs)}
     for basis, n in (("at_equal_cost", costs[COMPARED]), ("per_annotation", costs[COMPARED - 1])):
-        few = readings.first(n)
-        taus = [tau_of_scores(few.noisier(f), rater, NEW_RATER) for f in NOISE_FACTORS]
-        result[f"scores_{basis}"] = summaries(np.array(taus))
-        table = np.column_stack([pairs, *taus])
-        result[basis] = summary(table, lambda rows, axis=0: crossing(rows, NOISE_FACTORS, axis))
-    return result
+        budget = readings.first(n)
+        taus = [tau_of_scores(budget.noisier(f), rater, NEW_RATER) for f in NOISE_FACTORS]
+        measured[f"scores_{basis}"] = summaries(np.array(taus))
+        measured[basis] = summary(np.column_stack([pairs, *taus]), where_equal)
+    return measured
 
 
 # --- 6. The study ---
@@ -251,7 +249,7 @@ def study(
     rows = world.make_pairs(pairs, seed=seed)
     example = example_in_every_format(seed)
     print("\n".join(example_lines(example)))
-    utilities = np.array([row[f"{side}_utility"] for row in rows for side in SIDES])
+    utilities = np.array([row[f"{side}_utility"] for row in rows for side in world.SIDES])
     costs = [RESPONSES * times for times in passes]
     rng = np.random.default_rng(seed)
     readings = read_responses(response_utilities(prompts, RESPONSES), passes[-1], rng)
@@ -261,7 +259,7 @@ def study(
         "pairs": diagnose(rows, seed)[0],
         "example": example,
         "raters": rater_disagreement(utilities, seed),
-        "styles": {side: style_shares(rows, side) for side in SIDES},
+        "styles": {side: style_shares(rows, side) for side in world.SIDES},
         "responses_read": costs,
         "tau": {name: summaries(budgets) for name, budgets in taus.items()},
         "differences": differences(taus),
@@ -271,10 +269,9 @@ def study(
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
-    pairs = metrics["pairs"]
     if "tau" not in metrics:
         return findings_on_own_pairs(metrics)
-    raters, breaks = metrics["raters"], metrics["break_even"]
+    pairs, raters, breaks = metrics["pairs"], metrics["raters"], metrics["break_even"]
     tau = {name: interval(budgets[COMPARED]) for name, budgets in metrics["tau"].items()}
     read = metrics["responses_read"][COMPARED]
     return [

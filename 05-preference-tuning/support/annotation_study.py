@@ -59,8 +59,8 @@ def rank_blocks(items: np.ndarray, perceived: np.ndarray, size: int) -> np.ndarr
 class Rater(NamedTuple):
     """How one person turns a perceived utility into a score; or many people, as arrays."""
 
-    offset: float | np.ndarray  # points
-    scale: float | np.ndarray
+    offset: float | np.ndarray  # in points of the score
+    scale: float | np.ndarray  # 1: the average rater's
 
 
 def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
@@ -68,10 +68,15 @@ def draw_raters(count: int, rng: np.random.Generator) -> list[Rater]:
     return [Rater(rng.normal(0, 0.8), np.exp(rng.normal(0, 0.3))) for _ in range(count)]
 
 
-def pick_raters(raters: list[Rater], who: np.ndarray) -> Rater:
-    """The raters numbered `who`, as one Rater whose offset and scale have that shape."""
+def pick_raters(raters: list[Rater], numbers: np.ndarray) -> Rater:
+    """The raters of these numbers, as one Rater whose offset and scale have their shape."""
     offsets, scales = np.array(raters).T
-    return Rater(offsets[who], scales[who])
+    return Rater(offsets[numbers], scales[numbers])
+
+
+def rater_for_each(count: int, rng: np.random.Generator) -> Rater:
+    """As many new raters as there are readings, one for each: offset and scale (count,)."""
+    return pick_raters(draw_raters(count, rng), np.arange(count))
 
 
 class RaterDesign(NamedTuple):
