@@ -25,8 +25,10 @@ from support.artifacts import check_adapter, load_adapter
 from support.cost import measure_cost
 from support.drawing.best_of_n import draw_best_of_n
 from support.evaluation import log_ratios, readings, score_texts, show_candidates
+from support.held_out_pairs import pair_hits
 from support.policy_data import PolicyData
 from support.pools import FEW, NS, curve_findings, read_pools, rescored
+from support.reward_study import score_pairs
 from support.start import Start, start_from_sft
 from support.trained import SMOKE, find_judges, find_trained, label_counts
 from support.training import load_sft_checkpoint, training_settings
@@ -207,7 +209,7 @@ def study(
     dpo_pool = answer(policy, data.prompts, 2 * n, seed)
     show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
     cost, seconds = study_cost(partial(answer, reference), data, n)
-    hits = reward_model.pair_hits(reward_model.score_pairs(*human, data.held))
+    hits = pair_hits(score_pairs(*human, data.held))
     labels = {**label_counts(judges), "dpo": pairs}
     formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
     metrics = read_pools({"human": pool, **others}, dpo_pool, labels, n, *formulas)

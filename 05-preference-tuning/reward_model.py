@@ -22,39 +22,24 @@ from pathlib import Path
 
 from support.artifacts import check_ours, find_or_train, save_trained, stored_settings
 from support.drawing.reward_model import draw_reward_model
-from support.held_out_pairs import gold_order, labelled_again, on_labels, pair_hits
-from support.own_pairs import pick
+from support.held_out_pairs import on_labels
 from support.policy_data import tell_limits
 from support.reward_study import (
-    SFT,
     SIZES,
-    Curve,
-    answers_to,
-    compare_sizes,
-    judge_by_gold,
     reward_data,
     score_pairs,
-    show_scores,
-    study_dpo_sizes,
-    study_groups,
-    study_sizes,
+    show_pairs,
+    study_world,
     world_findings,
 )
-from support.training import (
-    DEFAULTS,
-    length_sorted_batches,
-    my_share,
-    optimizing,
-    training_settings,
-)
+from support.training import length_sorted_batches, my_share, optimizing, training_settings
 
 import numpy as np
 from dpo_trainer import train_dpo
 
 from common import cli
-from common.intervals import interval, percent, summary
+from common.intervals import interval, percent
 from common.models import autocast, encode_for_reward, load_reward_model
-from common.preferences import SIDES, make_pairs, questions
 from common.reporting import INFINITY, Check, Claim, finish
 
 CLAIMS = (
@@ -75,14 +60,14 @@ CLAIMS = (
     Claim(
         "annotator_groups_disagree",
         "reward models of two groups of annotators may disagree",
-        "share of pairs ordered unlike by length-lovers and people, minus by two groups of people",
+        "share of pairs ordered unlike: length-lovers and others, minus two unbiased groups",
         path="disagreement.difference",
         smallest=0.02,
     ),
     Claim(
         "sft_start_learns_style_first",
         "from the SFT checkpoint a reward model learns style, right from wrong hardly",
-        f"share of pairs in the gold order, {SIZES[-1]} pairs: worse by style minus by facts",
+        f"share in the gold order ({SIZES[-1]} pairs): where style differs, minus only facts",
         path="sft_style_over_facts",
         smallest=0.05,
     ),
@@ -143,14 +128,17 @@ def train_reward_model(
 
     One forward pass reads chosen and rejected together, in batches of similar length.
     """
-    lengths = [len(row["prompt"]) + max(len(row[side]) for side in SIDES) for row in pairs]
-    steps, rng, losses = epochs * -(-len(pairs) // batch_size), random.Random(seed), []
+    lengths = []  # in characters
+    for row in pairs:
+        lengths.append(len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
+    steps = epochs * -(-len(pairs) // batch_size)
+    rng, losses = random.Random(seed), []
     with optimizing(model, learning_rate, steps, name) as (trained, step):
         for _ in range(epochs):
             for batch in length_sorted_batches(lengths, batch_size, rng):
-                rows, weight = my_share(pairs, batch)
-                prompts = [row["prompt"] for row in rows]
-                responses = [row[side] for side in SIDES for row in rows]
+                share, weight = my_share(pairs, batch)  # of this process
+                prompts = [row["prompt"] for row in share]
+                responses = [row["chosen"] for row in share] + [row["rejected"] for row in share]
                 inputs = encode_for_reward(tokenizer, prompts * 2, responses).to(model.device)
                 with autocast(model):
                     rewards = trained(**inputs).logits.squeeze(-1).float()  # (2 B,)
@@ -220,13 +208,15 @@ def study(
     held_out: int = 1000,
     **training,
 ) -> tuple[dict, object, object]:
-    """The section: (metrics, reward model, tokenizer); `training` are the settings of a training.
+    """The section: (metrics, reward model, tokenizer); `training` is what train_reward_model takes.
 
-    On the world's pairs there is a gold standard, and other models to compare by it.
+    The world has a gold standard, and other models to compare by it; the one of people who like
+    length is found in `length_folder`, or trained into it.
     """
     train, held = reward_data(model, dataset, pairs, seed, held_out)
     tell_limits(model, dataset, train, training["epochs"], training["batch_size"])
-    reward_model, tokenizer, losses = fit(model, train, device=device, seed=seed, **training)
+    fitting = {"device": device, "seed": seed, **training}
+    reward_model, tokenizer, losses = fit(model, train, **fitting)
     rewards = score_pairs(reward_model, tokenizer, held)
     metrics = {
         "train_pairs": len(train),
@@ -235,50 +225,18 @@ def study(
         **on_labels(rewards, held),
     }
     if dataset:
-        for row in pick(held, range(min(3, len(held)))):
-            show_scores(reward_model, tokenizer, row["prompt"], [row[side] for side in SIDES])
+        show_pairs(reward_model, tokenizer, held)
         return metrics, reward_model, tokenizer
     settings = {"model": model, "dataset": None, "pairs": pairs, "seed": seed, **training}
-    where, length = {"device": device, "output_dir": output_dir}, {"annotator": "length"}
-    folder = find_or_train(length_folder, settings | length, tune, **where)
-    models = {"people": (reward_model, tokenizer)}
-    models["length"] = load_reward_model(str(folder), device)
-    fitting = {"device": device, "seed": seed, **training}
-    metrics |= study_world(model, models, train, held, rewards, **fitting)
-    return metrics, reward_model, tokenizer
-
-
-def study_world(
-    backbone: str,
-    models: dict[str, tuple],
-    train: Sequence[dict],
-    held: Sequence[dict],
-    rewards: np.ndarray,
-    **fitting,
-) -> dict:
-    """Metrics by gold utility of (model, tokenizer) of "people" and "length", and others beside.
-
-    `rewards` (N, 2) are those of held-out pairs by the model of "people".
-    """
-    seed, ours, ordered = fitting["seed"], models["people"], gold_order(held)
-    untrained = score_pairs(*fresh_model(backbone, fitting["device"], seed), ordered)
-    unseen = gold_order(make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True))
-    asked = questions("test")[: len(held) // 5]
-    for question in [question for question in asked if question.belief][:2]:
-        show_scores(*ours, question.prompt, answers_to(question, seed))
-    from_sft = {**fitting, "learning_rate": DEFAULTS["reward model"]["learning_rate"]}
-    *others, _ = fit(backbone, labelled_again(train, seed), name="other people", **fitting)
-    encoder, _ = study_sizes(fit, backbone, train, ordered, **fitting)
-    sft_curve, sft = study_sizes(fit, SFT, train, ordered, **from_sft)
-    dpo = study_dpo_sizes(train_dpo, train, ordered, seed, fitting["device"])
-    in_order = score_pairs(*ours, ordered)
-    encoder = Curve([*encoder.counts, len(train)], [*encoder.hits, pair_hits(in_order)])
-    return {
-        **judge_by_gold(rewards, in_order, untrained, held),
-        "gold_order_unseen_facts": summary(pair_hits(score_pairs(*ours, unseen))),
-        **study_groups({**models, "others": others, "sft": sft}, held, asked, seed),
-        **compare_sizes(encoder, sft_curve, dpo, ordered),
+    settings["annotator"] = "length"
+    folder = find_or_train(length_folder, settings, tune, device=device, output_dir=output_dir)
+    models = {
+        "people": (reward_model, tokenizer),
+        "length": load_reward_model(str(folder), device),
+        "untrained": fresh_model(model, device, seed),
     }
+    metrics |= study_world(fit, train_dpo, model, models, train, held, rewards, **fitting)
+    return metrics, reward_model, tokenizer
 
 
 def findings(metrics: dict) -> list[str]:
@@ -314,16 +272,18 @@ def main(argv: list[str] | None = None) -> dict:
     check_ours(folder)
     device = cli.init_compute(args.device)
     settings = training_settings("reward model", **args.settings)
-    where = {
-        "output_dir": args.output_dir,
-        "device": device,
-        "length_folder": args.output_dir / length_folder,
-    }
-    metrics, model, tokenizer = study(**settings, **where, held_out=100 if args.smoke else 1000)
+    metrics, model, tokenizer = study(
+        **settings,
+        output_dir=args.output_dir,
+        device=device,
+        length_folder=args.output_dir / length_folder,
+        held_out=100 if args.smoke else 1000,
+    )
     save_trained(folder, stored_settings(settings), model, tokenizer)
-    claims, lines = () if args.dataset else CLAIMS, findings(metrics)
-    done = (draw_reward_model, lines, claims, CHECKS, settings, device, [folder])
-    return finish(args, metrics, *done)
+    lines, claims = findings(metrics), () if args.dataset else CLAIMS
+    return finish(
+        args, metrics, draw_reward_model, lines, claims, CHECKS, settings, device, [folder]
+    )
 
 
 if __name__ == "__main__":

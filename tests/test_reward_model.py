@@ -21,6 +21,7 @@ from support.held_out_pairs import (
     gold_order,
     labelled_again,
     on_labels,
+    pair_hits,
     utilities_of,
 )
 from support.reward_study import Curve, compare_sizes
@@ -155,7 +156,7 @@ def test_reliability_counts_each_pair_from_both_sides():
 
 
 def test_pair_hits_counts_ties_half():
-    hits = rm.pair_hits(np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
+    hits = pair_hits(np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
     assert hits.tolist() == [1.0, 0.0, 0.5]
 
 
@@ -336,7 +337,7 @@ def test_a_short_training_learns_which_responses_are_chosen(trained):
     model, tokenizer, losses = trained
     assert losses[0] == pytest.approx(math.log(2), abs=0.15) and len(losses) == 24
     ordered = gold_order(make_pairs(200, "test"))
-    assert rm.pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() > 0.6
+    assert pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() > 0.6
 
 
 def test_swapped_labels_teach_the_opposite():
@@ -344,7 +345,7 @@ def test_swapped_labels_teach_the_opposite():
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
     model, tokenizer, _ = rm.fit("tiny-gpt2", swapped, **FITTING)
     ordered = gold_order(make_pairs(200, "test"))
-    assert rm.pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() < 0.4
+    assert pair_hits(rm.score_pairs(model, tokenizer, ordered)).mean() < 0.4
 
 
 def test_the_first_column_of_scores_is_that_of_the_chosen_response(trained):

@@ -71,14 +71,14 @@ def contrast_rewards(
 
     `score(prompts, texts)` gives rewards (N,): a reward model's, or those a policy implies.
     """
-    rows = [row for question in questions for row in contrasts_of(question, seed)]
-    prompts = [row.prompt for row in rows]
-    more, less = score(
-        prompts * 2, [row.more for row in rows] + [row.less for row in rows]
-    ).reshape(2, -1)
-    per_unit = (more - less) / [row.units for row in rows]
-    of = np.array([row.component for row in rows])
-    return {component: per_unit[of == component] for component in GOLD if component in of}
+    asked = [contrast for question in questions for contrast in contrasts_of(question, seed)]
+    prompts = [contrast.prompt for contrast in asked]
+    texts = [contrast.more for contrast in asked] + [contrast.less for contrast in asked]
+    more, less = score(prompts * 2, texts).reshape(2, -1)
+    per_unit = (more - less) / [contrast.units for contrast in asked]
+    components = np.array([contrast.component for contrast in asked])
+    read = [component for component in GOLD if component in components]
+    return {component: per_unit[components == component] for component in read}
 
 
 def recovered(rewards: dict[str, np.ndarray], annotator: str = "human") -> dict:
@@ -86,10 +86,16 @@ def recovered(rewards: dict[str, np.ndarray], annotator: str = "human") -> dict:
     result = {}
     for component, values in rewards.items():
         planted = planted_in(annotator, component)
-        of = planted or next(BIASES[g] for g, name in COMPONENT_OF.items() if name == component)
-        shares = {"reward": summary(values), "share": summary(values / of)}
+        full_amount = planted or bias_in(component)
+        shares = {"reward": summary(values), "share": summary(values / full_amount)}
         result[component] = {"planted": planted, **shares}
     return result
+
+
+def bias_in(component: str) -> float:
+    """What the group that is biased in a component sees in one unit of it, in log-odds."""
+    groups = {its_component: group for group, its_component in COMPONENT_OF.items()}
+    return BIASES[groups[component]]
 
 
 def absorbed_bias(

@@ -19,9 +19,9 @@ def bayes_ceilings(utility_gaps: Sequence[float]) -> dict[str, float]:
     Gaps (N,) are differences of gold utility.
     """
     p = 1 / (1 + np.exp(-np.asarray(utility_gaps, dtype=float)))
-    logs = [x * np.log(np.clip(x, 1e-300, 1)) for x in (p, 1 - p)]
-    accuracy, nll, brier = np.maximum(p, 1 - p), -sum(logs), p * (1 - p)
-    return {"accuracy": accuracy.mean(), "nll": nll.mean(), "brier": brier.mean()}
+    accuracy, brier = np.maximum(p, 1 - p), p * (1 - p)
+    p_log_p = [share * np.log(np.clip(share, 1e-300, 1)) for share in (p, 1 - p)]
+    return {"accuracy": accuracy.mean(), "nll": -sum(p_log_p).mean(), "brier": brier.mean()}
 
 
 def gold_order(pairs: Sequence[dict]) -> list[dict]:
@@ -49,12 +49,14 @@ def labelled_again(pairs: Sequence[dict], seed: int) -> list[dict]:
     """The same pairs with the labels of other annotators, who have no bias either."""
     noise = np.random.default_rng([seed, 1])
     first, second = annotate(utilities_of(pairs), noise).T
-    kinds, rows = ("", "_style", "_utility"), []
+    relabelled = []
     for row, swapped in zip(pairs, second > first, strict=True):
-        sides = {f"chosen{kind}": row[f"rejected{kind}"] for kind in kinds}
-        sides |= {f"rejected{kind}": row[f"chosen{kind}"] for kind in kinds}
-        rows.append(row | sides if swapped else row)
-    return rows
+        sides = {}
+        for column in ("", "_style", "_utility") if swapped else ():
+            sides[f"chosen{column}"] = row[f"rejected{column}"]
+            sides[f"rejected{column}"] = row[f"chosen{column}"]
+        relabelled.append(row | sides)
+    return relabelled
 
 
 def utilities_of(pairs: Sequence[dict]) -> np.ndarray:
@@ -97,10 +99,10 @@ def calibration(margins: np.ndarray, bins: int = 10) -> dict:
     """
     p = 1 / (1 + np.exp(-np.concatenate([margins, -margins])))
     won = np.repeat([1.0, 0.0], len(margins))
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    safe = np.maximum(counts, 1)
-    predicted, observed = (np.bincount(which, x, minlength=bins) / safe for x in (p, won))
+    bin_of = np.minimum((p * bins).astype(int), bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    predicted = np.bincount(bin_of, p, minlength=bins) / np.maximum(counts, 1)
+    observed = np.bincount(bin_of, won, minlength=bins) / np.maximum(counts, 1)
     temperatures = np.exp(np.linspace(np.log(0.1), np.log(10), 2001))
     nll = [np.logaddexp(0, -margins / t).mean() for t in temperatures]
     return {
@@ -113,7 +115,10 @@ def calibration(margins: np.ndarray, bins: int = 10) -> dict:
 
 
 def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
-    """Rewards (N, 2) against the labels of pairs: what can be had without a gold standard."""
+    """Rewards (N, 2) against the labels of pairs: what can be had without a gold standard.
+
+    The NLL is in nats, margins (chosen minus rejected) in log-odds.
+    """
     margins = rewards[:, 0] - rewards[:, 1]
     return {
         "label_accuracy": summary(pair_hits(rewards)),
@@ -127,13 +132,14 @@ def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
 
 
 def by_style(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
-    """Quantiles of the rewards (N, 2) of each style, and its mean gold utility."""
+    """Quantiles of the rewards (N, 2) of each style, and its mean gold utility, in log-odds."""
     styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in pairs])
     utilities = utilities_of(pairs)
-    rows = {}
+    quantities = {}
     for style in STYLES:
-        chosen = styles == style
-        if chosen.any():
-            quantiles = np.quantile(rewards[chosen], QUANTILES).tolist()
-            rows[style] = {"rewards": quantiles, "utility": float(utilities[chosen].mean())}
-    return rows
+        of_style = styles == style  # (N, 2)
+        if of_style.any():
+            quantiles = np.quantile(rewards[of_style], QUANTILES).tolist()
+            utility = float(utilities[of_style].mean())
+            quantities[style] = {"rewards": quantiles, "utility": utility}
+    return quantities

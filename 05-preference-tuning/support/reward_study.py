@@ -13,19 +13,20 @@ from support.held_out_pairs import (
     by_style,
     gold_order,
     is_about_facts,
+    labelled_again,
     length_only,
     pair_hits,
     utilities_of,
 )
-from support.own_pairs import load_own_pairs
+from support.own_pairs import load_own_pairs, pick
 from support.policy_data import split_for_reward_model
-from support.training import training_settings
+from support.training import DEFAULTS, training_settings
 
 import numpy as np
 
 from common.intervals import interval, percent, summary
 from common.models import load_causal_lm, load_tokenizer, score_responses
-from common.preferences import SIDES, Question, make_pairs
+from common.preferences import SIDES, Question, make_pairs, questions
 
 SIZES = (400, 1600)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint
@@ -67,13 +68,59 @@ def show_scores(model, tokenizer, prompt: str, texts: Sequence[str]) -> None:
         print(f"  {reward:+6.2f}  {shorten(text, 100, placeholder=' ...')}{marks(prompt, text)}")
 
 
+def show_pairs(model, tokenizer, pairs: Sequence[dict]) -> None:
+    """Print the answers of the first three pairs with their rewards."""
+    for row in pick(pairs, range(min(3, len(pairs)))):
+        show_scores(model, tokenizer, row["prompt"], [row["chosen"], row["rejected"]])
+
+
 def answers_to(question: Question, seed: int) -> list[str]:
     """Right, wrong, off topic, padded, an expert's, an echo: each text of the contrasts, once."""
-    rows = contrasts_of(question, seed)
-    return sorted({text for row in rows for text in (row.more, row.less)})
+    texts = set()
+    for contrast in contrasts_of(question, seed):
+        texts |= {contrast.more, contrast.less}
+    return sorted(texts)
 
 
 # --- What gold utility says ---
+
+
+def study_world(
+    fit: Callable[..., tuple],
+    train_dpo: Callable,
+    backbone: str,
+    models: dict[str, tuple],
+    train: Sequence[dict],
+    held: Sequence[dict],
+    rewards: np.ndarray,
+    **fitting,
+) -> dict:
+    """What gold says of reward models, and what other labels, backbones and numbers of pairs do.
+
+    `models` are (model, tokenizer) of "people", whose `rewards` (N, 2) of held-out pairs are given,
+    of "length" and "untrained"; the others are trained here, by reward_model.py's `fit` with
+    `fitting` and by dpo_trainer.py's `train_dpo`.
+    """
+    seed, people, ordered = fitting["seed"], models["people"], gold_order(held)
+    unseen = gold_order(make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True))
+    asked = questions("test")[: len(held) // 5]
+    with_belief = [question for question in asked if question.belief]
+    for question in with_belief[:2]:
+        show_scores(*people, question.prompt, answers_to(question, seed))
+    *others, _ = fit(backbone, labelled_again(train, seed), name="other people", **fitting)
+    encoder, _ = study_sizes(fit, backbone, train, ordered, **fitting)
+    sft_fitting = {**fitting, "learning_rate": DEFAULTS["reward model"]["learning_rate"]}
+    sft_curve, sft = study_sizes(fit, SFT, train, ordered, **sft_fitting)
+    dpo = study_dpo_sizes(train_dpo, train, ordered, seed, fitting["device"])
+    in_order, untrained = (score_pairs(*models[name], ordered) for name in ("people", "untrained"))
+    encoder = Curve([*encoder.counts, len(train)], [*encoder.hits, pair_hits(in_order)])
+    groups = {"people": people, "length": models["length"], "others": others, "sft": sft}
+    return {
+        **judge_by_gold(rewards, in_order, untrained, held),
+        "gold_order_unseen_facts": summary(pair_hits(score_pairs(*people, unseen))),
+        **study_groups(groups, held, asked, seed),
+        **compare_sizes(encoder, sft_curve, dpo, ordered),
+    }
 
 
 def judge_by_gold(
@@ -101,11 +148,15 @@ def judge_by_gold(
 def study_groups(
     models: dict[str, tuple], held: Sequence[dict], asked: Sequence[Question], seed: int
 ) -> dict:
-    """How (model, tokenizer) of each of `GROUPS` order pairs, and what they absorbed."""
+    """How often the models of `GROUPS` order pairs unlike, what they absorbed, and their level.
+
+    `models` are (model, tokenizer); the level is the mean of reward minus gold utility, in
+    log-odds, which the Bradley-Terry loss leaves free.
+    """
     rewards = {group: score_pairs(*model, held) for group, model in models.items()}
     order = {group: np.sign(table[:, 0] - table[:, 1]) for group, table in rewards.items()}
     biased, control = (order[group] != order["people"] for group in ("length", "others"))
-    values = {
+    absorbed = {
         group: contrast_rewards(scorer(*model), asked, seed) for group, model in models.items()
     }
     level = {group: (table - utilities_of(held)).mean(1) for group, table in rewards.items()}
@@ -115,8 +166,8 @@ def study_groups(
             "others": summary(control),
             "difference": summary(biased.astype(float) - control),
         },
-        "contrasts": {group: recovered(values[group], GROUPS[group]) for group in models},
-        "absorbed": absorbed_bias(values["length"], values["people"], "length"),
+        "contrasts": {group: recovered(absorbed[group], GROUPS[group]) for group in models},
+        "absorbed": absorbed_bias(absorbed["length"], absorbed["people"], "length"),
         "level": {group: summary(table) for group, table in level.items()},
     }
 
@@ -155,7 +206,7 @@ def study_sizes(
 def study_dpo_sizes(
     train_dpo: Callable, pairs: Sequence[dict], ordered: Sequence[dict], seed: int, device: str
 ) -> Curve:
-    """Of policies that dpo_trainer.py's `train_dpo` trains, by log(pi / pi_ref).
+    """The curve of policies that dpo_trainer.py's `train_dpo` trains, ordering by log(pi / pi_ref).
 
     That is the implicit reward but for beta, which changes no order.
     """
@@ -171,11 +222,10 @@ def study_dpo_sizes(
 
 
 def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict]) -> dict:
-    """The curves, and differences on the same pairs at the last size of `dpo`, of all alike."""
-    last = len(dpo.hits) - 1
+    """The curves, and what the claims compare, pair by pair: all at the last size of `dpo`."""
+    last = len(dpo.hits) - 1  # the encoder's curve goes on from there
     facts = is_about_facts(ordered)
     curves = {"encoder": encoder, "sft": sft, "dpo": dpo}
-    rows = {name: curve_rows(curve, ordered) for name, curve in curves.items()}
 
     def style_minus_facts(table: np.ndarray, axis: int = 0) -> float:
         hits, about_facts = table[:, 0], table[:, 1] == 1
@@ -183,7 +233,7 @@ def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict
 
     both = np.column_stack([sft.hits[last], facts])
     return {
-        "curve": rows,
+        "curve": {name: curve_rows(curve, ordered) for name, curve in curves.items()},
         "encoder_over_sft": summary(encoder.hits[last] - sft.hits[last]),
         "dpo_over_encoder": summary(dpo.hits[last] - encoder.hits[last]),
         "sft_style_over_facts": summary(both, style_minus_facts),
@@ -191,7 +241,7 @@ def compare_sizes(encoder: Curve, sft: Curve, dpo: Curve, ordered: Sequence[dict
 
 
 def curve_rows(curve: Curve, ordered: Sequence[dict]) -> list[dict]:
-    """A curve as metrics."""
+    """A curve as metrics: at each number of pairs the accuracies of `by_reason`."""
     points = zip(curve.counts, curve.hits, strict=True)
     return [{"pairs": count, **by_reason(hits, ordered)} for count, hits in points]
 
@@ -202,28 +252,29 @@ def curve_rows(curve: Curve, ordered: Sequence[dict]) -> list[dict]:
 def world_findings(metrics: dict) -> list[str]:
     """What gold utility says of a run, in sentences."""
     gold, ceiling = metrics["gold_order"], metrics["bayes_ceiling"]["accuracy"]
-    read, curve, differ = metrics["contrasts"], metrics["curve"], metrics["disagreement"]
-    ours, sft = read["people"], read["sft"]
-    size, last = len(curve["dpo"]) - 1, curve["encoder"][-1]
-    at_last = {name: rows[size] for name, rows in curve.items()}
-    levels = ", ".join(f"{row['mean']:+.1f}" for row in metrics["level"].values())
+    absorbed, disagreement = metrics["contrasts"], metrics["disagreement"]
+    people, sft = absorbed["people"], absorbed["sft"]
+    curves = metrics["curve"]
+    size, all_pairs = len(curves["dpo"]) - 1, curves["encoder"][-1]
+    at_size = {name: curve[size] for name, curve in curves.items()}
+    levels = ", ".join(f"{level['mean']:+.1f}" for level in metrics["level"].values())
     return [
         f"It orders {percent(gold['all'])} as gold utility does, of facts that no pair was about "
         f"{percent(metrics['gold_order_unseen_facts'])}; preferring the shorter answer "
         f"{percent(metrics['control_length_only'])}. Of the labels at most {ceiling:.1%} can be "
         "predicted.",
-        f"Of the 3 log-odds of a right answer it absorbed {percent(ours['right']['share'])}, from "
-        f"the SFT checkpoint {percent(sft['right']['share'])}. A word of filler counts "
-        f"{interval(ours['filler']['reward'])} (planted -0.15), by labels of people who like "
-        f"length {interval(read['length']['filler']['reward'])} (planted +0.15).",
-        f"The models of people and of length-lovers order {percent(differ['length'])} of pairs "
-        f"unlike, those of two groups of people {percent(differ['others'])}.",
+        f"Of the 3 log-odds of a right answer it absorbed {percent(people['right']['share'])}, "
+        f"from the SFT checkpoint {percent(sft['right']['share'])}. A word of filler counts "
+        f"{interval(people['filler']['reward'])} (planted -0.15), by labels of people who like "
+        f"length {interval(absorbed['length']['filler']['reward'])} (planted +0.15).",
+        f"The models of people and of length-lovers order {percent(disagreement['length'])} of "
+        f"pairs unlike, those of two groups of people {percent(disagreement['others'])}.",
         f"The level is free: the mean reward of four models lies {levels} beside gold utility.",
         f"Where the worse response is plain and wrong, the encoder orders "
-        f"{percent(at_last['encoder']['facts'])} right after {at_last['sft']['pairs']:.0f} pairs "
-        f"({percent(last['facts'])} after all), the SFT checkpoint "
-        f"{percent(at_last['sft']['facts'])}, DPO's implicit reward "
-        f"{percent(at_last['dpo']['facts'])}; where style gives it away "
-        f"{percent(at_last['encoder']['style'])}, {percent(at_last['sft']['style'])} and "
-        f"{percent(at_last['dpo']['style'])}.",
+        f"{percent(at_size['encoder']['facts'])} right after {at_size['sft']['pairs']:.0f} pairs "
+        f"({percent(all_pairs['facts'])} after all), the SFT checkpoint "
+        f"{percent(at_size['sft']['facts'])}, DPO's implicit reward "
+        f"{percent(at_size['dpo']['facts'])}; where style gives it away "
+        f"{percent(at_size['encoder']['style'])}, {percent(at_size['sft']['style'])} and "
+        f"{percent(at_size['dpo']['style'])}.",
     ]

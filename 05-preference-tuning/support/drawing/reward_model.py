@@ -93,7 +93,8 @@ def curve_panel(ax, curves: dict, default: dict | None) -> None:
             ax.plot(pairs, curve([row["facts"] for row in rows])[0], ":", color=COLORS["default"])
     for name, (color, label) in ARMS.items():
         pairs = [row["pairs"] for row in curves[name]]
-        style, facts = (curve([row[kind] for row in curves[name]]) for kind in ("style", "facts"))
+        style = curve([row["style"] for row in curves[name]])
+        facts = curve([row["facts"] for row in curves[name]])
         draw_band(ax, pairs, *facts, color, label, marker="o", ms=4)
         ax.plot(pairs, style[0], color=color, ls="--", lw=1.2, marker="s", ms=3)
     ax.axhline(0.5, color=COLORS["theory"], ls=":", lw=1)
