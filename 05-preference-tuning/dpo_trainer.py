@@ -42,7 +42,7 @@ ARMS = (  # more of it: whose labels, how many times the default's beta, for how
 ROSE, FELL = "how far log p rose, held-out pairs, nats", "how far log p fell, held-out pairs, nats"
 LATE = "how far log p rose after 5 epochs at a constant rate, pairs of the training, nats"
 LOST = "gold utility lost from the best look to the last, log-odds"
-MOVES = (
+MOVES = (  # id, what the tutorial says, what is measured, where it stands
     ("dpo_raises_chosen", "DPO raises log p of chosen responses", ROSE, "chosen_rose"),
     ("dpo_lowers_rejected", "DPO lowers log p of rejected responses", FELL, "rejected_fell"),
     ("dpo_raises_chosen_to_the_end", "longer training still raises chosen", LATE, "rose_late"),
@@ -91,11 +91,7 @@ CHECKS = (
 
 
 def dpo_loss(
-    policy_chosen_logps,
-    policy_rejected_logps,
-    ref_chosen_logps,
-    ref_rejected_logps,
-    beta: float,
+    policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: float
 ):
     """-log sigmoid(beta h) per pair in nats, h the log-ratio of chosen minus rejected; (B,).
 
@@ -110,7 +106,10 @@ def dpo_loss(
 
 
 def implicit_rewards(policy_logps, ref_logps, beta: float):
-    """beta log(pi / pi_ref): the reward that the policy implies, up to a constant per prompt."""
+    """beta log(pi / pi_ref) in log-odds: the reward that the policy implies, up to a constant.
+
+    One for each log-probability; the constant is the same for all answers to a prompt. Eq. 5.
+    """
     return beta * (policy_logps - ref_logps)
 
 
@@ -159,8 +158,8 @@ def train_dpo(
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    steps = (learning_rate, epochs, batch_size, seed, schedule, checkpoints)
-    config = trainer_settings(model, *steps, by_length=True)
+    settings = (learning_rate, epochs, batch_size, seed, schedule, checkpoints)
+    config = trainer_settings(model, *settings, by_length=True)
     losses = {"loss_type": list(loss_type), "label_smoothing": label_smoothing}
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = DPOTrainer(
@@ -185,11 +184,12 @@ def tune(**settings) -> tuple:
 def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[str, np.ndarray]:
     """What the policy makes of pairs, arrays (N,). `chosen`, `rejected`: change of log p, nats.
 
-    `accuracy` is the implicit reward's; `likelier`, whether the chosen text is the likelier one.
+    `accuracy` and `margin` (log-odds) are the implicit reward's; `likelier` says whether the chosen
+    text is the likelier one.
     """
-    logps, ref_logps = pair_logps(policy, tokenizer, pairs)
+    logps, ref_logps = pair_logps(policy, tokenizer, pairs)  # each (2, N): chosen, rejected
     chosen, rejected = implicit_rewards(logps, ref_logps, beta)
-    read = {
+    measured = {
         "accuracy": chosen > rejected,
         "margin": chosen - rejected,
         "chosen": chosen / beta,
@@ -197,7 +197,7 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
         "loss": dpo_loss(*logps, *ref_logps, beta),
         "likelier": logps[0] > logps[1],
     }
-    return {name: values.numpy().astype(float) for name, values in read.items()}
+    return {name: values.numpy().astype(float) for name, values in measured.items()}
 
 
 # --- 4. The study: train, look on the way, judge, and do more of it ---
@@ -209,27 +209,28 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
     On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
     """
     data, tokenizer, training = start.data, start.tokenizer, start.training
-    beta, size = training["beta"], min(training["batch_size"], len(data.train))
-    batch = pick(data.train, range(size))
+    beta, seed = training["beta"], training["seed"]
+    first_batch = pick(data.train, range(min(training["batch_size"], len(data.train))))
 
     def look(step: int, policy) -> dict:
         if step == 0:
-            loss = read_pairs(policy, tokenizer, batch, beta)["loss"].mean()
+            loss = read_pairs(policy, tokenizer, first_batch, beta)["loss"].mean()
             print(f"loss before training {loss:.4f}; ln 2 = {np.log(2):.4f}")
         return summarize(start.answer(policy, data.watched, 2, step)[1])
 
-    texts, before = start.answer(start.reference, data.prompts, start.samples, training["seed"])
+    texts, before = start.answer(start.reference, data.prompts, start.samples, seed)
     name = f"training 1 of {len(ARMS) + 1}" if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
     trained = train_dpo(start.reference, tokenizer, data.train, **training, **watched)
     policy = trained.policy
-    tuned_texts, after = start.answer(policy, data.prompts, start.samples, training["seed"])
+    tuned_texts, after = start.answer(policy, data.prompts, start.samples, seed)
     show_answers(data.prompts, {"before": texts, "after": tuned_texts})
-    seen, held_out = (read_pairs(policy, tokenizer, part, beta) for part in (batch, data.held))
+    losses = read_pairs(policy, tokenizer, first_batch, beta)["loss"]
+    held_out = read_pairs(policy, tokenizer, data.held, beta)
     metrics = {
         "train_pairs": len(data.train),
         "first_loss": trained.history["loss"][0],
-        "loss_difference_from_trl": difference_from_trl(seen["loss"], trained),
+        "loss_difference_from_trl": difference_from_trl(losses, trained),
         "reference": summarize(before),
         "policy": summarize(after),
         "held_out_pairs": {key: summary(values) for key, values in held_out.items()},
@@ -282,18 +283,16 @@ def main(argv: list[str] | None = None) -> dict:
     """Train, judge, draw, and save the adapter to outputs/dpo; returns the metrics."""
     smoke = {"pairs": 64, "num_train_epochs": 1, "prompts": 16}
     args = cli.start(build_parser(), argv, "dpo_training", smoke)
-    trained = adapter_folders(args.output_dir / cli.name_run("dpo", args.changed), args.merge)
+    folders = adapter_folders(args.output_dir / cli.name_run("dpo", args.changed), args.merge)
     device = cli.init_compute(args.device)
     settings = training_settings("dpo", **args.settings)
-    where = {"output_dir": args.output_dir, "device": device, "prompts": args.prompts}
-    start = start_from_sft(**settings, **where, smoke=args.smoke)
+    options = {"device": device, "prompts": args.prompts, "smoke": args.smoke}
+    start = start_from_sft(**settings, **options, output_dir=args.output_dir)
     with keep_checkpoints(args.output_dir / "dpo-checkpoints", settings, args.resume) as kept:
         metrics, policy = study(start, kept)
-        save_adapter(trained, settings, policy, start.tokenizer, start.data.prompts[0])
-    claims = () if args.dataset else CLAIMS
-    return finish(
-        args, metrics, draw_dpo, findings(metrics), claims, CHECKS, settings, device, trained
-    )
+        save_adapter(folders, settings, policy, start.tokenizer, start.data.prompts[0])
+    lines, claims = findings(metrics), () if args.dataset else CLAIMS
+    return finish(args, metrics, draw_dpo, lines, claims, CHECKS, settings, device, folders)
 
 
 if __name__ == "__main__":

@@ -279,8 +279,8 @@ def main(argv: list[str] | None = None) -> dict:
     device = cli.init_compute(args.device)
     flags = {**args.settings, "beta": None}  # every loss has a beta of its own
     settings = training_settings("dpo variants", **flags)
-    where = {"output_dir": args.output_dir, "device": device, "prompts": args.prompts}
-    start = start_from_sft(**settings, **where, held_out=300, smoke=args.smoke)
+    options = {"device": device, "prompts": args.prompts, "smoke": args.smoke}
+    start = start_from_sft(**settings, **options, output_dir=args.output_dir, held_out=300)
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
     claims = CLAIMS if "differences" in metrics else ()
     checks = [check for check in CHECKS if check.path in metrics]
