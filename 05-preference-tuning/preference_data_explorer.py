@@ -41,12 +41,11 @@ from support.annotation_study import (
     tau_of_rankings,
 )
 from support.drawing.preference_data import draw_preference_data, example_lines
-from support.own_pairs import load_preferences
 from support.pair_diagnosis import (
-    describe_own_pairs,
     diagnose,
     findings_on_own_pairs,
     length_finding,
+    study_own_pairs,
     style_shares,
 )
 
@@ -244,8 +243,7 @@ def study(
 ) -> dict:
     """The section on the world's pairs, or what of it your own pairs allow."""
     if dataset:
-        diagnosis, usable = diagnose(load_preferences(dataset), seed)
-        return {"pairs": diagnosis, **describe_own_pairs(usable, model)}
+        return study_own_pairs(dataset, model, seed)
     rows = world.make_pairs(pairs, seed=seed)
     example = example_in_every_format(seed)
     print("\n".join(example_lines(example)))

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from support.own_pairs import contradictory, count_by_reason, fingerprint, pick, usable_pairs
+from support.own_pairs import (
+    contradictory,
+    count_by_reason,
+    fingerprint,
+    load_preferences,
+    pick,
+    usable_pairs,
+)
 from support.policy_data import MAX_LENGTH
 
 import numpy as np
@@ -68,6 +75,12 @@ def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
         "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
         "longer_wins": longer_wins(usable),
     }, usable
+
+
+def study_own_pairs(dataset: str, model: str | None, seed: int) -> dict:
+    """What there is to say of the user's pairs: what is wrong with them, and how long they are."""
+    diagnosis, usable = diagnose(load_preferences(dataset), seed)
+    return {"pairs": diagnosis, **describe_own_pairs(usable, model)}
 
 
 def describe_own_pairs(usable: Sequence[dict], model: str | None) -> dict:
