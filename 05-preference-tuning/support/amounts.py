@@ -89,7 +89,7 @@ def describe(looks: Sequence[Look], steps_per_epoch: int) -> dict:
     Gold utility and good answers are those of sampled answers; accuracy and loss, which training
     shows, are those of training pairs.
     """
-    gold, good = (_by_prompt(looks, name) for name in ("utility", "good"))
+    gold, good = _by_prompt(looks, "utility"), _by_prompt(looks, "good")  # (looks, prompts)
     peak = int(gold.mean(1).argmax())
     best, last = looks[peak].pairs, looks[-1].pairs
     return {

@@ -12,7 +12,7 @@ from common.preferences import judge_prompt
 
 
 def averaged_preference(forward, backward):
-    """P(first is better), both orders averaged.
+    """P(first is better), both orders averaged; any shape.
 
     `forward` is P(A) with the first as A, `backward` with it as B. A judge that says A with
     probability sigmoid(d + b) has a position bias b, which cancels here to first order in b, and
@@ -45,9 +45,8 @@ def ai_labels(judge, tokenizer, pairs: Sequence[dict], orders: int = 2) -> list[
     """
     verdicts = judge_pairs(judge, tokenizer, pairs)
     prefers_chosen = both_orders(verdicts) if orders == 2 else one_order(verdicts)
-    return [
-        row if same else swap_sides(row) for same, row in zip(prefers_chosen, pairs, strict=True)
-    ]
+    rows = zip(pairs, prefers_chosen, strict=True)
+    return [row if kept else swap_sides(row) for row, kept in rows]
 
 
 def both_orders(verdicts: dict[str, np.ndarray]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def train_table(loss_of: Callable, lost: float, beta: float, looks) -> np.ndarray:
-    """The margin h (nats) after each of the (rising) numbers of steps in `looks`.
+    """The margin h (nats) after each of the (rising) numbers of steps in `looks`; (looks,).
 
     The policy is a softmax over two answers; `loss_of` takes the four log-probabilities of dpo_loss
     and beta, and the first answer loses with probability `lost`. A first step moves h by 0.1 nats,
@@ -21,7 +21,8 @@ def train_table(loss_of: Callable, lost: float, beta: float, looks) -> np.ndarra
         logps = logits.log_softmax(-1)
         if step in looks:
             margins.append((logps[0] - logps[1]).item())
-        as_won, as_lost = (loss_of(*sides, zero, zero, beta) for sides in (logps, logps.flip(0)))
+        as_won = loss_of(*logps, zero, zero, beta)
+        as_lost = loss_of(*logps.flip(0), zero, zero, beta)
         (gradient,) = torch.autograd.grad((1 - lost) * as_won + lost * as_lost, logits)
         rate = rate or 0.1 / (gradient[1] - gradient[0]).item()
         logits = (logits - rate * gradient).detach().requires_grad_()

@@ -71,11 +71,12 @@ def kto_inputs(trained: "Trained", tokenizer, count: int) -> dict:
     rows = [trainer.train_dataset[i] for i in range(count)]
     prompts = [row["prompt"][0]["content"] for row in rows]
     responses = [row["completion_ids"] for row in rows]
-    own, mismatched = (prompts, responses), (prompts, responses[-1:] + responses[:-1])
-    logps, kl_logps = (response_logps(policy, tokenizer, *texts) for texts in (own, mismatched))
+    mismatched = responses[-1:] + responses[:-1]
+    logps = response_logps(policy, tokenizer, prompts, responses)
+    kl_logps = response_logps(policy, tokenizer, prompts, mismatched)
     with policy.disable_adapter():
-        ref_logps = response_logps(policy, tokenizer, *own)
-        kl = (kl_logps - response_logps(policy, tokenizer, *mismatched)).mean()
+        ref_logps = response_logps(policy, tokenizer, prompts, responses)
+        kl = (kl_logps - response_logps(policy, tokenizer, prompts, mismatched)).mean()
     return {
         "policy_logps": logps,
         "ref_logps": ref_logps,

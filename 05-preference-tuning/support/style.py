@@ -41,7 +41,7 @@ def log_odds(policy, start: Start) -> dict:
 
 def style_findings(metrics: dict) -> list[str]:
     """What changed of the two, in sentences."""
-    right, filler = (metrics["log_odds"][name] for name in ("right", "filler"))
+    right, filler = metrics["log_odds"]["right"], metrics["log_odds"]["filler"]
     return [
         f"Of the room it had, style (on-topic answers without filler) gained "
         f"{percent(metrics['style_of_room'])}, substance (right ones) "

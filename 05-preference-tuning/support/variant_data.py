@@ -33,7 +33,8 @@ def tied_pairs(count: int, seed: int, share: float = 0.75) -> list[dict]:
     while len(ties) < round(share * count):
         question = rng.choice(pool)
         style = draw_style(question, rng)
-        first, second = (write_response(question, style, rng) for _ in range(2))
+        first = write_response(question, style, rng)
+        second = write_response(question, style, rng)
         utilities = {gold_utility(question.prompt, text) for text in (first, second)}
         if first != second and len(utilities) == 1:
             ties.append({"prompt": question.prompt, "chosen": first, "rejected": second})
@@ -46,9 +47,8 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
     """Pairs with one winner: the concise response always beats the verbose one, without noise."""
     rng, rows = random.Random(f"one-sided {seed}"), []
     for question in rng.sample(questions("train"), count):
-        chosen, rejected = (
-            write_response(question, style, rng) for style in ("concise", "verbose")
-        )
+        chosen = write_response(question, "concise", rng)
+        rejected = write_response(question, "verbose", rng)
         rows.append({"prompt": question.prompt, "chosen": chosen, "rejected": rejected})
     return rows
 
@@ -125,9 +125,9 @@ def sample_pairs(policy, tokenizer, count: int, max_new_tokens: int, seed: int) 
         prompts = [question.prompt for question in asked]
         sampled = sample(policy, tokenizer, prompts, 4, max_new_tokens, seed=len(rows) + seed)
         for prompt, answers in zip(prompts, sampled, strict=True):
-            two = list(dict.fromkeys(answer.text for answer in answers))[:2]
-            if len(two) == 2:
-                utilities = np.array([gold_utility(prompt, text) for text in two])
+            texts = list(dict.fromkeys(answer.text for answer in answers))[:2]  # that differ
+            if len(texts) == 2:
+                utilities = np.array([gold_utility(prompt, text) for text in texts])
                 best = int(np.argmax(annotate(utilities, noise)))
-                rows.append({"prompt": prompt, "chosen": two[best], "rejected": two[1 - best]})
+                rows.append({"prompt": prompt, "chosen": texts[best], "rejected": texts[1 - best]})
     return rows[:count]
