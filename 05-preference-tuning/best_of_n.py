@@ -291,7 +291,8 @@ def main(argv: list[str] | None = None) -> dict:
     policy["max_new_tokens"] = args.max_new_tokens
     settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
     judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
-    judges = find_judges(reward_model.tune, args.reward_model, settings["pairs"], **judge)
+    judge["as_many_pairs"] = settings["pairs"]
+    judges = find_judges(reward_model.tune, args.reward_model, **judge)
     adapter = args.adapter or find_trained(
         "dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine
     )

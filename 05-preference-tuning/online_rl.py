@@ -18,12 +18,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.artifacts import trained_settings
 from support.drawing.online_rl import draw_online_rl
 from support.evaluation import log_ratios, score_texts, show_answers, summarize
 from support.rl_arms import (
     Arm,
     Outcome,
+    describe,
     frontier_points,
     gold_of,
     peak_memory,
@@ -34,9 +34,9 @@ from support.rl_arms import (
     train_rl_arms,
     training_curve,
 )
-from support.rloo import make_rloo_trainer, next_update
+from support.rloo import as_prompts, make_rloo_trainer, next_update
 from support.start import Start, start_from_sft
-from support.trained import SMOKE, find_trained
+from support.trained import SMOKE, find_judges, find_trained, label_counts
 from support.training import Trained, run_trainer, trainer_settings, training_settings
 
 import dpo_trainer
@@ -44,15 +44,16 @@ import numpy as np
 import reward_model
 
 from common import cli
-from common.intervals import interval, percent, summary
+from common.intervals import interval, summary
 from common.models import load_reward_model
 from common.preferences import questions
 from common.reporting import Check, Claim, finish
 
 BETA = 0.3
 PROMPTS = 128  # of the world, held out
-TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples")
-TRAINING += ("max_new_tokens", "seed")  # what `train_rl` takes
+# The settings that `train_rl` takes.
+TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples", "seed")
+TRAINING += ("max_new_tokens",)
 ARMS = {
     "default": Arm(),
     "slow": Arm(rate=0.5),
@@ -66,14 +67,14 @@ CLAIMS = (
     Claim(
         "dpo_is_simpler",
         "DPO is simpler than PPO-based RLHF",
-        "tokens that pass through models, online RL's training over DPO's, doublings",
+        "doublings from the tokens that DPO's training passes through models to online RL's",
         path="cost.doublings",
         smallest=0.5,
     ),
     Claim(
         "dpo_is_more_stable",
         "DPO is more stable than PPO-based RLHF",
-        "gold utility from the worst to the best of three rates, online RL minus DPO, log-odds",
+        "range of gold utility over three learning rates, online RL minus DPO, log-odds",
         path="spread.difference",
         smallest=0.2,
     ),
@@ -141,17 +142,15 @@ def train_rl(
 ) -> Trained:
     """Train a LoRA adapter on answers that the policy samples itself, scored by `judge`.
 
-    `judge` is (reward model, tokenizer). Dropout is off: the ratio of new to old probabilities
-    would be taken under two different masks.
+    `judge` is (reward model, tokenizer); `look(step, policy)` is called before, on the way and at
+    the end. Dropout is off: old and new probabilities would be taken under two different masks.
     """
     import torch
-    from datasets import Dataset
     from trl import RLOOConfig
 
-    rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
     batch_size = prompts_per_update * samples
     config = trainer_settings(model, learning_rate, 1, batch_size, seed, "constant")
-    del config["max_length"]
+    del config["max_length"]  # of a pair
     sampling = {"num_generations": samples, "max_completion_length": max_new_tokens}
     lora = dpo_trainer.lora_config(model)
     lora.lora_dropout = 0.0
@@ -160,7 +159,7 @@ def train_rl(
         lambda asked, texts: score_texts(judge, asked, texts),
         model=model,
         args=RLOOConfig(**config, **sampling, beta=beta, max_steps=updates, disable_dropout=True),
-        train_dataset=Dataset.from_list(rows * -(-prompts_per_update // len(rows))),
+        train_dataset=as_prompts(prompts, prompts_per_update),
         processing_class=tokenizer,
         peft_config=lora,
     )
@@ -170,7 +169,7 @@ def train_rl(
 def difference_from_trl(trained: Trained, tokenizer, judge: tuple, beta: float) -> float:
     """Largest |advantage here - TRL's| on new answers to four prompts, relative to their spread."""
     prompts, token_ids, advantages = next_update(trained.trainer, 4)
-    texts = [[tokenizer.decode(ids, skip_special_tokens=True) for ids in row] for row in token_ids]
+    texts = [tokenizer.batch_decode(answers, skip_special_tokens=True) for answers in token_ids]
     rewards = score_texts(judge, prompts, texts)
     ratios = log_ratios(trained.policy, tokenizer, prompts, token_ids)
     ours = leave_one_out_advantages(penalized_rewards(rewards, ratios, beta))
@@ -181,41 +180,37 @@ def difference_from_trl(trained: Trained, tokenizer, judge: tuple, beta: float) 
 
 
 def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) -> tuple:
-    """The section: (metrics, seconds). `training`: settings of `train_rl`; `judges`: folders.
+    """The section: (metrics, seconds). `training` are settings of `train_rl`.
 
-    In the world all ARMS are trained, and DPO at their learning rates; else one of each.
+    `judges` are folders of reward models by annotator, `adapter` DPO's. In the world all ARMS are
+    trained, and DPO at their learning rates; else one of each.
     """
     data, device, beta = start.data, str(start.reference.device), training["beta"]
     models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
     arms = {name: arm for name, arm in ARMS.items() if data.has_gold or name == "default"}
     rates = {name: arms[name] for name in RATES if name in arms}
-    asked = sorted({row["prompt"] for row in data.train})
+    prompts = sorted({row["prompt"] for row in data.train})
     if data.has_gold:
-        asked = [question.prompt for question in questions("train")]
+        prompts = [question.prompt for question in questions("train")]
 
     dpo = train_dpo_arms(dpo_trainer.train_dpo, start, models["human"], adapter, rates)
     seconds = {"dpo_peak_mb": peak_memory()}
-    before, rl = train_rl_arms(train_rl, start, models, asked, arms, training)
+    before, rl = train_rl_arms(train_rl, start, models, prompts, arms, training)
     seconds |= {"rl_peak_mb": peak_memory(), **seconds_per_step(dpo, rl)}
     shown = {"before": before, "DPO": dpo["default"], "online RL": rl["default"]}
     if data.has_gold:
         shown["loves length"], shown["no KL term"] = rl["biased"], rl["biased_no_kl"]
     show_answers(data.prompts, {who: outcome.texts for who, outcome in shown.items()})
 
-    trained = rl["default"].trained
-    difference = difference_from_trl(trained, start.tokenizer, models["human"], beta)
-    labels = {name: (trained_settings(path) or {}).get("pairs") for name, path in judges.items()}
+    trained, labels = rl["default"].trained, label_counts(judges)
     scores = training["updates"] * training["prompts_per_update"] * training["samples"]
+    budget = {"dpo_labels": len(data.train), "rl_labels": labels["human"], "rl_scores": scores}
     metrics = {
         "reference": summarize(before.values),
         "dpo": summarize(dpo["default"].values),
         "policy": summarize(rl["default"].values),
-        "budget": {
-            "dpo_labels": len(data.train),
-            "rl_labels": labels["human"],
-            "rl_scores": scores,
-        },
-        "difference_from_trl": difference,
+        "budget": budget,
+        "difference_from_trl": difference_from_trl(trained, start.tokenizer, models["human"], beta),
         "training": training_curve(trained, beta),
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
@@ -225,15 +220,15 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
 
 
 def compare_methods(dpo: dict[str, Outcome], rl: dict[str, Outcome]) -> dict:
-    """What the claims compare, in gold utility per prompt, paired."""
-    rl_gold, dpo_gold = gold_of(rl, RATES), gold_of(dpo, RATES)
-    held, free = gold_of(rl, ("biased", "biased_no_kl")).T
+    """What the claims compare: tokens, and gold utility in log-odds, paired by prompt."""
+    rl_gold, dpo_gold = gold_of(rl, RATES), gold_of(dpo, RATES)  # (P, rates)
+    with_kl, without_kl = gold_of(rl, ("biased", "biased_no_kl")).T
     at_default = RATES.index("default")
     return {
         "cost": token_passes(dpo["slow"].trained, rl["default"].trained),
         "spread": spread_over_rates(rl_gold, dpo_gold, [ARMS[name].rate for name in RATES]),
         "rl_minus_dpo": summary(rl_gold[:, at_default] - dpo_gold[:, at_default]),
-        "held_by_kl": summary(held - free),
+        "held_by_kl": summary(with_kl - without_kl),
     }
 
 
@@ -252,7 +247,7 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
     if "good" not in after:
         return [*lines, "There is no gold standard for these pairs: read the answers."]
     spread, cost = metrics["spread"], metrics["cost"]
-    held, free = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
+    with_kl, without_kl = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
     return [
         *lines,
         f"{cost['rl_passes'] / cost['dpo_passes']:.1f} times as many tokens pass through models "
@@ -260,18 +255,9 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
         "From half to twice the learning rate gold utility varies by "
         f"{interval(spread['rl_spread'])} with online RL, {interval(spread['dpo_spread'])} with "
         "DPO.",
-        f"Online RL against a reward model that loves length: {describe(held)}.",
-        f"The same without the KL term: {describe(free)}.",
+        f"Online RL against a reward model that loves length: {describe(with_kl)}.",
+        f"The same without the KL term: {describe(without_kl)}.",
     ]
-
-
-def describe(answers: dict) -> str:
-    """Gold where it is known, reward, measured KL, length."""
-    text = f"reward {interval(answers['reward'])}, KL {interval(answers['kl'])} nats, "
-    text += f"{answers['words']['mean']:.1f} words"
-    if "good" not in answers:
-        return text
-    return f"good answers {percent(answers['good'])}, gold {interval(answers['utility'])}, {text}"
 
 
 # --- Main ---
@@ -301,29 +287,30 @@ def main(argv: list[str] | None = None) -> dict:
     """Find or train what is needed, train online, draw; returns the metrics."""
     smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
     args = cli.start(build_parser(), argv, "online_rl", smoke)
-    where = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
+    machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
     shared = {"dataset": args.dataset, "seed": args.seed}
-    policy = {"model": args.model, "sft_steps": args.sft_steps, **shared}
+    policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
     policy["max_new_tokens"] = args.max_new_tokens
-    dpo_flags = {**policy, "beta": dpo_trainer.BETA}
-
-    def find_judge(**different) -> Path:
-        flags = {"model": args.reward_backbone, **shared, **different}
-        return find_trained("reward model", reward_model.tune, smoke=args.smoke, **flags, **where)
-
-    judges = {"human": args.reward_model or find_judge()}
-    if not args.dataset:
-        judges["length"] = find_judge(annotator="length")
-    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **dpo_flags, **where)
-    dpo_settings = training_settings("dpo", **dpo_flags, **(SMOKE if args.smoke else {}))
+    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
+    judges = find_judges(reward_model.tune, args.reward_model, **judge)
+    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine)
+    dpo_settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
     prompts = args.prompts or (None if args.dataset else PROMPTS)
-    start = start_from_sft(**dpo_settings, **where, prompts=prompts)
+    start = start_from_sft(**dpo_settings, **machine, prompts=prompts)
     settings = training_settings("online rl", **args.settings)
     training = {name: settings[name] for name in TRAINING}
     metrics, seconds = study(start, training, judges, adapter)
-    said, claims = findings(metrics, seconds), () if args.dataset else CLAIMS
-    about = {"settings": settings, "device": where["device"], "timings": seconds}
-    return finish(args, metrics, draw_online_rl, said, claims, CHECKS, **about)
+    return finish(
+        args,
+        metrics,
+        draw_online_rl,
+        findings(metrics, seconds),
+        claims=() if args.dataset else CLAIMS,
+        checks=CHECKS,
+        settings=settings,
+        device=machine["device"],
+        timings=seconds,
+    )
 
 
 if __name__ == "__main__":

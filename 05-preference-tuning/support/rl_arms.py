@@ -11,7 +11,7 @@ from support.training import Trained, load_sft_checkpoint
 
 import numpy as np
 
-from common.intervals import summary
+from common.intervals import interval, percent, summary
 
 SAMPLES = 2  # answers to each held-out prompt, at every look
 # How often a training reads or writes each token of a response; going backwards counts twice.
@@ -69,42 +69,63 @@ def train_rl_arms(
     train: Callable,
     start: Start,
     judges: dict[str, tuple],
-    asked: Sequence[str],
+    prompts: Sequence[str],
     arms: dict[str, Arm],
     training: dict,
 ) -> tuple[Outcome, dict[str, Outcome]]:
-    """(the SFT checkpoint, online RL by `train` as each arm says); asked are its prompts."""
-    seed = training["seed"]
-    first = {key: read_answers(start, start.reference, one, seed) for key, one in judges.items()}
+    """(the SFT checkpoint, online RL by `train` as each arm says), answers to held-out prompts.
+
+    `judges` are (reward model, tokenizer) by annotator, `prompts` those that RL trains on.
+    """
+    before = {}
+    for annotator, judge in judges.items():
+        before[annotator] = read_answers(start, start.reference, judge, training["seed"])
     outcomes = {}
     for k, (name, arm) in enumerate(arms.items(), 1):
-        judge, last = judges[arm.annotator], [first[arm.annotator]]
+        judge, first = judges[arm.annotator], before[arm.annotator]
+        settings = {**training, "name": f"online RL {k} of {len(arms)}"}
+        outcomes[name] = train_rl_arm(train, start, judge, prompts, arm, first, **settings)
+    return before["human"], outcomes
 
-        def look(step: int, policy, judge=judge, last=last) -> dict:
-            if step:
-                last.append(read_answers(start, policy, judge, seed + step))
-            return summarize(last[-1].values)
 
-        settings = {"name": f"online RL {k} of {len(arms)}", "look": look}
-        settings["learning_rate"] = arm.rate * training["learning_rate"]
-        settings["beta"] = arm.beta * training["beta"]
-        base, tokenizer = load_sft_checkpoint(*start.sft)
-        trained = train(base, tokenizer, judge, asked, **(training | settings))
-        outcomes[name] = last[-1]._replace(trained=trained)
-    return first["human"], outcomes
+def train_rl_arm(
+    train: Callable,
+    start: Start,
+    judge: tuple,
+    prompts: Sequence[str],
+    arm: Arm,
+    before: Outcome,
+    **training,
+) -> Outcome:
+    """Online RL by `train` as the arm says; `before` are the answers of the SFT checkpoint."""
+    outcomes = [before]
+
+    def look(step: int, policy) -> dict:
+        if step:
+            outcomes.append(read_answers(start, policy, judge, training["seed"] + step))
+        return summarize(outcomes[-1].values)
+
+    base, tokenizer = load_sft_checkpoint(*start.sft)
+    settings = {
+        **training,
+        "learning_rate": arm.rate * training["learning_rate"],
+        "beta": arm.beta * training["beta"],
+    }
+    trained = train(base, tokenizer, judge, prompts, **settings, look=look)
+    return outcomes[-1]._replace(trained=trained)
 
 
 # --- What the arms are compared by ---
 
 
 def gold_of(outcomes: dict[str, Outcome], names: Sequence[str]) -> np.ndarray:
-    """Gold utility per prompt of each arm: (P, arms)."""
+    """Gold utility per prompt of each arm, in log-odds: (P, arms)."""
     return np.column_stack([outcomes[name].values["utility"].mean(1) for name in names])
 
 
-def spread(rows: np.ndarray, axis: int = 0) -> float:
-    """The best mean over prompts minus the worst; rows (P, arms)."""
-    means = rows.mean(axis)
+def spread(gold: np.ndarray, axis: int = 0) -> float:
+    """The best mean over prompts minus the worst; gold (P, arms)."""
+    means = gold.mean(axis)
     return float(means.max() - means.min())
 
 
@@ -112,8 +133,8 @@ def spread_over_rates(rl: np.ndarray, dpo: np.ndarray, factors: Sequence[float])
     """Gold utility (P, rates) at each factor of the learning rate: means, spreads, difference."""
     count = len(factors)
 
-    def difference(rows: np.ndarray, axis: int = 0) -> float:
-        return spread(rows[:, :count], axis) - spread(rows[:, count:], axis)
+    def difference(both: np.ndarray, axis: int = 0) -> float:
+        return spread(both[:, :count], axis) - spread(both[:, count:], axis)
 
     return {
         "factors": list(factors),
@@ -127,16 +148,16 @@ def spread_over_rates(rl: np.ndarray, dpo: np.ndarray, factors: Sequence[float])
 
 def token_passes(dpo: Trained, rl: Trained) -> dict:
     """Tokens that pass through models in each training, and the doublings between the two."""
-    rows = dpo.trainer.train_dataset
-    sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
-    tokens = sum(2 * len(prompt) + len(a) + len(b) for prompt, a, b in sides)
+    pairs = dpo.trainer.train_dataset
+    columns = zip(pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"], strict=True)
+    tokens = sum(2 * len(prompt) + len(a) + len(b) for prompt, a, b in columns)
     dpo_passes = tokens * dpo.trainer.args.num_train_epochs * sum(PASSES["dpo"].values())
-    seen = [entry["num_tokens"] for entry in rl_logs(rl)]
-    per_update = np.diff([0, *seen]) * sum(PASSES["rl"].values())
+    tokens_so_far = [entry["num_tokens"] for entry in rl_logs(rl)]
+    per_update = np.diff([0, *tokens_so_far]) * sum(PASSES["rl"].values())
     return {
         "dpo_passes": float(dpo_passes),
         "rl_passes": float(per_update.sum()),
-        "doublings": summary(np.log2(len(seen) * per_update / dpo_passes)),
+        "doublings": summary(np.log2(len(per_update) * per_update / dpo_passes)),
     }
 
 
@@ -160,13 +181,24 @@ def frontier_points(
     """Gold, good answers and KL along the arms at the default rate; labels: the judges' pairs."""
     points = []
     for name, arm in arms.items():
-        about = {"method": "online RL", "series": name, "annotations": labels[arm.annotator]}
-        about["biased"] = arm.annotator != "human"
-        for seen in outcomes[name].trained.curve[1:] if arm.rate == 1 else ():
+        if arm.rate != 1:
+            continue
+        shared = {"method": "online RL", "series": name, "annotations": labels[arm.annotator]}
+        shared["biased"] = arm.annotator != "human"
+        for seen in outcomes[name].trained.curve[1:]:
             label = f"update {seen['step']}" + ("" if arm.beta else ", no KL term")
             measured = {"kl": seen["kl"], "gold": seen["utility"], "good": seen["good"]}
-            points.append({**about, "label": label, "update": seen["step"], **measured})
+            points.append({**shared, "label": label, "update": seen["step"], **measured})
     return points
+
+
+def describe(answers: dict) -> str:
+    """Answers in words: gold where it is known, reward, measured KL, length."""
+    text = f"reward {interval(answers['reward'])}, KL {interval(answers['kl'])} nats, "
+    text += f"{answers['words']['mean']:.1f} words"
+    if "good" not in answers:
+        return text
+    return f"good answers {percent(answers['good'])}, gold {interval(answers['utility'])}, {text}"
 
 
 # --- Seconds and memory, which differ from run to run ---
@@ -174,7 +206,8 @@ def frontier_points(
 
 def seconds_per_step(dpo: dict[str, Outcome], rl: dict[str, Outcome]) -> dict[str, float]:
     """Wall seconds of an update of online RL, and of a step of DPO where this run trained it."""
-    seconds = {"rl_update": np.mean([x["step_time"] for x in rl_logs(rl["default"].trained)])}
+    updates = rl_logs(rl["default"].trained)
+    seconds = {"rl_update": np.mean([update["step_time"] for update in updates])}
     for outcome in dpo.values():
         if outcome.trained:
             state = outcome.trained.trainer.state

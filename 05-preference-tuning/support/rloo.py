@@ -1,11 +1,23 @@
 """TRL's RLOOTrainer as online_rl.py uses it: with the lab's sampler, in one or more processes."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from support.training import copy_weights, spare_copy
 
 from common.sampling import sample
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def as_prompts(prompts: Sequence[str], at_least: int) -> "Dataset":
+    """The prompts as TRL reads them, repeated where there are fewer than an update needs."""
+    from datasets import Dataset
+
+    rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    return Dataset.from_list(rows * -(-at_least // len(rows)))
 
 
 def make_rloo_trainer(score: Callable, **options):
@@ -21,13 +33,13 @@ def make_rloo_trainer(score: Callable, **options):
         def _generate_single_turn(self, prompt_ids, images, multimodal_fields):
             n, limit = self.num_generations, self.max_completion_length
             mine = prompt_ids[::n]  # each stands n times in a row
-            rows = gather_object(mine)  # of all processes, since `sample` shares them out
+            prompts = gather_object(mine)  # of all processes, since `sample` shares them out
             policy = copy_weights(self.model, self.spare)
             seed = 1000 * (self.args.seed + 1) + self._step
-            sampled = sample(policy, self.processing_class, rows, n, limit, seed=seed)
+            sampled = sample(policy, self.processing_class, prompts, n, limit, seed=seed)
             first = self.accelerator.process_index * len(mine)
-            answers = sampled[first : first + len(mine)]
-            return [answer.token_ids for row in answers for answer in row]
+            my_answers = sampled[first : first + len(mine)]
+            return [answer.token_ids for answers in my_answers for answer in answers]
 
     def reward(prompts: list, completions: list, **_) -> list[float]:
         asked = [messages[-1]["content"] for messages in prompts]
@@ -72,8 +84,8 @@ def next_update(trainer, count: int) -> tuple[list, list, list]:
     batch = trainer._generate_and_score_completions(repeated)
     trainer.model.eval()
     lengths = batch["completion_mask"].sum(-1).tolist()
-    rows = zip(batch["completion_ids"].tolist(), lengths, strict=True)
-    token_ids = gather_object([ids[:length] for ids, length in rows])
+    padded = zip(batch["completion_ids"].tolist(), lengths, strict=True)
+    token_ids = gather_object([ids[:length] for ids, length in padded])
     prompts = gather_object([row["prompt"][-1]["content"] for row in repeated])
     advantages = gather_object(batch["advantages"].tolist())
     groups = range(0, len(prompts), n)

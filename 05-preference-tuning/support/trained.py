@@ -39,16 +39,23 @@ def find_trained(
 
 
 def find_judges(
-    tune: Callable[..., tuple], given: Path | None, pairs: int, *, dataset: str | None, **flags
+    tune: Callable[..., tuple],
+    given: Path | None,
+    *,
+    dataset: str | None,
+    as_many_pairs: int | None = None,
+    **flags,
 ) -> dict[str, Path]:
-    """The reward models of best-of-n: "human", which may be `given`, and, in the world, two more.
+    """Folders of reward models: "human", which may be `given`, and, in the world, "length".
 
-    "as_many_pairs" has only that many `pairs`; the annotators of "length" love length.
+    The annotators of "length" love length. With a number, "as_many_pairs" has only so many.
     """
     method = ("reward model", tune)
     judges = {"human": given or find_trained(*method, dataset=dataset, **flags)}
     if dataset is None:
-        judges["as_many_pairs"] = find_trained(*method, dataset=None, pairs=pairs, **flags)
+        if as_many_pairs:
+            few = find_trained(*method, dataset=None, pairs=as_many_pairs, **flags)
+            judges["as_many_pairs"] = few
         judges["length"] = find_trained(*method, dataset=None, annotator="length", **flags)
     return judges
 

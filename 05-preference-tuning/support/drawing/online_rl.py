@@ -101,7 +101,8 @@ def good_panel(ax, metrics: dict, default: dict | None) -> None:
 def frontier_panel(ax, metrics: dict) -> None:
     """Gold utility against the measured KL: online RL on its way, DPO at three rates."""
     looks = metrics["curves"]["default"]
-    kl, gold = ([seen[name] for seen in looks] for name in ("kl", "utility"))
+    kl = [seen["kl"] for seen in looks]
+    gold = [seen["utility"] for seen in looks]
     line = {"color": COLORS["rl"], "marker": "o", "ms": 4, "lw": 1.2}
     ax.errorbar(
         curve(kl)[0],
