@@ -21,16 +21,18 @@ from pathlib import Path
 from support.biased_pairs import (
     MEMBERS,
     distinct_texts,
+    hack_findings,
     policy_runs,
     same_pairs,
     show_hacked,
     trace_biases,
     train_rewards,
+    wrong_prompts,
     wrong_users,
 )
 from support.drawing.reward_hacking import draw_hacking
 from support.evaluation import sample_answers, score_texts, summarize
-from support.overoptimization import forecast, gains, late_loss
+from support.overoptimization import forecast, gains, late_loss, noise_of_texts
 from support.training import load_sft_checkpoint, training_settings
 from support.win_rates import judged_win_rates
 
@@ -40,7 +42,7 @@ from dpo_trainer import BETA, train_dpo
 from reward_model import fit
 
 from common import cli
-from common.intervals import interval, percent, summary
+from common.intervals import interval, summary
 from common.reporting import Check, Claim, finish
 
 HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
@@ -51,26 +53,27 @@ LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
 NOISE = (3, 6)  # standard deviations of an error in the reward; that of gold utility is 1.5
 DRAWS = 10  # of noise, to average over
 
+# The forecast's error is taken from 0.5 log-odds: above 0, the law foretells gold to within that.
 GAP, LAW = "best_of_n.late_loss", "0.5 log-odds minus the error of the forecast"
 OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
-    ("is_encoded", "reward models encode it", "share of the planted bias", "absorbed.share"),
+    ("is_encoded", "reward models absorb it", "share of the planted bias", "absorbed.share"),
     ("raises_proxy", "the reward goes up", "reward, log-odds: DPO minus SFT", "proxy_gain"),
     ("lowers_quality", "the quality goes down", "gold utility: SFT minus DPO", "gold_lost"),
     ("costs_quality", "it costs quality", "gold utility: unbiased DPO minus biased", "gold_cost"),
     ("overoptimised", "chosen harder, quality falls", "gold utility: best of 16 minus 64", GAP),
-    ("follows_the_law", "d (a - b d) fitted to n <= 8 foretells 64", LAW, "best_of_n.law.margin"),
+    ("follows_the_law", "a law fitted to n <= 8 foretells 64", LAW, "best_of_n.law.margin"),
 )
-COMPARISONS = (  # id, what is said, whose gold utility is compared
+COMPARISONS = (  # id, what is said of mitigations and of noise, whose gold utility is compared
     ("small_n_mitigates", "a smaller n mitigates verbosity", "best of 4 minus best of 64"),
     ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
     ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
     ("per_word_beats_shortest", "reward / words beats brevity", "best of 64 by it minus shortest"),
-    ("level_decides_per_word", "its free level decides it", "mean reward of 10 minus -10"),
+    ("level_decides_per_word", "the free level decides reward / words", "level 10 minus -10"),
     ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
     ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
-    ("noise_bends_sd_3", "noise of a text bends gold", "best of 16 minus 64, noise of sd 3"),
-    ("noise_bends_sd_6", "strong noise of a text bends gold", "best of 16 minus 64, sd 6"),
-    ("new_noise_is_harmless", "noise of each sample does not", "best of 64 minus 16, sd 3"),
+    ("noise_bends_sd_3", "an error per text costs quality", "best of 16 minus 64, sd 3"),
+    ("noise_bends_sd_6", "a large error per text does", "best of 16 minus 64, sd 6"),
+    ("new_noise_is_harmless", "an error per sample does not", "best of 64 minus 16, sd 3"),
 )
 FOR_EACH_HACK = (
     ("mixing_mitigates", "mixed annotators mitigate", "best of 64, mixed reward minus biased"),
@@ -89,9 +92,9 @@ CLAIMS = (
         for id, says, compared in COMPARISONS
     ),
     *(
-        Claim(f"{id}_{h}", f"{says} {name}", GOLD + arms, f"gold.{id}_{h}", smallest=0.05)
+        Claim(f"{id}_{hack}", f"{says} {name}", GOLD + arms, f"gold.{id}_{hack}", smallest=0.05)
         for id, says, arms in FOR_EACH_HACK
-        for h, name in HACKS.items()
+        for hack, name in HACKS.items()
     ),
     Claim(
         "length_inflates_win_rates",
@@ -108,32 +111,27 @@ CHECKS = (Check("mixing_relabels", "mixed pairs are the same pairs", "same_pairs
 
 
 def study_best_of_n(rewards: np.ndarray, gold: np.ndarray, ns: list[int]) -> dict:
-    """Gains of the best of n by rewards, in reward and in gold utility; inputs (P, M).
+    """Gains of the best of n by rewards, in reward and in gold utility (log-odds); inputs (P, M).
 
     `law` is d (a - b d), d the square root of the KL's bound: fitted to small n, compared with the
     largest one (Gao, Schulman & Hilton 2022, arXiv 2210.10760).
     """
-    proxy, utility = (best_of_n_curve(rewards, values, ns) for values in (rewards, gold))
-    law = forecast(utility, np.sqrt(best_of_n_kl_bound(np.array(ns))), ns.index(FITTED) + 1)
-    late = summary(late_loss(utility, ns))
-    return {"proxy": gains(proxy), "gold": gains(utility), "law": law, "late_loss": late}
-
-
-def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
-    """Gaussian errors (P, M) of a reward, one for each distinct text of a prompt.
-
-    A reward model errs alike whenever it reads a text. Where every sample had an error of its own,
-    no text would ever be sampled twice.
-    """
-    rows = []
-    for row in texts:
-        distinct, place = np.unique(row, return_inverse=True)
-        rows.append(rng.normal(0, sd, len(distinct))[place])
-    return np.array(rows)
+    proxy_curve = best_of_n_curve(rewards, rewards, ns)
+    gold_curve = best_of_n_curve(rewards, gold, ns)
+    distance = np.sqrt(best_of_n_kl_bound(np.array(ns)))
+    return {
+        "proxy": gains(proxy_curve),
+        "gold": gains(gold_curve),
+        "law": forecast(gold_curve, distance, ns.index(FITTED) + 1),
+        "late_loss": summary(late_loss(gold_curve, ns)),
+    }
 
 
 def study_noise(texts: list, gold: np.ndarray, ns: list[int], seed: int) -> dict:
-    """Gold utility (P, len(ns)) of the best of n by gold plus noise, which has no bias at all."""
+    """Gold utility (P, len(ns)) of the best of n by gold plus noise, which has no bias at all.
+
+    `sd_3`, `sd_6`: one error per distinct text; `of_samples`: a new one per sample, of sd 3.
+    """
     rng = np.random.default_rng(seed)
 
     def average(draw: Callable[[], np.ndarray]) -> np.ndarray:
@@ -157,8 +155,9 @@ def per_word(rewards: np.ndarray, words: np.ndarray, level: float = 0.0) -> np.n
 
 def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
     """The reward with its linear dependence on length regressed out, within prompts; (P, M)."""
-    centred_rewards, centred = (x - x.mean(1, keepdims=True) for x in (rewards, words))
-    slope = (centred * centred_rewards).sum() / max((centred**2).sum(), 1e-12)
+    centred_rewards = rewards - rewards.mean(1, keepdims=True)
+    centred_words = words - words.mean(1, keepdims=True)
+    slope = (centred_words * centred_rewards).sum() / max((centred_words**2).sum(), 1e-12)
     return rewards - slope * words
 
 
@@ -177,9 +176,13 @@ def mitigate(rewards: dict, pool: dict, dpo: dict, n: int) -> dict[str, np.ndarr
     def best(scores: np.ndarray, n: int = n) -> np.ndarray:
         return best_of_n_curve(scores, gold, [n])[:, 0]
 
-    hacked, by_word = {hack: best(rewards[hack]) for hack in HACKS}, best(per_word(length, words))
-    mixed, of_groups = best(rewards["mixed"]), best(worst_case([rewards[h] for h in HACKS]))
-    at_level = {c: best(per_word(length - length.mean(), words, c)) for c in LEVELS}
+    hacked = {hack: best(rewards[hack]) for hack in HACKS}
+    mixed = best(rewards["mixed"])
+    by_word = best(per_word(length, words))
+    of_groups = best(worst_case([rewards[hack] for hack in HACKS]))
+    of_members = best(worst_case([rewards[member] for member in MEMBERS]))
+    centred = length - length.mean()
+    at_level = {level: best(per_word(centred, words, level)) for level in LEVELS}
     differences = {
         "small_n_mitigates": best(length, max(1, n // 16)) - hacked["length"],
         "kl_mitigates_dpo": dpo["strong_kl"] - dpo["length"],
@@ -187,18 +190,25 @@ def mitigate(rewards: dict, pool: dict, dpo: dict, n: int) -> dict[str, np.ndarr
         "per_word_beats_shortest": by_word - best(-words),
         "level_decides_per_word": at_level[LEVELS[-1]] - at_level[LEVELS[0]],
         "regressing_mitigates": best(without_length(length, words)) - hacked["length"],
-        "seeds_mitigate": best(worst_case([rewards[k] for k in MEMBERS])) - hacked["length"],
+        "seeds_mitigate": of_members - hacked["length"],
     }
     for hack in HACKS:
         differences[f"mixing_mitigates_{hack}"] = mixed - hacked[hack]
         differences[f"mixing_dpo_mitigates_{hack}"] = dpo["mixed"] - dpo[hack]
         differences[f"ensemble_mitigates_{hack}"] = of_groups - hacked[hack]
-    return differences | {f"per_word_at_{c}": at_level[c] - hacked["length"] for c in LEVELS}
+    for level in LEVELS:
+        differences[f"per_word_at_{level}"] = at_level[level] - hacked["length"]
+    return differences
 
 
 def measure(texts, pool: dict, rewards: dict, policies: dict, ns: list[int], seed: int) -> dict:
-    """What was optimised against the rewards: readings (P, M) of a pool, and (P, 4) by policy."""
-    gold, noise = pool["utility"], study_noise(texts, pool["utility"], ns, seed)
+    """What best-of-n and DPO made of rewards with a flaw, and what mitigates it.
+
+    `texts` (P, M), the readings `pool` and the `rewards` by annotators are of the SFT checkpoint's
+    samples; `policies` are readings and reward (P, 4) by DPO run.
+    """
+    gold = pool["utility"]
+    noise = study_noise(texts, gold, ns, seed)
     dpo = {name: read["utility"].mean(1) for name, read in policies.items()}
     differences = {
         **mitigate(rewards, pool, dpo, ns[-1]),
@@ -245,12 +255,10 @@ def study(
     **training,
 ) -> dict:
     """The section: metrics. `training` are the settings of DPO, `reward` of the reward models."""
-    asked, watched = wrong_users("test", prompts), wrong_users("validation", prompts // 2)
-    test, watched = ([question.prompt for question in rows] for rows in (asked, watched))
+    test, watched = wrong_prompts("test", prompts), wrong_prompts("validation", prompts // 2)
     sft, sampling = (model, dataset, sft_steps, seed, output_dir, device), (max_new_tokens, seed)
     reference, tokenizer = load_sft_checkpoint(*sft)
     texts, pool = sample_answers(reference, tokenizer, test, 3 * n // 2, *sampling)
-
     labels, judges = train_rewards(fit, **reward, device=device)
     rewards = {name: score_texts(judge, test, texts) for name, judge in judges.items()}
 
@@ -258,35 +266,25 @@ def study(
         return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
     answers, policies, curves = {}, {}, {}
-    for name, rows, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
-        options = {**training, "beta": its_beta, "seed": seed, "name": f"DPO: {name}"}
-        options["look"] = look if name in HACKS else None
-        trained = train_dpo(load_sft_checkpoint(*sft)[0], tokenizer, rows, **options)
+    for name, labelled, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
+        options = {"beta": its_beta, "seed": seed, "look": look if name in HACKS else None}
+        base, _ = load_sft_checkpoint(*sft)
+        trained = train_dpo(base, tokenizer, labelled, name=f"DPO: {name}", **options, **training)
         answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
-
     show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
-    for hack, traced in trace_biases(labels, judges, asked, seed).items():
+    for hack, traced in trace_biases(labels, judges, wrong_users("test", prompts), seed).items():
         metrics[hack] |= traced
-    same = same_pairs(labels["mixed"], labels["human"])
-    return {**metrics, "curves": curves, "same_pairs": same}
+    return metrics | {"curves": curves, "same_pairs": same_pairs(labels["mixed"], labels["human"])}
 
 
 def findings(metrics: dict) -> list[str]:
     """What was found, in sentences."""
-    lines, dpo, gold = [], metrics["dpo"], metrics["gold"]
-    for hack, name in HACKS.items():
-        read, best = metrics[hack], metrics[hack]["best_of_n"]
-        lines += [
-            f"{name.capitalize()}: {percent(read['absorbed']['share'])} of the planted bias is in "
-            f"the reward model. Best of {metrics['ns'][-1]}: reward "
-            f"{best['proxy'][-1]['mean']:+.2f}, gold {best['gold'][-1]['mean']:+.2f}. DPO: reward "
-            f"{read['proxy_gain']['mean']:+.2f}, gold {-read['gold_lost']['mean']:+.2f}."
-        ]
+    dpo, gold = metrics["dpo"], metrics["gold"]
     return [
-        *lines,
+        *hack_findings(HACKS, metrics),
         f"Against verbosity: {STRONG_BETA} times beta in DPO, gold "
         f"{gold['kl_mitigates_dpo']['mean']:+.2f} (KL {interval(dpo['strong_kl']['kl'])} nats for "
         f"{interval(dpo['length']['kl'])}); reward / words {interval(gold['per_word_mitigates'])}, "
@@ -318,12 +316,14 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "reward_hacking", smoke)
     device = cli.init_compute(args.device)
     settings = training_settings("hacked policy", **args.settings)
-    rewards = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
-    reward = training_settings("hacked reward model", **rewards)
-    options = {"reward": reward, "prompts": args.prompts or 64, "n": args.n, "device": device}
-    metrics = study(**settings, **options, output_dir=args.output_dir)
+    reward_flags = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
+    reward = training_settings("hacked reward model", **reward_flags)
+    sizes = {"prompts": args.prompts or 64, "n": args.n}
+    machine = {"output_dir": args.output_dir, "device": device}
+    metrics = study(**settings, reward=reward, **sizes, **machine)
     settings["reward_pairs"] = reward["pairs"]
-    return finish(args, metrics, draw_hacking, findings(metrics), CLAIMS, CHECKS, settings, device)
+    lines = findings(metrics)
+    return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from support import biased_pairs
+from support import biased_pairs, contrasts
 from support.overoptimization import (
     fit_overoptimization,
     forecast,
@@ -119,7 +119,7 @@ def test_biases_are_read_off_rewards_that_hold_a_known_share(monkeypatch):
         rows = zip(prompts, texts, strict=True)
         return torch.tensor([gold_utility(*row) + model(*row) for row in rows])
 
-    monkeypatch.setattr(biased_pairs, "score_responses", perceived_by)
+    monkeypatch.setattr(contrasts, "score_responses", perceived_by)
 
     def taste(group: str):
         def more(prompt: str, text: str) -> float:

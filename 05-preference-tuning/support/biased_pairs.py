@@ -8,13 +8,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from support.contrasts import absorbed_bias, contrast_rewards
+from support.contrasts import absorbed_bias, contrast_rewards, scorer
 from support.evaluation import show_answers
 
 import numpy as np
 
-from common.intervals import summary
-from common.models import score_responses
+from common.intervals import percent, summary
 from common.preferences import (
     BIASES,
     SIDES,
@@ -42,41 +41,51 @@ def wrong_users(split: str, count: int) -> list[Question]:
     return [question for question in questions(split) if user_is_wrong(question)][:count]
 
 
+def wrong_prompts(split: str, count: int) -> list[str]:
+    """The prompts of `wrong_users`."""
+    return [question.prompt for question in wrong_users(split, count)]
+
+
 def group_pairs(group: str, count: int, seed: int, split: str = "train") -> list[dict]:
     """Pairs labelled by a group ("human" has no bias); with one seed all groups see the same."""
-    rows = make_pairs(4 * count + 64, split, annotator=group, seed=seed)  # wrong in a third of them
-    return [row for row in rows if user_is_wrong(all_questions()[row["prompt"]])][:count]
+    # The user is wrong in a third of the world's pairs.
+    pairs = make_pairs(4 * count + 64, split, annotator=group, seed=seed)
+    return [pair for pair in pairs if user_is_wrong(all_questions()[pair["prompt"]])][:count]
 
 
 def mixed_pairs(count: int, seed: int) -> list[dict]:
     """Diversified data: the same pairs again, each labelled by one of the groups at random."""
     labelled = [group_pairs(group, count, seed) for group in GROUPS]
     rng = random.Random(seed)
-    return [rng.choice(rows) for rows in zip(*labelled, strict=True)]
+    return [rng.choice(labels) for labels in zip(*labelled, strict=True)]
 
 
-def same_pairs(rows: Sequence[dict], others: Sequence[dict]) -> float:
+def same_pairs(pairs: Sequence[dict], others: Sequence[dict]) -> float:
     """The share of pairs that hold the same two answers to the same prompt, whichever is chosen."""
-    texts = [
-        [(row["prompt"], frozenset(row[side] for side in SIDES)) for row in table]
-        for table in (rows, others)
-    ]
-    return float(np.mean([a == b for a, b in zip(*texts, strict=True)]))
+    both = zip(pairs, others, strict=True)
+    return float(np.mean([texts_of(pair) == texts_of(other) for pair, other in both]))
+
+
+def texts_of(pair: dict) -> tuple[str, frozenset[str]]:
+    """The prompt and its two answers, whichever is chosen."""
+    return pair["prompt"], frozenset((pair["chosen"], pair["rejected"]))
 
 
 # --- The bias in the labels ---
 
 
 def bias_amount(prompt: str, response: str, group: str) -> float:
-    """How much of what the group likes: words of filler, a preamble or an echo of the belief."""
+    """How much of what the group likes: words of filler, preambles or echoes of the belief."""
     perceived = annotator_utility(prompt, response, group)
     return (perceived - gold_utility(prompt, response)) / BIASES[group]
 
 
 def biased_side_wins(pairs: Sequence[dict], group: str) -> np.ndarray:
     """Of the pairs that differ in what the group likes: 1 where the one with more is chosen."""
-    rows = [[bias_amount(row["prompt"], row[side], group) for side in SIDES] for row in pairs]
-    chosen, rejected = np.array(rows).round(6).T
+    amounts = []
+    for pair in pairs:
+        amounts.append([bias_amount(pair["prompt"], pair[side], group) for side in SIDES])
+    chosen, rejected = np.array(amounts).round(6).T
     return (chosen > rejected)[chosen != rejected]
 
 
@@ -124,14 +133,14 @@ def policy_runs(count: int, seed: int, beta: float, strong_beta: float) -> list[
 def train_rewards(
     fit: Callable, *, model: str, dataset: None, pairs: int, seed: int, device: str, **training
 ) -> tuple[dict, dict]:
-    """(labelled pairs, (reward model, tokenizer)) of all runs by name; `fit` is reward_model.py's.
+    """(labelled pairs, (reward model, tokenizer)) of all runs by name.
 
-    `training` are its settings.
+    `fit` is reward_model.py's, `training` its settings.
     """
     runs, judges = reward_runs(pairs, seed), {}
-    for name, rows, its_seed in runs:
+    for name, labelled, its_seed in runs:
         options = {**training, "seed": its_seed, "name": f"reward model: {name}"}
-        judges[name] = fit(model, rows, device=device, **options)[:2]
+        judges[name] = fit(model, labelled, device=device, **options)[:2]
     return {run.name: run.pairs for run in runs}, judges
 
 
@@ -143,32 +152,48 @@ def trace_biases(
 ) -> dict[str, dict]:
     """Each bias in the labels and in the reward model, beside those of unbiased annotators.
 
-    `labels` share of pairs in which the side with more of what the group likes is chosen;
-    `absorbed` of the planted bias, by contrasts. `models` are (reward model, tokenizer) by group.
+    In `labels`: the share of pairs in which the side with more of what the group likes is chosen.
+    `absorbed`: how much of the planted bias the reward model has, by contrasts. `models` are
+    (reward model, tokenizer) by group.
     """
 
     def read_contrasts(group: str) -> dict[str, np.ndarray]:
-        def score(prompts: list[str], texts: list[str]) -> np.ndarray:
-            return score_responses(*models[group], prompts, texts).numpy().astype(float)
-
-        return contrast_rewards(score, asked, seed)
+        return contrast_rewards(scorer(*models[group]), asked, seed)
 
     unbiased, traced = read_contrasts("human"), {}
     for hack in BIASES:
-        arms = {"unbiased": labels["human"], "biased": labels[hack]}
-        wins = {arm: summary(biased_side_wins(rows, hack)) for arm, rows in arms.items()}
-        absorbed = absorbed_bias(read_contrasts(hack), unbiased, hack)
-        traced[hack] = {"labels": wins, "absorbed": absorbed}
+        traced[hack] = {
+            "labels": {
+                "unbiased": summary(biased_side_wins(labels["human"], hack)),
+                "biased": summary(biased_side_wins(labels[hack], hack)),
+            },
+            "absorbed": absorbed_bias(read_contrasts(hack), unbiased, hack),
+        }
     return traced
 
 
 def distinct_texts(texts: Sequence[Sequence[str]], good: np.ndarray) -> dict:
-    """How many different texts a prompt has among its samples, and how many good ones."""
-    rows = [dict(zip(*row, strict=True)) for row in zip(texts, good, strict=True)]
-    return {
-        "texts": summary([len(row) for row in rows]),
-        "good": summary([sum(row.values()) for row in rows]),
-    }
+    """How many different texts a prompt has among its samples, and how many good ones; (P, M)."""
+    text_counts, good_counts = [], []
+    for samples, are_good in zip(texts, good, strict=True):
+        is_good = dict(zip(samples, are_good, strict=True))  # of each distinct text
+        text_counts.append(len(is_good))
+        good_counts.append(sum(is_good.values()))
+    return {"texts": summary(text_counts), "good": summary(good_counts)}
+
+
+def hack_findings(names: dict[str, str], metrics: dict) -> list[str]:
+    """A sentence for each hack: what the reward model absorbed, and what choosing and DPO did."""
+    lines = []
+    for hack, name in names.items():
+        measured, best = metrics[hack], metrics[hack]["best_of_n"]
+        lines.append(
+            f"{name.capitalize()}: {percent(measured['absorbed']['share'])} of the planted bias is "
+            f"in the reward model. Best of {metrics['ns'][-1]}: reward "
+            f"{best['proxy'][-1]['mean']:+.2f}, gold {best['gold'][-1]['mean']:+.2f}. DPO: reward "
+            f"{measured['proxy_gain']['mean']:+.2f}, gold {-measured['gold_lost']['mean']:+.2f}."
+        )
+    return lines
 
 
 def show_hacked(
@@ -184,10 +209,11 @@ def show_hacked(
     `gold` and the `rewards` of each group are those of the texts, arrays (P, M); `answers` are
     those of each policy.
     """
-    row, unbiased = np.arange(len(prompts)), rewards["human"].argmax(1)
+    prompt_index, unbiased = np.arange(len(prompts)), rewards["human"].argmax(1)
     for hack, name in names.items():
         hacked = rewards[hack].argmax(1)
-        k = int((gold[row, hacked] < gold[row, unbiased]).argmax())
+        is_worse = gold[prompt_index, hacked] < gold[prompt_index, unbiased]
+        k = int(is_worse.argmax())  # the first such prompt
         chosen = {
             f"best of {len(texts[k])}, unbiased": [[texts[k][unbiased[k]]]],
             f"best of {len(texts[k])}, {name}": [[texts[k][hacked[k]]]],

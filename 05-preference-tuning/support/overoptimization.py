@@ -27,8 +27,8 @@ def overoptimization_peak(a: float, b: float) -> tuple[float, float]:
 def forecast(gold: np.ndarray, d: np.ndarray, fitted: int, tolerance: float = 0.5) -> dict:
     """The law fitted to the first `fitted` points of gold (P, K), and how it does at the last one.
 
-    `error` is forecast minus measured gain, `margin` what its size leaves of the tolerance; both
-    are fitted anew in every resample of the prompts.
+    `d` (K,) are distances. `error` is forecast minus measured gain, `margin` what its size leaves
+    of the tolerance, in log-odds; both are fitted anew in every resample of the prompts.
     """
 
     def error(table: np.ndarray, axis: int = 0) -> float:
@@ -39,9 +39,14 @@ def forecast(gold: np.ndarray, d: np.ndarray, fitted: int, tolerance: float = 0.
     def margin(table: np.ndarray, axis: int = 0) -> float:
         return tolerance - abs(error(table, axis))
 
-    a, b = fit_overoptimization(d[:fitted], (gold - gold[:, :1]).mean(0)[:fitted])
-    errors = {name: summary(gold, f, 500) for name, f in (("error", error), ("margin", margin))}
-    return {"a": a, "b": b, **errors}
+    gain = (gold - gold[:, :1]).mean(0)
+    a, b = fit_overoptimization(d[:fitted], gain[:fitted])
+    return {
+        "a": a,
+        "b": b,
+        "error": summary(gold, error, resamples=500),
+        "margin": summary(gold, margin, resamples=500),
+    }
 
 
 def gains(curve: np.ndarray) -> list[dict]:
@@ -53,3 +58,16 @@ def late_loss(curve: np.ndarray, ns: Sequence[int]) -> np.ndarray:
     """What a curve over n (P, K) loses from a quarter of the largest n to it: (P,)."""
     quarter = max(k for k, n in enumerate(ns) if 4 * n <= ns[-1])
     return curve[:, quarter] - curve[:, -1]
+
+
+def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
+    """Gaussian errors (P, M) of a reward, one for each distinct text of a prompt.
+
+    A reward model errs alike whenever it reads a text. Where every sample had an error of its own,
+    no text would ever be sampled twice.
+    """
+    errors = []
+    for candidates in texts:
+        distinct, index = np.unique(candidates, return_inverse=True)
+        errors.append(rng.normal(0, sd, len(distinct))[index])
+    return np.array(errors)

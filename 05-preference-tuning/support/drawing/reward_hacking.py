@@ -43,7 +43,8 @@ def draw_hacking(path: Path, metrics: dict, caption: str, default: dict | None =
 def figure_title(metrics: dict) -> str:
     """What best-of-n and DPO made of quality, in two lines."""
     ends = [metrics[hack]["best_of_n"] for hack in HACKS]
-    proxy, gold = ([read[name][-1]["mean"] for read in ends] for name in ("proxy", "gold"))
+    proxy = [measured["proxy"][-1]["mean"] for measured in ends]
+    gold = [measured["gold"][-1]["mean"] for measured in ends]
     fair = metrics["human"]["best_of_n"]["gold"][-1]["mean"]
     first = f"Best of {metrics['ns'][-1]:.0f} by a flawed reward: reward {min(proxy):+.1f} to "
     first += f"{max(proxy):+.1f}, quality {min(gold):+.1f} to {max(gold):+.1f}; "
