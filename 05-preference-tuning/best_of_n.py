@@ -9,9 +9,9 @@ then estimated from that pool without bias: for the SFT checkpoint and for the D
 reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
 What is not in outputs/ yet is trained first.
 
-About 80 seconds on 2 cores with what the other scripts trained. Expect 4 candidates to gain more
+About 80 seconds on one core with what the other scripts trained. Expect 4 candidates to gain more
 than 12 further ones, a cost of 98 million operations for each (75 where they share the prompt), and
-gold to fall from 2.3 to 1.5 where the annotators love length. Writes outputs/best_of_n.png. With
+gold to fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. With
 --dataset your held-out prompts are answered; there is no gold then.
 Left out: early-stopped variants, weighted voting, distilling best-of-n back into the weights.
 """

@@ -11,7 +11,7 @@ clean, tied and one-sided pairs, KTO and DPO under label noise; DPO on labels of
 on those of a language model that says A or B; DPO on written pairs, samples of the checkpoint, and
 samples of the policy itself. Two controls: SFT on the chosen answers, and labels drawn by a coin.
 
-About three minutes on 2 cores for 21 short trainings. Writes outputs/dpo_variants.png.
+About five minutes on one core for 21 short trainings. Writes outputs/dpo_variants.png.
 Left out: rewards that are queried during training (online_rl.py), and training the judge.
 """
 

@@ -9,7 +9,7 @@ the user, who holds a wrong belief in every question here. Each bias is planted,
 read off the reward model by contrasts, and exploited by best-of-n and by DPO. Beside them stand a
 group without bias, a reward that is merely noisy, and what mitigates.
 
-About 100 seconds on 2 cores. Writes outputs/reward_hacking.png. Left out: RL against the reward
+About four minutes on one core. Writes outputs/reward_hacking.png. Left out: RL against the reward
 (online_rl.py), heavy tails, rewards that are programs, length-normalised DPO, your own pairs.
 """
 

@@ -10,8 +10,8 @@ What it absorbed of right and wrong, of filler and of its annotators' bias is re
 two texts that differ in one thing. Beside it: people who like length, other people without a bias,
 a model that starts from the SFT checkpoint, and DPO's implicit reward on as many pairs.
 
-About two minutes on 2 cores. Writes outputs/reward_model.png, outputs/reward_model/ and, of people
-who like length, outputs/reward_model-annotator-length/. Left out: margins between ratings, a
+About three minutes on one core. Writes outputs/reward_model.png, outputs/reward_model/ and, of
+people who like length, outputs/reward_model-annotator-length/. Left out: margins between ratings, a
 penalty on the level of the reward; ensembles, which reward_hacking.py has.
 """
 

@@ -76,8 +76,7 @@ def beta_panel(ax, amounts: dict, grey: dict | None) -> None:
     names = ("low_beta", "unbiased", "high_beta")
     labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
     plot_frontier(ax, amounts, labels, grey)
-    weak, strong = (amounts[name]["beta"] for name in ("low_beta", "high_beta"))
-    ax.set(title=f"A weak beta ({weak:.2g}) goes far, a strong one ({strong:.2g}) stays")
+    ax.set(title="A weak beta goes far, a strong one stays")
     ax.legend(loc="lower center")
 
 
@@ -133,8 +132,8 @@ def sides_panel(ax, looks: list[dict]) -> None:
         draw_band(ax, epochs, *band, COLORS[side], side, marker="o", ms=4)
     ax.axhline(0, color=COLORS["theory"], ls=":", lw=1)
     chosen, rejected = (looks[-1][side]["mean"] for side in ("chosen", "rejected"))
-    verb = "falls with it" if chosen < 0 else "rises"
-    title = f"Rejected falls by {-rejected:.0f} nats, chosen {verb} ({chosen:+.1f})"
+    verb = f"falls by {-chosen:.1f}" if chosen < 0 else f"rises by {chosen:.1f}"
+    title = f"Rejected falls by {-rejected:.0f} nats, chosen {verb}"
     ax.set(title=title, xlabel="epochs at a constant rate, unbiased labels")
     ax.set_ylabel("change of log p (nats)")
     ax.legend(loc="lower left")
