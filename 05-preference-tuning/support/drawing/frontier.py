@@ -53,13 +53,18 @@ def plane_panel(ax, metrics: dict) -> None:
             points = select(metrics["points"], method, biased)
             draw_method(ax, method, points, color, marker, biased)
     ax.plot([], [], "o", mfc="white", color=COLORS["theory"], label="hollow: length-biased labels")
-    ax.set_xscale("function", functions=(np.sqrt, np.square))
+    ax.set_xscale("function", functions=(root, np.square))
     ax.set_xlim(left=0)
     ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
     ax.set_ylim(bottom=0)
     ax.set(xlabel="measured KL from the SFT checkpoint, nats (square-root axis)")
     ax.set(ylabel="gold utility (log-odds)", title="Gold utility that a KL buys")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), fontsize=8, ncols=4)
+
+
+def root(kl: np.ndarray) -> np.ndarray:
+    """The square root, and 0 below 0, which an axis may ask for."""
+    return np.sqrt(np.maximum(kl, 0))
 
 
 def select(points: list[dict], method: str, biased: bool) -> list[dict]:
