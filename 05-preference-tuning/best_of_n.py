@@ -290,14 +290,14 @@ def main(argv: list[str] | None = None) -> dict:
     policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
     policy["max_new_tokens"] = args.max_new_tokens
     settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
+    prompts = args.prompts or (None if args.dataset else PROMPTS)
+    start = start_from_sft(**settings, **machine, prompts=prompts)
     judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
     judge["as_many_pairs"] = settings["pairs"]
     judges = find_judges(reward_model.tune, args.reward_model, **judge)
     adapter = args.adapter or find_trained(
         "dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine
     )
-    prompts = args.prompts or (None if args.dataset else PROMPTS)
-    start = start_from_sft(**settings, **machine, prompts=prompts)
     pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)
     metrics, seconds = study(start, judges, adapter, settings["pairs"], args.n, pool_size)
     return finish(

@@ -292,12 +292,12 @@ def main(argv: list[str] | None = None) -> dict:
     shared = {"dataset": args.dataset, "seed": args.seed}
     policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
     policy["max_new_tokens"] = args.max_new_tokens
-    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
-    judges = find_judges(reward_model.tune, args.reward_model, **judge)
-    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine)
     dpo_settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
     prompts = args.prompts or (None if args.dataset else PROMPTS)
     start = start_from_sft(**dpo_settings, **machine, prompts=prompts)
+    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
+    judges = find_judges(reward_model.tune, args.reward_model, **judge)
+    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine)
     settings = training_settings("online rl", **args.settings)
     training = {name: settings[name] for name in TRAINING}
     metrics, seconds = study(start, training, judges, adapter)
