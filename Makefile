@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
-SEEDS ?= 0 1 2 3 4 5 6 7
+SEEDS ?= 0 1 2 3
 
 .PHONY: lab test figures bench tiny lint clean
 

@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> dict:
     if len(set(seeds)) < len(seeds):
         raise cli.UserError("--seeds: the same seed twice would count one run as two")
     folder = args.figures_dir or args.output_dir / "all-seeds"
-    cli.check_writable(args.output_dir, *([folder] if len(seeds) > 1 else []))
+    cli.check_writable(args.figures_dir or args.output_dir, args.output_dir)
     scripts = args.scripts or [section.script for section in SECTIONS]
     jobs = [Job(section.script, seed) for seed in seeds for section in SECTIONS]
     jobs = [job for job in jobs if job.script in scripts]
@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> dict:
         several = len(runs) > 1
         results.append(merge_runs(runs, section.claims, section.checks) if several else runs[0])
     if len(seeds) > 1:
+        cli.check_writable(folder)
         adjust_claims(results)
         write_over_seeds(results, folder)
     summary = {

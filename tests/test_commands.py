@@ -213,7 +213,16 @@ def test_a_run_with_other_settings_replaces_nothing(tmp_path):
     assert {name.removesuffix(".png") for name in names(tmp_path / "outputs")} >= expected
 
 
-@pytest.mark.parametrize("name", [n for n in DATASET_COMMANDS if n != "preference_data_explorer"])
+OWN_FLAGS = {
+    "reward_model": (),
+    "online_rl": (),
+    "dpo_trainer": (),
+    "dpo_variants": ("--judge", "tiny-gpt2", "--loss-type", "sigmoid", "sft"),
+    "best_of_n": (),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FLAGS)
 def test_own_pairs(name, tmp_path):
     rows = [
         {"prompt": f"Wie heißt Nr. {k}?", "chosen": f"Nr. {k} – “É”.", "rejected": "No idea. " * k}
@@ -221,8 +230,9 @@ def test_own_pairs(name, tmp_path):
     ]
     rows += [{"prompt": "p", "chosen": "same", "rejected": "same"}]
     rows += [{"prompt": "p", "chosen": "", "rejected": "r"}]
+    rows[4]["chosen"] = "very " * 600
     (tmp_path / "my pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    flags = ("--smoke", "--dataset", "my pairs.jsonl", "--seed", 3)
+    flags = ("--smoke", "--dataset", "my pairs.jsonl", "--seed", 3, *OWN_FLAGS[name])
     done = run_script(name, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == {"my pairs.jsonl", "outputs"}
@@ -232,8 +242,11 @@ def test_own_pairs(name, tmp_path):
     assert set(results) == KEYS and results["seed"] == 3
     assert results["claims"] == []  # no gold standard, no verdict
     assert results["settings"]["dataset"] == "my pairs.jsonl"
+    assert "1 empty (row 14), 1 identical (row 13)" in done.stdout
+    assert "1 pairs left out" in done.stdout and "the first is row 5 with " in done.stdout
     if name != "reward_model":
         assert "knows only the lab's own world" in done.stdout
+    assert ("The judge labels " in done.stdout) == (name == "dpo_variants")
 
 
 # -------------------------------------------------------------------------------------------------
@@ -290,16 +303,13 @@ def test_a_figures_folder_that_cannot_be_made(name, tmp_path):
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
 
 
-def test_folders_behind_symbolic_links(tmp_path):
-    """What a link points to is written, and the links stay."""
-    (tmp_path / "real outputs").mkdir()
-    (tmp_path / "outputs").symlink_to(tmp_path / "real outputs")
+def test_a_folder_behind_a_symbolic_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "outputs/reward_model-smoke").symlink_to(tmp_path / "elsewhere")
-    done = run_script("reward_model", "--smoke", cwd=tmp_path)
+    (tmp_path / "outputs").symlink_to(tmp_path / "elsewhere")
+    done = run_script("rlhf_objectives", "--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert all((tmp_path / link).is_symlink() for link in ("outputs", "outputs/reward_model-smoke"))
-    assert (tmp_path / "elsewhere/model.safetensors").is_file()
+    assert (tmp_path / "outputs").is_symlink()
+    assert (tmp_path / "elsewhere/ppo_objectives-smoke.png").is_file()
 
 
 def test_what_the_lab_did_not_write_is_not_replaced(tmp_path):
@@ -323,29 +333,3 @@ def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
 
 def test_the_scripts_are_all_here():
     assert all((SCRIPTS / f"{name}.py").is_file() for name in COMMANDS)
-
-
-def write_pairs(folder, too_long: bool = False) -> None:
-    rows = [
-        {"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": f"Not {k}."} for k in range(12)
-    ]
-    if too_long:
-        rows[4]["chosen"] = "very " * 600
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-
-
-def test_a_judge_labels_my_pairs(tmp_path):
-    write_pairs(tmp_path)
-    flags = ("--smoke", "--dataset", "pairs.jsonl", "--judge", "tiny-gpt2")
-    done = run_script("dpo_variants", *flags, "--loss-type", "sigmoid", "sft", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "The judge labels " in done.stdout
-
-
-@pytest.mark.parametrize("name", ["reward_model", "dpo_trainer", "dpo_variants"])
-def test_pairs_that_are_too_long_are_counted(name, tmp_path):
-    write_pairs(tmp_path, too_long=True)
-    flags = ["--loss-type", "sigmoid"] if name == "dpo_variants" else []
-    done = run_script(name, "--smoke", "--dataset", "pairs.jsonl", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "1 pairs left out" in done.stdout and "the first is row 5 with " in done.stdout

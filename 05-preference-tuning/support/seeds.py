@@ -16,6 +16,7 @@ from common.reporting import (
 )
 
 RATE = 0.05  # of false discoveries among the decided claims
+MANY = 100  # seeds, beyond which the number says no more
 
 
 def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
@@ -78,7 +79,8 @@ def claim_row(title: str, claim: dict) -> str:
     alike = f"{by_seed.count(verdict)} of {len(by_seed)}"
     if verdict == "undecided":
         more = claim["seeds_needed"]
-        verdict += f" ({more} seeds would tell)" if more else " (more prompts needed)"
+        seeds = f"{more} seeds" if more and more <= MANY else f"more than {MANY} seeds"
+        verdict += f" ({seeds} would tell)" if more else " (more prompts needed)"
     cells = (title, claim["says"], claim["measured"], interval(claim), where_true(claim))
     return f"| {' | '.join((*cells, verdict, alike))} |"
 
