@@ -128,7 +128,7 @@ chat = [{{"role": "user", "content": {question}}}]
 text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer, skip_special_tokens=True))
+print(tokenizer.decode(answer, skip_special_tokens=True).strip())
 ```
 """
 
