@@ -138,7 +138,7 @@ def test_smoke_run(smoke, name):
     assert figure.read_bytes().startswith(b"\x89PNG")
     results = read_results(folder, name)
     assert set(results) == KEYS and results["script"] == f"{name}.py" and results["seed"] == 0
-    assert results["settings"]["smoke"] is True and results["wall_seconds"]["total"] > 0
+    assert results["settings"]["smoke"] is True and results["wall_seconds"]["total"] >= 0
     assert {"python", "numpy"} <= results["versions"].keys() and results["metrics"]
 
 
