@@ -129,7 +129,7 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     facts, style = (gold[kind]["mean"] for kind in ("facts", "style"))
-    title = f"Right in {style:.0%} where style tells, {facts:.0%} where facts do"
+    title = f"Right in {style:.0%} (style), {facts:.0%} (facts)"
     ax.set(title=title, xlim=(0, 1))
     ax.set_xlabel("share of pairs in the gold order")
     ax.set_ylabel("style of the worse response")
@@ -152,7 +152,7 @@ def contrasts_panel(ax, contrasts: dict) -> None:
     ax.axhline(0, color=COLORS["theory"], lw=0.8)
     ax.set_xticks(places, COMPONENTS.values(), fontsize=9)
     share = contrasts["people"]["right"]["share"]["mean"]
-    title = f"Of what a right answer is worth, {share:.0%} is absorbed"
+    title = f"Of a right answer's worth {share:.0%} is absorbed"
     ax.set(title=title, ylabel="reward that it adds (log-odds)")
     ax.legend(fontsize=8)
 
