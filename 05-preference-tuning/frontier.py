@@ -158,7 +158,8 @@ def gain_and_share(point: dict, limit: list[dict]) -> dict:
     Beyond the last KL of the limit pi* counts as flat.
     """
     start = limit[0]["gold"]
-    kl, gold = ([row[name] for row in limit] for name in ("kl", "gold"))
+    kl = [row["kl"] for row in limit]
+    gold = [row["gold"] for row in limit]
     best = float(np.interp(point["kl"]["mean"], kl, gold))
     gain = shifted(point["gold"], start)
     share = scaled(gain, 1 / max(best - start, 0.05))

@@ -272,6 +272,7 @@ def optimizing(model, learning_rate: float, steps: int, name: str) -> Iterator[t
     with tqdm(total=steps, desc=name, leave=False, disable=hidden) as bar:
 
         def step(loss, weight: float) -> float:
+            """Follow the gradient of this batch; the mean loss over all processes."""
             weighted = weight * loss
             accelerator.backward(weighted)
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
