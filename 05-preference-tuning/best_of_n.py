@@ -9,29 +9,33 @@ then estimated from that pool without bias: for the SFT checkpoint and for the D
 reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
 What is not in outputs/ yet is trained first.
 
-About 80 seconds on one core with what the other scripts trained. Expect 4 candidates to gain more
-than 12 further ones, a cost of 98 million operations for each (75 where they share the prompt), and
-gold to fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. With
---dataset your held-out prompts are answered; there is no gold then.
-Left out: early-stopped variants, weighted voting, distilling best-of-n back into the weights.
+About 80 seconds on one core. Expect 4 candidates to gain more than 12 further ones, and gold to
+fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. Left out:
+early-stopped variants, weighted voting, distilling best-of-n back into the weights.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from support.artifacts import check_adapter, load_adapter
-from support.cost import measure_cost
+from support.cost import study_cost
 from support.drawing.best_of_n import draw_best_of_n
-from support.evaluation import log_ratios, readings, score_texts, show_candidates
+from support.evaluation import (
+    largest_weight_change,
+    log_ratios,
+    readings,
+    score_texts,
+    show_candidates,
+)
+from support.findings.best_of_n import findings
 from support.held_out_pairs import pair_hits
-from support.policy_data import PolicyData
-from support.pools import FEW, NS, curve_findings, read_pools, rescored
+from support.pools import FEW, NS, read_pools, rescored
 from support.reward_study import score_pairs
-from support.start import Start, start_from_sft
-from support.trained import SMOKE, find_judges, find_trained, label_counts
-from support.training import load_sft_checkpoint, training_settings
+from support.start import Start
+from support.trained import START_FLAGS, label_counts, start_beside_dpo
+from support.training import load_sft_checkpoint
 
 import dpo_trainer
 import numpy as np
@@ -39,7 +43,7 @@ import reward_model
 from rlhf_objectives import kl_regularized_optimum
 
 from common import cli
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 from common.models import load_reward_model
 from common.reporting import Check, Claim, finish
 from common.sampling import sample
@@ -185,14 +189,13 @@ def study(
     start: Start,
     judges: dict[str, Path],
     adapter: Path,
-    pairs: int | None,
     n: int,
     pool_size: int,
 ) -> tuple[dict, dict]:
     """The section: (metrics, seconds that n candidates took).
 
     `judges` are folders of reward models: "human" (which chooses); in the world also
-    "as_many_pairs", trained on as many as DPO's `pairs`, and "length". `adapter` is DPO's.
+    "as_many_pairs", trained on as many as DPO, and "length". `adapter` is DPO's.
     """
     data, reference, tokenizer = start.data, start.reference, start.tokenizer
     policy = load_adapter(load_sft_checkpoint(*start.sft)[0], adapter)
@@ -208,9 +211,9 @@ def study(
     others = {name: rescored(pool, data.prompts, judge) for name, judge in models.items()}
     dpo_pool = answer(policy, data.prompts, 2 * n, seed)
     show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
-    cost, seconds = study_cost(partial(answer, reference), data, n)
+    cost, seconds = study_cost(partial(answer, reference), data, n, NS, FEW)
     hits = pair_hits(score_pairs(*human, data.held))
-    labels = {**label_counts(judges), "dpo": pairs}
+    labels = {**label_counts(judges), "dpo": len(data.train)}
     formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
     metrics = read_pools({"human": pool, **others}, dpo_pool, labels, n, *formulas)
     metrics |= {
@@ -221,46 +224,6 @@ def study(
         "cost": cost,
     }
     return metrics, seconds
-
-
-def study_cost(answer: Callable, data: PolicyData, n: int) -> tuple[dict, dict]:
-    """Cost of up to n candidates: (metrics, seconds); `answer(prompts, size, seed)` makes them."""
-    prompts, largest = (data.prompts[:8], 16) if data.has_gold else (data.prompts[:2], FEW)
-    ns = [k for k in NS if k <= min(n, largest)]
-    return measure_cost(answer, [[prompt] for prompt in prompts], ns)
-
-
-def largest_weight_change(before: dict, model) -> float:
-    """Largest |change| of a weight of the model since `before`, a copy of its state_dict."""
-    after = model.state_dict()
-    return max(float((after[name] - before[name]).abs().max()) for name in before)
-
-
-def findings(metrics: dict, seconds: dict) -> list[str]:
-    """What was measured, in sentences."""
-    n, cost = metrics["n"], metrics["cost"]
-    right = percent(metrics["held_out_accuracy"])
-    lines = [
-        f"The reward model orders {right} of held-out pairs as labelled.",
-        *curve_findings(metrics["curves"], n),
-        f"One more candidate costs {interval(cost['one_more_alone'], 0)} MFLOPs by itself, "
-        f"{interval(cost['one_more_shared'], 0)} where the prompt is read once for all and equal "
-        f"texts are scored once; {cost['n'][-1]} candidates took {seconds['alone']:.2f} s and "
-        f"{seconds['shared']:.2f} s.",
-    ]
-    if "methods" not in metrics:
-        return [*lines, "There is no gold standard for these pairs: the reward is what chooses."]
-    shares, annotators = metrics["share_of_dpo_gain"], metrics["annotators"]
-    first, *_, last = annotators["length"]["utility"]
-    return [
-        *lines,
-        f"Gold utility gained from n = 1 to {min(FEW, n)}: {interval(metrics['first_step'])}; "
-        f"from there to {n}: {interval(metrics['second_step'])}.",
-        f"Of DPO's gain best of {n} has {percent(shares['as_many_pairs'])} with as many pairs, "
-        f"{percent(shares['best_of_n'])} with all.",
-        f"By a reward model of annotators who love length gold utility goes from "
-        f"{first['mean']:.2f} to {interval(last)} at n = {annotators['n'][-1]}.",
-    ]
 
 
 # --- Main ---
@@ -285,21 +248,21 @@ def main(argv: list[str] | None = None) -> dict:
     args = cli.start(build_parser(), argv, "best_of_n", {"n": 4, "prompts": 8})
     if args.adapter:
         check_adapter(args.adapter)
-    machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
-    shared = {"dataset": args.dataset, "seed": args.seed}
-    policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
-    policy["max_new_tokens"] = args.max_new_tokens
-    settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
-    prompts = args.prompts or (None if args.dataset else PROMPTS)
-    start = start_from_sft(**settings, **machine, prompts=prompts)
-    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
-    judge["as_many_pairs"] = settings["pairs"]
-    judges = find_judges(reward_model.tune, args.reward_model, **judge)
-    adapter = args.adapter or find_trained(
-        "dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine
+    device = cli.init_compute(args.device)
+    flags = {name: args.settings[name] for name in START_FLAGS}
+    start, judges, adapter = start_beside_dpo(
+        dpo_trainer.tune,
+        reward_model.tune,
+        beta=dpo_trainer.BETA,
+        prompts=args.prompts or (None if args.dataset else PROMPTS),
+        adapter=args.adapter,
+        few=True,
+        output_dir=args.output_dir,
+        device=device,
+        **flags,
     )
     pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)
-    metrics, seconds = study(start, judges, adapter, settings["pairs"], args.n, pool_size)
+    metrics, seconds = study(start, judges, adapter, args.n, pool_size)
     return finish(
         args,
         metrics,
@@ -308,7 +271,7 @@ def main(argv: list[str] | None = None) -> dict:
         claims=() if args.dataset else CLAIMS,
         checks=CHECKS[:1] if args.dataset else CHECKS,  # pi* is of gold
         settings={"reward_model": judges["human"], "adapter": adapter},
-        device=machine["device"],
+        device=device,
         timings={"candidates": seconds},
     )
 

@@ -9,27 +9,27 @@ TRL's. Then more of it at a constant learning rate: more epochs, other beta, lab
 length. Answers are sampled on the way: training metrics do not show when they break down.
 
 About two minutes on one core. Good answers rise from 36 % to 86 % at a KL of 1 nat; over 5 epochs
-they fall, to nothing where labels love length, while training accuracy grows. Writes outputs/dpo/,
-a PEFT adapter with a README that says how to use it. Not here: reference-free losses.
+they fall while training accuracy grows. Writes outputs/dpo/. Not here: reference-free losses.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from support.amounts import Arm, amount_findings, study_amounts
+from support.amounts import Arm, study_amounts
 from support.artifacts import adapter_folders, keep_checkpoints, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, show_answers, summarize
+from support.findings.dpo_training import findings
 from support.own_pairs import pick
 from support.parity import difference_from_trl
 from support.start import Start, start_from_sft, tune_with
-from support.style import log_odds, style_findings
+from support.style import log_odds
 from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
 
 import numpy as np
 
 from common import cli
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 from common.reporting import Check, Claim, finish
 
 BETA = 0.3
@@ -243,25 +243,6 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
         metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after)
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
     return metrics, policy
-
-
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    before, after, held = (metrics[name] for name in ("reference", "policy", "held_out_pairs"))
-    lines = [
-        f"Of held-out pairs the implicit reward ranks {percent(held['accuracy'])} as labelled; "
-        f"log p of chosen responses changed by {interval(held['chosen'])} nats, of rejected ones "
-        f"by {interval(held['rejected'])}.",
-        f"Sampled answers to held-out prompts lie {interval(after['kl'])} nats from the reference "
-        f"and have {before['words']['mean']:.1f} words before, {after['words']['mean']:.1f} after.",
-    ]
-    if "amounts" not in metrics:
-        return [*lines, "There is no gold standard for these pairs: read the answers."]
-    good = (
-        f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "
-        f"gold utility {interval(before['utility'])} and {interval(after['utility'])}."
-    )
-    return [good, *lines, *style_findings(metrics), *amount_findings(metrics["amounts"])]
 
 
 # --- Main ---

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from support.drawing.dpo_variants import draw_variants
+from support.findings.dpo_variants import findings
 from support.judging import study_judge
 from support.pair_table import study_table
 from support.parity import loss_differences
@@ -27,13 +28,12 @@ from support.start import Start, start_from_sft
 from support.training import Trained, run_trainer, trainer_settings, training_settings
 from support.variant_arms import LOSSES, UNPAIRED, Arm, judge_arms, named_losses, world_arms
 from support.variant_data import one_sided_pairs, unpaired
-from support.variant_results import compare_arms, gold_at_kl, loss_findings, run_arms
+from support.variant_results import compare_arms, run_arms
 
 import numpy as np
 from dpo_trainer import BETA, dpo_loss, lora_config, train_dpo
 
 from common import cli
-from common.intervals import interval, percent
 from common.models import load_causal_lm
 from common.reporting import Check, Claim, finish
 
@@ -230,28 +230,6 @@ def study(
     return metrics | compare_arms(arms, results) if world else metrics
 
 
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    if "differences" not in metrics:
-        return loss_findings(metrics)
-    at_kl = partial(gold_at_kl, {"reference": metrics["reference"], **metrics["arms"]})
-    stops = metrics["table"]["pairs"][1]["stops"]
-    judge = metrics["labels"]["judge"][0]
-    off_line = metrics["differences"]["rlaif_is_its_judge"]
-    return [
-        f"One pair that wins in 80 %: DPO stops at h = {stops['dpo']:.2f} nats, IPO at "
-        f"{stops['ipo']:.2f}; where it always wins, DPO never stops.",
-        f"Gold utility: {at_kl('reference', 'dpo', 'ipo', 'kto')}.",
-        f"Ties: {at_kl('dpo_ties', 'ipo_ties')}.",
-        f"One-sided pairs: {at_kl('dpo_one_sided', 'ipo_one_sided')}.",
-        f"Noise and single labels: {at_kl('dpo_noise', 'kto_noise', 'kto_singles')}.",
-        f"The judge labels {percent(judge['agreement'])} of the pairs in the gold order; from what "
-        f"human labels of that quality give, DPO's gold utility differs by {interval(off_line)}.",
-        f"Where the pairs come from: {at_kl('written', 'sft', 'policy')}.",
-        f"One pass, and its controls: {at_kl('flipped_0', 'sft_on_chosen', 'coin')}.",
-    ]
-
-
 # --- Main ---
 
 
@@ -259,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     cli.add_model_flags(parser, model="tiny-gpt2")
     pairs, rate = "384 of the world, all of your own", "1.4e-3 embedded, 3e-4 other models"
-    group = cli.add_training_flags(parser, pairs, rate, 8, epochs="3 on the world, else 1")
+    group = cli.add_training_flags(parser, pairs, rate, 8, epochs="2 on the world, else 1")
     losses = f"the sum of these beside DPO: {', '.join(LOSSES)}"
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
     group.add_argument("--judge", help="a language model; default: tiny-gpt2, of your own none")

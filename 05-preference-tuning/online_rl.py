@@ -21,23 +21,20 @@ from pathlib import Path
 
 from support.drawing.online_rl import draw_online_rl
 from support.evaluation import log_ratios, score_texts, show_answers, summarize
+from support.findings.online_rl import findings
 from support.rl_arms import (
     Arm,
-    Outcome,
-    describe,
+    compare_methods,
     frontier_points,
-    gold_of,
     peak_memory,
     seconds_per_step,
-    spread_over_rates,
-    token_passes,
     train_dpo_arms,
     train_rl_arms,
     training_curve,
 )
 from support.rloo import as_prompts, make_rloo_trainer, next_update
-from support.start import Start, start_from_sft
-from support.trained import SMOKE, find_judges, find_trained, label_counts
+from support.start import Start
+from support.trained import START_FLAGS, label_counts, start_beside_dpo
 from support.training import Trained, run_trainer, trainer_settings, training_settings
 
 import dpo_trainer
@@ -45,7 +42,6 @@ import numpy as np
 import reward_model
 
 from common import cli
-from common.intervals import interval, summary
 from common.models import load_reward_model
 from common.preferences import questions
 from common.reporting import Check, Claim, finish
@@ -216,49 +212,11 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
     if data.has_gold:
-        metrics |= {**compare_methods(dpo, rl), "frontier": frontier_points(rl, arms, labels)}
+        metrics |= {
+            **compare_methods(dpo, rl, arms, RATES),
+            "frontier": frontier_points(rl, arms, labels),
+        }
     return metrics, seconds
-
-
-def compare_methods(dpo: dict[str, Outcome], rl: dict[str, Outcome]) -> dict:
-    """What the claims compare: tokens, and gold utility in log-odds, paired by prompt."""
-    rl_gold, dpo_gold = gold_of(rl, RATES), gold_of(dpo, RATES)  # (P, rates)
-    with_kl, without_kl = gold_of(rl, ("biased", "biased_no_kl")).T
-    at_default = RATES.index("default")
-    return {
-        "cost": token_passes(dpo["slow"].trained, rl["default"].trained),
-        "spread": spread_over_rates(rl_gold, dpo_gold, [ARMS[name].rate for name in RATES]),
-        "rl_minus_dpo": summary(rl_gold[:, at_default] - dpo_gold[:, at_default]),
-        "held_by_kl": summary(with_kl - without_kl),
-    }
-
-
-def findings(metrics: dict, seconds: dict) -> list[str]:
-    """What was found, in sentences."""
-    before, dpo, after = (metrics[name] for name in ("reference", "dpo", "policy"))
-    updates, budget = len(metrics["training"]["reward"]), metrics["budget"]
-    lines = [
-        f"Before: {describe(before)}.",
-        f"After {updates} updates of online RL: {describe(after)}.",
-        f"After DPO: {describe(dpo)}.",
-        f"DPO learned from {budget['dpo_labels']} labels; online RL asked a reward model for "
-        f"{budget['rl_scores']} scores, which had learned from {budget['rl_labels']} labels. "
-        f"An update took {seconds['rl_update']:.2f} s.",
-    ]
-    if "good" not in after:
-        return [*lines, "There is no gold standard for these pairs: read the answers."]
-    spread, cost = metrics["spread"], metrics["cost"]
-    with_kl, without_kl = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
-    return [
-        *lines,
-        f"{cost['rl_passes'] / cost['dpo_passes']:.1f} times as many tokens pass through models "
-        f"as in DPO's training, whose steps took {seconds['dpo_step']:.2f} s.",
-        "From half to twice the learning rate gold utility varies by "
-        f"{interval(spread['rl_spread'])} with online RL, {interval(spread['dpo_spread'])} with "
-        "DPO.",
-        f"Online RL against a reward model that loves length: {describe(with_kl)}.",
-        f"The same without the KL term: {describe(without_kl)}.",
-    ]
 
 
 # --- Main ---
@@ -288,16 +246,17 @@ def main(argv: list[str] | None = None) -> dict:
     """Find or train what is needed, train online, draw; returns the metrics."""
     smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
     args = cli.start(build_parser(), argv, "online_rl", smoke)
-    machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
-    shared = {"dataset": args.dataset, "seed": args.seed}
-    policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
-    policy["max_new_tokens"] = args.max_new_tokens
-    dpo_settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
-    prompts = args.prompts or (None if args.dataset else PROMPTS)
-    start = start_from_sft(**dpo_settings, **machine, prompts=prompts)
-    judge = {"model": args.reward_backbone, "smoke": args.smoke, **shared, **machine}
-    judges = find_judges(reward_model.tune, args.reward_model, **judge)
-    adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine)
+    device = cli.init_compute(args.device)
+    flags = {name: args.settings[name] for name in START_FLAGS}
+    start, judges, adapter = start_beside_dpo(
+        dpo_trainer.tune,
+        reward_model.tune,
+        beta=dpo_trainer.BETA,
+        prompts=args.prompts or (None if args.dataset else PROMPTS),
+        output_dir=args.output_dir,
+        device=device,
+        **flags,
+    )
     settings = training_settings("online rl", **args.settings)
     training = {name: settings[name] for name in TRAINING}
     metrics, seconds = study(start, training, judges, adapter)
@@ -309,7 +268,7 @@ def main(argv: list[str] | None = None) -> dict:
         claims=() if args.dataset else CLAIMS,
         checks=CHECKS,
         settings=settings,
-        device=machine["device"],
+        device=device,
         timings=seconds,
     )
 

@@ -6,18 +6,13 @@
 
 One prompt in every format; how far raters disagree; what is chosen and what is rejected. Then 12
 responses per prompt, whose true order is known, are annotated in each format, and Kendall's tau
-says how much of that order the annotations give back. Every format is a view of the same readings,
-utility + Gumbel noise. What an annotator reads is paid for: a score costs 1 response, a pair 2, a
-ranking of 4 costs 4; the same is counted per annotation. The tutorial calls scores noisier, which
-beyond the raters' leniency they are not here; so the noise of their readings is raised until pairs
-win: the break-even.
+says how much of that order comes back. A score costs 1 response read, a pair 2, a ranking of 4
+costs 4. The tutorial calls scores noisier; here they are not, beyond the raters' leniency. So their
+noise is raised until pairs win: the break-even.
 
 About 2 seconds. Expect, at 96 responses read per prompt, a tau of 0.67 from pairs and 0.78 from
-rankings and from scores: pairs win only where every response has a rater of its own (0.63, however
-much is read), whose leniency passes for quality, or where a reading for a score is twice as noisy
-as one for a comparison (1.2 times, for as many annotations). With --dataset your pairs are drawn,
-with what is wrong with them, and --model says which of them it cannot read whole. Left out: ties,
-pairs chosen adaptively, the time that a task takes beyond reading.
+rankings and from scores: pairs win only where every response has a rater of its own (0.63), or
+where a score is twice as noisy. Left out: ties, pairs chosen adaptively, time beyond reading.
 """
 
 import argparse
@@ -26,6 +21,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from support.annotation_study import (
+    DESIGNS,
+    NEW_RATER,
+    OWN_RATER,
+    RESPONSES,
     Rater,
     RaterDesign,
     Readings,
@@ -41,22 +40,17 @@ from support.annotation_study import (
     tau_of_rankings,
 )
 from support.drawing.preference_data import draw_preference_data, example_lines
-from support.pair_diagnosis import (
-    diagnose,
-    findings_on_own_pairs,
-    length_finding,
-    study_own_pairs,
-    style_shares,
-)
+from support.findings.preference_data import findings
+from support.pair_diagnosis import diagnose, study_own_pairs, style_shares
 
 import numpy as np
 
 from common import cli
 from common import preferences as world
-from common.intervals import interval, percent, summaries, summary
+from common.intervals import summaries, summary
 from common.reporting import INFINITY, Claim, finish
 
-RESPONSES, LIST_SIZE, RATER_POOL = 12, 4, 400
+LIST_SIZE, RATER_POOL = 4, 400
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read
 COMPARED = -3  # the place in PASSES at which formats are compared: 96 responses read
 NOISE_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # a score's reading against a pair's
@@ -159,12 +153,6 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
 
 # --- 4. Which format recovers the true order? ---
 
-NEW_RATER = RaterDesign("new_rater_each_time", 1)
-SAME_RATER = RaterDesign("one_rater_for_all", RESPONSES)
-OWN_RATER = RaterDesign("one_rater_per_response", None)
-TWO_STANDARDISED = RaterDesign("two_standardised", 2, standardised=True)
-DESIGNS = (NEW_RATER, SAME_RATER, OWN_RATER, TWO_STANDARDISED)
-
 
 def tau_of_scores(readings: Readings, rater: Rater, design: RaterDesign) -> np.ndarray:
     """Kendall's tau (P,) of the order of mean scores, given who scores each reading."""
@@ -265,30 +253,6 @@ def study(
     }
 
 
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    if "tau" not in metrics:
-        return findings_on_own_pairs(metrics)
-    pairs, raters, breaks = metrics["pairs"], metrics["raters"], metrics["break_even"]
-    tau = {name: interval(budgets[COMPARED]) for name, budgets in metrics["tau"].items()}
-    read = metrics["responses_read"][COMPARED]
-    return [
-        f"Two raters give the same score to {percent(raters['two_raters_agree'])} of responses, "
-        f"one rater asked twice to {percent(raters['one_rater_asked_twice_agrees'])}.",
-        f"Chosen answers have {interval(pairs['words']['chosen'], 1)} words, rejected ones "
-        f"{interval(pairs['words']['rejected'], 1)}; {length_finding(pairs['longer_wins'])}.",
-        f"Kendall's tau with the true order at {read} responses read: pairs {tau['pairwise']}, "
-        f"rankings {tau['listwise']}, scores by a new rater each time {tau[NEW_RATER.name]}, by "
-        f"one rater for all {tau[SAME_RATER.name]}, by one rater per response "
-        f"{tau[OWN_RATER.name]}.",
-        f"Two scores by one rater, standardised, recover {tau[TWO_STANDARDISED.name]}: a "
-        "comparison is two scores without the distance between them, which is why pairs lose.",
-        "Pairs win once a reading for a score is "
-        f"{interval(breaks['at_equal_cost'])} times as noisy as one for a comparison at equal "
-        f"cost, {interval(breaks['per_annotation'])} times at as many annotations.",
-    ]
-
-
 # --- Main ---
 
 
@@ -309,7 +273,7 @@ def main(argv: list[str] | None = None) -> dict:
     small = {"pairs": 200, "prompts": 10, "passes": PASSES[:4]} if args.smoke else {}
     metrics = study(seed=args.seed, dataset=args.dataset, model=args.model, **small)
     claims = () if args.dataset else CLAIMS
-    return finish(args, metrics, draw_preference_data, findings(metrics), claims=claims)
+    return finish(args, metrics, draw_preference_data, findings(metrics, COMPARED), claims=claims)
 
 
 if __name__ == "__main__":

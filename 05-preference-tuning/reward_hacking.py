@@ -4,24 +4,21 @@
     python 05-preference-tuning/reward_hacking.py --beta 0.1             # a weaker pull
     python 05-preference-tuning/reward_hacking.py --model distilgpt2     # another policy
 
-Three groups of annotators have one bias each: for length, for an expert's tone, for agreement with
-the user, who holds a wrong belief in every question here. Each bias is planted, seen in the labels,
-read off the reward model by contrasts, and exploited by best-of-n and by DPO. Beside them stand a
-group without bias, a reward that is merely noisy, and what mitigates.
+Three groups of annotators have one bias each: for length, an expert's tone, agreement with the
+user, who is wrong in every question here. Each bias is planted, seen in the labels, read off the
+reward model, and exploited by best-of-n and by DPO. Beside them: no bias, mere noise, mitigations.
 
-About four minutes on one core. Writes outputs/reward_hacking.png. Left out: RL against the reward
-(online_rl.py), heavy tails, rewards that are programs, length-normalised DPO, your own pairs.
+About four minutes on one core. Left out: RL against the reward (online_rl.py), heavy tails, rewards
+that are programs, length-normalised DPO, your own pairs.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.biased_pairs import (
     MEMBERS,
-    distinct_texts,
-    hack_findings,
+    describe_hacks,
     policy_runs,
     same_pairs,
     show_hacked,
@@ -32,9 +29,9 @@ from support.biased_pairs import (
 )
 from support.drawing.reward_hacking import draw_hacking
 from support.evaluation import sample_answers, score_texts, summarize
-from support.overoptimization import forecast, gains, late_loss, noise_of_texts
+from support.findings.reward_hacking import findings
+from support.overoptimization import NOISE, forecast, gains, late_loss, study_noise
 from support.training import load_sft_checkpoint, training_settings
-from support.win_rates import judged_win_rates
 
 import numpy as np
 from best_of_n import best_of_n_curve, best_of_n_kl_bound
@@ -42,7 +39,7 @@ from dpo_trainer import BETA, train_dpo
 from reward_model import fit
 
 from common import cli
-from common.intervals import interval, summary
+from common.intervals import summary
 from common.reporting import Check, Claim, finish
 
 HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
@@ -50,10 +47,7 @@ NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 FITTED = 8  # the law of over-optimisation is fitted up to this n
 STRONG_BETA = 5  # times --beta: the KL term as a mitigation
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
-NOISE = (3, 6)  # standard deviations of an error in the reward; that of gold utility is 1.5
-DRAWS = 10  # of noise, to average over
 
-# The forecast's error is taken from 0.5 log-odds: above 0, the law foretells gold to within that.
 GAP, LAW = "best_of_n.late_loss", "0.5 log-odds minus the error of the forecast"
 OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
     ("is_encoded", "reward models absorb it", "share of the planted bias", "absorbed.share"),
@@ -81,6 +75,9 @@ FOR_EACH_HACK = (
     ("ensemble_mitigates", "an ensemble mitigates", "best of 64, least of three minus biased"),
 )
 GOLD = "gold utility in log-odds: "
+INFLATES = "a length-biased judge inflates the win rate of verbose answers"
+RAW = "win rate by the biased reward, raw minus length-controlled"
+WIN_RATES = "win_rates.raw_minus_controlled"
 CLAIMS = (
     *(
         Claim(f"{hack}_{id}", f"{name}: {says}", measured, f"{hack}.{path}", smallest=0.05)
@@ -96,13 +93,7 @@ CLAIMS = (
         for id, says, arms in FOR_EACH_HACK
         for hack, name in HACKS.items()
     ),
-    Claim(
-        "length_inflates_win_rates",
-        "a length-biased judge inflates the win rate of verbose answers",
-        "win rate by the biased reward, raw minus length-controlled",
-        "win_rates.raw_minus_controlled",
-        smallest=0.05,
-    ),
+    Claim("length_inflates_win_rates", INFLATES, RAW, WIN_RATES, smallest=0.05),
 )
 CHECKS = (Check("mixing_relabels", "mixed pairs are the same pairs", "same_pairs", (1, 1)),)
 
@@ -125,20 +116,6 @@ def study_best_of_n(rewards: np.ndarray, gold: np.ndarray, ns: list[int]) -> dic
         "law": forecast(gold_curve, distance, ns.index(FITTED) + 1),
         "late_loss": summary(late_loss(gold_curve, ns)),
     }
-
-
-def study_noise(texts: list, gold: np.ndarray, ns: list[int], seed: int) -> dict:
-    """Gold utility (P, len(ns)) of the best of n by gold plus noise, which has no bias at all.
-
-    `sd_3`, `sd_6`: one error per distinct text; `of_samples`: a new one per sample, of sd 3.
-    """
-    rng = np.random.default_rng(seed)
-
-    def average(draw: Callable[[], np.ndarray]) -> np.ndarray:
-        return np.mean([best_of_n_curve(gold + draw(), gold, ns) for _ in range(DRAWS)], axis=0)
-
-    curves = {f"sd_{sd}": average(partial(noise_of_texts, texts, sd, rng)) for sd in NOISE}
-    return {**curves, "of_samples": average(partial(rng.normal, 0, NOISE[0], gold.shape))}
 
 
 # --- 2. Mitigations ---
@@ -208,31 +185,20 @@ def measure(texts, pool: dict, rewards: dict, policies: dict, ns: list[int], see
     samples; `policies` are readings and reward (P, 4) by DPO run.
     """
     gold = pool["utility"]
-    noise = study_noise(texts, gold, ns, seed)
+    noise = study_noise(best_of_n_curve, texts, gold, ns, seed)
     dpo = {name: read["utility"].mean(1) for name, read in policies.items()}
     differences = {
         **mitigate(rewards, pool, dpo, ns[-1]),
         **{f"noise_bends_sd_{sd}": late_loss(noise[f"sd_{sd}"], ns) for sd in NOISE},
         "new_noise_is_harmless": -late_loss(noise["of_samples"], ns),
     }
-    metrics = {
+    best = {name: study_best_of_n(rewards[name], gold, ns) for name in ("human", *HACKS)}
+    return {
         "ns": ns,
-        "human": {"best_of_n": study_best_of_n(rewards["human"], gold, ns)},
         "gold": {id: summary(values) for id, values in differences.items()},
         "noise": {name: gains(curve) for name, curve in noise.items()},
-        "distinct": distinct_texts(texts, pool["good"]),
-        "sft": summarize(pool),
-        "dpo": {name: summarize(read) for name, read in policies.items()},
-        "win_rates": judged_win_rates(policies["length"], {**pool, "reward": rewards["length"]}),
+        **describe_hacks(texts, pool, rewards, policies, best),
     }
-    for hack in HACKS:
-        metrics[hack] = {
-            "best_of_n": study_best_of_n(rewards[hack], gold, ns),
-            "proxy_gain": summary(policies[hack]["reward"].mean(1) - rewards[hack].mean(1)),
-            "gold_lost": summary(gold.mean(1) - dpo[hack]),
-            "gold_cost": summary(dpo["human"] - dpo[hack]),
-        }
-    return metrics
 
 
 # --- 3. The study: plant, train, exploit, mitigate ---
@@ -280,19 +246,6 @@ def study(
     return metrics | {"curves": curves, "same_pairs": same_pairs(labels["mixed"], labels["human"])}
 
 
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    dpo, gold = metrics["dpo"], metrics["gold"]
-    return [
-        *hack_findings(HACKS, metrics),
-        f"Against verbosity: {STRONG_BETA} times beta in DPO, gold "
-        f"{gold['kl_mitigates_dpo']['mean']:+.2f} (KL {interval(dpo['strong_kl']['kl'])} nats for "
-        f"{interval(dpo['length']['kl'])}); reward / words {interval(gold['per_word_mitigates'])}, "
-        f"and {interval(gold['per_word_beats_shortest'])} more than the shortest answer.",
-        f"Mere noise of sd 6, best of 16 to 64: gold {-gold['noise_bends_sd_6']['mean']:+.2f}.",
-    ]
-
-
 # --- Main ---
 
 
@@ -302,8 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--reward-backbone", default="tiny-gpt2", help="of the reward models")
     rate = "1.4e-3 embedded, 3e-4 other models"
     group = cli.add_training_flags(parser, "384 for DPO", rate, batch_size=8, epochs="3")
-    each = "of each reward model; default: 1200"
-    group.add_argument("--reward-pairs", type=cli.whole_number(8), help=each)
+    group.add_argument("--reward-pairs", type=cli.whole_number(8), help="of each; default: 1200")
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help="pull to the start")
     group = cli.add_policy_flags(parser, prompts="64")
     group.add_argument("--n", type=int, choices=NS[7:], default=64, help="the largest n")
@@ -322,7 +274,7 @@ def main(argv: list[str] | None = None) -> dict:
     machine = {"output_dir": args.output_dir, "device": device}
     metrics = study(**settings, reward=reward, **sizes, **machine)
     settings["reward_pairs"] = reward["pairs"]
-    lines = findings(metrics)
+    lines = findings(metrics, HACKS, STRONG_BETA)
     return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
 
 

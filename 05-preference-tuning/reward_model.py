@@ -22,6 +22,7 @@ from pathlib import Path
 
 from support.artifacts import check_ours, find_or_train, save_trained, stored_settings
 from support.drawing.reward_model import draw_reward_model
+from support.findings.reward_model import findings
 from support.held_out_pairs import on_labels
 from support.policy_data import tell_limits
 from support.reward_study import (
@@ -30,7 +31,6 @@ from support.reward_study import (
     score_pairs,
     show_pairs,
     study_world,
-    world_findings,
 )
 from support.training import length_sorted_batches, my_share, optimizing, training_settings
 
@@ -38,7 +38,6 @@ import numpy as np
 from dpo_trainer import train_dpo
 
 from common import cli
-from common.intervals import interval, percent
 from common.models import autocast, encode_for_reward, load_reward_model
 from common.reporting import INFINITY, Check, Claim, finish
 
@@ -237,20 +236,6 @@ def study(
     }
     metrics |= study_world(fit, train_dpo, model, models, train, held, rewards, **fitting)
     return metrics, reward_model, tokenizer
-
-
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    labels, temperature = metrics["label_accuracy"], metrics["calibration"]["temperature"]
-    on_labels = (
-        f"Of held-out pairs the reward model orders {percent(labels)} as labelled; preferring the "
-        f"shorter answer {percent(metrics['control_length_labels'])}. Its margins of chosen over "
-        f"rejected are {interval(metrics['margin'])} log-odds, their temperature is "
-        f"{temperature:.2f} (1: calibrated, above: over-confident)."
-    )
-    if "gold_order" in metrics:
-        return [on_labels, *world_findings(metrics)]
-    return [on_labels, "There is no gold standard for these pairs: read the answers."]
 
 
 # --- Main ---

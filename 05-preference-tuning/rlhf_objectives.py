@@ -18,14 +18,16 @@ models (a batch's mean stands in for the value), Adam.
 
 import argparse
 
-from support.bandit import curve_at, describe, log_softmax, make_bandit, moments
+from support.bandit import curve_at, describe, log_softmax, make_bandit
 from support.drawing.ppo_objectives import draw_objectives
-from support.model_sizes import Sizes, in_gb, memory_finding, model_sizes
+from support.findings.ppo_objectives import findings
+from support.model_sizes import Sizes, in_gb, model_sizes
+from support.objective_curves import advantage_curves, clip_curves, expected_estimates
 
 import numpy as np
 
 from common import cli
-from common.intervals import interval, summaries, summary
+from common.intervals import summaries, summary
 from common.reporting import INFINITY, Check, Claim, finish
 
 BATCH, LEARNING_RATE, PASSES = 64, 0.3, 4  # responses per update, step on the logits, epochs
@@ -132,28 +134,6 @@ def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarra
     return {"k1": -x, "k2": x**2 / 2, "k3": np.expm1(x) - x}  # exp(x) - 1 - x may round below 0
 
 
-def clip_curves(epsilon: float) -> dict:
-    """The surrogate for advantages +1 and -1, at its ends and kinks."""
-    ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
-    up, down = (clipped_surrogate(ratio, sign, epsilon) for sign in (1, -1))
-    return {"epsilon": epsilon, "ratio": ratio.tolist(), "up": up.tolist(), "down": down.tolist()}
-
-
-def advantage_curves(gamma: float) -> dict:
-    """Advantages (lam, T) of three steps with rewards 0, 0, 1 and values .5, .6, .7."""
-    rewards, values = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.6, 0.7])
-    lams = np.linspace(0, 1, 21).round(2)
-    rows = [generalized_advantage_estimate(rewards, values, gamma, lam).tolist() for lam in lams]
-    return {"gamma": gamma, "lam": lams.tolist(), "advantages": rows}
-
-
-def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
-    """Mean of each estimator over samples of the policy, and its spread, in nats; both (N, K)."""
-    log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
-    estimates = kl_estimators(log_probs, log_ref)
-    return {name: moments(np.exp(log_probs), values) for name, values in estimates.items()}
-
-
 # --- 3. PPO on a policy whose optimum is known ---
 
 
@@ -246,6 +226,7 @@ def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: i
         settings = (updates, seed, LEARNING_RATE, epsilon, PASSES)
         policies[name] = train_ppo(ref, proxy, weight, *settings)
         runs[name] = describe(policies[name], world, optimum)
+    log_ref, after_one, at_the_end = np.log(ref), policies["with_kl"][1], policies["with_kl"][-1]
     free_gold, kept_gold = runs["without_kl"]["gold"], runs["with_kl"]["gold"]
     looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
     curves = {name: curve_at(run, looks) for name, run in runs.items()}
@@ -259,37 +240,15 @@ def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: i
         "gold_kept_by_kl": summary(kept_gold[-1] - free_gold[-1]),
         "optimum": {"beta": BETAS.tolist(), **curve_at(describe(by_beta, world, optimum))},
         **measure_sensitivity(world, beta, epsilon, updates // 2, seed),
-        "clip": clip_curves(epsilon),
-        "advantages": advantage_curves(gamma=1.0),
+        "clip": clip_curves(clipped_surrogate, epsilon),
+        "advantages": advantage_curves(generalized_advantage_estimate, gamma=1.0),
         "kl_estimators": {
-            "after_1_update": expected_estimates(policies["with_kl"][1], np.log(ref)),
-            "at_the_end": expected_estimates(policies["with_kl"][-1], np.log(ref)),
+            "after_1_update": expected_estimates(kl_estimators, after_one, log_ref),
+            "at_the_end": expected_estimates(kl_estimators, at_the_end, log_ref),
         },
         "memory": weights,
         "ppo_over_dpo": weights["7B"]["PPO"]["weights_gb"] / weights["7B"]["DPO"]["weights_gb"],
     }
-
-
-def findings(metrics: dict) -> list[str]:
-    """What was found, in sentences."""
-    start, kept, free = metrics["start"], metrics["end"]["with_kl"], metrics["end"]["without_kl"]
-    near, far = metrics["kl_estimators"].values()
-    return [
-        f"Without the KL term the policy ends with {free['favourite']['mean']:.1%} on the proxy's "
-        f"favourite: gold utility {start['gold']['mean']:.2f} at the start, at most "
-        f"{metrics['peak_gold_without_kl']['mean']:.2f}, {interval(free['gold'])} at the end.",
-        f"With it gold utility ends at {interval(kept['gold'])}, KL {interval(kept['kl'])} nats, "
-        f"total variation {interval(kept['distance'], 4)} from the closed-form optimum.",
-        "Sixteen epochs at the learning rate that suits one add "
-        f"{interval(metrics['distance_added_by_epochs'], 3)} of total variation; leaving out the "
-        f"clip adds {interval(metrics['distance_saved_by_clipping'])} over all settings.",
-        f"Estimated from samples, that KL is on average {interval(far['k1']['average'])} by k1, "
-        f"{interval(far['k2']['average'])} by k2, {interval(far['k3']['average'])} by k3.",
-        f"One sample strays from it by {far['k1']['spread']['mean']:.2f} with k1, by "
-        f"{far['k3']['spread']['mean']:.2f} with k3; nearer, after the first update, by "
-        f"{near['k1']['spread']['mean']:.2f} and {near['k3']['spread']['mean']:.2f}.",
-        memory_finding("7B", metrics["memory"]["7B"]),
-    ]
 
 
 # --- Main ---

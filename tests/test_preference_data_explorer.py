@@ -7,6 +7,7 @@ import json
 from support import annotation_study, pair_diagnosis
 from support.annotation_study import Rater, RaterDesign, Readings
 from support.drawing.preference_data import draw_preference_data, example_lines
+from support.findings.preference_data import length_finding
 
 import matplotlib.image
 import numpy as np
@@ -365,13 +366,11 @@ def test_length_baseline_is_resampled_over_prompts():
 
 
 def test_findings_follow_the_interval():
-    assert "the longer answer wins 60%" in pair_diagnosis.length_finding(
-        {"mean": 0.6, "ci95": [0.55, 0.65]}
-    )
-    assert "the shorter answer wins 60% [55%, 65%]" in pair_diagnosis.length_finding(
+    assert "the longer answer wins 60%" in length_finding({"mean": 0.6, "ci95": [0.55, 0.65]})
+    assert "the shorter answer wins 60% [55%, 65%]" in length_finding(
         {"mean": 0.4, "ci95": [0.35, 0.45]}
     )
-    assert "no telling" in pair_diagnosis.length_finding({"mean": 0.6, "ci95": [0.45, 0.75]})
+    assert "no telling" in length_finding({"mean": 0.6, "ci95": [0.45, 0.75]})
 
 
 def test_histograms_count_every_pair():
@@ -443,7 +442,7 @@ def test_the_figure_is_drawn_from_the_metrics_alone(studies, tmp_path, count):
 
 
 def test_findings_name_the_numbers(studies):
-    text = " ".join(explorer.findings(studies[0]))
+    text = " ".join(explorer.findings(studies[0], explorer.COMPARED))
     for name in ("at_equal_cost", "per_annotation"):
         assert f"{studies[0]['break_even'][name]['mean']:.2f} [" in text
     for budgets in studies[0]["tau"].values():

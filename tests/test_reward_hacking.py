@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from support import biased_pairs, contrasts
+from support import biased_pairs, contrasts, overoptimization
 from support.overoptimization import (
     fit_overoptimization,
     forecast,
@@ -272,7 +272,9 @@ def test_few_good_texts_bend_gold_where_noise_belongs_to_a_text():
     # Of 96 samples 60 are one good text; the other 36 are all different, and bad.
     row = ["good"] * 60 + [f"bad {k}" for k in range(36)]
     gold = np.tile([4.0] * 60 + [0.0] * 36, (100, 1))
-    curves = hacking.study_noise([row] * 100, gold, [1, 2, 4, 16, 64], seed=0)
+    curves = overoptimization.study_noise(
+        best_of_n_curve, [row] * 100, gold, [1, 2, 4, 16, 64], seed=0
+    )
     assert set(curves) == {"sd_3", "sd_6", "of_samples"}
     text, sample = curves["sd_6"].mean(0), curves["of_samples"].mean(0)
     assert text[-1] < text[1] - 0.3  # the luckiest of many bad texts
@@ -450,7 +452,7 @@ def test_dpo_is_compared_with_sft_and_with_unbiased_labels(metrics):
 def test_noise_is_compared_over_the_last_factor_of_four(metrics):
     gold, noise, ns = metrics["gold"], metrics["noise"], metrics["ns"]
     quarter = ns.index(16)
-    for sd in hacking.NOISE:
+    for sd in overoptimization.NOISE:
         curve = noise[f"sd_{sd}"]
         late = curve[quarter]["mean"] - curve[-1]["mean"]
         assert gold[f"noise_bends_sd_{sd}"]["mean"] == pytest.approx(late)

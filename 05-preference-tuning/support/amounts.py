@@ -8,7 +8,7 @@ from support.training import load_sft_checkpoint
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 from common.preferences import make_pairs
 
 
@@ -158,24 +158,3 @@ def _frontier_point(seen: dict, method: str, series: str, label: str) -> dict:
     measured = {name: seen[name] for name in names}
     about = {"method": method, "series": series, "label": label}
     return {**about, **measured, "annotations": seen["pairs"]}
-
-
-def amount_findings(amounts: dict) -> list[str]:
-    """What became of answers with more of it, in sentences."""
-    lines = []
-    for name, labels in (("unbiased", "unbiased labels"), ("biased", "labels that love length")):
-        amount = amounts[name]
-        last = amount["curve"][-1]
-        lines.append(
-            f"More of it on {labels}, at a constant rate: gold utility is best at epoch "
-            f"{amount['peak_epoch']:.3g} and has lost {interval(amount['gold_lost'])} by epoch "
-            f"{last['epoch']:.3g} (KL {interval(last['kl'])} nats, good answers "
-            f"{percent(last['good'])}); of training pairs meanwhile {percent(last['accuracy'])} "
-            f"are ranked as labelled, {amount['accuracy_gained']['mean']:+.0%}."
-        )
-    sides = amounts["unbiased"]["curve"][-1]
-    lines.append(
-        f"There log p of chosen responses changed by {interval(sides['chosen'])} nats, of "
-        f"rejected ones by {interval(sides['rejected'])}."
-    )
-    return lines

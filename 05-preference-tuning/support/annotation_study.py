@@ -13,7 +13,10 @@ from common.preferences import annotate, gold_utility, questions, styles_for, wr
 # --- What is annotated ---
 
 
-def response_utilities(prompts: int, responses: int = 12) -> np.ndarray:
+RESPONSES = 12  # to each prompt
+
+
+def response_utilities(prompts: int, responses: int = RESPONSES) -> np.ndarray:
     """Gold utilities (prompts, responses) in all styles, no two to a prompt equally good."""
     rows = []
     for question in questions("train")[:prompts]:
@@ -85,6 +88,13 @@ class RaterDesign(NamedTuple):
     name: str
     ratings: int | None
     standardised: bool = False  # to mean 0 and deviation 1 within the ratings in a row
+
+
+NEW_RATER = RaterDesign("new_rater_each_time", 1)
+SAME_RATER = RaterDesign("one_rater_for_all", RESPONSES)
+OWN_RATER = RaterDesign("one_rater_per_response", None)
+TWO_STANDARDISED = RaterDesign("two_standardised", 2, standardised=True)
+DESIGNS = (NEW_RATER, SAME_RATER, OWN_RATER, TWO_STANDARDISED)
 
 
 def assign_raters(

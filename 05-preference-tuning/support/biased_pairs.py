@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from support.contrasts import absorbed_bias, contrast_rewards, scorer
-from support.evaluation import show_answers
+from support.evaluation import show_answers, summarize
+from support.win_rates import judged_win_rates
 
 import numpy as np
 
-from common.intervals import percent, summary
+from common.intervals import summary
 from common.preferences import (
     BIASES,
     SIDES,
@@ -172,6 +173,34 @@ def trace_biases(
     return traced
 
 
+def describe_hacks(
+    texts: list[list[str]], pool: dict, rewards: dict, policies: dict, best_of_n: dict
+) -> dict:
+    """What the policies became, and of each hack what best-of-n and DPO gained and lost by it.
+
+    The readings `pool` and the `rewards` by group (P, M) are those of the SFT checkpoint's texts;
+    `policies` are readings and reward (P, n) by DPO run, `best_of_n` metrics by group.
+    """
+    gold = {name: read["utility"].mean(1) for name, read in policies.items()}
+    by_length = {**pool, "reward": rewards["length"]}
+    metrics = {
+        "human": {"best_of_n": best_of_n["human"]},
+        "distinct": distinct_texts(texts, pool["good"]),
+        "sft": summarize(pool),
+        "dpo": {name: summarize(read) for name, read in policies.items()},
+        "win_rates": judged_win_rates(policies["length"], by_length),
+    }
+    for hack in BIASES:
+        reward_gain = policies[hack]["reward"].mean(1) - rewards[hack].mean(1)
+        metrics[hack] = {
+            "best_of_n": best_of_n[hack],
+            "proxy_gain": summary(reward_gain),
+            "gold_lost": summary(pool["utility"].mean(1) - gold[hack]),
+            "gold_cost": summary(gold["human"] - gold[hack]),
+        }
+    return metrics
+
+
 def distinct_texts(texts: Sequence[Sequence[str]], good: np.ndarray) -> dict:
     """How many different texts a prompt has among its samples, and how many good ones; (P, M)."""
     text_counts, good_counts = [], []
@@ -180,20 +209,6 @@ def distinct_texts(texts: Sequence[Sequence[str]], good: np.ndarray) -> dict:
         text_counts.append(len(is_good))
         good_counts.append(sum(is_good.values()))
     return {"texts": summary(text_counts), "good": summary(good_counts)}
-
-
-def hack_findings(names: dict[str, str], metrics: dict) -> list[str]:
-    """A sentence for each hack: what the reward model absorbed, and what choosing and DPO did."""
-    lines = []
-    for hack, name in names.items():
-        measured, best = metrics[hack], metrics[hack]["best_of_n"]
-        lines.append(
-            f"{name.capitalize()}: {percent(measured['absorbed']['share'])} of the planted bias is "
-            f"in the reward model. Best of {metrics['ns'][-1]}: reward "
-            f"{best['proxy'][-1]['mean']:+.2f}, gold {best['gold'][-1]['mean']:+.2f}. DPO: reward "
-            f"{measured['proxy_gain']['mean']:+.2f}, gold {-measured['gold_lost']['mean']:+.2f}."
-        )
-    return lines
 
 
 def show_hacked(

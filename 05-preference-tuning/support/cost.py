@@ -6,9 +6,23 @@ Unlike seconds, operations are the same in every run. Those of all processes are
 import time
 from collections.abc import Callable, Sequence
 
+from support.policy_data import PolicyData
+
 import numpy as np
 
 from common.intervals import summary
+
+
+def study_cost(
+    answer: Callable, data: PolicyData, n: int, ns: Sequence[int], few: int
+) -> tuple[dict, dict]:
+    """Cost of up to n candidates at the `ns`, as `measure_cost` gives it.
+
+    In the world of eight prompts; of your own pairs of two, and of a `few` candidates.
+    """
+    prompts, largest = (data.prompts[:8], 16) if data.has_gold else (data.prompts[:2], few)
+    ns = [k for k in ns if k <= min(n, largest)]
+    return measure_cost(answer, [[prompt] for prompt in prompts], ns)
 
 
 def measure_cost(answer: Callable, prompts: Sequence, ns: Sequence[int]) -> tuple[dict, dict]:

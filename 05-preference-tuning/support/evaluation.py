@@ -141,6 +141,12 @@ def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tup
         yield batch, ids, mask, targets
 
 
+def largest_weight_change(before: dict, model) -> float:
+    """Largest |change| of a weight of the model since `before`, a copy of its state_dict."""
+    after = model.state_dict()
+    return max(float((after[name] - before[name]).abs().max()) for name in before)
+
+
 # --- Sampled answers ---
 
 

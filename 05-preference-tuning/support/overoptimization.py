@@ -4,13 +4,16 @@ Gao, Schulman & Hilton 2022 (arXiv 2210.10760), for best-of-n. Here it has to fo
 n is small, compared with what is measured where n is large.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from common.intervals import summary
 
 INFINITY = float("inf")
+NOISE = (3, 6)  # standard deviations of an error in the reward; that of gold utility is 1.5
+DRAWS = 10  # of noise, to average over
 
 
 def fit_overoptimization(d: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
@@ -71,3 +74,23 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
         distinct, index = np.unique(candidates, return_inverse=True)
         errors.append(rng.normal(0, sd, len(distinct))[index])
     return np.array(errors)
+
+
+def study_noise(
+    best_of_n_curve: Callable,
+    texts: list[list[str]],
+    gold: np.ndarray,
+    ns: Sequence[int],
+    seed: int,
+) -> dict:
+    """Gold utility (P, len(ns)) of the best of n by gold plus noise, which has no bias at all.
+
+    `sd_3`, `sd_6`: one error per distinct text; `of_samples`: a new one per sample, of sd 3.
+    """
+    rng = np.random.default_rng(seed)
+
+    def average(draw: Callable[[], np.ndarray]) -> np.ndarray:
+        return np.mean([best_of_n_curve(gold + draw(), gold, ns) for _ in range(DRAWS)], axis=0)
+
+    curves = {f"sd_{sd}": average(partial(noise_of_texts, texts, sd, rng)) for sd in NOISE}
+    return {**curves, "of_samples": average(partial(rng.normal, 0, NOISE[0], gold.shape))}

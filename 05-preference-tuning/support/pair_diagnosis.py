@@ -15,7 +15,7 @@ from support.policy_data import MAX_LENGTH
 import numpy as np
 
 from common.cli import UserError
-from common.intervals import interval, summary
+from common.intervals import summary
 from common.preferences import COLUMNS, SIDES, STYLES
 
 
@@ -123,47 +123,3 @@ def token_counts(rows: Sequence[dict], model: str) -> dict:
         for column in COLUMNS
     }
     return {**sides, "model": model, "limit": limit, "too_long": int((longest > limit).sum())}
-
-
-# --- In sentences ---
-
-
-def length_finding(longer: dict) -> str:
-    """What the interval of the length baseline allows to say."""
-    share = longer["mean"]
-    if longer["ci95"] is None:
-        return f"the longer answer wins {share:.0%} of too few prompts to tell"
-    low, high = longer["ci95"]
-    if high < 0.5:
-        return f"the shorter answer wins {1 - share:.0%} [{1 - high:.0%}, {1 - low:.0%}]"
-    undecided = "" if low > 0.5 else "no telling by length: "
-    return f"{undecided}the longer answer wins {share:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def findings_on_own_pairs(metrics: dict) -> list[str]:
-    """What `diagnose` and `describe_own_pairs` say of the user's pairs."""
-    pairs = metrics["pairs"]
-    words = [f"{interval(pairs['words'][side], 1)} {side}" for side in SIDES]
-    return [
-        f"{pairs['rows']} rows, {pairs['usable']} usable pairs on {pairs['prompts']} prompts; "
-        f"dropped: {pairs['dropped'] or 'none'}.",
-        f"Comparisons labelled both ways: {pairs['contradictory']}.",
-        f"If split by row, {pairs['leaked']} of {pairs['held_out']} held-out rows have a prompt "
-        "that is also in training; the lab's scripts split by prompt.",
-        f"Words on average: {', '.join(words)}; {length_finding(pairs['longer_wins'])}.",
-        *token_findings(metrics.get("tokens")),
-    ]
-
-
-def token_findings(tokens: dict | None) -> list[str]:
-    """The lengths in tokens, where a model was named."""
-    if tokens is None:
-        return []
-    means = [
-        f"{column} {tokens[column]['mean']:.1f} (at most {tokens[column]['longest']})"
-        for column in COLUMNS
-    ]
-    return [
-        f"Tokens of {tokens['model']} on average: {', '.join(means)}; {tokens['too_long']} pairs "
-        f"are longer than {tokens['limit']}, all that the model reads."
-    ]

@@ -11,7 +11,7 @@ from support.evaluation import score_texts
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 
 FEW = 4  # where a curve over n is cut in two
 NS = (1, 2, 4, 8, 16, 32, 64)
@@ -163,28 +163,6 @@ def over_prompts(curves: dict[str, np.ndarray]) -> dict:
     for name, curve in curves.items():
         quantities[name] = [summary(at_n, resamples=500) for at_n in curve.T]
     return quantities
-
-
-def curve_findings(curves: dict[str, dict], n: int) -> list[str]:
-    """A sentence for each method: its reward, length and, where it is known, its gold."""
-    sentences = {
-        "sft": "One answer of the SFT checkpoint",
-        "as_many_pairs": f"Best of {n} by a reward model of as many pairs as DPO",
-        "best_of_n": f"Best of {n}",
-        "dpo": "One answer after DPO",
-        "dpo_best_of_n": f"Best of {n} after DPO",
-    }
-    lines = []
-    for method, name in sentences.items():
-        arm, end = ENDS[method]
-        if arm not in curves:
-            continue
-        seen = {reading: curve[end] for reading, curve in curves[arm].items()}
-        text = f"{name}: reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
-        if "good" in seen:
-            text += f", good {percent(seen['good'])}, gold utility {interval(seen['utility'])}"
-        lines.append(f"{text}.")
-    return lines
 
 
 def ratio(table: np.ndarray, axis: int = 0) -> float:

@@ -24,7 +24,7 @@ from support.training import DEFAULTS, training_settings
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 from common.models import load_causal_lm, load_tokenizer, score_responses
 from common.preferences import SIDES, Question, make_pairs, questions
 
@@ -244,37 +244,3 @@ def curve_rows(curve: Curve, ordered: Sequence[dict]) -> list[dict]:
     """A curve as metrics: at each number of pairs the accuracies of `by_reason`."""
     points = zip(curve.counts, curve.hits, strict=True)
     return [{"pairs": count, **by_reason(hits, ordered)} for count, hits in points]
-
-
-# --- In sentences ---
-
-
-def world_findings(metrics: dict) -> list[str]:
-    """What gold utility says of a run, in sentences."""
-    gold, ceiling = metrics["gold_order"], metrics["bayes_ceiling"]["accuracy"]
-    absorbed, disagreement = metrics["contrasts"], metrics["disagreement"]
-    people, sft = absorbed["people"], absorbed["sft"]
-    curves = metrics["curve"]
-    size, all_pairs = len(curves["dpo"]) - 1, curves["encoder"][-1]
-    at_size = {name: curve[size] for name, curve in curves.items()}
-    levels = ", ".join(f"{level['mean']:+.1f}" for level in metrics["level"].values())
-    return [
-        f"It orders {percent(gold['all'])} as gold utility does, of facts that no pair was about "
-        f"{percent(metrics['gold_order_unseen_facts'])}; preferring the shorter answer "
-        f"{percent(metrics['control_length_only'])}. Of the labels at most {ceiling:.1%} can be "
-        "predicted.",
-        f"Of the 3 log-odds of a right answer it absorbed {percent(people['right']['share'])}, "
-        f"from the SFT checkpoint {percent(sft['right']['share'])}. A word of filler counts "
-        f"{interval(people['filler']['reward'])} (planted -0.15), by labels of people who like "
-        f"length {interval(absorbed['length']['filler']['reward'])} (planted +0.15).",
-        f"The models of people and of length-lovers order {percent(disagreement['length'])} of "
-        f"pairs unlike, those of two groups of people {percent(disagreement['others'])}.",
-        f"The level is free: the mean reward of four models lies {levels} beside gold utility.",
-        f"Where the worse response is plain and wrong, the encoder orders "
-        f"{percent(at_size['encoder']['facts'])} right after {at_size['sft']['pairs']:.0f} pairs "
-        f"({percent(all_pairs['facts'])} after all), the SFT checkpoint "
-        f"{percent(at_size['sft']['facts'])}, DPO's implicit reward "
-        f"{percent(at_size['dpo']['facts'])}; where style gives it away "
-        f"{percent(at_size['encoder']['style'])}, {percent(at_size['sft']['style'])} and "
-        f"{percent(at_size['dpo']['style'])}.",
-    ]

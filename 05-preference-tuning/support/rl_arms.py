@@ -11,7 +11,7 @@ from support.training import Trained, load_sft_checkpoint
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 
 SAMPLES = 2  # answers to each held-out prompt, at every look
 # How often a training reads or writes each token of a response; going backwards counts twice.
@@ -118,6 +118,22 @@ def train_rl_arm(
 # --- What the arms are compared by ---
 
 
+def compare_methods(dpo: dict, rl: dict, arms: dict[str, Arm], rates: Sequence[str]) -> dict:
+    """What the claims compare: tokens, and gold utility in log-odds, paired by prompt.
+
+    `dpo` and `rl` are outcomes by arm; `rates` names those that differ in the learning rate alone.
+    """
+    rl_gold, dpo_gold = gold_of(rl, rates), gold_of(dpo, rates)  # (P, rates)
+    with_kl, without_kl = gold_of(rl, ("biased", "biased_no_kl")).T
+    at_default = rates.index("default")
+    return {
+        "cost": token_passes(dpo["slow"].trained, rl["default"].trained),
+        "spread": spread_over_rates(rl_gold, dpo_gold, [arms[name].rate for name in rates]),
+        "rl_minus_dpo": summary(rl_gold[:, at_default] - dpo_gold[:, at_default]),
+        "held_by_kl": summary(with_kl - without_kl),
+    }
+
+
 def gold_of(outcomes: dict[str, Outcome], names: Sequence[str]) -> np.ndarray:
     """Gold utility per prompt of each arm, in log-odds: (P, arms)."""
     return np.column_stack([outcomes[name].values["utility"].mean(1) for name in names])
@@ -190,15 +206,6 @@ def frontier_points(
             measured = {"kl": seen["kl"], "gold": seen["utility"], "good": seen["good"]}
             points.append({**shared, "label": label, "update": seen["step"], **measured})
     return points
-
-
-def describe(answers: dict) -> str:
-    """Answers in words: gold where it is known, reward, measured KL, length."""
-    text = f"reward {interval(answers['reward'])}, KL {interval(answers['kl'])} nats, "
-    text += f"{answers['words']['mean']:.1f} words"
-    if "good" not in answers:
-        return text
-    return f"good answers {percent(answers['good'])}, gold {interval(answers['utility'])}, {text}"
 
 
 # --- Seconds and memory, which differ from run to run ---

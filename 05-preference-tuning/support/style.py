@@ -6,7 +6,7 @@ from support.start import Start
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 from common.models import encode_response
 from common.preferences import questions
 
@@ -37,17 +37,3 @@ def log_odds(policy, start: Start) -> dict:
             "share": summary(beta * change / GOLD[name]),
         }
     return measured
-
-
-def style_findings(metrics: dict) -> list[str]:
-    """What changed of the two, in sentences."""
-    right, filler = metrics["log_odds"]["right"], metrics["log_odds"]["filler"]
-    return [
-        f"Of the room it had, style (on-topic answers without filler) gained "
-        f"{percent(metrics['style_of_room'])}, substance (right ones) "
-        f"{percent(metrics['substance_of_room'])}.",
-        f"log p of a right answer minus that of a wrong one in the same words went from "
-        f"{interval(right['before'])} to {interval(right['after'])} nats: "
-        f"{percent(right['share'])} of what unlimited pairs would teach; of a word of filler "
-        f"{percent(filler['share'])}.",
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.artifacts import find_or_train, trained_settings
+from support.start import Start, start_from_sft
 from support.training import training_settings
 
 from common.cli import name_run
@@ -17,6 +18,9 @@ SCRIPTS = {
     "reward model": ("reward_model", {"model": "tiny-distilbert", "annotator": "human", "seed": 0}),
 }
 SMOKE = {"pairs": 64, "num_train_epochs": 1}
+# The flags that `start_beside_dpo` takes as they are.
+START_FLAGS = ("model", "dataset", "seed", "smoke", "sft_steps", "max_new_tokens")
+START_FLAGS += ("reward_backbone", "reward_model")
 
 
 def find_trained(
@@ -58,6 +62,41 @@ def find_judges(
             judges["as_many_pairs"] = few
         judges["length"] = find_trained(*method, dataset=None, annotator="length", **flags)
     return judges
+
+
+def start_beside_dpo(
+    tune_dpo: Callable[..., tuple],
+    tune_reward_model: Callable[..., tuple],
+    *,
+    model: str,
+    dataset: str | None,
+    seed: int,
+    smoke: bool,
+    sft_steps: int | None,
+    max_new_tokens: int,
+    reward_backbone: str,
+    reward_model: Path | None,
+    beta: float,
+    prompts: int | None,
+    adapter: Path | None = None,
+    few: bool = False,
+    **machine,
+) -> tuple[Start, dict[str, Path], Path]:
+    """The SFT checkpoint with its data, folders of reward models, and that of DPO's adapter.
+
+    What is not given and not found is trained first. With `few`, one reward model has as many pairs
+    as DPO (see `find_judges`). `machine` are output_dir and device.
+    """
+    shared = {"dataset": dataset, "seed": seed}
+    policy = {"model": model, "sft_steps": sft_steps, "beta": beta, **shared}
+    policy["max_new_tokens"] = max_new_tokens
+    settings = training_settings("dpo", **policy, **(SMOKE if smoke else {}))
+    start = start_from_sft(**settings, **machine, prompts=prompts)
+    judge = {"model": reward_backbone, "smoke": smoke, **shared, **machine}
+    judge["as_many_pairs"] = settings["pairs"] if few else None
+    judges = find_judges(tune_reward_model, reward_model, **judge)
+    trained = adapter or find_trained("dpo", tune_dpo, smoke=smoke, **policy, **machine)
+    return start, judges, trained
 
 
 def label_counts(folders: dict[str, Path]) -> dict[str, int | None]:

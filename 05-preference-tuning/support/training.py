@@ -40,7 +40,7 @@ DEFAULTS = {
     "reward model": {"pairs": 6400, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
     # Steps of twice the size of those of "dpo", and long enough for the losses to differ.
-    "dpo variants": {"pairs": 384, "epochs": 3, "learning_rate": 1.4e-3, "batch_size": 8},
+    "dpo variants": {"pairs": 384, "epochs": 2, "learning_rate": 1.4e-3, "batch_size": 8},
     # Long enough for beta to act and for a bias of the labels to show. Its reward models start from
     # tiny-gpt2, as InstructGPT's did from the SFT checkpoint: 1,200 pairs teach it 90, 91 and 78 %
     # of the three planted biases (by contrasts, on validation prompts) in 6 seconds.

@@ -12,7 +12,7 @@ from support.variant_data import gold_agreement
 
 import numpy as np
 
-from common.intervals import interval, percent, summary
+from common.intervals import summary
 
 WATCHED_PROMPTS = 32
 FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts
@@ -168,33 +168,3 @@ def frontier_points(arms: Sequence[Arm], results: Results) -> list[dict]:
         }
         points.append(point)
     return points
-
-
-# --- In words ---
-
-
-def gold_at_kl(arms: dict, *keys: str) -> str:
-    """Gold utility and KL of some arms: DPO 3.66 at KL 1.1, IPO 3.70 at KL 1.0."""
-    texts = []
-    for key in keys:
-        gold, kl = arms[key]["utility"]["mean"], arms[key]["kl"]["mean"]
-        texts.append(f"{arms[key]['name']} {gold:.2f} at KL {kl:.1f}")
-    return ", ".join(texts)
-
-
-def loss_findings(metrics: dict) -> list[str]:
-    """Of a few losses side by side, or of the user's own pairs."""
-    lines = []
-    for arm in metrics["arms"].values():
-        accuracy, margin = percent(arm["implicit_reward_accuracy"]), interval(arm["margin"])
-        gold = f", good answers {percent(arm['good'])}" if "good" in arm else ""
-        lines.append(
-            f"{arm['name']}: ranks {accuracy} of held-out pairs as labelled, margin {margin} and "
-            f"KL {interval(arm['kl'])} nats{gold}."
-        )
-    if "judge" in metrics:
-        agrees = percent(metrics["judge"]["agrees_with_labels"])
-        lines.append(f"The judge labels {agrees} of the held-out pairs as the data do.")
-    if "utility" not in metrics["reference"]:
-        lines.append("There is no gold standard for these pairs: read the answers.")
-    return lines

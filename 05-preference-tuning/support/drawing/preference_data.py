@@ -13,7 +13,7 @@ from support.drawing import (
     new_figure,
     save_figure,
 )
-from support.pair_diagnosis import length_finding
+from support.findings.preference_data import length_finding
 
 import numpy as np
 
