@@ -240,7 +240,7 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
         "curve": trained.curve,
     }
     if data.has_gold:
-        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after)
+        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after, tuned_texts)
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
     return metrics, policy
 
@@ -291,8 +291,10 @@ def main(argv: list[str] | None = None) -> dict:
     with keep_checkpoints(args.output_dir / "dpo-checkpoints", settings, args.resume) as kept:
         metrics, policy = study(start, kept)
         save_adapter(folders, settings, policy, start.tokenizer, start.data.prompts[0])
+    answers = metrics.pop("answers", None)
     lines, claims = findings(metrics), () if args.dataset else CLAIMS
-    return finish(args, metrics, draw_dpo, lines, claims, CHECKS, settings, device, folders)
+    about = (settings, device, folders)
+    return finish(args, metrics, draw_dpo, lines, claims, CHECKS, *about, answers=answers)
 
 
 if __name__ == "__main__":

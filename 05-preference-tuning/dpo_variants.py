@@ -227,7 +227,7 @@ def study(
     results = run_arms(arms, start, margin_pairs)
     metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
     metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
-    return metrics | compare_arms(arms, results) if world else metrics
+    return metrics | compare_arms(arms, results, data.prompts) if world else metrics
 
 
 def findings(metrics: dict) -> list[str]:
@@ -284,8 +284,9 @@ def main(argv: list[str] | None = None) -> dict:
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
     claims = CLAIMS if "differences" in metrics else ()
     checks = [check for check in CHECKS if check.path in metrics]
-    lines = findings(metrics)
-    return finish(args, metrics, draw_variants, lines, claims, checks, settings, device)
+    answers = metrics.pop("answers", None)
+    lines, about = findings(metrics), (settings, device)
+    return finish(args, metrics, draw_variants, lines, claims, checks, *about, answers=answers)
 
 
 if __name__ == "__main__":

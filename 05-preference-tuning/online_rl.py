@@ -25,6 +25,7 @@ from support.rl_arms import (
     Arm,
     Outcome,
     describe,
+    frontier_answers,
     frontier_points,
     gold_of,
     peak_memory,
@@ -216,7 +217,9 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
     if data.has_gold:
-        metrics |= {**compare_methods(dpo, rl), "frontier": frontier_points(rl, arms, labels)}
+        points = frontier_points(rl, arms, labels)
+        answers = frontier_answers(data.prompts, points, rl)
+        metrics |= {**compare_methods(dpo, rl), "frontier": points, "answers": answers}
     return metrics, seconds
 
 
@@ -311,6 +314,7 @@ def main(argv: list[str] | None = None) -> dict:
         settings=settings,
         device=machine["device"],
         timings=seconds,
+        answers=metrics.pop("answers", None),
     )
 
 

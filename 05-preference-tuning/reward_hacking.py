@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from support.answers import answer_hacked, hacked_answers
 from support.biased_pairs import (
     MEMBERS,
     distinct_texts,
@@ -265,7 +266,7 @@ def study(
     def look(step: int, policy) -> dict:
         return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
-    answers, policies, curves = {}, {}, {}
+    answers, policies, curves, shown = {}, {}, {}, {}
     for name, labelled, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
         options = {"beta": its_beta, "seed": seed, "look": look if name in HACKS else None}
         base, _ = load_sft_checkpoint(*sft)
@@ -273,10 +274,14 @@ def study(
         answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
+        if name in HACKS:
+            to_show = (trained.policy, reference, tokenizer, judges[judge])
+            shown[name] = answer_hacked(*to_show, prompts, sampling)
     show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
     for hack, traced in trace_biases(labels, judges, wrong_users("test", prompts), seed).items():
         metrics[hack] |= traced
+    metrics["answers"] = hacked_answers(HACKS, shown, prompts)
     return metrics | {"curves": curves, "same_pairs": same_pairs(labels["mixed"], labels["human"])}
 
 
@@ -322,8 +327,9 @@ def main(argv: list[str] | None = None) -> dict:
     machine = {"output_dir": args.output_dir, "device": device}
     metrics = study(**settings, reward=reward, **sizes, **machine)
     settings["reward_pairs"] = reward["pairs"]
-    lines = findings(metrics)
-    return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
+    answers, lines = metrics.pop("answers"), findings(metrics)
+    about = (CLAIMS, CHECKS, settings, device)
+    return finish(args, metrics, draw_hacking, lines, *about, answers=answers)
 
 
 if __name__ == "__main__":

@@ -217,12 +217,14 @@ def finish(
     device: str = "cpu",
     trained: Sequence[Path] = (),
     timings: dict | None = None,
+    answers: dict | None = None,
 ) -> dict:
     """Judge the claims, draw the figure, write the JSON, and tell the reader; returns the metrics.
 
     `draw(path, metrics, caption, default)` makes the figure; `default` are the metrics of the
     committed run, to stand in grey behind a run with other settings, or None. `settings` are what
-    the script made of the flags (a default learning rate), `trained` the folders it wrote.
+    the script made of the flags (a default learning rate), `trained` the folders it wrote, and
+    `answers` sampled texts to be read beside the numbers.
     """
     settings = {**args.settings, **(settings or {})}
     committed = read_results(COMMITTED / f"{args.name}.json")
@@ -237,6 +239,7 @@ def finish(
         "metrics": metrics,
         "claims": judge(claims, metrics),
         "checks": run_checks(checks, metrics),
+        **({"answers": answers} if answers else {}),
     }
     write_json(path, results)  # before the figure: a PNG without its JSON would be a stranger's
     draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)
