@@ -40,12 +40,12 @@ def study_amounts(
     read_pairs: Callable,
     start: Start,
     answers: dict[str, np.ndarray],
-    texts: list[list[str]],
+    texts: tuple,
 ) -> dict:
     """What there is to say of more of it, with the points of `frontier.py` and their answers.
 
     `train` is train_dpo, `read_pairs` says what pairs show, `answers` are readings of the default
-    policy's `texts`. All start from the SFT checkpoint, on the same texts labelled by their
+    policy's, `texts` the SFT checkpoint's answers and the default policy's. All start from the SFT checkpoint, on the same texts labelled by their
     annotators.
     """
     amounts, looks = {}, {}
@@ -54,8 +54,8 @@ def study_amounts(
         amounts[arm.name], looks[arm.name] = study_amount(arm, train, read_pairs, start, name)
     points = frontier_points(amounts, answers, start)
     seen = [look for arm in looks.values() for look in arm[1:]]
-    first = next(iter(looks.values()))[0]
-    point_texts = [first.texts, *(look.texts for look in seen), texts]
+    before, after = texts
+    point_texts = [before, *(look.texts for look in seen), after]
     return {
         "amounts": amounts,
         "frontier": points,
