@@ -45,8 +45,8 @@ def study_amounts(
     """What there is to say of more of it, with the points of `frontier.py` and their answers.
 
     `train` is train_dpo, `read_pairs` says what pairs show, `answers` are readings of the default
-    policy's, `texts` the SFT checkpoint's answers and the default policy's. All start from the SFT checkpoint, on the same texts labelled by their
-    annotators.
+    policy's, `texts` the SFT checkpoint's answers and the default policy's. All start from the SFT
+    checkpoint, on the same texts labelled by their annotators.
     """
     amounts, looks = {}, {}
     for number, arm in enumerate(arms, start=2):
