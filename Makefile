@@ -1,12 +1,12 @@
 # make lab        install, and run all scripts with one seed      make test     the tests, offline
-# make figures    the committed run, over all seeds (an hour)      make bench    speed
+# make figures    the committed run, over eight seeds (hours)     make bench    speed
 # make lint       what CI checks beside the tests                  make clean    outputs/ goes
 # PYTHON=python3.12 chooses the interpreter; an active virtual environment is used as it is.
 PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
-SEEDS ?= 0 1 2 3
+SEEDS ?= 0 1 2 3 4 5 6 7
 
 .PHONY: lab test figures bench tiny lint clean
 

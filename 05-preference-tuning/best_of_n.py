@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from support.answers import best_of_n_answers
 from support.artifacts import check_adapter, load_adapter
 from support.cost import study_cost
 from support.drawing.best_of_n import draw_best_of_n
@@ -209,13 +210,14 @@ def study(
 
     pool = answer(reference, data.prompts, pool_size, seed)
     others = {name: rescored(pool, data.prompts, judge) for name, judge in models.items()}
+    pools = {"human": pool, **others}
     dpo_pool = answer(policy, data.prompts, 2 * n, seed)
     show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
     cost, seconds = study_cost(partial(answer, reference), data, n, NS, FEW)
     hits = pair_hits(score_pairs(*human, data.held))
     labels = {**label_counts(judges), "dpo": len(data.train)}
     formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
-    metrics = read_pools({"human": pool, **others}, dpo_pool, labels, n, *formulas)
+    metrics = read_pools(pools, dpo_pool, labels, n, *formulas)
     metrics |= {
         "n": n,
         "largest_weight_change": largest_weight_change(before, reference),
@@ -223,6 +225,9 @@ def study(
         "kl_bound": [float(best_of_n_kl_bound(k)) for k in NS if 2 * k <= pool_size],
         "cost": cost,
     }
+    if data.has_gold:
+        asked = (data.prompts, metrics["frontier"])
+        metrics["answers"] = best_of_n_answers(*asked, pools, dpo_pool, reference, tokenizer)
     return metrics, seconds
 
 

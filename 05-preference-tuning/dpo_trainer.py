@@ -240,7 +240,7 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
         "curve": trained.curve,
     }
     if data.has_gold:
-        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after)
+        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after, (texts, tuned_texts))
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
     return metrics, policy
 

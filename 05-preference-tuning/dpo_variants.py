@@ -37,7 +37,7 @@ from common import cli
 from common.models import load_causal_lm
 from common.reporting import Check, Claim, finish
 
-# beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after one pass: the least KL
+# beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after two passes: least KL
 # within 0.02 of the best share of good ones. IPO's is tau, per token. The others take DPO's 0.3.
 BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 SMALLEST, SAME = 0.1, 0.2  # gold utility (log-odds): worth calling a difference; as good as equal
@@ -227,7 +227,7 @@ def study(
     results = run_arms(arms, start, margin_pairs)
     metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
     metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
-    return metrics | compare_arms(arms, results) if world else metrics
+    return metrics | compare_arms(arms, results, data.prompts) if world else metrics
 
 
 # --- Main ---

@@ -25,6 +25,7 @@ from support.findings.online_rl import findings
 from support.rl_arms import (
     Arm,
     compare_methods,
+    frontier_answers,
     frontier_points,
     peak_memory,
     seconds_per_step,
@@ -46,7 +47,7 @@ from common.models import load_reward_model
 from common.preferences import questions
 from common.reporting import Check, Claim, finish
 
-BETA = 0.3
+BETA = 0.3  # of 0.1, 0.3 and 1 the least KL within 0.02 of the best share of good answers
 PROMPTS = 128  # of the world, held out
 # The settings that `train_rl` takes.
 TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples", "seed")
@@ -212,10 +213,9 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
     if data.has_gold:
-        metrics |= {
-            **compare_methods(dpo, rl, arms, RATES),
-            "frontier": frontier_points(rl, arms, labels),
-        }
+        points = frontier_points(rl, arms, labels)
+        metrics |= {**compare_methods(dpo, rl, arms, RATES), "frontier": points}
+        metrics["answers"] = frontier_answers(data.prompts, points, rl)
     return metrics, seconds
 
 

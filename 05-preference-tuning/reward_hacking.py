@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from support.answers import answer_hacked, hacked_answers
 from support.biased_pairs import (
     MEMBERS,
     describe_hacks,
@@ -231,7 +232,7 @@ def study(
     def look(step: int, policy) -> dict:
         return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
-    answers, policies, curves = {}, {}, {}
+    answers, policies, curves, shown = {}, {}, {}, {}
     for name, labelled, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
         options = {"beta": its_beta, "seed": seed, "look": look if name in HACKS else None}
         base, _ = load_sft_checkpoint(*sft)
@@ -239,10 +240,14 @@ def study(
         answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
+        if name in HACKS:
+            to_show = (trained.policy, reference, tokenizer, judges[judge])
+            shown[name] = answer_hacked(*to_show, prompts, sampling)
     show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
     for hack, traced in trace_biases(labels, judges, wrong_users("test", prompts), seed).items():
         metrics[hack] |= traced
+    metrics["answers"] = hacked_answers(HACKS, shown, prompts)
     return metrics | {"curves": curves, "same_pairs": same_pairs(labels["mixed"], labels["human"])}
 
 

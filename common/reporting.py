@@ -222,8 +222,10 @@ def finish(
 
     `draw(path, metrics, caption, default)` makes the figure; `default` are the metrics of the
     committed run, to stand in grey behind a run with other settings, or None. `settings` are what
-    the script made of the flags (a default learning rate), `trained` the folders it wrote.
+    the script made of the flags (a default learning rate), `trained` the folders it wrote. Texts
+    that were sampled, "answers" in the metrics, stand beside the numbers in the JSON.
     """
+    answers = metrics.pop("answers", None)
     settings = {**args.settings, **(settings or {})}
     committed = read_results(COMMITTED / f"{args.name}.json")
     figure, path = (args.figures_dir / f"{args.run_name}.{end}" for end in ("png", "json"))
@@ -237,6 +239,7 @@ def finish(
         "metrics": metrics,
         "claims": judge(claims, metrics),
         "checks": run_checks(checks, metrics),
+        **({"answers": answers} if answers else {}),
     }
     write_json(path, results)  # before the figure: a PNG without its JSON would be a stranger's
     draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)

@@ -378,7 +378,8 @@ def compared(monkeypatch) -> dict:
     for key, readings in answers.items():
         measured[key] = {name: summary(values.mean(1)) for name, values in readings.items()}
     margins = {"dpo_one_sided": np.full(5, 7.0), "ipo_one_sided": np.full(5, 2.0)}
-    return compare_arms(arms, Results(answers, margins, measured, {}))
+    texts = {key: [] for key in UTILITY}
+    return compare_arms(arms, Results(answers, margins, measured, {}, texts), [])
 
 
 def test_every_claim_is_about_its_own_difference(compared):

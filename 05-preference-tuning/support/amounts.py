@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from support.answers import answers_of_points
 from support.start import Start
 from support.training import load_sft_checkpoint
 
@@ -25,7 +26,8 @@ class Look(NamedTuple):
     """What is seen at one step of a training."""
 
     step: int
-    answers: dict[str, np.ndarray]  # readings of sampled answers, arrays (prompts, n)
+    texts: list[list[str]]  # sampled answers (prompts, n)
+    answers: dict[str, np.ndarray]  # their readings, arrays (prompts, n)
     pairs: dict[str, np.ndarray]  # what training pairs show, arrays (pairs,)
 
 
@@ -38,35 +40,44 @@ def study_amounts(
     read_pairs: Callable,
     start: Start,
     answers: dict[str, np.ndarray],
+    texts: tuple,
 ) -> dict:
-    """What there is to say of more of it, with the points of `frontier.py`.
+    """What there is to say of more of it, with the points of `frontier.py` and their answers.
 
     `train` is train_dpo, `read_pairs` says what pairs show, `answers` are readings of the default
-    policy's. All start from the SFT checkpoint, on the same texts labelled by their annotators.
+    policy's, `texts` the SFT checkpoint's answers and the default policy's. All start from the SFT
+    checkpoint, on the same texts labelled by their annotators.
     """
-    amounts = {}
+    amounts, looks = {}, {}
     for number, arm in enumerate(arms, start=2):
         name = f"training {number} of {len(arms) + 1}"
-        amounts[arm.name] = study_amount(arm, train, read_pairs, start, name)
+        amounts[arm.name], looks[arm.name] = study_amount(arm, train, read_pairs, start, name)
+    points = frontier_points(amounts, answers, start)
+    seen = [look for arm in looks.values() for look in arm[1:]]
+    before, after = texts
+    point_texts = [before, *(look.texts for look in seen), after]
     return {
         "amounts": amounts,
-        "frontier": frontier_points(amounts, answers, start),
+        "frontier": points,
+        "answers": answers_of_points(start.data.prompts, points, point_texts),
         "unbiased_lost": amounts["unbiased"]["gold_lost"],
         "biased_lost": amounts["biased"]["gold_lost"],
         "rose_late": amounts["unbiased"]["chosen_rose"],
     }
 
 
-def study_amount(arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str) -> dict:
-    """One arm, looked at on the way: a third of the default's pairs, at most 128 test prompts."""
+def study_amount(
+    arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str
+) -> tuple[dict, list[Look]]:
+    """One arm and its looks: a third of the default's pairs, at most 128 test prompts."""
     count, training = len(start.data.train) // 3, start.training
     rows = make_pairs(count, annotator=arm.annotator, seed=training["seed"])
     beta, epochs = arm.times_beta * training["beta"], 1 if start.smoke else arm.epochs
     prompts, looks = start.data.prompts[:128], []
 
     def look(step: int, policy) -> dict:
-        answers = start.answer(policy, prompts, 2, step)[1]
-        looks.append(Look(step, answers, read_pairs(policy, start.tokenizer, rows[:96], beta)))
+        answers = start.answer(policy, prompts, 2, step)
+        looks.append(Look(step, *answers, read_pairs(policy, start.tokenizer, rows[:96], beta)))
         return {}
 
     per_epoch = -(-count // training["batch_size"])
@@ -75,7 +86,7 @@ def study_amount(arm: Arm, train: Callable, read_pairs: Callable, start: Start, 
     reference, tokenizer = load_sft_checkpoint(*start.sft)
     train(reference, tokenizer, rows, **settings, name=name, look=look, look_at=steps)
     about = {"beta": beta, "pairs": count, "biased": arm.annotator != "human"}
-    return {**about, **describe(looks, per_epoch)}
+    return {**about, **describe(looks, per_epoch)}, looks
 
 
 def epochs_looked_at(epochs: int) -> tuple[float, ...]:
@@ -148,7 +159,7 @@ def frontier_points(amounts: dict, answers: dict[str, np.ndarray], start: Start)
             points.append(_frontier_point(point, "DPO", series, label))
     same = {name: values[:128, :2] for name, values in answers.items()}
     about = {"epoch": training["epochs"], "beta": training["beta"], "biased": False}
-    point = {**_point(Look(0, same, {}), 1), **about, "pairs": len(start.data.train)}
+    point = {**_point(Look(0, [], same, {}), 1), **about, "pairs": len(start.data.train)}
     label = f"default: {training['epochs']} epochs, beta {training['beta']:.3g}, falling rate"
     return [*points, _frontier_point(point, "DPO", "default", label)]
 

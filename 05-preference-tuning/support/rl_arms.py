@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from support.answers import answers_of_points
 from support.artifacts import load_adapter
 from support.evaluation import score_texts, summarize
 from support.start import Start
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
     trained: Trained | None
     texts: list[list[str]]
     values: dict[str, np.ndarray]  # readings (P, SAMPLES), and the reward model's `reward`
+    looks: tuple = ()  # the outcomes before, on the way and at the end
 
 
 # --- Training ---
@@ -112,7 +114,7 @@ def train_rl_arm(
         "beta": arm.beta * training["beta"],
     }
     trained = train(base, tokenizer, judge, prompts, **settings, look=look)
-    return outcomes[-1]._replace(trained=trained)
+    return outcomes[-1]._replace(trained=trained, looks=tuple(outcomes))
 
 
 # --- What the arms are compared by ---
@@ -206,6 +208,19 @@ def frontier_points(
             measured = {"kl": seen["kl"], "gold": seen["utility"], "good": seen["good"]}
             points.append({**shared, "label": label, "update": seen["step"], **measured})
     return points
+
+
+def frontier_answers(
+    prompts: Sequence[str], points: Sequence[dict], outcomes: dict[str, Outcome]
+) -> dict:
+    """The answers and rewards at the looks that are the points of `frontier_points`."""
+    texts, rewards = [], []
+    for series in dict.fromkeys(point["series"] for point in points):
+        before, *looks = outcomes[series].looks
+        first = before.values["reward"][:, 0]
+        texts += [look.texts for look in looks]
+        rewards += [{"before": first, "after": look.values["reward"][:, 0]} for look in looks]
+    return answers_of_points(prompts, points, texts, rewards)
 
 
 # --- Seconds and memory, which differ from run to run ---

@@ -20,7 +20,10 @@ MANY = 100  # seeds, beyond which the number says no more
 
 
 def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
-    """The results of several seeds as results of the same form, every claim judged anew."""
+    """The results of several seeds as results of the same form, every claim judged anew.
+
+    Sampled answers are those of the first seed.
+    """
     first, seeds = runs[0], [run["seed"] for run in runs]
     metrics = over_seeds([run["metrics"] for run in runs])
     seconds = [run["wall_seconds"]["total"] for run in runs]
@@ -38,6 +41,7 @@ def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
         "metrics": metrics,
         "claims": judged,
         "checks": run_checks(checks, metrics),
+        **({"answers": first["answers"]} if "answers" in first else {}),
     }
 
 

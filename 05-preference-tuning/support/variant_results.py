@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from support.answers import answers_of_points
 from support.evaluation import pair_logps, show_answers, summarize
 from support.own_pairs import pick
 from support.start import Start
@@ -34,6 +35,7 @@ class Results(NamedTuple):
     margins: dict[str, np.ndarray]
     measured: dict[str, dict]
     trained: dict[str, tuple]  # of IPO and KTO: the training, the tokenizer, the first pairs
+    texts: dict[str, list[list[str]]]  # sampled answers (prompts, 2)
 
 
 def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) -> Results:
@@ -44,7 +46,7 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     prompts, seed = start.data.prompts, start.training["seed"]
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
-    results = Results({"reference": readings}, {}, {"reference": sft}, {})
+    results = Results({"reference": readings}, {}, {"reference": sft}, {}, {})
     printed = {"SFT": texts}
     for k, arm in enumerate(arms, start=1):
         trained = train_arm(arm, start, f"training {k} of {len(arms)}: {arm.name}")
@@ -52,7 +54,7 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
         if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
         held_out = margins_of(trained.policy, start.tokenizer, start.data.held)
-        results.answers[arm.key] = readings
+        results.answers[arm.key], results.texts[arm.key] = readings, texts
         results.margins[arm.key] = margins_of(trained.policy, start.tokenizer, margin_pairs)
         results.measured[arm.key] = {
             "name": arm.name,
@@ -89,15 +91,18 @@ def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
     return ((logps[0] - ref_logps[0]) - (logps[1] - ref_logps[1])).numpy()
 
 
-def compare_arms(arms: Sequence[Arm], results: Results) -> dict:
-    """Of the default run: label quality, the claims' comparisons, the points of the frontier."""
+def compare_arms(arms: Sequence[Arm], results: Results, prompts: Sequence[str]) -> dict:
+    """Of the default run: label quality, the claims' comparisons, the frontier and its answers."""
     labels = {}
     for who, keys in (("human", HUMAN_LABELS), ("judge", AI_LABELS)):
         labels[who] = [label_quality(arm, results) for arm in arms if arm.key in keys]
+    points = frontier_points(arms, results)
+    texts = [results.texts[point["series"]] for point in points]
     return {
         "labels": labels,
         "differences": differences(results, labels),
-        "frontier": frontier_points(arms, results),
+        "frontier": points,
+        "answers": answers_of_points(prompts, points, texts),
     }
 
 
