@@ -7,7 +7,6 @@
 One pool of candidates per held-out prompt is sampled in one go, and each is scored once. Every n is
 then estimated from that pool without bias: for the SFT checkpoint and for the DPO policy, by a
 reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
-What is not in outputs/ yet is trained first.
 
 About 80 seconds on one core. Expect 4 candidates to gain more than 12 further ones, and gold to
 fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. Left out:
@@ -186,13 +185,7 @@ def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) 
 # --- 3. SFT, best-of-n, DPO, and both, on the same prompts ---
 
 
-def study(
-    start: Start,
-    judges: dict[str, Path],
-    adapter: Path,
-    n: int,
-    pool_size: int,
-) -> tuple[dict, dict]:
+def study(start: Start, judges: dict[str, Path], adapter: Path, n: int, pool_size: int) -> tuple:
     """The section: (metrics, seconds that n candidates took).
 
     `judges` are folders of reward models: "human" (which chooses); in the world also
@@ -214,20 +207,19 @@ def study(
     dpo_pool = answer(policy, data.prompts, 2 * n, seed)
     show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
     cost, seconds = study_cost(partial(answer, reference), data, n, NS, FEW)
-    hits = pair_hits(score_pairs(*human, data.held))
     labels = {**label_counts(judges), "dpo": len(data.train)}
     formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
     metrics = read_pools(pools, dpo_pool, labels, n, *formulas)
     metrics |= {
         "n": n,
         "largest_weight_change": largest_weight_change(before, reference),
-        "held_out_accuracy": summary(hits),
+        "held_out_accuracy": summary(pair_hits(score_pairs(*human, data.held))),
         "kl_bound": [float(best_of_n_kl_bound(k)) for k in NS if 2 * k <= pool_size],
         "cost": cost,
     }
     if data.has_gold:
-        asked = (data.prompts, metrics["frontier"])
-        metrics["answers"] = best_of_n_answers(*asked, pools, dpo_pool, reference, tokenizer)
+        made = (pools, dpo_pool, reference, tokenizer)
+        metrics["answers"] = best_of_n_answers(data.prompts, metrics["frontier"], *made)
     return metrics, seconds
 
 
@@ -254,7 +246,6 @@ def main(argv: list[str] | None = None) -> dict:
     if args.adapter:
         check_adapter(args.adapter)
     device = cli.init_compute(args.device)
-    flags = {name: args.settings[name] for name in START_FLAGS}
     start, judges, adapter = start_beside_dpo(
         dpo_trainer.tune,
         reward_model.tune,
@@ -264,7 +255,7 @@ def main(argv: list[str] | None = None) -> dict:
         few=True,
         output_dir=args.output_dir,
         device=device,
-        **flags,
+        **{name: args.settings[name] for name in START_FLAGS},
     )
     pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)
     metrics, seconds = study(start, judges, adapter, args.n, pool_size)

@@ -247,7 +247,6 @@ def main(argv: list[str] | None = None) -> dict:
     smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
     args = cli.start(build_parser(), argv, "online_rl", smoke)
     device = cli.init_compute(args.device)
-    flags = {name: args.settings[name] for name in START_FLAGS}
     start, judges, adapter = start_beside_dpo(
         dpo_trainer.tune,
         reward_model.tune,
@@ -255,7 +254,7 @@ def main(argv: list[str] | None = None) -> dict:
         prompts=args.prompts or (None if args.dataset else PROMPTS),
         output_dir=args.output_dir,
         device=device,
-        **flags,
+        **{name: args.settings[name] for name in START_FLAGS},
     )
     settings = training_settings("online rl", **args.settings)
     training = {name: settings[name] for name in TRAINING}

@@ -8,26 +8,15 @@ Three groups of annotators have one bias each: for length, an expert's tone, agr
 user, who is wrong in every question here. Each bias is planted, seen in the labels, read off the
 reward model, and exploited by best-of-n and by DPO. Beside them: no bias, mere noise, mitigations.
 
-About four minutes on one core. Left out: RL against the reward (online_rl.py), heavy tails, rewards
-that are programs, length-normalised DPO, your own pairs.
+About four minutes on one core. Left out: RL against the reward (online_rl.py), your own pairs.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from support import biased_pairs
 from support.answers import answer_hacked, hacked_answers
-from support.biased_pairs import (
-    MEMBERS,
-    describe_hacks,
-    policy_runs,
-    same_pairs,
-    show_hacked,
-    trace_biases,
-    train_rewards,
-    wrong_prompts,
-    wrong_users,
-)
 from support.drawing.reward_hacking import draw_hacking
 from support.evaluation import sample_answers, score_texts, summarize
 from support.findings.reward_hacking import findings
@@ -158,7 +147,7 @@ def mitigate(rewards: dict, pool: dict, dpo: dict, n: int) -> dict[str, np.ndarr
     mixed = best(rewards["mixed"])
     by_word = best(per_word(length, words))
     of_groups = best(worst_case([rewards[hack] for hack in HACKS]))
-    of_members = best(worst_case([rewards[member] for member in MEMBERS]))
+    of_members = best(worst_case([rewards[member] for member in biased_pairs.MEMBERS]))
     centred = length - length.mean()
     at_level = {level: best(per_word(centred, words, level)) for level in LEVELS}
     differences = {
@@ -198,7 +187,7 @@ def measure(texts, pool: dict, rewards: dict, policies: dict, ns: list[int], see
         "ns": ns,
         "gold": {id: summary(values) for id, values in differences.items()},
         "noise": {name: gains(curve) for name, curve in noise.items()},
-        **describe_hacks(texts, pool, rewards, policies, best),
+        **biased_pairs.describe_hacks(texts, pool, rewards, policies, best),
     }
 
 
@@ -222,18 +211,21 @@ def study(
     **training,
 ) -> dict:
     """The section: metrics. `training` are the settings of DPO, `reward` of the reward models."""
-    test, watched = wrong_prompts("test", prompts), wrong_prompts("validation", prompts // 2)
+    asked = biased_pairs.wrong_users("test", prompts)
+    test = [question.prompt for question in asked]
+    watched = biased_pairs.wrong_prompts("validation", prompts // 2)
     sft, sampling = (model, dataset, sft_steps, seed, output_dir, device), (max_new_tokens, seed)
     reference, tokenizer = load_sft_checkpoint(*sft)
     texts, pool = sample_answers(reference, tokenizer, test, 3 * n // 2, *sampling)
-    labels, judges = train_rewards(fit, **reward, device=device)
+    labels, judges = biased_pairs.train_rewards(fit, **reward, device=device)
     rewards = {name: score_texts(judge, test, texts) for name, judge in judges.items()}
 
     def look(step: int, policy) -> dict:
         return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
     answers, policies, curves, shown = {}, {}, {}, {}
-    for name, labelled, its_beta, judge in policy_runs(pairs, seed, beta, STRONG_BETA * beta):
+    runs = biased_pairs.policy_runs(pairs, seed, beta, STRONG_BETA * beta)
+    for name, labelled, its_beta, judge in runs:
         options = {"beta": its_beta, "seed": seed, "look": look if name in HACKS else None}
         base, _ = load_sft_checkpoint(*sft)
         trained = train_dpo(base, tokenizer, labelled, name=f"DPO: {name}", **options, **training)
@@ -241,14 +233,15 @@ def study(
         policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
         curves[name] = trained.curve
         if name in HACKS:
-            to_show = (trained.policy, reference, tokenizer, judges[judge])
-            shown[name] = answer_hacked(*to_show, prompts, sampling)
-    show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
+            models = (trained.policy, reference, tokenizer, judges[judge])
+            shown[name] = answer_hacked(*models, prompts, sampling)
+    biased_pairs.show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
     metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
-    for hack, traced in trace_biases(labels, judges, wrong_users("test", prompts), seed).items():
+    for hack, traced in biased_pairs.trace_biases(labels, judges, asked, seed).items():
         metrics[hack] |= traced
-    metrics["answers"] = hacked_answers(HACKS, shown, prompts)
-    return metrics | {"curves": curves, "same_pairs": same_pairs(labels["mixed"], labels["human"])}
+    same = biased_pairs.same_pairs(labels["mixed"], labels["human"])
+    answers = hacked_answers(HACKS, shown, prompts)
+    return metrics | {"curves": curves, "same_pairs": same, "answers": answers}
 
 
 # --- Main ---
