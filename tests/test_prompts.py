@@ -60,7 +60,7 @@ def test_a_template_that_rejects_roles_is_one_line(policy):
     reject = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer.chat_template = reject + kept
     try:
-        with pytest.raises(UserError, match="rejects the turns system, user, .*: no system; leave"):
+        with pytest.raises(UserError, match=r"rejects the turns system, .*: no system; leave"):
             models.format_prompt(tokenizer, [SYSTEM, *TURNS])
         assert models.format_prompt(tokenizer, TURNS).startswith("Question: Hi.")
     finally:
