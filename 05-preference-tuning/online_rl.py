@@ -45,6 +45,7 @@ import reward_model
 from common import cli
 from common.models import load_reward_model
 from common.preferences import questions
+from common.prompts import distinct_prompts
 from common.reporting import Check, Claim, finish
 
 BETA = 0.3  # of 0.1, 0.3 and 1 the least KL within 0.02 of the best share of good answers
@@ -187,7 +188,7 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
     models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
     arms = {name: arm for name, arm in ARMS.items() if data.has_gold or name == "default"}
     rates = {name: arms[name] for name in RATES if name in arms}
-    prompts = sorted({row["prompt"] for row in data.train})
+    prompts = distinct_prompts(row["prompt"] for row in data.train)
     if data.has_gold:
         prompts = [question.prompt for question in questions("train")]
 

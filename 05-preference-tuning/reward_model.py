@@ -39,6 +39,8 @@ from dpo_trainer import train_dpo
 
 from common import cli
 from common.models import autocast, encode_for_reward, load_reward_model
+from common.preferences import SIDES
+from common.prompts import as_text
 from common.reporting import INFINITY, Check, Claim, finish
 
 CLAIMS = (
@@ -129,7 +131,7 @@ def train_reward_model(
     """
     lengths = []  # in characters
     for row in pairs:
-        lengths.append(len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
+        lengths.append(len(as_text(row["prompt"])) + max(len(row[side]) for side in SIDES))
     steps = epochs * -(-len(pairs) // batch_size)
     rng, losses = random.Random(seed), []
     with optimizing(model, learning_rate, steps, name) as (trained, step):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import UserError, show_progress
+from common.preferences import SIDES
+from common.prompts import Prompt, as_messages, as_text
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).resolve().parent / "tiny"
 EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
-# The format of models that have no chat template; a response ends with the EOS.
+# The format of models that have no chat template: "Question: ...\nAnswer: ...", a line for each
+# turn, a system message before the first; a response ends with the EOS.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ '\n' if not loop.first and message['role'] != 'assistant' }}"
     "{% if message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
@@ -210,19 +213,31 @@ def is_plain(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
 
 
-def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
-    """The text that a causal LM continues."""
-    turns = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+    """The text that a causal LM continues.
+
+    Raises UserError where the chat template rejects the roles of the turns.
+    """
+    from jinja2 import TemplateError
+
+    turns = as_messages(prompt)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in turns)
+        raise UserError(
+            f"the chat template of the model rejects the turns {roles}: {error}; leave such rows "
+            "out, or put a system message in front of the text of the first user turn"
+        ) from None
 
 
 def format_pair(row: dict) -> dict:
     """A row of prompt, chosen, rejected as messages: TRL writes them in the chat template."""
-    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    return {key: [{"role": role, "content": row[key]}] for key, role in roles.items()}
+    answers = {side: [{"role": "assistant", "content": row[side]}] for side in SIDES}
+    return {"prompt": as_messages(row["prompt"]), **answers}
 
 
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[int]:
     """Token ids of the formatted prompt; the template writes special tokens itself."""
     return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
 
@@ -249,12 +264,13 @@ def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def score_responses(
-    model, tokenizer, prompts: list[str], responses: list[str], batch_size: int = 32
+    model, tokenizer, prompts: list[Prompt], responses: list[str], batch_size: int = 32
 ) -> "torch.Tensor":
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) in log-odds units."""
     import torch
 
-    lengths = [len(prompt) + len(text) for prompt, text in zip(prompts, responses, strict=True)]
+    rows = zip(prompts, responses, strict=True)
+    lengths = [len(as_text(prompt)) + len(text) for prompt, text in rows]
     order = sorted(range(len(prompts)), key=lambda i: lengths[i])
     rewards = {}
     with torch.inference_mode():
@@ -272,10 +288,11 @@ def reads_pairs(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return separator is not None and separator in tokenizer("a", "b")["input_ids"]
 
 
-def encode_for_reward(tokenizer, prompts: list[str], responses: list[str], cut: bool = True):
+def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cut: bool = True):
     """What a reward model reads, padded: a pair of texts, or a causal LM's question and answer.
 
-    `cut` shortens to the model's length: of a pair only the response, at its end.
+    Of a conversation an encoder reads the text (`as_text`). `cut` shortens to the model's length:
+    of a pair only the response, at its end.
     """
     limit = min(tokenizer.model_max_length, REWARD_LENGTH) if cut else None
     padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
@@ -284,14 +301,15 @@ def encode_for_reward(tokenizer, prompts: list[str], responses: list[str], cut: 
         plain = {"add_special_tokens": False, "truncation": cut}
         return tokenizer(texts, max_length=limit, **plain, **padded)
     shorten = "only_second" if cut else False
+    shown = [as_text(prompt) for prompt in prompts]
     try:
-        return tokenizer(prompts, responses, truncation=shorten, max_length=limit, **padded)
+        return tokenizer(shown, responses, truncation=shorten, max_length=limit, **padded)
     except Exception as error:  # the tokenizers library has no exception of its own
         reason = f"a prompt leaves no room for its response in {limit} tokens"
         raise UserError(f"{reason}: {error}") from None
 
 
-def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str) -> str:
+def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, response: str) -> str:
     """A question and its answer as one text, up to the EOS."""
     return format_prompt(tokenizer, prompt) + (
         (" " if is_plain(tokenizer) else "") + response + (tokenizer.eos_token or "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.models import autocast, check_length, collect, encode_prompt, my_batches
+from common.prompts import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class Response(NamedTuple):
 def sample(
     model,
     tokenizer,
-    prompts: list[str] | list[list[int]],
+    prompts: list[Prompt] | list[list[int]],
     n: int = 1,
     max_new_tokens: int = 48,
     temperature: float = 1.0,
@@ -34,17 +35,17 @@ def sample(
 ) -> list[list[Response]]:
     """Sample n responses to every prompt; temperature 0 is greedy. Returns n per prompt.
 
-    Prompts are texts, or the token ids of what is to be continued.
+    Prompts are texts, lists of messages, or the token ids of what is to be continued.
     Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
     prompts are batched or shared among processes changes nothing. `batch_size` counts rows,
     prompts x n.
     """
     import torch
 
-    encoded = [
-        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
-        for prompt in prompts
-    ]
+    encoded = []
+    for prompt in prompts:
+        are_ids = not isinstance(prompt[0], str | dict)
+        encoded.append(prompt if are_ids else encode_prompt(tokenizer, prompt))
     check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     responses, was_training = {}, model.training

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError, is_main_process
+from common.prompts import Prompt, as_messages
 from common.reporting import write_json
 
 SETTINGS = "lab_settings.json"
@@ -124,7 +125,7 @@ from transformers import AutoTokenizer
 folder = {folder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForCausalLM.from_pretrained(folder)
-chat = [{{"role": "user", "content": {question}}}]
+chat = {chat}
 text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shape[1] :]
@@ -143,7 +144,7 @@ def adapter_folders(folder: Path, merge: bool) -> list[Path]:
     return folders
 
 
-def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, question: str) -> None:
+def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt: Prompt) -> None:
     """Save an adapter with a README that says how to use it, in the first of `adapter_folders`.
 
     In the second, if any, the model with the adapter in it, for tools that know no adapters.
@@ -151,7 +152,7 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, questio
     folder, *merged = folders
     stored = stored_settings(settings)
     named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
-    texts = {"folder": json.dumps(str(folder.resolve())), "question": json.dumps(question)}
+    texts = {"folder": json.dumps(str(folder.resolve())), "chat": json.dumps(as_messages(prompt))}
     readme = HOW_TO_USE.format(settings=named, **texts)
     save_trained(folder, stored, policy, tokenizer, readme=readme)
     for folder in merged:

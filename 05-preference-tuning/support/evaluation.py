@@ -21,6 +21,7 @@ from common.models import (
     score_responses,
 )
 from common.preferences import SIDES, all_questions, gold_utility, read_response
+from common.prompts import Prompt, as_text, prompt_key
 from common.sampling import sample
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def response_logps(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
+    prompts: list[Prompt],
     responses: list[list[int]],
     batch_size: int = 64,
 ) -> "torch.Tensor":
@@ -64,18 +65,23 @@ def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> t
     return logps.reshape(2, -1), ref_logps.reshape(2, -1)
 
 
-def log_ratios(policy: "PreTrainedModel", tokenizer, prompts: list[str], token_ids) -> np.ndarray:
+def log_ratios(
+    policy: "PreTrainedModel", tokenizer, prompts: list[Prompt], token_ids
+) -> np.ndarray:
     """log pi/pi_ref in nats of n sampled responses per prompt: (P, n); equal ones are read once.
 
     token_ids are lists (P, n) of lists. The mean over samples of the policy is KL(pi || pi_ref),
     and it may be reweighted. A model without an adapter is its own reference: zeros.
     """
-    keys = []
+    keys, prompt_of = [], {}
     for prompt, row in zip(prompts, token_ids, strict=True):
-        keys += [(prompt, *ids) for ids in row]
+        key = prompt_key(prompt)
+        prompt_of[key] = prompt
+        keys += [(key, *ids) for ids in row]
     ratio_of = dict.fromkeys(keys, 0.0)
     if hasattr(policy, "disable_adapter"):
-        asked, responses = [key[0] for key in ratio_of], [list(key[1:]) for key in ratio_of]
+        asked = [prompt_of[key[0]] for key in ratio_of]
+        responses = [list(key[1:]) for key in ratio_of]
         logps = response_logps(policy, tokenizer, asked, responses)
         with policy.disable_adapter():
             ref_logps = response_logps(policy, tokenizer, asked, responses)
@@ -86,7 +92,7 @@ def log_ratios(policy: "PreTrainedModel", tokenizer, prompts: list[str], token_i
 def sequence_kl(
     policy: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
+    prompts: list[Prompt],
     responses: list[list[int]],
     reference: "PreTrainedModel | None" = None,
     batch_size: int = 64,
@@ -151,7 +157,7 @@ def largest_weight_change(before: dict, model) -> float:
 
 
 def sample_answers(
-    model, tokenizer, prompts: list[str], n: int, max_new_tokens: int, seed: int
+    model, tokenizer, prompts: list[Prompt], n: int, max_new_tokens: int, seed: int
 ) -> tuple[list[list[str]], dict[str, np.ndarray]]:
     """n answers to each prompt as texts, and their readings (prompts, n), with the KL.
 
@@ -169,7 +175,7 @@ def sample_answers(
     return texts, {"kl": kl, **readings(prompts, texts)}
 
 
-def readings(prompts: list[str], texts: list[list[str]]) -> dict[str, np.ndarray]:
+def readings(prompts: list[Prompt], texts: list[list[str]]) -> dict[str, np.ndarray]:
     """What is read in n texts to each prompt, arrays (prompts, n).
 
     `words` always; where there is a gold standard `utility`, `good`, `correct`, `on_topic` and
@@ -185,7 +191,7 @@ def readings(prompts: list[str], texts: list[list[str]]) -> dict[str, np.ndarray
     return table
 
 
-def _read_answer(prompt: str, text: str, gold: bool) -> dict[str, float]:
+def _read_answer(prompt: Prompt, text: str, gold: bool) -> dict[str, float]:
     words = {"words": len(text.split())}
     if not gold:
         return words
@@ -199,20 +205,23 @@ def _read_answer(prompt: str, text: str, gold: bool) -> dict[str, float]:
     }
 
 
-def has_gold(prompts: Sequence[str]) -> bool:
+def has_gold(prompts: Sequence[Prompt]) -> bool:
     """Whether all prompts are questions of the world, so that gold utility can be read."""
-    return all(prompt in all_questions() for prompt in prompts)
+    return all(isinstance(prompt, str) and prompt in all_questions() for prompt in prompts)
 
 
-def score_texts(judge: tuple, prompts: list[str], texts: list[list[str]]) -> np.ndarray:
+def score_texts(judge: tuple, prompts: list[Prompt], texts: list[list[str]]) -> np.ndarray:
     """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
-    pairs = []
+    keys, pair_of = [], {}
     for prompt, row in zip(prompts, texts, strict=True):
-        pairs += [(prompt, text) for text in row]
-    distinct = sorted(set(pairs))
-    rewards = score_responses(*judge, *zip(*distinct, strict=True)).tolist()
+        key = prompt_key(prompt)
+        keys += [(key, text) for text in row]
+        pair_of |= {(key, text): (prompt, text) for text in row}
+    distinct = sorted(pair_of)
+    asked, answers = zip(*(pair_of[key] for key in distinct), strict=True)
+    rewards = score_responses(*judge, asked, answers).tolist()
     reward_of = dict(zip(distinct, rewards, strict=True))
-    return np.array([reward_of[pair] for pair in pairs]).reshape(len(prompts), -1)
+    return np.array([reward_of[key] for key in keys]).reshape(len(prompts), -1)
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -275,30 +284,38 @@ def compare(before: dict, after: dict) -> dict:
 # --- Answers for the reader ---
 
 
-def show_answers(prompts: list[str], answers: dict[str, list[list[str]]], most: int = 4) -> None:
+def show_answers(prompts: list[Prompt], answers: dict[str, list[list[str]]], most: int = 4) -> None:
     """Print who answered what to the first prompts, good or not, with marks where gold is known.
 
     `answers` are texts (prompts, n) by who gave them; the first of each row is shown.
     """
     longest, width = max(map(len, answers)) + 1, 84
     for k, prompt in enumerate(prompts[:most]):
-        print(f"\n{shorten(prompt, 100, placeholder=' ...')}")
+        print(f"\n{in_short(prompt)}")
         for who, texts in answers.items():
             text = texts[k][0]
             shown = shorten(text, width, placeholder=" ...")
             print(f"  {who + ':':<{longest}} {shown}{marks(prompt, text)}")
 
 
-def show_candidates(prompt: str, texts: list[str], rewards: np.ndarray) -> None:
+def show_candidates(prompt: Prompt, texts: list[str], rewards: np.ndarray) -> None:
     """Print candidates for a prompt with their rewards (M,); an arrow marks the chosen one."""
-    print(f"\n{shorten(prompt, 100, placeholder=' ...')}")
+    print(f"\n{in_short(prompt)}")
     for k, text in enumerate(texts):
         arrow = "->" if k == np.argmax(rewards) else "  "
         shown = shorten(text, 84, placeholder=" ...")
         print(f"  {arrow} reward {rewards[k]:+.2f}  {shown}{marks(prompt, text)}")
 
 
-def marks(prompt: str, text: str) -> str:
+def in_short(prompt: Prompt, width: int = 100) -> str:
+    """A prompt in one line of at most `width` characters; of a conversation the last words."""
+    if isinstance(prompt, str):
+        return shorten(prompt, width, placeholder=" ...")
+    words = " ".join(as_text(prompt).split())
+    return words if len(words) <= width else f"... {words[4 - width :]}"
+
+
+def marks(prompt: Prompt, text: str) -> str:
     """What the gold standard reads in an answer, in a few words; nothing where there is none."""
     if not has_gold([prompt]):
         return ""

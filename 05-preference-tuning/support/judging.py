@@ -9,6 +9,7 @@ import numpy as np
 from common.intervals import summary
 from common.models import judge_first_better
 from common.preferences import judge_prompt
+from common.prompts import as_text
 
 
 def averaged_preference(forward, backward):
@@ -28,10 +29,10 @@ def judge_pairs(judge, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray
     """
     shown = {"forward": [], "backward": [], "same": []}
     for row in pairs:
-        chosen, rejected = row["chosen"], row["rejected"]
-        shown["forward"].append(judge_prompt(row["prompt"], chosen, rejected))
-        shown["backward"].append(judge_prompt(row["prompt"], rejected, chosen))
-        shown["same"].append(judge_prompt(row["prompt"], chosen, chosen))
+        prompt, chosen, rejected = as_text(row["prompt"]), row["chosen"], row["rejected"]
+        shown["forward"].append(judge_prompt(prompt, chosen, rejected))
+        shown["backward"].append(judge_prompt(prompt, rejected, chosen))
+        shown["same"].append(judge_prompt(prompt, chosen, chosen))
     asked = [*shown["forward"], *shown["backward"], *shown["same"]]
     first, mass = judge_first_better(judge, tokenizer, asked)
     verdicts = dict(zip(shown, first.double().numpy().reshape(3, -1), strict=True))

@@ -69,7 +69,7 @@ def kto_inputs(trained: "Trained", tokenizer, count: int) -> dict:
 
     trainer, policy = trained.trainer, trained.policy
     rows = [trainer.train_dataset[i] for i in range(count)]
-    prompts = [row["prompt"][0]["content"] for row in rows]
+    prompts = [row["prompt"] for row in rows]
     responses = [row["completion_ids"] for row in rows]
     mismatched = responses[-1:] + responses[:-1]
     logps = response_logps(policy, tokenizer, prompts, responses)

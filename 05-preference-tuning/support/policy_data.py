@@ -16,6 +16,7 @@ from common.models import (
     is_embedded,
 )
 from common.preferences import SIDES, make_pairs, questions
+from common.prompts import Prompt, distinct_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -100,8 +101,8 @@ class PolicyData(NamedTuple):
 
     train: Sequence[dict]
     held: Sequence[dict]
-    prompts: list[str]
-    watched: list[str]
+    prompts: list[Prompt]
+    watched: list[Prompt]
     has_gold: bool
 
 
@@ -120,7 +121,7 @@ def policy_data(
     """
     if rows is not None:
         train, held = split_for_policy(rows, tokenizer, seed, max_new_tokens, pairs)
-        asked = sorted(set(held["prompt"]))[: prompts or 16]
+        asked = distinct_prompts(held["prompt"])[: prompts or 16]
         return PolicyData(train, held, asked, asked[:8], has_gold=False)
     prompts = prompts or 256
     test = [question.prompt for question in questions("test")[:prompts]]

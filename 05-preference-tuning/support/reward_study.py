@@ -6,7 +6,7 @@ from textwrap import shorten
 from typing import NamedTuple
 
 from support.contrasts import absorbed_bias, contrast_rewards, contrasts_of, recovered, scorer
-from support.evaluation import marks, pair_logps
+from support.evaluation import in_short, marks, pair_logps
 from support.held_out_pairs import (
     bayes_ceilings,
     by_reason,
@@ -27,6 +27,7 @@ import numpy as np
 from common.intervals import summary
 from common.models import load_causal_lm, load_tokenizer, score_responses
 from common.preferences import SIDES, Question, make_pairs, questions
+from common.prompts import Prompt
 
 SIZES = (400, 1600)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint
@@ -60,10 +61,10 @@ def score_pairs(model, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
     return rewards.astype(float).reshape(2, -1).T
 
 
-def show_scores(model, tokenizer, prompt: str, texts: Sequence[str]) -> None:
+def show_scores(model, tokenizer, prompt: Prompt, texts: Sequence[str]) -> None:
     """Print answers to a prompt, the one with the highest reward first, and what gold says."""
     rewards = score_responses(model, tokenizer, [prompt] * len(texts), texts).tolist()
-    print(f"\n{prompt}")
+    print(f"\n{prompt if isinstance(prompt, str) else in_short(prompt)}")
     for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):
         print(f"  {reward:+6.2f}  {shorten(text, 100, placeholder=' ...')}{marks(prompt, text)}")
 

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 from support.training import copy_weights, spare_copy
 
+from common.prompts import Prompt, as_messages, as_prompt
 from common.sampling import sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def as_prompts(prompts: Sequence[str], at_least: int) -> "Dataset":
+def as_prompts(prompts: Sequence[Prompt], at_least: int) -> "Dataset":
     """The prompts as TRL reads them, repeated where there are fewer than an update needs."""
     from datasets import Dataset
 
-    rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    rows = [{"prompt": as_messages(prompt)} for prompt in prompts]
     return Dataset.from_list(rows * -(-at_least // len(rows)))
 
 
@@ -42,7 +43,7 @@ def make_rloo_trainer(score: Callable, **options):
             return [answer.token_ids for answers in my_answers for answer in answers]
 
     def reward(prompts: list, completions: list, **_) -> list[float]:
-        asked = [messages[-1]["content"] for messages in prompts]
+        asked = [as_prompt(messages) for messages in prompts]
         texts = [[messages[-1]["content"]] for messages in completions]
         first = trainer.accelerator.process_index * len(asked)
         rewards = score(gather_object(asked), gather_object(texts))[:, 0]
@@ -86,7 +87,7 @@ def next_update(trainer, count: int) -> tuple[list, list, list]:
     lengths = batch["completion_mask"].sum(-1).tolist()
     padded = zip(batch["completion_ids"].tolist(), lengths, strict=True)
     token_ids = gather_object([ids[:length] for ids, length in padded])
-    prompts = gather_object([row["prompt"][-1]["content"] for row in repeated])
+    prompts = gather_object([as_prompt(row["prompt"]) for row in repeated])
     advantages = gather_object(batch["advantages"].tolist())
     groups = range(0, len(prompts), n)
     return (
