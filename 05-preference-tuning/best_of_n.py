@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> dict:
     machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
     shared = {"dataset": args.dataset, "seed": args.seed}
     policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
-    policy["max_new_tokens"] = args.max_new_tokens
+    policy |= {"max_new_tokens": args.max_new_tokens, "lora_r": args.lora_r}
     settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
     prompts = args.prompts or (None if args.dataset else PROMPTS)
     start = start_from_sft(**settings, **machine, prompts=prompts)

@@ -55,7 +55,7 @@ BETA = 0.3
 PROMPTS = 128  # of the world, held out
 # The settings that `train_rl` takes.
 TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples", "seed")
-TRAINING += ("max_new_tokens",)
+TRAINING += ("max_new_tokens", "lora_r")
 ARMS = {
     "default": Arm(),
     "slow": Arm(rate=0.5),
@@ -139,6 +139,7 @@ def train_rl(
     samples: int = 4,
     max_new_tokens: int = 48,
     seed: int = 0,
+    lora_r: int = 8,
     name: str = "online RL",
     look=None,
 ) -> Trained:
@@ -154,7 +155,7 @@ def train_rl(
     config = trainer_settings(model, learning_rate, 1, batch_size, seed, "constant")
     del config["max_length"]  # of a pair
     sampling = {"num_generations": samples, "max_completion_length": max_new_tokens}
-    lora = dpo_trainer.lora_config(model)
+    lora = dpo_trainer.lora_config(model, lora_r)
     lora.lora_dropout = 0.0
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = make_rloo_trainer(
@@ -292,7 +293,7 @@ def main(argv: list[str] | None = None) -> dict:
     machine = {"output_dir": args.output_dir, "device": cli.init_compute(args.device)}
     shared = {"dataset": args.dataset, "seed": args.seed}
     policy = {"model": args.model, "sft_steps": args.sft_steps, "beta": dpo_trainer.BETA, **shared}
-    policy["max_new_tokens"] = args.max_new_tokens
+    policy |= {"max_new_tokens": args.max_new_tokens, "lora_r": args.lora_r}
     dpo_settings = training_settings("dpo", **policy, **(SMOKE if args.smoke else {}))
     prompts = args.prompts or (None if args.dataset else PROMPTS)
     start = start_from_sft(**dpo_settings, **machine, prompts=prompts)
@@ -300,7 +301,7 @@ def main(argv: list[str] | None = None) -> dict:
     judges = find_judges(reward_model.tune, args.reward_model, **judge)
     adapter = find_trained("dpo", dpo_trainer.tune, smoke=args.smoke, **policy, **machine)
     settings = training_settings("online rl", **args.settings)
-    training = {name: settings[name] for name in TRAINING}
+    training = {name: settings[name] for name in TRAINING if name in settings}
     metrics, seconds = study(start, training, judges, adapter)
     return finish(
         args,
