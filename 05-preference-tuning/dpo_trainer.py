@@ -20,6 +20,7 @@ from support.artifacts import adapter_folders, keep_checkpoints, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, show_answers, summarize
 from support.findings.dpo_training import findings
+from support.lora import lora_targets
 from support.own_pairs import pick
 from support.parity import difference_from_trl
 from support.start import Start, start_from_sft, tune_with
@@ -116,19 +117,15 @@ def implicit_rewards(policy_logps, ref_logps, beta: float):
 # --- 2. Training with TRL and LoRA ---
 
 
-def lora_config(model):
-    """The tutorial's LoRA. c_attn and c_proj are GPT-2's names; PEFT knows other models' own."""
+def lora_config(model, r: int = 8):
+    """The tutorial's LoRA, of rank r. c_attn and c_proj are GPT-2's; others have other names."""
     from peft import LoraConfig
 
     is_gpt2 = model.config.model_type == "gpt2"
-    return LoraConfig(
-        r=8,
-        lora_alpha=16,
-        lora_dropout=0.1,
-        target_modules=["c_attn", "c_proj"] if is_gpt2 else None,
-        fan_in_fan_out=is_gpt2,  # GPT-2 stores its weights transposed
-        task_type="CAUSAL_LM",
-    )
+    gpt2 = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}  # stored transposed
+    targets = gpt2 if is_gpt2 else lora_targets(model.config)
+    scale = {"r": r, "lora_alpha": 2 * r, "lora_dropout": 0.1}
+    return LoraConfig(**scale, **targets, task_type="CAUSAL_LM")
 
 
 def train_dpo(
@@ -141,6 +138,7 @@ def train_dpo(
     epochs: int = 1,
     batch_size: int = 8,
     seed: int = 0,
+    lora_r: int = 8,
     schedule: str = "linear",
     loss_type: Sequence[str] = ("sigmoid",),
     label_smoothing: float = 0.0,
@@ -168,7 +166,7 @@ def train_dpo(
         args=DPOConfig(beta=beta, **losses, **config),
         train_dataset=as_dataset(pairs),
         processing_class=tokenizer,
-        peft_config=None if reference else lora_config(model),
+        peft_config=None if reference else lora_config(model, lora_r),
     )
     return run_trainer(trainer, name, look, checkpoints, look_at)
 

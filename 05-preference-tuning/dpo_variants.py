@@ -156,7 +156,18 @@ def stopping_points(p: float, beta: float, smoothing: float) -> dict[str, float]
 
 
 def train_kto(
-    model, tokenizer, rows, *, batch_size, seed, beta, loss_type="kto", name, look=None, **training
+    model,
+    tokenizer,
+    rows,
+    *,
+    batch_size,
+    seed,
+    beta,
+    loss_type="kto",
+    lora_r=8,
+    name,
+    look=None,
+    **training,
 ) -> Trained:
     """Train a LoRA adapter on pairs, or on rows of prompt, completion, label.
 
@@ -176,7 +187,7 @@ def train_kto(
         args=KTOConfig(loss_type=loss_type, beta=beta, desirable_weight=weight, **config),
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=lora_config(model),
+        peft_config=lora_config(model, lora_r),
     )
     return run_trainer(trainer, name, look)
 

@@ -52,7 +52,7 @@ BETA = 0.3  # of 0.1, 0.3 and 1 the least KL within 0.02 of the best share of go
 PROMPTS = 128  # of the world, held out
 # The settings that `train_rl` takes.
 TRAINING = ("learning_rate", "beta", "updates", "prompts_per_update", "samples", "seed")
-TRAINING += ("max_new_tokens",)
+TRAINING += ("max_new_tokens", "lora_r")
 ARMS = {
     "default": Arm(),
     "slow": Arm(rate=0.5),
@@ -136,6 +136,7 @@ def train_rl(
     samples: int = 4,
     max_new_tokens: int = 48,
     seed: int = 0,
+    lora_r: int = 8,
     name: str = "online RL",
     look=None,
 ) -> Trained:
@@ -151,7 +152,7 @@ def train_rl(
     config = trainer_settings(model, learning_rate, 1, batch_size, seed, "constant")
     del config["max_length"]  # of a pair
     sampling = {"num_generations": samples, "max_completion_length": max_new_tokens}
-    lora = dpo_trainer.lora_config(model)
+    lora = dpo_trainer.lora_config(model, lora_r)
     lora.lora_dropout = 0.0
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = make_rloo_trainer(
@@ -258,7 +259,7 @@ def main(argv: list[str] | None = None) -> dict:
         **{name: args.settings[name] for name in START_FLAGS},
     )
     settings = training_settings("online rl", **args.settings)
-    training = {name: settings[name] for name in TRAINING}
+    training = {name: settings[name] for name in TRAINING if name in settings}
     metrics, seconds = study(start, training, judges, adapter)
     return finish(
         args,

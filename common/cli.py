@@ -105,6 +105,8 @@ def add_policy_flags(parser: argparse.ArgumentParser, prompts: str) -> "argparse
     sft = "SFT of a base model first; default: 300 on the world, 0 on your own pairs"
     group.add_argument("--sft-steps", type=whole_number(0), help=sft)
     group.add_argument("--prompts", type=whole_number(1), help=f"to answer; default: {prompts}")
+    rank = "rank of the LoRA adapter; default: 8"
+    group.add_argument("--lora-r", type=whole_number(1), help=rank)
     length = "length limit of sampled answers, in tokens"
     group.add_argument("--max-new-tokens", type=whole_number(1), default=48, help=length)
     return group

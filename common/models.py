@@ -1,7 +1,7 @@
 """Loading models, their format of prompts and responses, scoring by a reward model or a judge.
 
-A causal language model sees its own chat template, or, where it has none, `PLAIN_TEMPLATE`: a
-question and its answer. A reward model sees the pair (prompt, response). All functions work on
+A causal language model sees its own chat template, or, where it has none, a question and its answer
+(common/templates.py). A reward model sees the pair (prompt, response). All functions work on
 batches sorted by length, and share the work among the processes of `accelerate launch`.
 """
 
@@ -10,14 +10,15 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.checkpoints import adapter_base, check_kind, in_brief
 from common.cli import UserError, show_progress
 from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text
+from common.templates import QUESTION, is_plain, shared_length, use_template
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +26,10 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).resolve().parent / "tiny"
 EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
-# The format of models that have no chat template: "Question: ...\nAnswer: ...", a line for each
-# turn, a system message before the first; a response ends with the EOS.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ '\n' if not loop.first and message['role'] != 'assistant' }}"
-    "{% if message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
-    "{% elif message['role'] == 'system' %}{{ message['content'] }}"
-    "{% else %}Question: {{ message['content'] }}\nAnswer:{% endif %}{% endfor %}"
-)
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
+# Types whose first position is the one behind the id of the padding token.
+COUNT_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
+COUNT_FROM_PADDING += ("camembert", "longformer", "mpnet", "ibert", "data2vec-text", "esm")
 
 # --- Loading ---
 
@@ -43,18 +39,23 @@ def load_causal_lm(
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """A causal LM in float32 and its tokenizer, from a folder or the hub.
 
-    Raises UserError where there is none.
+    An adapter is merged into the model that it was made for. Raises UserError for what is no causal
+    LM, and says what to do.
     """
     from transformers import AutoModelForCausalLM
 
-    heads = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # others get a random head
-    model, tokenizer = _load(AutoModelForCausalLM, name, device, heads)
+    model, tokenizer, missing = _load(AutoModelForCausalLM, name, device)
     if tokenizer.eos_token is None:
         raise UserError(
             f"cannot use the model {name}: its tokenizer has no eos token, so no answer would end; "
             "set one and save it"
         )
-    use_plain_template(tokenizer)
+    if missing:
+        raise UserError(
+            f"cannot use the model {name}: {len(missing)} of its weights are not in the checkpoint "
+            f"and would be random ({missing[0]}); give a complete one, with its language-model head"
+        )
+    use_template_of(name, tokenizer)
     return model, tokenizer
 
 
@@ -64,7 +65,7 @@ def load_reward_model(
     """A sequence classifier with one output (a fresh head on a bare backbone), its tokenizer."""
     from transformers import AutoModelForSequenceClassification
 
-    model, tokenizer = _load(AutoModelForSequenceClassification, name, device, ("",), num_labels=1)
+    model, tokenizer, _ = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -73,57 +74,106 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model, with a token to pad with and a chat template where it needs one."""
     from transformers import AutoConfig, AutoTokenizer
 
-    path = find_model(name)
-    if Path(path).is_dir() and not [*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")]:
+    path, base = find_model(name), find_base(name)
+    while base and find_base(base):  # an adapter to an adapter
+        base = find_base(base)
+    if base and not holds_tokenizer(path):
+        return load_tokenizer(base)
+    if Path(path).is_dir() and not holds_tokenizer(path):
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(find_model(base or name), trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds for a broken model
-        raise UserError(f"cannot load the model {name}: {error}") from None
+        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.pad_token is None:
         raise UserError(
             f"cannot use the model {name}: its tokenizer has no token to pad with and none that "
-            "ends a text"
+            "ends a text; set an eos token and save it"
         )
     if not reads_pairs(tokenizer):
-        use_plain_template(tokenizer)
-    positions = getattr(config, "max_position_embeddings", None)
-    longest = tokenizer.model_max_length
-    tokenizer.model_max_length = min(longest, positions or longest)
+        use_template_of(name, tokenizer)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, count_positions(config))
     return tokenizer
 
 
-def use_plain_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Have a tokenizer without a chat template write `PLAIN_TEMPLATE`, with its BOS if it adds one.
-
-    The token ids of a prompt are then those of its plain text.
-    """
-    if tokenizer.chat_template is None:
-        adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
+def count_positions(config) -> float:
+    """How many tokens a model of this configuration reads; infinity where it names no limit."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    if config.model_type in COUNT_FROM_PADDING:
+        positions -= config.pad_token_id + 1
+    return positions
 
 
-def _load(auto_class, name: str, device: str, heads: tuple[str, ...], **options):
+def holds_tokenizer(path: str) -> bool:
+    """Whether there is a tokenizer in a folder."""
+    return any([*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")])
+
+
+def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the tokenizer's chat template ready; see `use_template`."""
+    try:
+        use_template(tokenizer)
+    except UserError as error:
+        raise UserError(f"cannot use the model {name}: {error}") from None
+
+
+def _load(auto_class, name: str, device: str, **options) -> tuple:
+    """(model, tokenizer, names of the weights that the checkpoint lacks)."""
     import torch
-    from transformers import AutoConfig
 
-    tokenizer = load_tokenizer(name)
+    base = find_base(name)
+    if base:
+        model, tokenizer, missing = _load(auto_class, base, device, **options)
+        tokenizer = load_tokenizer(name)
+        model = merge_adapter(model, name)
+        check_vocabulary(name, model, tokenizer)
+        return model, tokenizer, missing
     path = find_model(name)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    architecture = (config.architectures or heads)[0]
-    if not architecture.endswith(heads):
-        raise UserError(
-            f"cannot use the model {name}: it is a {architecture}, not a language model"
-        )
+    check_kind(auto_class.__name__, name, path)
+    tokenizer = load_tokenizer(name)
     safe = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model = auto_class.from_pretrained(path, **safe, **options)
+        model, info = auto_class.from_pretrained(path, output_loading_info=True, **safe, **options)
     except Exception as error:  # the libraries raise many kinds for a broken model
-        raise UserError(f"cannot load the model {name}: {error}") from None
-    return model.to(device).eval(), tokenizer
+        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
+    check_vocabulary(name, model, tokenizer)
+    return model.to(device).eval(), tokenizer, sorted(info["missing_keys"])
+
+
+def merge_adapter(model: "PreTrainedModel", name: str) -> "PreTrainedModel":
+    """The model with the adapter in its weights; to PEFT its name is then that of the adapter."""
+    from peft import PeftConfig, PeftModel
+
+    path = find_model(name)
+    if not Path(path, "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"cannot use the adapter {name}: the folder holds no adapter_model.safetensors"
+        )
+    try:
+        config = PeftConfig.from_pretrained(path)
+        config.task_type = None  # a reward model can start from an adapter of a language model
+        merged = PeftModel.from_pretrained(model, path, config=config).merge_and_unload()
+    except Exception as error:  # whatever the library raises for what does not fit
+        raise UserError(f"cannot use the adapter {name}: {in_brief(error)}") from None
+    merged.name_or_path = merged.config._name_or_path = path
+    return merged.eval()
+
+
+def check_vocabulary(
+    name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
+    size = model.get_input_embeddings().weight.shape[0]
+    beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
+    if beyond:
+        raise UserError(
+            f"cannot use the model {name}: it embeds {size} tokens, and its tokenizer writes "
+            f"{len(beyond)} more ({beyond[0]!r:.30}); call resize_token_embeddings("
+            f"{len(tokenizer)}) on the model and save it, or save the tokenizer without them"
+        )
 
 
 def is_embedded(name: str) -> bool:
@@ -131,20 +181,33 @@ def is_embedded(name: str) -> bool:
     return name in EMBEDDED
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of an embedded or local model, if there is one of this name."""
+    folder = TINY / name if is_embedded(name) else Path(name).expanduser()
+    return folder.resolve() if folder.is_dir() else None
+
+
+def find_base(name: str) -> str | None:
+    """The model that an adapter was made for; None where the name is not that of an adapter."""
+    folder = local_folder(name)
+    return adapter_base(str(folder)) if folder else None
+
+
 def find_model(name: str) -> str:
     """The folder of an embedded or local model, or a hub id that is cached or can be fetched.
 
-    Raises UserError otherwise, within 4 seconds: the library itself would retry for a minute.
+    The folder of an adapter is one too. Raises UserError otherwise, within 4 seconds: the library
+    itself would retry for a minute.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    folder = TINY / name if is_embedded(name) else Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"no model {name}: the folder holds no model (config.json is missing)")
-        return str(folder.resolve())
-    is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if folder.exists() or is_path:
+    folder = local_folder(name)
+    if folder:
+        check_folder(name, folder)
+        return str(folder)
+    path = Path(name).expanduser()
+    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if path.exists() or is_path:
         raise UserError(f"no model {name}: there is no such folder")
     try:
         cached = try_to_load_from_cache(name, "config.json")
@@ -160,6 +223,23 @@ def find_model(name: str) -> str:
             "give the folder of a downloaded model, or leave the flag out to use the embedded one"
         )
     return name
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise UserError for a folder without a model, and for an adapter without its base."""
+    if (folder / "config.json").is_file():
+        return
+    base = adapter_base(str(folder))
+    if base is None:
+        gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
+        reason = f"the folder holds no model{gguf} (config.json is missing)"
+        raise UserError(f"no model {name}: {reason}")
+    try:
+        find_model(base)
+    except UserError as error:
+        reason = f"it was made for {base}, which is not there ({error})"
+        remedy = "write its place into base_model_name_or_path of adapter_config.json"
+        raise UserError(f"cannot use the adapter {name}: {reason}; {remedy}") from None
 
 
 def hub_answers(seconds: float = 4.0) -> bool:
@@ -208,21 +288,17 @@ def collect(results: dict[int, Any]) -> list:
 # --- Text in and out of a causal LM ---
 
 
-def is_plain(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the model has no chat template of its own."""
-    return tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
-
-
 def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
-    """The text that a causal LM continues.
+    """The text that a causal LM continues."""
+    return write_turns(tokenizer, as_messages(prompt), add_generation_prompt=True)
 
-    Raises UserError where the chat template rejects the roles of the turns.
-    """
+
+def write_turns(tokenizer: "PreTrainedTokenizerBase", turns: list[dict], **options) -> str:
+    """What the chat template makes of the turns. Raises UserError where it rejects their roles."""
     from jinja2 import TemplateError
 
-    turns = as_messages(prompt)
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in turns)
         raise UserError(
@@ -237,18 +313,38 @@ def format_pair(row: dict) -> dict:
     return {"prompt": as_messages(row["prompt"]), **answers}
 
 
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> list[int]:
-    """Token ids of the formatted prompt; the template writes special tokens itself."""
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | list[int]) -> list[int]:
+    """Token ids of the formatted prompt, whose template writes special tokens itself.
+
+    Token ids stay as they are.
+    """
+    if prompt and not isinstance(prompt[0], str | dict):
+        return prompt
     return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
 
 
-def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+def encode_response(
+    tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
+) -> list[int]:
     """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
-    turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": text}]
-    both = tokenizer.apply_chat_template(turns, tokenize=False)
-    pairs = zip(both, format_prompt(tokenizer, ""), strict=False)
-    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    return tokenizer(both[shared:], add_special_tokens=False)["input_ids"]
+    return encode_answers(tokenizer, prompt, [text])[1]
+
+
+def encode_answers(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
+) -> list[list[int]]:
+    """Token ids of a prompt and of each of the responses to it, as TRL has them.
+
+    TRL cuts prompt + response where the first of the responses parts from the prompt.
+    """
+    shown = encode_prompt(tokenizer, prompt)
+    rows, shared = [], len(shown)
+    for text in texts:
+        turns = [*as_messages(prompt), {"role": "assistant", "content": text}]
+        both = write_turns(tokenizer, turns)
+        rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
+        shared = min(shared, shared_length(shown, rows[-1]))
+    return [shown[:shared], *(row[shared:] for row in rows)]
 
 
 def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -2,25 +2,29 @@
 
 The library's `generate` gives the same text (tests compare greedy answers); this is several times
 as fast on a CPU, because a prompt is read once for all its responses, responses that have ended
-leave the batch, and a token costs one random number instead of one per vocabulary entry.
+leave the batch, and a token costs one random number instead of one per vocabulary entry. Models
+that keep a state (Mamba, LFM2, ...) are sampled through `generate`, with the same random numbers.
 """
 
+import inspect
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.models import autocast, check_length, collect, encode_prompt, my_batches
 from common.prompts import Prompt
+from common.templates import end_of_answer
 
 if TYPE_CHECKING:
     import torch
 
 
 class Response(NamedTuple):
-    """A sampled response: its text, and its tokens with the EOS where the model ended it."""
+    """A sampled response: its text, its tokens with the one that ended it, and whether one did."""
 
     text: str
     token_ids: list[int]
+    ended: bool
 
 
 def sample(
@@ -36,30 +40,58 @@ def sample(
     """Sample n responses to every prompt; temperature 0 is greedy. Returns n per prompt.
 
     Prompts are texts, lists of messages, or the token ids of what is to be continued.
+    A response ends at one of `end_tokens`, or after `max_new_tokens`.
     Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
     prompts are batched or shared among processes changes nothing. `batch_size` counts rows,
     prompts x n.
     """
     import torch
 
-    encoded = []
-    for prompt in prompts:
-        are_ids = not isinstance(prompt[0], str | dict)
-        encoded.append(prompt if are_ids else encode_prompt(tokenizer, prompt))
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    ends, sample_batch = end_tokens(model, tokenizer), _sample_batch
+    prompts_at_once = max(1, batch_size // n)
+    if not keeps_keys_and_values(model):
+        sample_batch, prompts_at_once = _generate_batch, 1  # a state would also read the padding
     responses, was_training = {}, model.training
     model.eval()
     with torch.inference_mode(), autocast(model):
-        for batch in my_batches(order, max(1, batch_size // n), "sampling"):
+        for batch in my_batches(order, prompts_at_once, "sampling"):
             uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
             shown = [encoded[i] for i in batch]
-            rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms)
-            texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
-            answers = list(map(Response, texts, rows))
+            rows = sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
+            answers = [_read_response(tokenizer, row, ends) for row in rows]
             responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
     return collect(responses)
+
+
+def end_tokens(model, tokenizer) -> list[int]:
+    """The tokens that end an answer: EOS, those that the model names, and the template's own."""
+    named = model.generation_config.eos_token_id
+    named = named if isinstance(named, list) else [named]
+    ends = {tokenizer.eos_token_id, *named, end_of_answer(tokenizer)}
+    return sorted(ends - {None})
+
+
+def keeps_keys_and_values(model) -> bool:
+    """Whether keys and values are all that the model keeps of a text: its rows can be taken out."""
+    from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes_cache = "past_key_values" in inspect.signature(type(base).forward).parameters
+    if base._is_stateful or not takes_cache:
+        return False
+    layers = DynamicCache(config=base.config).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def _read_response(tokenizer, token_ids: list[int], ends: list[int]) -> Response:
+    """The text of the tokens up to the one that ended it."""
+    ended = token_ids[-1] in ends
+    shown = token_ids[:-1] if ended else token_ids
+    return Response(tokenizer.decode(shown, skip_special_tokens=True).strip(), token_ids, ended)
 
 
 def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int) -> "torch.Tensor":
@@ -72,7 +104,7 @@ def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int) -> "torc
     )
 
 
-def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms) -> list:
+def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms, ends) -> list:
     """n sequences of token ids for each encoded prompt, in order; uniforms (B n, tokens)."""
     import torch
 
@@ -91,12 +123,12 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
     sequences: list[list[int]] = [[] for _ in range(len(logits))]
     rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
 
-    last = uniforms.shape[1] - 1
+    last, ends = uniforms.shape[1] - 1, torch.tensor(ends, device=model.device)
     for step, u in enumerate(uniforms.T):  # (B n,)
         tokens = draw_tokens(logits, temperature, u[rows])
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             sequences[row].append(token)
-        alive = (tokens != tokenizer.eos_token_id).nonzero().squeeze(-1)
+        alive = torch.isin(tokens, ends, invert=True).nonzero().squeeze(-1)
         if len(alive) == 0 or step == last:
             break
         if len(alive) < len(tokens):
@@ -106,6 +138,37 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
         inputs = {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
         out = model(tokens[:, None], **inputs, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1]
+    return sequences
+
+
+def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms, ends) -> list:
+    """The same for one encoded prompt, through `generate`."""
+    import torch
+
+    (prompt,) = encoded
+    ids = torch.tensor([prompt] * n, device=model.device)
+    columns = iter(uniforms.T)
+
+    def draw(_, logits: "torch.Tensor") -> "torch.Tensor":
+        """Scores (n, V) of which the drawn token has the highest."""
+        tokens = draw_tokens(logits, temperature, next(columns))
+        return torch.zeros_like(logits).scatter(1, tokens[:, None], 1.0)
+
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        logits_processor=[draw],
+        num_beams=1,  # a model may name settings of its own
+        repetition_penalty=1.0,
+        max_new_tokens=uniforms.shape[1],
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    sequences = []
+    for row in out[:, len(prompt) :].tolist():
+        length = next((k for k, token in enumerate(row, 1) if token in ends), len(row))
+        sequences.append(row[:length])
     return sequences
 
 

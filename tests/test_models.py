@@ -44,6 +44,7 @@ from common.preferences import (
     write_response,
 )
 from common.sampling import draw_tokens, sample
+from common.templates import use_template
 from common.tiny.__main__ import measure_judge
 from common.tiny.recipe import recipe_hash
 
@@ -168,7 +169,7 @@ def test_a_chat_template_is_used_where_there_is_one(lm):
     tokenizer = copy.deepcopy(lm[1])
     tokenizer.chat_template = CHAT_TEMPLATE
     assert not is_plain(tokenizer)
-    models.use_plain_template(tokenizer)
+    use_template(tokenizer)
     assert tokenizer.chat_template == CHAT_TEMPLATE
     assert format_prompt(tokenizer, "Why?") == "<bos><user>Why?<assistant>"
     row = format_pair({"prompt": "Why?", "chosen": "So.", "rejected": "No."})

@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from common.checkpoints import adapter_base
 from common.cli import UserError, is_main_process
+from common.fingerprint import model_fingerprint
 from common.prompts import Prompt, as_messages
 from common.reporting import write_json
 
@@ -171,10 +173,24 @@ def load_adapter(model, folder: Path):
     """The model with the adapter of a folder. Raises UserError where the two do not fit."""
     from peft import PeftModel
 
+    check_base(model, folder)
     try:
         return PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # whatever the library raises for what does not fit
         raise UserError(f"--adapter {folder}: does not fit the model: {error}") from None
+
+
+def check_base(model, folder: Path) -> None:
+    """Raise UserError where an adapter was made for another model than this one.
+
+    Two places with the same files are one model. A base that is not at hand cannot be compared.
+    """
+    base = adapter_base(str(folder))
+    theirs = base and model_fingerprint(base)
+    ours = model.name_or_path and model_fingerprint(model.name_or_path)
+    if theirs and ours and theirs != ours:
+        reason = f"was made for {base}, not for {model.name_or_path}"
+        raise UserError(f"--adapter {folder}: it {reason}; give that one with --model")
 
 
 # --- Find or train ---
@@ -199,18 +215,20 @@ def find_or_train(folder: Path, settings: dict, train: Callable[..., tuple], **o
 
 
 def stored_settings(settings: dict) -> dict:
-    """Settings as JSON gives them back, with a hash of the data file: an edited one is another."""
+    """Settings as JSON gives them back, with hashes of data file and model: edited is another."""
     settings = json.loads(json.dumps(settings))
-    dataset = settings.get("dataset")
-    if not dataset or not Path(dataset).is_file():
-        return settings
-    content = hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
-    return {**settings, "dataset_sha256": content}
+    dataset, model = settings.get("dataset"), settings.get("model")
+    hashes = {}
+    if dataset and Path(dataset).is_file():
+        hashes["dataset_sha256"] = hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
+    if model:
+        hashes["model_sha256"] = model_fingerprint(model)
+    return {**settings, **hashes}
 
 
 def settings_for(stored: dict) -> dict:
     """Stored settings as the training function takes them."""
-    return {name: value for name, value in stored.items() if name != "dataset_sha256"}
+    return {name: value for name, value in stored.items() if not name.endswith("_sha256")}
 
 
 # --- Interrupted runs ---

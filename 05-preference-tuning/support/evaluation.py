@@ -15,8 +15,8 @@ from common.intervals import summary
 from common.models import (
     check_length,
     collect,
+    encode_answers,
     encode_prompt,
-    encode_response,
     my_batches,
     score_responses,
 )
@@ -34,11 +34,14 @@ if TYPE_CHECKING:
 def response_logps(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[Prompt],
+    prompts: list[Prompt] | list[list[int]],
     responses: list[list[int]],
     batch_size: int = 64,
 ) -> "torch.Tensor":
-    """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU."""
+    """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU.
+
+    Prompts are texts, or their token ids; responses are token ids.
+    """
     import torch
 
     logps = {}
@@ -57,8 +60,11 @@ def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> t
 
     The policy is a PEFT model; the reference is the policy with its adapter off.
     """
-    prompts = [row["prompt"] for row in pairs] * 2
-    responses = [encode_response(tokenizer, row[side]) for side in SIDES for row in pairs]
+    encoded = []
+    for row in pairs:
+        encoded.append(encode_answers(tokenizer, row["prompt"], [row[side] for side in SIDES]))
+    shown, chosen, rejected = map(list, zip(*encoded, strict=True))
+    prompts, responses = shown * 2, chosen + rejected
     logps = response_logps(policy, tokenizer, prompts, responses)
     with policy.disable_adapter():
         ref_logps = response_logps(policy, tokenizer, prompts, responses)

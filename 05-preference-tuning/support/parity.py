@@ -47,7 +47,7 @@ def ipo_inputs(trained: "Trained", tokenizer, pairs: Sequence[dict]) -> dict:
     policy, reference = pair_logps(trained.policy, tokenizer, pairs)
     lengths = []
     for side in SIDES:
-        responses = [encode_response(tokenizer, row[side]) for row in pairs]
+        responses = [encode_response(tokenizer, row[side], row["prompt"]) for row in pairs]
         lengths.append(torch.tensor([len(response) for response in responses]))
     return {
         "policy_chosen_logps": policy[0],
@@ -69,7 +69,7 @@ def kto_inputs(trained: "Trained", tokenizer, count: int) -> dict:
 
     trainer, policy = trained.trainer, trained.policy
     rows = [trainer.train_dataset[i] for i in range(count)]
-    prompts = [row["prompt"] for row in rows]
+    prompts = [row["prompt_ids"] for row in rows]
     responses = [row["completion_ids"] for row in rows]
     mismatched = responses[-1:] + responses[:-1]
     logps = response_logps(policy, tokenizer, prompts, responses)

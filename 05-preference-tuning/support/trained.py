@@ -19,7 +19,7 @@ SCRIPTS = {
 }
 SMOKE = {"pairs": 64, "num_train_epochs": 1}
 # The flags that `start_beside_dpo` takes as they are.
-START_FLAGS = ("model", "dataset", "seed", "smoke", "sft_steps", "max_new_tokens")
+START_FLAGS = ("model", "dataset", "seed", "smoke", "sft_steps", "max_new_tokens", "lora_r")
 START_FLAGS += ("reward_backbone", "reward_model")
 
 
@@ -74,6 +74,7 @@ def start_beside_dpo(
     smoke: bool,
     sft_steps: int | None,
     max_new_tokens: int,
+    lora_r: int | None,
     reward_backbone: str,
     reward_model: Path | None,
     beta: float,
@@ -89,7 +90,7 @@ def start_beside_dpo(
     """
     shared = {"dataset": dataset, "seed": seed}
     policy = {"model": model, "sft_steps": sft_steps, "beta": beta, **shared}
-    policy["max_new_tokens"] = max_new_tokens
+    policy |= {"max_new_tokens": max_new_tokens, "lora_r": lora_r}
     settings = training_settings("dpo", **policy, **(SMOKE if smoke else {}))
     start = start_from_sft(**settings, **machine, prompts=prompts)
     judge = {"model": reward_backbone, "smoke": smoke, **shared, **machine}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.artifacts import Checkpoints, find_or_train
+from support.lora import lora_targets
 from support.policy_data import MAX_LENGTH
 
 from common.cli import is_main_process, process_count
@@ -51,7 +52,7 @@ DEFAULTS = {
     "online rl": {"learning_rate": 3e-3, "updates": 20, "prompts_per_update": 32, "samples": 4},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
-FLAGS_OF_A_TRAINING += ("updates", "prompts_per_update", "samples")
+FLAGS_OF_A_TRAINING += ("updates", "prompts_per_update", "samples", "lora_r")
 # What other models take instead, and what the user's own pairs take.
 OTHER_MODELS = {
     "reward model": 1e-4,
@@ -356,6 +357,7 @@ def load_sft_checkpoint(
     DPO's reference is an SFT checkpoint: a model that does not answer questions yet has no style to
     prefer. The embedded one is that; any other model is made one on the world's answers, unless the
     user's own pairs are used. What was fine-tuned is kept in the output folder and used again.
+    Raises UserError, before any work, for a model that LoRA cannot adapt.
     """
     if sft_steps is None:
         sft_steps = 0 if is_embedded(model) or dataset else SFT_STEPS
@@ -363,7 +365,9 @@ def load_sft_checkpoint(
         settings = {"model": model, "sft_steps": sft_steps, "seed": seed}
         folder = output_dir / f"sft-{Path(model).name}"
         model = str(find_or_train(folder, settings, train_sft, device=device))
-    return load_causal_lm(model, device)
+    policy, tokenizer = load_causal_lm(model, device)
+    lora_targets(policy.config)
+    return policy, tokenizer
 
 
 def train_sft(model: str, sft_steps: int, seed: int, device: str) -> tuple:
@@ -374,6 +378,7 @@ def train_sft(model: str, sft_steps: int, seed: int, device: str) -> tuple:
     from trl import SFTConfig, SFTTrainer
 
     policy, tokenizer = load_causal_lm(model, device)
+    lora_targets(policy.config)  # what comes after it must be possible
     prompts = [question.prompt for question in questions("validation")[:2]]
     before, _ = sample_answers(policy, tokenizer, prompts, 1, 48, seed)
     rng, rows = random.Random(seed), []

@@ -142,7 +142,16 @@ def train_in_rounds(
 
 
 def train_sft_on_chosen(
-    model, tokenizer, pairs: Sequence[dict], *, lora, seed: int, name: str, look=None, **training
+    model,
+    tokenizer,
+    pairs: Sequence[dict],
+    *,
+    lora,
+    seed: int,
+    name: str,
+    lora_r: int = 8,
+    look=None,
+    **training,
 ) -> Trained:
     """Imitate the chosen answers with an adapter `lora`; the rejected answers are not read."""
     import torch
@@ -155,6 +164,6 @@ def train_sft_on_chosen(
         args=SFTConfig(**trainer_settings(model, seed=seed, **training)),
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=lora(model),
+        peft_config=lora(model, lora_r),
     )
     return run_trainer(trainer, name, look)

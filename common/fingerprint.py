@@ -1,0 +1,44 @@
+"""Which weights a model has: a hash of its files, so that what came of them is known again."""
+
+import contextlib
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from common.checkpoints import adapter_base
+from common.models import local_folder
+
+READ_BY_LOADING = (".safetensors", ".json", ".jinja", ".model", ".txt")  # what makes a model
+
+
+def model_fingerprint(name: str) -> str | None:
+    """A hash of the files that make a model, of an adapter its base's too. None: not at hand."""
+    folder = local_folder(name) or cached_folder(name)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in READ_BY_LOADING and path.is_file():
+            stat = path.stat()
+            content = hash_file(path, stat.st_size, stat.st_mtime_ns)
+            digest.update(f"{path.name} {content}\n".encode())
+    base = adapter_base(str(folder))
+    if base is not None:
+        digest.update(str(model_fingerprint(base)).encode())
+    return digest.hexdigest()
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where the hub's cache has a model, if it has."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # no name that a hub can have
+        cached = try_to_load_from_cache(name, "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
+
+
+@lru_cache(maxsize=1024)
+def hash_file(path: Path, size: int, changed: int) -> str:
+    """The hash of a file; read once, as long as its size and its time of change stay."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
