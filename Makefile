@@ -1,6 +1,7 @@
 # make lab        install, and run all scripts with one seed      make test     the tests, offline
-# make figures    the committed run, over eight seeds (hours)     make bench    speed
-# make lint       what CI checks beside the tests                  make clean    outputs/ goes
+# make figures    the committed run, eight seeds (two hours)      make bench    speed
+# make slides     the figures as a talk: outputs/slides            make lint     what CI checks, too
+# make clean      outputs/ goes
 # PYTHON=python3.12 chooses the interpreter; an active virtual environment is used as it is.
 PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
 SEEDS ?= 0 1 2 3 4 5 6 7
 
-.PHONY: lab test figures bench tiny lint clean
+.PHONY: lab test figures slides bench tiny lint clean
 
 lab: $(STAMP)
 	$(BIN)/python 05-preference-tuning/run_all.py
@@ -19,6 +20,9 @@ test: $(STAMP)
 # Nothing else writes to figures/. A run that was stopped goes on where it stopped.
 figures: $(STAMP)
 	$(BIN)/python 05-preference-tuning/run_all.py --seeds $(SEEDS) --output-dir outputs/figures-run --figures-dir figures
+
+slides: $(STAMP)
+	$(BIN)/python 05-preference-tuning/slides.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py

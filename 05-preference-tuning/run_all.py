@@ -8,7 +8,7 @@ Scripts and seeds run side by side, as processes of one thread each: as many as 
 --jobs. What a script prints goes to outputs/logs/. A run that was killed goes on where it stopped.
 About ten minutes a seed on 2 cores. With several seeds it also writes every figure and JSON over
 the seeds, claims.md and headlines.md, to --figures-dir (default: outputs/all-seeds). `make figures`
-does that for the committed run in figures/.
+does that for the committed run in figures/. With --panels it also writes slides, as slides.py does.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from support.drawing.reward_hacking import draw_hacking
 from support.drawing.reward_model import draw_reward_model
 from support.jobs import Job, run_jobs
 from support.seeds import adjust_claims, claims_table, headlines_table, merge_runs
+from support.slides import write_slides
 
 import best_of_n
 import dpo_trainer
@@ -52,7 +53,7 @@ class Section(NamedTuple):
     title: str
     script: str
     name: str
-    draw: Callable[..., None]
+    draw: Callable
     claims: tuple
     checks: tuple
     headlines: dict[str, str]  # label: path of a quantity in the metrics
@@ -208,8 +209,8 @@ def write_over_seeds(results: list[dict], folder: Path) -> None:
     """Every section's JSON and figure over the seeds, and the two tables."""
     for section, result in zip(SECTIONS, results, strict=True):
         write_json(folder / f"{section.name}.json", result)
-        figure = folder / f"{section.name}.png"
-        section.draw(figure, result["metrics"], caption(result["settings"]), None)
+        drawing = section.draw(result["metrics"])
+        drawing.save(folder / f"{section.name}.png", caption(result["settings"]))
     tables = {"claims.md": claims_table, "headlines.md": headlines_table}
     for name, make_table in tables.items():
         with replacing(folder / name) as temporary:
@@ -269,6 +270,8 @@ def main(argv: list[str] | None = None) -> dict:
     }
     path = (folder if len(seeds) > 1 else args.output_dir) / "run_all.json"
     write_json(path, summary)
+    if args.panels:
+        write_slides(SECTIONS, results, path.parent / "run_all-panels")
     print_overview(results)
     claims = [claim for result in results for claim in result["claims"]]
     checks = [check for result in results for check in result["checks"]]

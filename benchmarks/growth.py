@@ -80,12 +80,12 @@ def train_dpo(count: int) -> None:
 
 def growth_figure(path: Path, growth: list[dict], machine: dict) -> None:
     """Seconds against size on logarithmic axes, with the fitted power law; a panel per unit."""
-    fig, axes = new_figure(1, 3, height=3.4)
+    fig, axes = new_figure("ABC", height=3.4)
     panels = {"pairs": "Training", "prompts": "Sampling 16 answers each"}
     panels |= {"n": "Best of n for 64 prompts"}
     colors = {"reward-model training": "proxy", "DPO training": "dpo"}
     colors |= {"sampling": "sft", "best of n": "best_of_n"}
-    for ax, (unit, title) in zip(axes[0], panels.items(), strict=True):
+    for ax, (unit, title) in zip(axes, panels.items(), strict=True):
         rows = [row for row in growth if row["unit"] == unit]
         for row in rows:
             draw_growth(ax, row, COLORS[colors[row["what"]]])

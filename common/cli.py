@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
 
 # Flags that change where a run writes and what it says, but nothing that it measures.
-NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "resume", "merge")
+NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "panels", "resume", "merge")
 # Flags that name a model: a hub id, a folder, or one of the embedded models.
 MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
 
@@ -56,6 +56,8 @@ def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     figures_help = "another folder for the PNG and the JSON; default: --output-dir"
     group.add_argument("--figures-dir", type=folder, help=figures_help)
     group.add_argument("--claims", action="store_true", help="list every claim with its verdict")
+    panels_help = "also save each panel of the figure, as a slide of 1600 pixels"
+    group.add_argument("--panels", action="store_true", help=panels_help)
     smoke_help = "the smallest run that still takes every path"
     group.add_argument("--smoke", action="store_true", help=smoke_help)
     return parser
@@ -178,7 +180,7 @@ def start(
     args.settings = {flag: getattr(args, flag) for flag in given}
     args.script, args.name, args.started = parser.prog, name, time.time()
     check_writable(args.output_dir, args.figures_dir)
-    check_replaceable(args.figures_dir, args.run_name)
+    check_replaceable(args.figures_dir, args.run_name, args.panels)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):
         from common.models import find_model
@@ -228,11 +230,17 @@ def check_writable(*folders: Path) -> None:
             raise UserError(f"cannot write to the folder {folder}; choose another one")
 
 
-def check_replaceable(folder: Path, name: str) -> None:
-    """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays."""
-    results, figure = folder / f"{name}.json", folder / f"{name}.png"
-    present = [path for path in (results, figure) if os.path.lexists(path)]
-    strangers = [path for path in present if not path.is_file()]
+def check_replaceable(folder: Path, name: str, panels: bool = False) -> None:
+    """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays.
+
+    With `panels` also where the folder NAME-panels does.
+    """
+    results = folder / f"{name}.json"
+    is_right = {results: Path.is_file, folder / f"{name}.png": Path.is_file}
+    if panels:
+        is_right[folder / f"{name}-panels"] = Path.is_dir
+    present = [path for path in is_right if os.path.lexists(path)]
+    strangers = [path for path in present if not is_right[path](path)]
     if present and not _is_ours(results):
         strangers = present
     if strangers:

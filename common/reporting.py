@@ -209,7 +209,7 @@ def seeds_needed(claim: dict) -> int | None:
 def finish(
     args: argparse.Namespace,
     metrics: dict,
-    draw: Callable[..., None],
+    draw: Callable,
     findings: Sequence[str],
     claims: Sequence[Claim] = (),
     checks: Sequence[Check] = (),
@@ -220,10 +220,11 @@ def finish(
 ) -> dict:
     """Judge the claims, draw the figure, write the JSON, and tell the reader; returns the metrics.
 
-    `draw(path, metrics, caption, default)` makes the figure; `default` are the metrics of the
-    committed run, to stand in grey behind a run with other settings, or None. `settings` are what
-    the script made of the flags (a default learning rate), `trained` the folders it wrote. Texts
-    that were sampled, "answers" in the metrics, stand beside the numbers in the JSON.
+    `draw(metrics, default)` makes the drawing, which writes the figure and, with --panels, its
+    panels; `default` are the metrics of the committed run, to stand in grey behind a run with other
+    settings, or None. `settings` are what the script made of the flags (a default learning rate),
+    `trained` the folders it wrote. Texts that were sampled, "answers" in the metrics, stand beside
+    the numbers in the JSON.
     """
     answers = metrics.pop("answers", None)
     settings = {**args.settings, **(settings or {})}
@@ -242,10 +243,15 @@ def finish(
         **({"answers": answers} if answers else {}),
     }
     write_json(path, results)  # before the figure: a PNG without its JSON would be a stranger's
-    draw(figure, metrics, caption(settings), committed["metrics"] if args.changed else None)
+    drawing = draw(metrics, committed["metrics"] if args.changed else None)
+    drawing.save(figure, caption(settings))
+    written = [*trained, figure, path]
+    if args.panels:
+        written.append(args.figures_dir / f"{args.run_name}-panels")
+        drawing.save_panels(written[-1], caption(settings))
     print_findings(findings)
     print_verdicts(results, committed, args.claims)
-    print(f"wrote {', '.join(map(str, (*trained, figure, path)))}")
+    print(f"wrote {', '.join(map(str, written))}")
     if committed["metrics"]:
         print(f"compare with {COMMITTED / args.name}.png")
     return metrics

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from types import SimpleNamespace
 
 from support.answers import answers_of_points, best_of_n_answers, first_prompts, point_name
 from support.seeds import merge_runs
@@ -62,9 +63,17 @@ def test_best_of_n_takes_the_best_of_the_first_n_by_its_own_judge():
 @pytest.mark.parametrize("answers", [None, {"prompts": ["p"], "texts": {"SFT": ["a"]}}])
 def test_answers_are_written_where_there_are_any_and_kept_of_the_first_seed(tmp_path, answers):
     about = {"settings": {"seed": 0}, "name": "x", "run_name": "x", "script": "x.py", "seed": 0}
-    about |= {"changed": {}, "claims": False, "figures_dir": tmp_path, "started": time.time()}
+    about |= {
+        "changed": {},
+        "claims": False,
+        "panels": False,
+        "figures_dir": tmp_path,
+        "started": time.time(),
+    }
     args = argparse.Namespace(**about)
-    finish(args, {"steps": 1, "answers": answers}, lambda *_: None, [])
+    finish(
+        args, {"steps": 1, "answers": answers}, lambda *_: SimpleNamespace(save=lambda *_: None), []
+    )
     results = read_results(tmp_path / "x.json")
     assert results == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert results.get("answers") == answers

@@ -411,5 +411,6 @@ def test_what_was_trained_is_used_again(smoke):
 def test_figure_of_several_seeds(smoke, tmp_path):
     _, _, results = smoke
     metrics = over_seeds([results["metrics"]] * 3)
-    draw_best_of_n(tmp_path / "seeds.png", metrics, "mean of seeds 0 to 2", results["metrics"])
+    drawing = draw_best_of_n(metrics, results["metrics"])
+    drawing.save(tmp_path / "seeds.png", "mean of seeds 0 to 2")
     assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")

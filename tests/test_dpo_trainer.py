@@ -493,8 +493,9 @@ def test_what_every_method_is_compared_by(saved):
 
 def test_the_figure_of_several_seeds_and_beside_the_default(saved, tmp_path):
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
-    draw_dpo(tmp_path / "seeds.png", over_seeds([metrics] * 3), "three seeds", metrics)
-    draw_dpo(tmp_path / "older.png", metrics, "", {"policy": {}})  # results of another version
+    draw_dpo(over_seeds([metrics] * 3), metrics).save(tmp_path / "seeds.png", "three seeds")
+    older = {"policy": {}}  # results of another version
+    draw_dpo(metrics, older).save(tmp_path / "older.png")
     assert len(list(tmp_path.glob("*.png"))) == 2
 
 
@@ -513,5 +514,5 @@ def test_own_pairs_may_ask_questions_of_the_world(saved, tmp_path):
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     own = {key: value for key, value in metrics.items() if key not in ("amounts", "log_odds")}
     assert "good" in own["policy"] and "no gold standard" in dpo.findings(own)[-1]
-    draw_dpo(tmp_path / "own.png", own, "")
+    draw_dpo(own).save(tmp_path / "own.png")
     assert (tmp_path / "own.png").is_file()

@@ -200,7 +200,8 @@ def test_the_figure_is_drawn_from_several_seeds(smoke, tmp_path):
     from common.intervals import over_seeds
 
     metrics = json.loads((smoke[0] / "outputs/online_rl-smoke.json").read_text())["metrics"]
-    draw_online_rl(tmp_path / "seeds.png", over_seeds([metrics] * 3), "three seeds", metrics)
+    drawing = draw_online_rl(over_seeds([metrics] * 3), metrics)
+    drawing.save(tmp_path / "seeds.png", "three seeds")
     assert (tmp_path / "seeds.png").stat().st_size > 20_000
 
 

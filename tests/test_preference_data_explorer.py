@@ -436,7 +436,7 @@ def studies():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_figure_is_drawn_from_the_metrics_alone(studies, tmp_path, count):
-    draw_preference_data(tmp_path / "figure.png", over_seeds(studies[:count]), "seeds")
+    draw_preference_data(over_seeds(studies[:count])).save(tmp_path / "figure.png", "seeds")
     image = matplotlib.image.imread(tmp_path / "figure.png")
     assert image.shape[1] == 1560 and image[..., :3].std() > 0.05
 

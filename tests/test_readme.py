@@ -9,6 +9,8 @@ from support.seeds import claims_table, headlines_table
 import pytest
 import run_all
 
+from common.intervals import interval
+
 ROOT = Path(__file__).parents[1]
 READ_ALONG = "05-preference-tuning/README.md"
 TEXTS = {
@@ -58,6 +60,42 @@ def test_every_claim_that_does_not_hold_is_explained():
     for claim in CLAIMS:
         explained = f"`{claim['id']}`" in TEXTS[READ_ALONG]
         assert claim["verdict"] == "holds" or explained, claim["id"]
+
+
+def test_every_claim_is_quoted_as_it_was_measured():
+    """`id`; verdict: mean [low, high], wherever a text says it."""
+    quoted = re.compile(r"`(\w+)`; ([a-z ]+): (\S+ \[[^\]]+\])")
+    claims = {claim["id"]: f"{claim['verdict']}: {interval(claim)}" for claim in CLAIMS}
+    quotes = quoted.findall(" ".join(TEXTS[READ_ALONG].split()))
+    assert len(quotes) > 40
+    wrong = {name: f"{verdict}: {said}" for name, verdict, said in quotes}
+    assert wrong == {name: claims[name] for name in wrong}
+
+
+def test_every_section_asks_before_it_answers():
+    numbered = re.split(r"^## (?=\d)", TEXTS[READ_ALONG].split("\n## In class\n")[0], flags=re.M)[
+        1:
+    ]
+    assert len(numbered) == len(run_all.SECTIONS)
+    for text in numbered:
+        asked, answered = text.split("**Predict first.**")[1].split("<summary>Answers</summary>")
+        answered = answered.split("</details>")[0]
+        for part in (asked, answered):
+            assert re.findall(r"^(\d)\. \S", part, re.M) == ["1", "2"]
+        assert asked.count("?") >= 2 and "```" in asked and "![" in asked
+        assert re.search(r"`\w+`; ", answered), "an answer is what was measured"
+
+
+def test_the_minutes_of_a_class_are_those_of_the_committed_run():
+    rows = re.findall(r"^\| (\d)\. .*\| (\d+) \| (\d+) \|$", TEXTS[READ_ALONG], re.M)
+    order = re.findall(
+        r"^## (\d)\. .*?05-preference-tuning/(\w+)\.py", TEXTS[READ_ALONG], re.M | re.S
+    )
+    assert [number for number, *_ in rows] == [number for number, _ in order]
+    seconds = {result["script"]: result["wall_seconds"]["total"] for result in RESULTS}
+    for (_, _, minutes), (_, script) in zip(rows, order, strict=True):
+        measured = seconds[f"{script}.py"] / 60
+        assert measured / 2 - 0.5 <= int(minutes) <= 2 * measured + 0.5, script
 
 
 def test_every_figure_is_there_and_shown():

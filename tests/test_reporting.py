@@ -307,6 +307,7 @@ def run_of(folder: Path, **changes) -> argparse.Namespace:
     settings = {"seed": 7, "beta": 0.1, "dataset": None, "smoke": False, "model": "tiny-gpt2"}
     values = {"script": "a.py", "name": "a", "run_name": "a-x", "changed": {}, "settings": settings}
     values |= {"seed": 7, "figures_dir": folder, "started": time.time() - 2, "claims": False}
+    values["panels"] = False
     return argparse.Namespace(**{**values, **changes})
 
 
@@ -324,16 +325,33 @@ def committed_run(folder: Path) -> None:
     write_json(folder / "a.json", {**results, "checks": []})
 
 
+class Recorder:
+    """In the place of a function that draws and of what it returns."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, metrics, default):
+        self.calls.append((metrics, default))
+        return self
+
+    def save(self, path, caption):
+        self.calls.append(("figure", path, caption))
+
+    def save_panels(self, folder, caption):
+        self.calls.append(("panels", folder, caption))
+
+
 def test_finish_judges_writes_draws_and_tells(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reporting, "COMMITTED", tmp_path / "figures")
     (tmp_path / "figures").mkdir()
-    drawn = []
+    draw_it = Recorder()
     args = run_of(tmp_path, settings={**run_of(tmp_path).settings, "figures_dir": tmp_path})
     ending = {"claims": CLAIMS, "checks": CHECKS, "timings": {"n=1": 0.5}, "device": "cuda"}
     metrics = reporting.finish(
         args,
         METRICS,
-        lambda *given: drawn.append(given),
+        draw_it,
         ["It was found that " + "words " * 30],
         settings={"learning_rate": 1e-3},
         trained=[tmp_path / "model"],
@@ -350,9 +368,8 @@ def test_finish_judges_writes_draws_and_tells(tmp_path, monkeypatch, capsys):
     assert 2 <= results["wall_seconds"]["total"] < 4 and results["wall_seconds"]["n=1"] == 0.5
     assert results["versions"]["python"] == sys.version.split()[0]
     assert [claim["verdict"] for claim in results["claims"]] == ["holds", "does not hold"]
-    ((figure, shown, caption, default),) = drawn
-    assert (figure, shown, default) == (tmp_path / "a-x.png", METRICS, None)
-    assert caption == "model tiny-gpt2, beta 0.1, learning rate 0.001, seed 7"
+    caption, figure = "model tiny-gpt2, beta 0.1, learning rate 0.001, seed 7", tmp_path / "a-x.png"
+    assert draw_it.calls == [(METRICS, None), ("figure", figure, caption)]
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[:4])) <= 100
     assert "with this seed alone: 1 holds, 1 does not hold" in out and "--claims lists them" in out
@@ -363,19 +380,20 @@ def test_finish_judges_writes_draws_and_tells(tmp_path, monkeypatch, capsys):
 def test_a_changed_run_is_compared_with_the_committed_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reporting, "COMMITTED", tmp_path)
     committed_run(tmp_path)
-    drawn = []
-    args = run_of(tmp_path, changed={"beta": 0.1}, claims=True)
+    draw_it = Recorder()
+    args = run_of(tmp_path, changed={"beta": 0.1}, claims=True, panels=True)
     wrong = {**METRICS, "difference": 1.0}
-    draw_it = lambda *given: drawn.append(given)  # noqa: E731
     reporting.finish(args, wrong, draw_it, ["one"], claims=CLAIMS, checks=CHECKS)
-    assert drawn[0][3] == {"old": 1}
+    asked, figure, panels = draw_it.calls
+    assert asked == (wrong, {"old": 1})
+    assert panels == ("panels", tmp_path / "a-x-panels", figure[2])
     out = capsys.readouterr().out
     assert "over seeds 0 to 2, the committed run: 1 holds, 1 does not hold" in out
     assert "HOLDS: it goes up" in out and "DOES NOT HOLD: it is big" in out
     assert "gain in words: 0.500 [0.250, 0.750]; true above 0" in out
     assert "over all seeds: holds, 0.500 [0.250, 0.750]" in out and "--claims lists" not in out
     assert "0 of 1 pass; FAILED: they are the same" in out
-    assert f"compare with {tmp_path / 'a.png'}" in out
+    assert f"{tmp_path / 'a-x-panels'}\ncompare with {tmp_path / 'a.png'}" in out
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"claims": [{"measured": 1}]}'])
@@ -397,9 +415,9 @@ def test_caption_names_the_settings():
 
 
 def draw(path: Path, title: str = "A title") -> None:
-    fig, axes = drawing.new_figure(1, 2)
-    drawing.draw_band(axes[0, 0], [0, 1], [1, 2], [0, 1], [2, 3], drawing.COLORS["dpo"], "DPO")
-    assert fig.get_figwidth() == 12 and axes.shape == (1, 2)
+    fig, (left, _) = drawing.new_figure("AB")
+    drawing.draw_band(left, [0, 1], [1, 2], [0, 1], [2, 3], drawing.COLORS["dpo"], "DPO")
+    assert fig.get_figwidth() == 12
     drawing.save_figure(fig, path, title)
 
 
@@ -516,6 +534,7 @@ def test_shared_flags_and_their_defaults(capsys):
         "output_dir": Path("outputs"),
         "figures_dir": None,  # the output folder
         "claims": False,
+        "panels": False,
         "smoke": False,
         "model": "tiny-gpt2",
         "device": "auto",

@@ -429,7 +429,7 @@ def test_findings_name_the_numbers(studies):
 def test_the_figure_is_drawn_from_the_metrics_alone(studies, tmp_path, which):
     metrics = studies[1] if which == "one seed" else over_seeds(studies)
     default = studies[0] if which == "beside a default" else None
-    draw_objectives(tmp_path / "figure.png", metrics, "beta 1", default)
+    draw_objectives(metrics, default).save(tmp_path / "figure.png", "beta 1")
     image = matplotlib.image.imread(tmp_path / "figure.png")
     assert image.shape[1] == 1560 and image[..., :3].std() > 0.05
 

@@ -1,15 +1,13 @@
 """The figure of best_of_n.py."""
 
-from pathlib import Path
-
 from support.drawing import (
     COLORS,
+    Drawing,
     curve,
     draw_band,
     draw_bars,
     error_bars,
-    new_figure,
-    save_figure,
+    legend_below,
 )
 
 import numpy as np
@@ -30,41 +28,21 @@ ARMS = (
 )
 
 
-def draw_best_of_n(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_best_of_n(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's run, or one on the user's pairs, which has no gold standard."""
     curves, n = metrics["curves"], round(metrics["n"])
     if "methods" not in metrics:
-        fig, axes = new_figure(2, 2, height=3.6)
-        curves_panel(axes[0, 0], curves, "reward", "What is chosen by rises")
-        curves_panel(axes[0, 1], curves, "words", "Length of the chosen answer")
-        bound_panel(axes[1, 0], metrics)
-        cost_panel(axes[1, 1], metrics["cost"])
         first, best = (curves["sft"]["reward"][at]["mean"] for at in (0, -1))
         after = curves["dpo"]["reward"][0]["mean"]
         title = (
             f"Reward: one sample {first:.2f}, best of {n} {best:.2f}, one sample of DPO {after:.2f}"
         )
-        save_figure(fig, path, title, caption)
-        return
-    fig, axes = new_figure(2, 3, height=4.0)
-    curves_panel(axes[0, 0], curves, "utility", steps_title(metrics), default)
-    methods_panel(axes[0, 1], metrics)
-    frontier_panel(axes[0, 2], metrics["frontier"], n)
-    annotators_panel(axes[1, 0], metrics["annotators"])
-    bound_panel(axes[1, 1], metrics)
-    cost_panel(axes[1, 2], metrics["cost"])
+        return Drawing(title, OWN_PANELS, metrics, mosaic="AB\nCD", height=3.6)
     good = {name: values["good"]["mean"] for name, values in metrics["methods"].items()}
     title = f"Good answers: SFT {good['sft']:.0%}, best of {n} {good['best_of_n']:.0%} "
     title += f"({good['as_many_pairs']:.0%} where the reward model has as many pairs as DPO),\n"
     title += f"DPO {good['dpo']:.0%}, DPO with best of {n} {good['dpo_best_of_n']:.0%}"
-    save_figure(fig, path, title, caption)
-
-
-def steps_title(metrics: dict) -> str:
-    """How much the first candidates gain, and the others."""
-    first, second = (metrics[name]["mean"] for name in ("first_step", "second_step"))
-    few, n = min(4, round(metrics["n"])), round(metrics["n"])
-    return f"From 1 to {few} gains {first:.2f}, from there to {n} {second:.2f}"
+    return Drawing(title, PANELS, metrics, default, height=4.0)
 
 
 def over_n(ax, ns) -> None:
@@ -75,12 +53,32 @@ def over_n(ax, ns) -> None:
     ax.set_xlabel("n: candidates per answer")
 
 
-def legend_below(ax) -> None:
-    """A legend under the axis, off the data."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8)
+def utility_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Expected gold utility of the best of n by reward, from the pools of both policies.
+
+    Shown: the quality of the answer that a reward model likes best of n samples.
+    Notice: the first few candidates buy most; the dots at the left are one sample each.
+    Ask: Why does the curve flatten? (A good answer is already among the first few.)
+    """
+    plot_curves(ax, metrics["curves"], "utility", default)
+    first, second = (metrics[name]["mean"] for name in ("first_step", "second_step"))
+    few, n = min(4, round(metrics["n"])), round(metrics["n"])
+    ax.set(title=f"From 1 to {few} gains {first:.2f}, from there to {n} {second:.2f}")
 
 
-def curves_panel(ax, curves: dict, name: str, title: str, default: dict | None = None) -> None:
+def reward_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Expected reward of the best of n."""
+    plot_curves(ax, metrics["curves"], "reward")
+    ax.set(title="What is chosen by rises")
+
+
+def words_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Expected length of the best of n."""
+    plot_curves(ax, metrics["curves"], "words")
+    ax.set(title="Length of the chosen answer")
+
+
+def plot_curves(ax, curves: dict, name: str, default: dict | None = None) -> None:
     """Expected value of the best of n by reward, from the pools of both policies."""
     if default and "as_many_pairs" in default["curves"]:
         rows = default["curves"]["sft"][name]
@@ -92,12 +90,17 @@ def curves_panel(ax, curves: dict, name: str, title: str, default: dict | None =
         draw_band(ax, range(1, len(rows) + 1), *curve(rows), COLORS[color], label, ls=line)
         ax.plot(1, rows[0]["mean"], "o", color=COLORS["dpo" if arm == "dpo" else "sft"], ms=7)
     over_n(ax, range(1, len(rows) + 1))
-    ax.set(title=title, ylabel=UNITS[name])
-    legend_below(ax)
+    ax.set(ylabel=UNITS[name])
+    legend_below(ax, fontsize=8)
 
 
-def methods_panel(ax, metrics: dict) -> None:
-    """Gold utility of the ways to answer, on the same prompts."""
+def methods_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility of the ways to answer, on the same prompts.
+
+    Shown: the quality of five ways to answer the same prompts.
+    Notice: best-of-n is as good as its reward model: compare the two orange bars.
+    Ask: Which comparison with DPO is fair: the same labels, or the best that each can do?
+    """
     rows = [metrics["methods"][name]["utility"] for name in METHODS]
     draw_bars(ax, list(METHODS.values()), rows, [SHADES[name] for name in METHODS], width=0.7)
     for k, row in enumerate(rows):
@@ -108,8 +111,14 @@ def methods_panel(ax, metrics: dict) -> None:
     ax.set(title=title, ylabel=UNITS["utility"])
 
 
-def frontier_panel(ax, points: list[dict], n: int) -> None:
-    """Gold utility against measured KL, with the limit of the pool."""
+def frontier_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against measured KL, with the limit of the pool.
+
+    Shown: quality against the measured distance from SFT; the dashed line is the best possible.
+    Notice: best-of-n stays near the limit; hollow marks are chosen by a model that loves length.
+    Ask: What does a policy above the dashed line tell you? (An error in the measurement.)
+    """
+    points, n = metrics["frontier"], round(metrics["n"])
     limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= 0.1]
     best = [p for p in points if p["method"] == "best of n" and p["series"] == "human"]
     biased = [p for p in points if p["biased"]]
@@ -138,11 +147,17 @@ def frontier_panel(ax, points: list[dict], n: int) -> None:
     share = (here["gold"]["mean"] - start["gold"]["mean"]) / most
     ax.set(title=f"Best of {round(here['n'])}: {share:.0%} of what its KL could buy")
     ax.set(xlabel="measured KL from the SFT checkpoint, nats", ylabel=UNITS["utility"])
-    legend_below(ax)
+    legend_below(ax, fontsize=8)
 
 
-def annotators_panel(ax, annotators: dict) -> None:
-    """Gold and reward by a reward model of annotators who love length, beside unbiased ones."""
+def annotators_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold and reward by a reward model of annotators who love length, beside unbiased ones.
+
+    Shown: reward and quality as n grows, where the annotators were fond of length.
+    Notice: the reward only rises; quality falls from early on.
+    Ask: Which n would you choose, and how would you notice without the solid line?
+    """
+    annotators = metrics["annotators"]
     ns, length, human = (annotators[name] for name in ("n", "length", "human"))
     level = length["utility"][0]["mean"]
     reward = curve(length["reward"])[0]
@@ -163,11 +178,16 @@ def annotators_panel(ax, annotators: dict) -> None:
     ends = [length["utility"][at]["mean"] for at in (0, -1)]
     title = f"Annotators fond of length: gold {ends[0]:.1f} to {ends[1]:.1f}"
     ax.set(title=title, ylabel="log-odds")
-    legend_below(ax)
+    legend_below(ax, fontsize=8)
 
 
-def bound_panel(ax, metrics: dict) -> None:
-    """Measured KL of best-of-n against n, and its bound."""
+def bound_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Measured KL of best-of-n against n, and its bound.
+
+    Shown: the distance that best-of-n takes from SFT, and the formula that is often quoted.
+    Notice: the formula is an upper bound; where answers repeat, the measured KL stays below it.
+    Ask: When is the bound exact? (When no two samples are ever the same.)
+    """
     best = [p for p in metrics["frontier"] if p["method"] == "best of n" and p["series"] == "human"]
     ns = [p["n"] for p in best]
     measured = [p["kl"] for p in best]
@@ -183,11 +203,17 @@ def bound_panel(ax, metrics: dict) -> None:
     share = measured[-1]["mean"] / metrics["kl_bound"][-1]
     title = f"KL reaches {share:.0%} of its bound at n = {round(ns[-1])}"
     ax.set(title=title, ylabel="KL from the SFT checkpoint, nats")
-    legend_below(ax)
+    legend_below(ax, fontsize=8)
 
 
-def cost_panel(ax, cost: dict) -> None:
-    """Work against n, on logarithmic axes: each candidate alone, and as the lab does it."""
+def cost_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Work against n, on logarithmic axes: each candidate alone, and as the lab does it.
+
+    Shown: the computing that one answer takes, by the number of candidates.
+    Notice: both axes are logarithmic, so a straight line is a power of n.
+    Ask: What is shared among the candidates? (The prompt, and equal texts are scored once.)
+    """
+    cost = metrics["cost"]
     ns = np.array(cost["n"])
     lines = (
         ("alone", "sft", "each candidate by itself"),
@@ -202,4 +228,15 @@ def cost_panel(ax, cost: dict) -> None:
         f"Cost grows as n^{cost['exponent']['mean']:.2f}; sharing saves {cost['saved']['mean']:.0%}"
     )
     ax.set(title=title, ylabel="MFLOPs per answer")
-    legend_below(ax)
+    legend_below(ax, fontsize=8)
+
+
+PANELS = (
+    utility_panel,
+    methods_panel,
+    frontier_panel,
+    annotators_panel,
+    bound_panel,
+    cost_panel,
+)
+OWN_PANELS = (reward_panel, words_panel, bound_panel, cost_panel)

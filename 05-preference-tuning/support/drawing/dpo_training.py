@@ -1,17 +1,6 @@
 """The figure of dpo_trainer.py."""
 
-from pathlib import Path
-
-from support.drawing import (
-    COLORS,
-    curve,
-    draw_band,
-    draw_bars,
-    error_bars,
-    new_figure,
-    save_figure,
-    smooth,
-)
+from support.drawing import COLORS, Drawing, curve, draw_band, draw_bars, error_bars, smooth
 
 import numpy as np
 
@@ -21,35 +10,31 @@ MARKERS = {"low_beta": ">", "high_beta": "<"}
 HUES = {"unbiased": COLORS["dpo"], "biased": COLORS["proxy"]}
 
 
-def draw_dpo(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_dpo(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's run, or one on the user's pairs, which has no gold standard."""
-    fig, axes = new_figure(2, 3)
     if "amounts" not in metrics:
-        draw_own(axes, metrics)
         accuracy = metrics["held_out_pairs"]["accuracy"]["mean"]
         title = f"The implicit reward ranks {accuracy:.0%} of held-out pairs as labelled"
-        save_figure(fig, path, title, caption)
-        return
-    amounts = metrics["amounts"]
-    grey = (default or {}).get("amounts", {}).get("unbiased")
-    good_panel(axes[0, 0], amounts, grey)
-    gold_panel(axes[0, 1], amounts, grey)
-    training_panel(axes[0, 2], amounts)
-    sides_panel(axes[1, 0], amounts["unbiased"]["curve"])
-    beta_panel(axes[1, 1], amounts, grey)
-    change_panel(axes[1, 2], metrics)
+        return Drawing(title, OWN_PANELS, metrics, mosaic="ABC\nDE.")
     before, after = (metrics[name]["good"]["mean"] for name in ("reference", "policy"))
-    last, lost = amounts["biased"]["curve"][-1], amounts["biased"]["gold_lost"]["mean"]
+    biased = metrics["amounts"]["biased"]
+    accuracy, lost = biased["curve"][-1]["accuracy"]["mean"], biased["gold_lost"]["mean"]
     title = f"DPO takes the share of good answers from {before:.0%} to {after:.0%}. Much more of it"
     title += f" on labels that love length\nloses {lost:.1f} of gold utility, while training still"
-    save_figure(fig, path, f"{title} ranks {last['accuracy']['mean']:.0%} as labelled", caption)
+    return Drawing(f"{title} ranks {accuracy:.0%} as labelled", PANELS, metrics, default)
 
 
 # --- More of it ---
 
 
-def good_panel(ax, amounts: dict, grey: dict | None) -> None:
-    """Share of good answers against the amount of training, whose labels."""
+def good_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Share of good answers against the amount of training, whose labels.
+
+    Shown: good answers to held-out prompts as training goes on, for two kinds of annotators.
+    Notice: where the curve turns; more training is not better, even on unbiased labels.
+    Ask: What would you have to look at to stop in time? (Sampled answers; no training metric.)
+    """
+    amounts, grey = metrics["amounts"], unbiased_run(default)
     if grey:
         epochs, good = series(grey, "epoch"), series(grey, "good")
         ax.plot(epochs, good, color=COLORS["default"], label="the default run")
@@ -64,20 +49,37 @@ def good_panel(ax, amounts: dict, grey: dict | None) -> None:
     ax.legend(loc="upper right", ncols=2, columnspacing=1)
 
 
-def gold_panel(ax, amounts: dict, grey: dict | None) -> None:
-    """Gold utility against the square root of the measured KL, whose labels."""
-    plot_frontier(ax, amounts, {**LABELS}, grey)
+def gold_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against the square root of the measured KL, whose labels.
+
+    Shown: the quality of answers against the distance that the policy has moved from SFT.
+    Notice: the first steps buy most; beyond a point distance costs quality.
+    Ask: Why a square root? (Near the start reward grows with the root of the KL.)
+    """
+    amounts = metrics["amounts"]
+    plot_frontier(ax, amounts, LABELS, unbiased_run(default))
     lost = [amounts[name]["gold_lost"]["mean"] for name in LABELS]
     ax.set(title=f"Far from the start gold is lost: {lost[0]:.1f} and {lost[1]:.1f}")
 
 
-def beta_panel(ax, amounts: dict, grey: dict | None) -> None:
-    """Gold utility against the square root of the measured KL, by beta."""
+def beta_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against the square root of the measured KL, by beta.
+
+    Shown: the same training with a weaker and a stronger pull towards the reference.
+    Notice: how far each ends to the right; beta is a leash, and not a learning rate.
+    Ask: Could early stopping do the same? (Largely: compare the curves where they overlap.)
+    """
+    amounts = metrics["amounts"]
     names = ("low_beta", "unbiased", "high_beta")
     labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
-    plot_frontier(ax, amounts, labels, grey)
+    plot_frontier(ax, amounts, labels, unbiased_run(default))
     ax.set(title="A weak beta goes far, a strong one stays")
     ax.legend(loc="lower center")
+
+
+def unbiased_run(default: dict | None) -> dict | None:
+    """What the committed run says of unbiased labels, to stand behind another run."""
+    return (default or {}).get("amounts", {}).get("unbiased")
 
 
 def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
@@ -111,8 +113,14 @@ def epochs_label(amounts: dict) -> str:
     return f"epochs over {amounts['unbiased']['pairs']:.0f} pairs at a constant rate"
 
 
-def training_panel(ax, amounts: dict) -> None:
-    """What a practitioner sees: accuracy and loss on the pairs that are trained on."""
+def training_panel(ax, metrics: dict, default: dict | None) -> None:
+    """What a practitioner sees: accuracy and loss on the pairs that are trained on.
+
+    Shown: the two curves that a training log has, for both kinds of labels.
+    Notice: nothing here bends where the quality of the answers does.
+    Ask: Which of the two trainings would you call healthy from this panel alone?
+    """
+    amounts = metrics["amounts"]
     for name, label in LABELS.items():
         epochs = series(amounts[name], "epoch")[1:]
         line = {"color": HUES[name], "ls": LINES[name], "marker": "o", "ms": 4}
@@ -124,8 +132,14 @@ def training_panel(ax, amounts: dict) -> None:
     ax.legend(loc="upper left", fontsize=8)
 
 
-def sides_panel(ax, looks: list[dict]) -> None:
-    """Log-probabilities of chosen and rejected responses, relative to the start."""
+def sides_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Log-probabilities of chosen and rejected responses, relative to the start.
+
+    Shown: how likely held-out chosen and rejected responses become, as training goes on.
+    Notice: the loss only wants a gap between the two; both may fall.
+    Ask: Where does the probability go that both lose? (To texts that no pair shows.)
+    """
+    looks = metrics["amounts"]["unbiased"]["curve"]
     epochs = [seen["epoch"] for seen in looks]
     for side in ("chosen", "rejected"):
         band = curve([seen[side] for seen in looks])
@@ -142,8 +156,13 @@ def sides_panel(ax, looks: list[dict]) -> None:
 # --- The default training ---
 
 
-def change_panel(ax, metrics: dict) -> None:
-    """What the default training changed: shares of the room, and of what there was to learn."""
+def change_panel(ax, metrics: dict, default: dict | None) -> None:
+    """What the default training changed: shares of the room, and of what there was to learn.
+
+    Shown: of what style and substance could gain, the share that they did gain.
+    Notice: in sampled answers (left) the two are nearer than in log-odds (right).
+    Ask: Which of them does a reader see first, and which matters more?
+    """
     odds = metrics["log_odds"]
     style = [metrics["style_of_room"], odds["filler"]["share"]]
     substance = [metrics["substance_of_room"], odds["right"]["share"]]
@@ -163,23 +182,23 @@ def change_panel(ax, metrics: dict) -> None:
 # --- The user's own pairs ---
 
 
-def draw_own(axes, metrics: dict) -> None:
-    """What there is without a gold standard."""
-    training = metrics["training"]
-    steps, losses = smoothed(training["loss"])
-    axes[0, 0].plot(steps, losses, color=COLORS["dpo"])
-    axes[0, 0].axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: the start")
-    axes[0, 0].set(title="The loss starts at ln 2", xlabel="step", ylabel="DPO loss, nats per pair")
-    axes[0, 0].legend()
+def loss_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The loss of training."""
+    steps, losses = smoothed(metrics["training"]["loss"])
+    ax.plot(steps, losses, color=COLORS["dpo"])
+    ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: the start")
+    ax.set(title="The loss starts at ln 2", xlabel="step", ylabel="DPO loss, nats per pair")
+    ax.legend()
+
+
+def rewards_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The implicit rewards of both sides in training."""
     for side in ("chosen", "rejected"):
-        axes[0, 1].plot(*smoothed(training[f"rewards/{side}"]), color=COLORS[side], label=side)
+        rewards = metrics["training"][f"rewards/{side}"]
+        ax.plot(*smoothed(rewards), color=COLORS[side], label=side)
     title = "Rewards of both sides drift apart"
-    axes[0, 1].set(title=title, xlabel="step", ylabel="implicit reward (log-odds)")
-    axes[0, 1].legend()
-    held_out_panel(axes[0, 2], metrics["held_out_pairs"])
-    for ax, name, unit in zip(axes[1], ("kl", "words"), ("nats", "words"), strict=False):
-        watched_panel(ax, metrics["curve"], name, unit)
-    axes[1, 2].remove()
+    ax.set(title=title, xlabel="step", ylabel="implicit reward (log-odds)")
+    ax.legend()
 
 
 def smoothed(values: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +206,9 @@ def smoothed(values: list[float]) -> tuple[np.ndarray, np.ndarray]:
     return smooth(values, max(1, len(values) // 10))
 
 
-def held_out_panel(ax, held: dict) -> None:
+def held_out_panel(ax, metrics: dict, default: dict | None) -> None:
     """How many held-out pairs are ranked as labelled."""
+    held = metrics["held_out_pairs"]
     rows = [held["accuracy"], held["likelier"]]
     names = ["implicit reward\nranks chosen higher", "chosen is likelier\nas text"]
     draw_bars(ax, names, rows, COLORS["dpo"], alpha=0.85, width=0.6)
@@ -196,9 +216,24 @@ def held_out_panel(ax, held: dict) -> None:
     ax.set(title="Held-out pairs", ylim=(0, 1), ylabel="share of pairs")
 
 
-def watched_panel(ax, looks: list[dict], name: str, unit: str) -> None:
+def kl_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The KL of sampled answers during training."""
+    plot_watched(ax, metrics["curve"], "kl")
+    ax.set(title="KL of sampled answers from the reference", ylabel="nats")
+
+
+def words_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The length of sampled answers during training."""
+    plot_watched(ax, metrics["curve"], "words")
+    ax.set(title="Length of sampled answers", ylabel="words")
+
+
+def plot_watched(ax, looks: list[dict], name: str) -> None:
     """What was seen of sampled answers during training, without a gold standard."""
     steps, rows = [seen["step"] for seen in looks], [seen[name] for seen in looks]
     draw_band(ax, steps, *curve(rows), COLORS["dpo"], None, marker="o", ms=4)
-    title = {"kl": "KL of sampled answers from the reference", "words": "Length of sampled answers"}
-    ax.set(title=title[name], xlabel="step", ylabel=unit, ylim=(0, None))
+    ax.set(xlabel="step", ylim=(0, None))
+
+
+PANELS = (good_panel, gold_panel, training_panel, sides_panel, beta_panel, change_panel)
+OWN_PANELS = (loss_panel, rewards_panel, held_out_panel, kl_panel, words_panel)

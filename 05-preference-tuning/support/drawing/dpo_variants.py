@@ -1,16 +1,13 @@
 """The figure of dpo_variants.py."""
 
-from pathlib import Path
-
 from support.drawing import (
     COLORS,
+    Drawing,
     curve,
     draw_band,
     draw_bars,
     draw_point,
     error_bars,
-    new_figure,
-    save_figure,
 )
 
 import numpy as np
@@ -19,28 +16,30 @@ ARM_COLORS = {"dpo": COLORS["dpo"], "ipo": COLORS["ipo"], "kto": COLORS["kto"]}
 GOLD, ROOT_KL = "gold utility (log-odds)", "square root of the measured KL, nats"
 
 
-def draw_variants(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_variants(metrics: dict, default: dict | None = None) -> Drawing:
     """The whole section on the world's pairs, or a few losses, or a run on the user's pairs."""
     if "differences" not in metrics:
-        draw_losses(path, metrics, caption, default)
-        return
-    arms = {"reference": metrics["reference"], **metrics["arms"]}
-    differences = metrics["differences"]
-    fig, axes = new_figure(2, 3, height=3.5)
-    table_panel(axes[0, 0], metrics["table"])
-    ties_panel(axes[0, 1], arms)
-    noise_panel(axes[0, 2], arms)
-    labels_panel(axes[1, 0], metrics["labels"], differences["rlaif_is_its_judge"]["mean"])
-    sources_panel(axes[1, 1], arms, differences["on_policy_is_better"])
-    budget_panel(axes[1, 2], arms)
+        return draw_losses(metrics, default)
     shown = {"DPO": "dpo", "IPO": "ipo", "KTO": "kto", "AI labels": "ai_labels"}
+    arms, sft = metrics["arms"], metrics["reference"]["good"]["mean"]
     good = ", ".join(f"{name} {arms[key]['good']['mean']:.0%}" for name, key in shown.items())
-    sft = arms["reference"]["good"]["mean"]
-    save_figure(fig, path, f"Good answers of the SFT checkpoint {sft:.0%}, after {good}", caption)
+    title = f"Good answers of the SFT checkpoint {sft:.0%}, after {good}"
+    return Drawing(title, PANELS, metrics, default, height=3.5)
 
 
-def table_panel(ax, table: dict) -> None:
-    """The margin of one pair over gradient steps, and where each loss should stop."""
+def arms_of(metrics: dict) -> dict:
+    """Everything that answered: the SFT checkpoint as `reference`, and what was tuned."""
+    return {"reference": metrics["reference"], **metrics["arms"]}
+
+
+def table_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The margin of one pair over gradient steps, and where each loss should stop.
+
+    Shown: how far each loss pushes the two answers of a single pair apart.
+    Notice: on a pair that always wins DPO has no stopping point; IPO and label smoothing have.
+    Ask: Which pairs in a real data set always win? (Every pair that was labelled only once.)
+    """
+    table = metrics["table"]
     names = {"dpo": "DPO", "cdpo": "conservative DPO", "ipo": "IPO"}
     colors = {"dpo": COLORS["dpo"], "cdpo": COLORS["sft"], "ipo": COLORS["ipo"]}
     for pair, line in zip(table["pairs"], ("-", "--"), strict=True):
@@ -66,7 +65,7 @@ def plot_path(ax, arm: dict, color: str, line: str, label: str) -> None:
     draw_band(ax, root_kl, *bands, color, label, ls=line, marker=marker, ms=3.5)
 
 
-def legend_below(ax, share: float = 0.5, **options) -> None:
+def legend_under_data(ax, share: float = 0.5, **options) -> None:
     """The legend in room made for it under the data, `share` of their height."""
     low, high = ax.get_ylim()
     ax.set_ylim(bottom=low - share * (high - low))
@@ -78,30 +77,49 @@ def cost(arms: dict, arm: str, worse: str) -> float:
     return arms[arm]["utility"]["mean"] - arms[worse]["utility"]["mean"]
 
 
-def ties_panel(ax, arms: dict) -> None:
-    """DPO and IPO on clean and on tied pairs."""
+def ties_panel(ax, metrics: dict, default: dict | None) -> None:
+    """DPO and IPO on clean and on tied pairs.
+
+    Shown: quality along the training, on clean pairs and where most pairs are ties.
+    Notice: compare the ends of the lines; ties teach nothing, and can still push or hold back.
+    Ask: What should a loss do with two answers that are equally good?
+    """
+    arms = arms_of(metrics)
     for loss, name in (("dpo", "DPO"), ("ipo", "IPO")):
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean pairs")
         plot_path(ax, arms[f"{loss}_ties"], ARM_COLORS[loss], "-", f"{name}, 75 % ties")
     lost = [cost(arms, loss, f"{loss}_ties") for loss in ("dpo", "ipo")]
     title = f"75 % ties cost DPO {lost[0]:.1f}, IPO {lost[1]:.1f}\nof gold utility in the end"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
-    legend_below(ax)
+    legend_under_data(ax)
 
 
-def noise_panel(ax, arms: dict) -> None:
-    """DPO and KTO on clean and on flipped labels."""
+def noise_panel(ax, metrics: dict, default: dict | None) -> None:
+    """DPO and KTO on clean and on flipped labels.
+
+    Shown: quality along the training, with clean labels and with some of them flipped.
+    Notice: each loss is compared with its own clean run, and that run may have gone too far.
+    Ask: Is the loss that loses least also the one that ends best?
+    """
+    arms = arms_of(metrics)
     for loss, name in (("dpo", "DPO"), ("kto", "KTO")):
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean labels")
         plot_path(ax, arms[f"{loss}_noise"], ARM_COLORS[loss], "-", f"{name}, 30 % flipped")
     lost = [cost(arms, loss, f"{loss}_noise") for loss in ("dpo", "kto")]
     title = f"30 % flipped labels cost DPO {lost[0]:.1f},\nKTO {lost[1]:.1f} of gold utility"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
-    legend_below(ax)
+    legend_under_data(ax)
 
 
-def labels_panel(ax, labels: dict, off_line: float) -> None:
-    """Gold utility against how often the labels agree with the gold order."""
+def labels_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against how often the labels agree with the gold order.
+
+    Shown: what DPO makes of better and worse labels, by people and by a language model.
+    Notice: whether the hollow marks lie on the line of the people; the intervals are wide.
+    Ask: When is the same error rate worse? (When the errors are alike and do not average out.)
+    """
+    labels = metrics["labels"]
+    off_line = metrics["differences"]["rlaif_is_its_judge"]["mean"]
     human = labels["human"]
     x = [point["agreement"]["mean"] for point in human]
     slope, height = np.polyfit(x, [point["gold"]["mean"] for point in human], 1)
@@ -118,11 +136,17 @@ def labels_panel(ax, labels: dict, off_line: float) -> None:
     side = "on" if abs(off_line) < 0.2 else "below" if off_line < 0 else "above"
     title = f"RLAIF: the judge's labels lie {side}\nthe line of human labels"
     ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
-    legend_below(ax)
+    legend_under_data(ax)
 
 
-def sources_panel(ax, arms: dict, gain: dict) -> None:
-    """Where the pairs come from: gold utility against KL at as many annotations."""
+def sources_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Where the pairs come from: gold utility against KL at as many annotations.
+
+    Shown: the same number of annotations, spent on written answers or on the model's own.
+    Notice: compare to the right as well as up: quality at which distance from SFT?
+    Ask: What can a pair of the model's own answers teach that a written one cannot?
+    """
+    arms, gain = arms_of(metrics), metrics["differences"]["on_policy_is_better"]
     names = {"reference": "SFT", "written": "written pairs", "sft": "samples of the SFT model"}
     names["policy"] = "samples of the policy"
     colors = (COLORS["sft"], COLORS["theory"], COLORS["chosen"], COLORS["dpo"])
@@ -132,11 +156,17 @@ def sources_panel(ax, arms: dict, gain: dict) -> None:
     better = f"add {gain['mean']:.2f} to" if gain["mean"] > 0 else f"take {-gain['mean']:.2f} from"
     title = f"Fresh samples of the policy {better}\nthe gold utility of old ones"
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
-    legend_below(ax)
+    legend_under_data(ax)
 
 
-def budget_panel(ax, arms: dict) -> None:
-    """All losses after all passes, and after one pass DPO, KTO without pairs, and two controls."""
+def budget_panel(ax, metrics: dict, default: dict | None) -> None:
+    """All losses after all passes, and after one pass DPO, KTO without pairs, and two controls.
+
+    Shown: every loss on the same pairs, and two controls that any claim has to beat.
+    Notice: labels by a coin gain nothing; imitating the chosen answers gains a good part.
+    Ask: Which comparison would you ask for first when a paper reports only its own loss?
+    """
+    arms = arms_of(metrics)
     points = (
         ("reference", "SFT", COLORS["sft"], "o"),
         ("dpo", "DPO", COLORS["dpo"], "o"),
@@ -155,41 +185,64 @@ def budget_panel(ax, arms: dict) -> None:
     title = f"One pass: DPO gains {gains[0]:.1f}, SFT on the\nchosen {gains[1]:.1f}, coin labels "
     title += f"{gains[2]:.1f}".replace("-0.0", "0.0")
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
-    legend_below(ax, ncols=2)
+    legend_under_data(ax, ncols=2)
 
 
-def draw_losses(path: Path, metrics: dict, caption: str, default: dict | None) -> None:
-    """A few losses side by side: held-out pairs, KL, and gold utility where there is a standard."""
-    trained = metrics["arms"]
-    panels = {
-        "implicit_reward_accuracy": ("Held-out pairs ranked as labelled", "share of pairs"),
-        "margin": ("Held-out margins", "margin h, nats"),
-        "kl": ("KL of sampled answers", "measured KL(policy || reference), nats"),
-        "utility": ("Sampled answers", GOLD),
-    }
-    has_gold = "utility" in metrics["reference"]
-    shown = [name for name in panels if has_gold or name != "utility"]
-    fig, axes = new_figure(1, len(shown), height=3.6)
-    names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in trained.values()]
-    colors = [ARM_COLORS.get(key, COLORS["gold"]) for key in trained]
-    for ax, name in zip(axes[0], shown, strict=True):
-        draw_bars(ax, names, [arm[name] for arm in trained.values()], colors)
-        title, unit = panels[name]
-        ax.set(title=title, ylabel=unit)
-        ax.tick_params(axis="x", labelsize=8)
-    axes[0, 0].axhline(0.5, color=COLORS["theory"], ls=":")
-    if has_gold:
+# --- A few losses side by side ---
+
+
+def draw_losses(metrics: dict, default: dict | None) -> Drawing:
+    """Held-out pairs, KL, and gold utility where there is a standard."""
+    trained, panels = metrics["arms"].values(), (accuracy_panel, margin_panel, kl_panel)
+    if "utility" in metrics["reference"]:
+        golds = [f"{arm['name']} {arm['utility']['mean']:.2f}" for arm in trained]
         level = metrics["reference"]["utility"]["mean"]
-        axes[0, -1].axhline(level, color=COLORS["sft"], ls="--", label="SFT")
-        if default:
-            committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
-            axes[0, -1].axhline(committed, color=COLORS["default"], label="DPO, the default run")
-        axes[0, -1].set_ylim(top=1.3 * axes[0, -1].get_ylim()[1])
-        axes[0, -1].legend(loc="upper left")
-    best = max(trained.values(), key=lambda arm: arm["implicit_reward_accuracy"]["mean"])
+        title = f"Gold utility of sampled answers: SFT {level:.2f}, {', '.join(golds)}"
+        panels = (*panels, utility_panel)
+        return Drawing(title, panels, metrics, default, mosaic="ABCD", height=3.6)
+    best = max(trained, key=lambda arm: arm["implicit_reward_accuracy"]["mean"])
     accuracy = best["implicit_reward_accuracy"]["mean"]
     title = f"{best['name']} ranks {accuracy:.0%} of the held-out pairs as they are labelled"
-    if has_gold:
-        golds = [f"{arm['name']} {arm['utility']['mean']:.2f}" for arm in trained.values()]
-        title = f"Gold utility of sampled answers: SFT {level:.2f}, {', '.join(golds)}"
-    save_figure(fig, path, title, caption)
+    return Drawing(title, panels, metrics, default, mosaic="ABC", height=3.6)
+
+
+def plot_arms(ax, arms: dict, name: str) -> None:
+    """One quantity of every loss as bars."""
+    names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in arms.values()]
+    colors = [ARM_COLORS.get(key, COLORS["gold"]) for key in arms]
+    draw_bars(ax, names, [arm[name] for arm in arms.values()], colors)
+    ax.tick_params(axis="x", labelsize=8)
+
+
+def accuracy_panel(ax, metrics: dict, default: dict | None) -> None:
+    """How many held-out pairs the implicit reward ranks as labelled."""
+    plot_arms(ax, metrics["arms"], "implicit_reward_accuracy")
+    ax.axhline(0.5, color=COLORS["theory"], ls=":")
+    ax.set(title="Held-out pairs ranked as labelled", ylabel="share of pairs")
+
+
+def margin_panel(ax, metrics: dict, default: dict | None) -> None:
+    """How far apart the answers of held-out pairs are."""
+    plot_arms(ax, metrics["arms"], "margin")
+    ax.set(title="Held-out margins", ylabel="margin h, nats")
+
+
+def kl_panel(ax, metrics: dict, default: dict | None) -> None:
+    """How far the sampled answers lie from the reference."""
+    plot_arms(ax, metrics["arms"], "kl")
+    ax.set(title="KL of sampled answers", ylabel="measured KL(policy || reference), nats")
+
+
+def utility_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility of the sampled answers, beside that of the SFT checkpoint."""
+    plot_arms(ax, metrics["arms"], "utility")
+    ax.set(title="Sampled answers", ylabel=GOLD)
+    ax.axhline(metrics["reference"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
+    if default:
+        committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
+        ax.axhline(committed, color=COLORS["default"], label="DPO, the default run")
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
+    ax.legend(loc="upper left")
+
+
+PANELS = (table_panel, ties_panel, noise_panel, labels_panel, sources_panel, budget_panel)

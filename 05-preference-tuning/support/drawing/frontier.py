@@ -1,8 +1,6 @@
 """The figure of frontier.py."""
 
-from pathlib import Path
-
-from support.drawing import COLORS, draw_bars, error_bars, new_figure, save_figure
+from support.drawing import COLORS, Drawing, draw_bars, error_bars, legend_below
 
 import numpy as np
 
@@ -23,27 +21,23 @@ LOOKS = {
 LINES = ("best of n", "DPO", "online RL", "DPO + best of n")  # points along one run
 
 
-def draw_frontier(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_frontier(metrics: dict, default: dict | None = None) -> Drawing:
     """Gold utility against KL for all methods, and how near each comes to the limit."""
-    fig, axes = new_figure(2, 3, height=3.4)
-    for ax in axes[:, :2].flat:
-        ax.remove()
-    plane = fig.add_subplot(axes[0, 0].get_gridspec()[:, :2])
-    plane_panel(plane, metrics)
-    moved = [row for row in metrics["methods"] if row["kl"]["mean"] > 0.1]
-    bars_panel(axes[0, 2], moved, "share", "How near the limit at its own KL")
-    axes[0, 2].set_xlabel("share of pi*'s gain at the same KL")
-    bars_panel(axes[1, 2], metrics["methods"], "gain", "What the answers gain")
-    axes[1, 2].set_xlabel("gold utility over SFT (log-odds)")
     rows = {row["method"]: row["share"]["mean"] for row in metrics["methods"]}
     title = "No method reaches the limit at its KL: "
     names = [name for name in ("best of n", "online RL", "DPO") if name in rows]
     title += ", ".join(f"{name} {rows[name]:.0%}" for name in names)
-    save_figure(fig, path, f"{title} of its gain;\na reward that loves length bends down", caption)
+    title += " of its gain;\na reward that loves length bends down"
+    return Drawing(title, PANELS, metrics, default, mosaic="AAB\nAAC", height=3.4)
 
 
-def plane_panel(ax, metrics: dict) -> None:
-    """Every point of every method, the limit above them, and the biased twins as hollow marks."""
+def plane_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Every point of every method, the limit above them, and the biased twins as hollow marks.
+
+    Shown: the quality of every method against the distance from the SFT checkpoint.
+    Notice: nothing lies above the black line; hollow marks, tuned for length, sink below SFT.
+    Ask: Which point would you ship, and which of its costs does this plane not show?
+    """
     limit = metrics["limit"]
     kl = [point["kl"] for point in limit]
     gold = [point["gold"] for point in limit]
@@ -59,7 +53,7 @@ def plane_panel(ax, metrics: dict) -> None:
     ax.set_ylim(bottom=0)
     ax.set(xlabel="measured KL from the SFT checkpoint, nats (square-root axis)")
     ax.set(ylabel="gold utility (log-odds)", title="Gold utility that a KL buys")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), fontsize=8, ncols=4)
+    legend_below(ax, fontsize=8, ncols=4)
 
 
 def root(kl: np.ndarray) -> np.ndarray:
@@ -89,7 +83,30 @@ def draw_method(ax, method: str, points: list[dict], color: str, marker: str, bi
         ax.errorbar(kl, [row["mean"] for row in gold], bars, elinewidth=0.6, label=label, **line)
 
 
-def bars_panel(ax, methods: list[dict], name: str, title: str) -> None:
+def share_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The gain of every method that moved, as a share of the limit's.
+
+    Shown: of what the best possible policy gains at the same distance, the share of each method.
+    Notice: best-of-n only reweights what SFT says, and so wastes little of its KL.
+    Ask: Where does the KL of a tuned policy go that buys no quality?
+    """
+    moved = [row for row in metrics["methods"] if row["kl"]["mean"] > 0.1]
+    plot_methods(ax, moved, "share")
+    ax.set(title="How near the limit at its own KL", xlabel="share of pi*'s gain at the same KL")
+
+
+def gain_panel(ax, metrics: dict, default: dict | None) -> None:
+    """What every method gains, wherever it ended.
+
+    Shown: the gold utility that the answers gain over those of the SFT checkpoint.
+    Notice: random labels gain nothing, so what the others gain comes from the preferences.
+    Ask: Which of these methods pays at every answer, and which only once, in training?
+    """
+    plot_methods(ax, metrics["methods"], "gain")
+    ax.set(title="What the answers gain", xlabel="gold utility over SFT (log-odds)")
+
+
+def plot_methods(ax, methods: list[dict], name: str) -> None:
     """One quantity of every method, the best first."""
     rows = sorted(methods, key=lambda row: row[name]["mean"])
     colors = [LOOKS[row["method"]][0] for row in rows]
@@ -97,4 +114,6 @@ def bars_panel(ax, methods: list[dict], name: str, title: str) -> None:
     draw_bars(ax, names, [row[name] for row in rows], colors, horizontal=True)
     ax.axvline(0, color=COLORS["theory"], lw=0.8)
     ax.grid(axis="y", visible=False)
-    ax.set_title(title)
+
+
+PANELS = (plane_panel, share_panel, gain_panel)

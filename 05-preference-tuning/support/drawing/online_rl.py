@@ -1,37 +1,16 @@
 """The figure of online_rl.py."""
 
-from pathlib import Path
-
-from support.drawing import (
-    COLORS,
-    curve,
-    draw_band,
-    error_bars,
-    new_figure,
-    save_figure,
-    smooth,
-)
+from support.drawing import COLORS, Drawing, curve, draw_band, error_bars, smooth
 
 import numpy as np
 
 
-def draw_online_rl(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_online_rl(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's run, or one on the user's prompts, which has no gold standard."""
-    has_gold = "good" in metrics["policy"]
-    fig, axes = new_figure(2 if has_gold else 1, 3)
-    reward_panel(axes[0, 0], metrics)
-    if not has_gold:
-        watched_panel(axes[0, 1], metrics, "kl", "KL from the reference, measured", "nats")
-        watched_panel(axes[0, 2], metrics, "words", "Length of sampled answers", "words")
+    if "good" not in metrics["policy"]:
         ends = [metrics[name]["reward"]["mean"] for name in ("reference", "policy")]
         title = f"Online RL takes the reward from {ends[0]:.2f} to {ends[1]:.2f}"
-        save_figure(fig, path, title, caption)
-        return
-    good_panel(axes[0, 1], metrics, default)
-    frontier_panel(axes[0, 2], metrics)
-    bias_panel(axes[1, 0], metrics)
-    spread_panel(axes[1, 1], metrics["spread"])
-    budget_panel(axes[1, 2], metrics)
+        return Drawing(title, OWN_PANELS, metrics, mosaic="ABC")
     good = [metrics[name]["good"]["mean"] for name in ("reference", "policy", "dpo")]
     title = f"Online RL takes the share of good answers from {good[0]:.0%} to {good[1]:.0%}, "
     title += f"DPO to {good[2]:.0%};\nagainst a reward model that loves length, "
@@ -41,7 +20,7 @@ def draw_online_rl(path: Path, metrics: dict, caption: str, default: dict | None
     title += (
         f"gold utility ends at {utility[0]:.1f} with the KL term and at {utility[1]:.1f} without"
     )
-    save_figure(fig, path, title, caption)
+    return Drawing(title, PANELS, metrics, default)
 
 
 def steps_of(looks: list[dict]) -> list[float]:
@@ -60,8 +39,13 @@ def sign_of(measured: dict) -> int:
     return 0 if low > 0 else 1 if high < 0 else 2
 
 
-def reward_panel(ax, metrics: dict) -> None:
-    """The reward of the answers sampled in training, and as it is optimised."""
+def reward_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The reward of the answers sampled in training, and as it is optimised.
+
+    Shown: the reward model's score of the answers that the policy samples as it learns.
+    Notice: the gap between the lines is the price of distance; it grows with the KL.
+    Ask: Can the solid line rise while the answers get worse? (Yes: look two panels on.)
+    """
     training = metrics["training"]
     width = max(1, len(training["reward"]) // 7)
     ax.plot(*smooth(training["reward"], width), color=COLORS["proxy"], label="reward")
@@ -75,16 +59,13 @@ def reward_panel(ax, metrics: dict) -> None:
     ax.legend(loc="lower right")
 
 
-def watched_panel(ax, metrics: dict, name: str, title: str, unit: str) -> None:
-    """What was seen of held-out answers on the way, without a gold standard."""
-    looks = metrics["curves"]["default"]
-    rows = [seen[name] for seen in looks]
-    draw_band(ax, steps_of(looks), *curve(rows), COLORS["rl"], None, marker="o", ms=4)
-    ax.set(title=title, xlabel="update", ylabel=unit, ylim=(0, None))
-
-
 def good_panel(ax, metrics: dict, default: dict | None) -> None:
-    """Share of good answers to held-out prompts on the way."""
+    """Share of good answers to held-out prompts on the way.
+
+    Shown: good answers to held-out prompts after so many updates, and where DPO ended.
+    Notice: no answer was ever labelled here; a reward model scores what the policy says now.
+    Ask: What did the reward model cost, that this panel does not count? (Its own labels.)
+    """
     if default:
         looks = default["curves"]["default"]
         good = [seen["good"]["mean"] for seen in looks]
@@ -98,8 +79,13 @@ def good_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.legend(loc="lower right")
 
 
-def frontier_panel(ax, metrics: dict) -> None:
-    """Gold utility against the measured KL: online RL on its way, DPO at three rates."""
+def frontier_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against the measured KL: online RL on its way, and where DPO ended.
+
+    Shown: the quality that online RL has at each distance from the reference, beside DPO.
+    Notice: the intervals decide: do they allow to say that one method is better?
+    Ask: At the distance of DPO, which of the two would you take?
+    """
     looks = metrics["curves"]["default"]
     kl = [seen["kl"] for seen in looks]
     gold = [seen["utility"] for seen in looks]
@@ -127,8 +113,13 @@ def frontier_panel(ax, metrics: dict) -> None:
     ax.legend(loc="lower right")
 
 
-def bias_panel(ax, metrics: dict) -> None:
-    """Gold utility against a reward model that loves length, with the KL term and without."""
+def bias_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility against a reward model that loves length, with the KL term and without.
+
+    Shown: reward and quality when the reward model comes from annotators who love length.
+    Notice: reward and quality part; what the KL term saves differs much from seed to seed.
+    Ask: Does the KL term mend the reward? (No: it only limits how far one follows it.)
+    """
     arms = (("biased", "-", "with the KL term"), ("biased_no_kl", ":", "without"))
     for name, line, label in arms:
         looks = metrics["curves"][name]
@@ -147,8 +138,14 @@ def bias_panel(ax, metrics: dict) -> None:
     ax.legend(loc="upper left", fontsize=8, ncols=2)
 
 
-def spread_panel(ax, spread: dict) -> None:
-    """Gold utility of both methods at three learning rates; small dots are seeds."""
+def spread_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility of both methods at three learning rates; small dots are seeds.
+
+    Shown: the quality of both methods at half, once and twice the learning rate.
+    Notice: which line is flatter; the tutorial expects it to be that of DPO.
+    Ask: Is a run that is not finished unstable? (DPO sees each pair once at any rate.)
+    """
+    spread = metrics["spread"]
     places = np.arange(len(spread["factors"]))
     for name, label, shift in (("rl", "online RL", -0.06), ("dpo", "DPO", 0.06)):
         rows, color = spread[name], COLORS[name]
@@ -164,8 +161,13 @@ def spread_panel(ax, spread: dict) -> None:
     ax.legend(loc="lower right")
 
 
-def budget_panel(ax, metrics: dict) -> None:
-    """Labels, scores and tokens through models that each training takes, on a log scale."""
+def budget_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Labels, scores and tokens through models that each training takes, on a log scale.
+
+    Shown: what each method asks for: people's labels, a model's scores, computing.
+    Notice: the scale is logarithmic; labels for the reward model can be used again.
+    Ask: Which of the three is dear in your project: people, scores, or computing?
+    """
     budget, cost = metrics["budget"], metrics["cost"]
     names = ("people's\ncomparisons", "reward model's\nscores", "1,000 tokens\nthrough models")
     rows = {
@@ -185,3 +187,29 @@ def budget_panel(ax, metrics: dict) -> None:
     title = f"Online RL takes {times:.1f} times the computing"
     ax.set(title=title, ylabel="count, log scale", ylim=(1, 3e5))
     ax.legend(loc="upper left", ncols=2)
+
+
+# --- The user's own prompts ---
+
+
+def kl_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The KL of held-out answers on the way."""
+    plot_watched(ax, metrics["curves"]["default"], "kl")
+    ax.set(title="KL from the reference, measured", ylabel="nats")
+
+
+def words_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The length of held-out answers on the way."""
+    plot_watched(ax, metrics["curves"]["default"], "words")
+    ax.set(title="Length of sampled answers", ylabel="words")
+
+
+def plot_watched(ax, looks: list[dict], name: str) -> None:
+    """What was seen of held-out answers on the way, without a gold standard."""
+    rows = [seen[name] for seen in looks]
+    draw_band(ax, steps_of(looks), *curve(rows), COLORS["rl"], None, marker="o", ms=4)
+    ax.set(xlabel="update", ylim=(0, None))
+
+
+PANELS = (reward_panel, good_panel, frontier_panel, bias_panel, spread_panel, budget_panel)
+OWN_PANELS = (reward_panel, kl_panel, words_panel)

@@ -1,23 +1,14 @@
 """The figure of rlhf_objectives.py: what the KL term buys above, the machinery below."""
 
-from pathlib import Path
-
-from support.drawing import COLORS, curve, draw_band, draw_point, new_figure, save_figure
+from support.drawing import COLORS, Drawing, curve, draw_band, draw_point
 
 BROWN = "#8C564B"  # PPO without clipping; no colour of another meaning in the lab
 LINES = ((0, ":"), (2, "--"), (4, "-"))  # places in the list of epochs
 ARMS = (("with_kl", "-", "with the KL term"), ("without_kl", "--", "without"))
 
 
-def draw_objectives(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_objectives(metrics: dict, default: dict | None = None) -> Drawing:
     """Six panels, from the metrics of one seed or of several."""
-    fig, axes = new_figure(2, 3, height=3.6)
-    updates_panel(axes[0, 0], metrics["curves"], (default or {}).get("curves"))
-    optimum_panel(axes[0, 1], metrics)
-    settings_panel(axes[0, 2], metrics["sensitivity"])
-    clip_panel(axes[1, 0], metrics["clip"])
-    advantages_panel(axes[1, 1], metrics["advantages"])
-    memory_panel(axes[1, 2], metrics["memory"]["7B"])
     start, end = metrics["start"]["gold"]["mean"], metrics["end"]
     kept, lost = (end[name]["gold"]["mean"] for name, *_ in ARMS)
     favourite = end["without_kl"]["favourite"]["mean"]
@@ -25,7 +16,7 @@ def draw_objectives(path: Path, metrics: dict, caption: str, default: dict | Non
     title = f"Without its KL term PPO ends with {favourite:.1%} on the answer that is rewarded "
     title += f"most: quality {start:.2f} → {lost:.2f};\n"
     title += f"with it quality ends at {kept:.2f}, {ends}"
-    save_figure(fig, path, title, caption)
+    return Drawing(title, PANELS, metrics, default, height=3.6)
 
 
 def reaches_optimum(metrics: dict) -> bool:
@@ -33,13 +24,19 @@ def reaches_optimum(metrics: dict) -> bool:
     return metrics["end"]["with_kl"]["distance"]["mean"] < 0.01
 
 
-def updates_panel(ax, curves: dict, default: dict | None) -> None:
-    """Proxy and gold utility during training, with the KL term and without."""
+def updates_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Proxy and gold utility during training, with the KL term and without.
+
+    Shown: what is rewarded and what is wanted, during PPO on a policy with a known optimum.
+    Notice: at first both rise; without the KL term the reward goes on and quality turns.
+    Ask: Where would you stop if you saw only the orange line?
+    """
+    curves = metrics["curves"]
     if default:
         for name in ("proxy", "gold"):
-            means = curve(default["with_kl"][name])[0]
+            means = curve(default["curves"]["with_kl"][name])[0]
             label = "the default run" if name == "gold" else None
-            ax.plot(default["updates"], means, color=COLORS["default"], label=label)
+            ax.plot(default["curves"]["updates"], means, color=COLORS["default"], label=label)
     for name in ("proxy", "gold"):
         for arm, line, _ in ARMS:
             rows = curve(curves[arm][name])
@@ -57,8 +54,13 @@ def updates_panel(ax, curves: dict, default: dict | None) -> None:
     ax.legend(loc="upper left")
 
 
-def optimum_panel(ax, metrics: dict) -> None:
-    """What the optimum for every beta earns against its KL, and where PPO ended."""
+def optimum_panel(ax, metrics: dict, default: dict | None) -> None:
+    """What the optimum for every beta earns against its KL, and where PPO ended.
+
+    Shown: the formula's optimum for every beta, and where PPO with and without KL term ended.
+    Notice: PPO ends on the curve: it finds what the closed form says, with much more work.
+    Ask: Which beta would you choose, and what would you have to know for it?
+    """
     optimum, end = metrics["optimum"], metrics["end"]
     kl = curve(optimum["kl"])[0]
     for name in ("proxy", "gold"):
@@ -77,8 +79,14 @@ def optimum_panel(ax, metrics: dict) -> None:
     ax.legend(loc="center right")
 
 
-def settings_panel(ax, sensitivity: dict) -> None:
-    """Distance to the optimum by learning rate, for few and many epochs, clipped or not."""
+def settings_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Distance to the optimum by learning rate, for few and many epochs, clipped or not.
+
+    Shown: how far from the optimum PPO ends, by learning rate and passes over a batch.
+    Notice: the clip pays where one batch is used many times; at small rates it does nothing.
+    Ask: Why use a batch more than once at all? (Sampling costs more than a gradient step.)
+    """
+    sensitivity = metrics["sensitivity"]
     rates, epochs = sensitivity["rates"], sensitivity["epochs"]
     arms = (("unclipped", BROWN, "without clipping"), ("clipped", "black", "clipped"))
     for arm, color, text in arms:
@@ -99,8 +107,14 @@ def settings_panel(ax, sensitivity: dict) -> None:
     ax.legend(loc="upper left", ncols=2, title="epochs: over the same batch", title_fontsize=9)
 
 
-def clip_panel(ax, clip: dict) -> None:
-    """The clipped surrogate of a good and of a bad response, with where its gradient dies."""
+def clip_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The clipped surrogate of a good and of a bad response, with where its gradient dies.
+
+    Shown: the objective of one response, by how much its probability has changed.
+    Notice: the flat parts are where the change has gone far enough in the wished direction.
+    Ask: Why is the lower line not flat on the right? (A bad step may always be taken back.)
+    """
+    clip = metrics["clip"]
     epsilon, ratio = clip["epsilon"], clip["ratio"]
     for name, side, color in (("up", 1, COLORS["chosen"]), ("down", -1, COLORS["rejected"])):
         ax.plot(ratio, clip[name], color=color)
@@ -117,8 +131,14 @@ def clip_panel(ax, clip: dict) -> None:
     ax.set_ylim(-2.1, 1.5 + epsilon)
 
 
-def advantages_panel(ax, advantages: dict) -> None:
-    """Advantages of three tokens from TD errors to returns."""
+def advantages_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Advantages of three tokens from TD errors to returns.
+
+    Shown: the advantage of each token of a short answer that is rewarded at its end.
+    Notice: the last token does not depend on lambda; the first one depends on it most.
+    Ask: Which end is biased, and which is noisy? (Left: the values err. Right: samples vary.)
+    """
+    advantages = metrics["advantages"]
     rows, blank = advantages["advantages"], {"fc": "white", "ec": "none", "pad": 1}
     for t, shade in enumerate(("#000000", "#555555", "#999999")):
         ax.plot(advantages["lam"], [row[t] for row in rows], color=shade)
@@ -129,8 +149,14 @@ def advantages_panel(ax, advantages: dict) -> None:
     ax.set_ylabel("advantage (rewards 0, 0, 1;\nvalues .5, .6, .7)")
 
 
-def memory_panel(ax, held: dict[str, dict]) -> None:
-    """GB of weights by method, and of AdamW's moments."""
+def memory_panel(ax, metrics: dict, default: dict | None) -> None:
+    """GB of weights by method, and of AdamW's moments.
+
+    Shown: what each method holds in memory; dark is trained, pale is only read.
+    Notice: LoRA saves more in the optimizer (second number) than in the weights.
+    Ask: Why does DPO need no reward model in memory? (The policy's log-ratio is the reward.)
+    """
+    held = metrics["memory"]["7B"]
     colors = {"PPO": "sft", "PPO + LoRA": "sft", "best-of-n": "best_of_n"}
     for method, row in held.items():
         color, left = COLORS[colors.get(method, "dpo")], 0.0
@@ -149,3 +175,13 @@ def memory_panel(ax, held: dict[str, dict]) -> None:
     ax.set_xlabel("GB for 7B: fp16 weights + AdamW")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+
+
+PANELS = (
+    updates_panel,
+    optimum_panel,
+    settings_panel,
+    clip_panel,
+    advantages_panel,
+    memory_panel,
+)

@@ -2,17 +2,9 @@
 
 import textwrap
 import warnings
-from pathlib import Path
 
-from support.drawing import (
-    COLORS,
-    curve,
-    draw_band,
-    draw_bars,
-    heat_map,
-    new_figure,
-    save_figure,
-)
+from support.drawing import COLORS, Drawing, curve, draw_band, draw_bars, heat_map
+from support.drawing.cards import draw_cards
 from support.findings.preference_data import length_finding
 
 import numpy as np
@@ -26,26 +18,15 @@ SCORES = {
     "new_rater_each_time": ("scores, a new rater each time", "-"),
     "one_rater_per_response": ("scores, one rater per response", ":"),
 }
+LINES = {"listwise": ("rankings of 4", "-", OLIVE), "pairwise": ("pairs", "-", INDIGO)}
+LINES |= {name: (label, style, BROWN) for name, (label, style) in SCORES.items()}
 RESPONSES_PER_ANNOTATION = {"listwise": 4, "pairwise": 2}  # and 1 for a score
 
 
-def draw_preference_data(
-    path: Path, metrics: dict, caption: str, default: dict | None = None
-) -> None:
+def draw_preference_data(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's formats, raters and pairs, and what each format recovers; or your own pairs."""
     if "tau" not in metrics:
-        draw_own_pairs(path, metrics, caption)
-        return
-    fig, axes = new_figure(3, 3)
-    prompt = metrics["example"]["pairwise"]["prompt"]
-    cards_panel(axes[0], f"One prompt in every format: {prompt}", example_cards(metrics), 40, 8)
-    raters_panel(axes[1, 0], metrics["raters"])
-    place = axes[1, 1].get_subplotspec().get_gridspec()
-    axes[1, 2].remove()
-    axes[1, 1].set_subplotspec(place[1, 1:])
-    styles_panel(axes[1, 1], metrics["styles"], metrics["pairs"]["words"])
-    budget_panels(axes[2, 0], axes[2, 1], metrics)
-    noise_panel(axes[2, 2], metrics["break_even"], int(metrics["responses_read"][COMPARED]))
+        return draw_own_pairs(metrics)
     tau = {name: f"{budgets[COMPARED]['mean']:.2f}" for name, budgets in metrics["tau"].items()}
     factor = metrics["break_even"]["at_equal_cost"]["mean"]
     than = compare_words(metrics["differences"]["pairwise_beats_pointwise_at_equal_cost"])
@@ -55,23 +36,18 @@ def draw_preference_data(
     if metrics["differences"]["pairwise_beats_one_rater_per_response"]["ci95"][0] > 0:
         title += ", or where one rater always meets the same response "
         title += f"({tau['one_rater_per_response']})"
-    save_figure(fig, path, title, caption)
+    legend = {"loc": "outside lower center", "ncols": 5, "fontsize": 9}
+    return Drawing(title, PANELS, metrics, default, mosaic="AAA\nBCC\nDEF", legend=legend)
 
 
-def draw_own_pairs(path: Path, metrics: dict, caption: str) -> None:
+def draw_own_pairs(metrics: dict) -> Drawing:
     """The user's pairs: lengths, what is wrong with them, and the first of them."""
     warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some alphabets: boxes
-    fig, axes = new_figure(2, 3, height=2.9)
-    pairs, lengths = metrics["pairs"], metrics["lengths"]
-    lengths_panel(axes[0, 0], lengths, pairs["words"])
-    difference_panel(axes[0, 1], lengths["difference"], pairs["words"])
-    faults_panel(axes[0, 2], pairs)
-    first = metrics["first_pair"]
-    cards = [(f"{key}: {first[key]}", COLORS.get(key, "grey")) for key in COLUMNS]
-    cards_panel(axes[1], "The first pair", [("", cards)], 150, 12)
+    pairs = metrics["pairs"]
     faulty = pairs["rows"] - pairs["usable"]
     title = f"{pairs['usable']:.0f} usable pairs, {faulty:.0f} rows that teach nothing;\n"
-    save_figure(fig, path, title + length_finding(pairs["longer_wins"]), caption)
+    title += length_finding(pairs["longer_wins"])
+    return Drawing(title, OWN_PANELS, metrics, mosaic="ABC\nDDD", height=2.9)
 
 
 # --- Texts ---
@@ -124,41 +100,29 @@ def example_cards(metrics: dict) -> list[tuple[str, list]]:
     ]
 
 
-def cards_panel(
-    axes, title: str, columns: list[tuple[str, list]], width: int, max_lines: int
-) -> None:
-    """Columns of cards with wrapped text over a row of axes, made as high as they need."""
-    from matplotlib.patches import Rectangle
-
-    ax, place, bottom = axes[0], axes[0].get_subplotspec(), 0.0
-    for x, (heading, cards) in enumerate(columns):
-        ax.text(x, 0.8, heading, weight="bold")
-        y = 1.3 if heading else 0.0
-        for text, color in cards:
-            most = max_lines // len(cards)
-            lines = textwrap.wrap(text, width, max_lines=most, placeholder=" ...")
-            card = Rectangle((x, y), 0.97, len(lines) + 0.5, color=color, alpha=0.2, lw=0)
-            ax.add_patch(card)
-            for k, line in enumerate(lines):
-                left = x + 0.005 * len(columns)
-                ax.text(left, y + k + 0.95, line, size=9.5, parse_math=False)
-            y += len(lines) + 0.8
-        bottom = max(bottom, y)
-    grid, row = place.get_gridspec(), place.rowspan.start
-    grid.set_height_ratios([bottom / 14 if k == row else 1 for k in range(grid.nrows)])
-    ax.set_subplotspec(grid[row, :])
-    for other in axes[1:]:
-        other.remove()
-    ax.set(xlim=(0, len(columns)), ylim=(bottom, 0))
-    ax.set_title(title, parse_math=False)
-    ax.set_axis_off()
-
-
 # --- The world ---
 
 
-def raters_panel(ax, raters: dict) -> None:
-    """P(second rater's score | first rater's score) for the same response."""
+def formats_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The same responses to one prompt as each format records them.
+
+    Shown: one prompt and its answers as a pair, as scores, as a ranking and as single labels.
+    Notice: the true utility u: the order that annotators gave need not be the true one.
+    Ask: Which of these could you collect from users who do not know that they are asked?
+    """
+    prompt = metrics["example"]["pairwise"]["prompt"]
+    draw_cards(ax, example_cards(metrics), width=40, max_lines=8)
+    ax.set_title(f"One prompt in every format: {prompt}", parse_math=False)
+
+
+def raters_panel(ax, metrics: dict, default: dict | None) -> None:
+    """P(second rater's score | first rater's score) for the same response.
+
+    Shown: the score that a second rater gives, for each score of the first.
+    Notice: off the diagonal one person's four is another's three, though both read one text.
+    Ask: What of it is leniency, and what is noise? (Compare the same rater, asked twice.)
+    """
+    raters = metrics["raters"]
     table = np.array(raters["second_given_first"])
     heat_map(ax, table, ".0%")
     ax.set_xticks(range(5), range(1, 6))
@@ -170,8 +134,14 @@ def raters_panel(ax, raters: dict) -> None:
     ax.set_title(title + f"{again:.0%} by the same rater")
 
 
-def styles_panel(ax, styles: dict, words: dict) -> None:
-    """Share of every style among the chosen and among the rejected."""
+def styles_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Share of every style among the chosen and among the rejected.
+
+    Shown: which styles of answers are chosen, and which are rejected.
+    Notice: no rejected style dominates: there are several ways to lose.
+    Ask: What is the simplest rule that predicts most labels? (Length: then measure against it.)
+    """
+    styles, words = metrics["styles"], metrics["pairs"]["words"]
     for k, side in enumerate(SIDES):
         y, rows = np.arange(len(STYLES)) + 0.4 * k, [styles[side][style] for style in STYLES]
         label = f"of the {side} ({words[side]['mean']:.1f} words on average)"
@@ -185,34 +155,53 @@ def styles_panel(ax, styles: dict, words: dict) -> None:
     ax.legend(loc="lower right")
 
 
-def budget_panels(cost_ax, count_ax, metrics: dict) -> None:
-    """tau against responses read, and against annotations."""
-    costs, tau = np.array(metrics["responses_read"], dtype=int), metrics["tau"]
-    lines = {"listwise": ("rankings of 4", "-", OLIVE), "pairwise": ("pairs", "-", INDIGO)}
-    lines |= {name: (label, style, BROWN) for name, (label, style) in SCORES.items()}
-    for name, (label, style, color) in lines.items():
-        size = RESPONSES_PER_ANNOTATION.get(name, 1)
-        for ax, x in ((cost_ax, costs), (count_ax, costs / size)):
-            marker = "" if name in SCORES else "o"
-            draw_band(ax, x, *curve(tau[name]), color, label, ls=style, marker=marker, ms=4)
-    at_cost, per_annotation = (
-        compare_words(metrics["differences"][f"pairwise_beats_pointwise_{basis}"])
-        for basis in ("at_equal_cost", "per_annotation")
-    )
-    cost_ax.set_title(f"For the same reading pairs recover\n{at_cost} scores")
-    count_ax.set_title(f"Each ranking tells most,\neach pair {per_annotation} a score")
-    cost_ax.set_xlabel("responses read per prompt")
-    count_ax.set_xlabel("annotations per prompt")
-    for ax, ticks in ((cost_ax, costs), (count_ax, sorted({*costs // 4, *costs}))):
-        ax.set(xscale="log", ylabel="order recovered, Kendall's tau", ylim=(0, 1))
-        ax.set_xticks(ticks, ticks)
-        ax.minorticks_off()
-    handles, labels = cost_ax.get_legend_handles_labels()
-    cost_ax.figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
+def cost_panel(ax, metrics: dict, default: dict | None) -> None:
+    """tau against responses read.
+
+    Shown: how much of the true order each format recovers from the same amount of reading.
+    Notice: a score keeps how far apart two answers are; a pair keeps only which is better.
+    Ask: Why does one line stop rising? (Each response keeps one rater, and his leniency.)
+    """
+    costs = np.array(metrics["responses_read"], dtype=int)
+    than = compare_words(metrics["differences"]["pairwise_beats_pointwise_at_equal_cost"])
+    plot_recovered(ax, metrics["tau"], dict.fromkeys(LINES, costs), costs)
+    ax.set_title(f"For the same reading pairs recover\n{than} scores")
+    ax.set_xlabel("responses read per prompt")
 
 
-def noise_panel(ax, breaks: dict, read: int) -> None:
-    """tau of scores as their readings become noisier, against that of pairs."""
+def count_panel(ax, metrics: dict, default: dict | None) -> None:
+    """tau against annotations.
+
+    Shown: the same curves, counted by annotations and not by answers read.
+    Notice: the curves moved sideways; a ranking says most because it reads most.
+    Ask: Which count is yours: is an annotator paid by the click, or by the text read?
+    """
+    costs = np.array(metrics["responses_read"], dtype=int)
+    than = compare_words(metrics["differences"]["pairwise_beats_pointwise_per_annotation"])
+    counts = {name: costs / RESPONSES_PER_ANNOTATION.get(name, 1) for name in LINES}
+    plot_recovered(ax, metrics["tau"], counts, sorted({*costs // 4, *costs}))
+    ax.set_title(f"Each ranking tells most,\neach pair {than} a score")
+    ax.set_xlabel("annotations per prompt")
+
+
+def plot_recovered(ax, tau: dict, x: dict, ticks) -> None:
+    """The order recovered by every format, against its own x."""
+    for name, (label, style, color) in LINES.items():
+        marker = "" if name in SCORES else "o"
+        draw_band(ax, x[name], *curve(tau[name]), color, label, ls=style, marker=marker, ms=4)
+    ax.set(xscale="log", ylabel="order recovered, Kendall's tau", ylim=(0, 1))
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
+
+
+def noise_panel(ax, metrics: dict, default: dict | None) -> None:
+    """tau of scores as their readings become noisier, against that of pairs.
+
+    Shown: scores that are made noisier and noisier, against pairs that stay as they are.
+    Notice: each dot is a break-even; right of it pairs are the better buy.
+    Ask: How would you measure how noisy your annotators' scores are? (Ask one of them twice.)
+    """
+    breaks, read = metrics["break_even"], int(metrics["responses_read"][COMPARED])
     factors = breaks["factors"]
     rows = {
         "at_equal_cost": (f"{read} scores", "-"),
@@ -234,8 +223,9 @@ def noise_panel(ax, breaks: dict, read: int) -> None:
 # --- Your own pairs ---
 
 
-def lengths_panel(ax, lengths: dict, words: dict) -> None:
+def lengths_panel(ax, metrics: dict, default: dict | None) -> None:
     """Distributions of the lengths of chosen and rejected."""
+    lengths, words = metrics["lengths"], metrics["pairs"]["words"]
     for side, style in zip(SIDES, ({}, {"fill": False, "lw": 2}), strict=True):
         counts, edges = lengths[side]["counts"], lengths[side]["edges"]
         color = {"ec": COLORS[side]} if style else {"color": COLORS[side]}
@@ -246,8 +236,9 @@ def lengths_panel(ax, lengths: dict, words: dict) -> None:
     ax.legend()
 
 
-def difference_panel(ax, difference: dict, words: dict) -> None:
+def difference_panel(ax, metrics: dict, default: dict | None) -> None:
     """How many words longer the chosen response is."""
+    difference, words = metrics["lengths"]["difference"], metrics["pairs"]["words"]
     ax.stairs(difference["counts"], difference["edges"], fill=True, color="grey")
     ax.axvline(0, color=COLORS["theory"], ls=":")
     mean = words["chosen"]["mean"] - words["rejected"]["mean"]
@@ -256,8 +247,9 @@ def difference_panel(ax, difference: dict, words: dict) -> None:
     ax.set(xlabel="words of chosen - words of rejected (outer bins: or more)", ylabel="pairs")
 
 
-def faults_panel(ax, pairs: dict) -> None:
+def faults_panel(ax, metrics: dict, default: dict | None) -> None:
     """Counts of what is wrong with the rows."""
+    pairs = metrics["pairs"]
     names = {
         "identical": "identical answers",
         "empty": "empty answer",
@@ -271,3 +263,16 @@ def faults_panel(ax, pairs: dict) -> None:
     ax.set_xlim(0, 1.15 * max(1, *counts))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+
+
+def pair_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The first pair."""
+    first = metrics["first_pair"]
+    cards = [(f"{key}: {first[key]}", COLORS.get(key, "grey")) for key in COLUMNS]
+    width = int(12.5 * ax.figure.get_figwidth())
+    draw_cards(ax, [("", cards)], width, max_lines=12)
+    ax.set_title("The first pair")
+
+
+PANELS = (formats_panel, raters_panel, styles_panel, cost_panel, count_panel, noise_panel)
+OWN_PANELS = (lengths_panel, difference_panel, faults_panel, pair_panel)

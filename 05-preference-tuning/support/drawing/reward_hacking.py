@@ -1,8 +1,14 @@
 """The figure of reward_hacking.py."""
 
-from pathlib import Path
-
-from support.drawing import COLORS, curve, draw_band, draw_bars, error_bars, new_figure, save_figure
+from support.drawing import (
+    COLORS,
+    Drawing,
+    curve,
+    draw_band,
+    draw_bars,
+    error_bars,
+    legend_below,
+)
 from support.overoptimization import overoptimization_peak
 
 import numpy as np
@@ -26,18 +32,11 @@ MITIGATIONS = (
 DPO = ("mixing_dpo_mitigates", "kl_mitigates_dpo")
 
 
-def draw_hacking(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_hacking(metrics: dict, default: dict | None = None) -> Drawing:
     """What a flaw does to quality; where it comes from, what helps, and what mere noise does."""
-    fig, axes = new_figure(2, 3, height=3.9)
-    for ax, hack in zip(axes[0], HACKS, strict=True):
-        hack_panel(ax, hack, metrics, default)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    below_title = {"loc": "center left", "bbox_to_anchor": (0.005, 0.928)}
-    fig.legend(handles, labels, **below_title, ncols=5, fontsize=10)
-    absorbed_panel(axes[1, 0], metrics)
-    mitigations_panel(axes[1, 1], metrics["gold"])
-    noise_panel(axes[1, 2], metrics)
-    save_figure(fig, path, f"{figure_title(metrics)}\n ", caption)  # the legend in its last line
+    title = f"{figure_title(metrics)}\n "  # the legend stands in its last line
+    legend = {"loc": "center left", "bbox_to_anchor": (0.005, 0.928), "ncols": 5, "fontsize": 10}
+    return Drawing(title, PANELS, metrics, default, height=3.9, legend=legend)
 
 
 def figure_title(metrics: dict) -> str:
@@ -62,7 +61,37 @@ def distance(ns) -> np.ndarray:
     return np.sqrt(np.log(ns) - (ns - 1) / ns)
 
 
-def hack_panel(ax, hack: str, metrics: dict, default: dict | None) -> None:
+def verbosity_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Annotators who love filler.
+
+    Shown: reward and quality as one optimises harder for a reward that loves filler.
+    Notice: the orange line never warns; the forecast from small n (dotted) falls on and on.
+    Ask: What does an honest reward (dashed) buy at the same distance?
+    """
+    plot_hack(ax, "length", metrics, default)
+
+
+def mimicry_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Annotators who love an expert's tone.
+
+    Shown: the same for a reward that loves an expert's preamble.
+    Notice: the harm is smaller: experts of this world are mostly right, only wordy.
+    Ask: When does a liking for style do no harm? (Where style and substance go together.)
+    """
+    plot_hack(ax, "style", metrics, default)
+
+
+def sycophancy_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Annotators who love to be agreed with.
+
+    Shown: the same for a reward that loves to hear the user's own belief.
+    Notice: here quality turns early: every user in these prompts believes something wrong.
+    Ask: Who in a real annotation project could be such an annotator?
+    """
+    plot_hack(ax, "agreement", metrics, default)
+
+
+def plot_hack(ax, hack: str, metrics: dict, default: dict | None) -> None:
     """Reward and gold of best-of-n, and gold of DPO, against the distance from SFT."""
     read, d = metrics[hack]["best_of_n"], distance(metrics["ns"])
     draw_band(ax, d, *curve(read["proxy"]), COLORS["proxy"], "reward, best of n")
@@ -98,8 +127,13 @@ def dpo_line(ax, looks: list[dict], color: str, label: str | None) -> None:
     ax.plot(d, gold - gold[0], color=color, marker=".", lw=1.3, label=label)
 
 
-def absorbed_panel(ax, metrics: dict) -> None:
-    """The planted bias in the labels and in the reward models."""
+def absorbed_panel(ax, metrics: dict, default: dict | None) -> None:
+    """The planted bias in the labels and in the reward models.
+
+    Shown: how often labels favour the flaw, and how much of it the reward model takes over.
+    Notice: grey is the honest rate; the model learns what is in the labels, and no less.
+    Ask: Would a larger reward model help? (No: it would read the labels even better.)
+    """
     places = np.arange(len(HACKS))
     labels = [metrics[hack]["labels"] for hack in HACKS]
     arms = (
@@ -121,8 +155,14 @@ def absorbed_panel(ax, metrics: dict) -> None:
     ax.legend(loc="upper left")
 
 
-def mitigations_panel(ax, gold: dict) -> None:
-    """Gold utility that each mitigation gives back."""
+def mitigations_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold utility that each mitigation gives back.
+
+    Shown: what each remedy gives back, measured against doing without it.
+    Notice: an ensemble helps where its members do not share the flaw.
+    Ask: Which remedies need to know the flaw beforehand? (Regressing length out, reward / words.)
+    """
+    gold = metrics["gold"]
     for place, (_, claim, hacks) in enumerate(MITIGATIONS):
         color = COLORS["dpo" if claim in DPO else "best_of_n"]
         for k, hack in enumerate(hacks):
@@ -137,11 +177,16 @@ def mitigations_panel(ax, gold: dict) -> None:
     ax.axvline(0, color=COLORS["sft"], lw=1)
     title = "What helps against a flaw (blue: in DPO):\nquality with minus without"
     ax.set(title=title, xlabel="gold utility (log-odds)")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3, columnspacing=0.8)
+    legend_below(ax, ncols=3, columnspacing=0.8)
 
 
-def noise_panel(ax, metrics: dict) -> None:
-    """Gold under best-of-n by gold plus noise, without any bias."""
+def noise_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold under best-of-n by gold plus noise, without any bias.
+
+    Shown: best-of-n by the true quality plus noise: no flaw at all, only errors.
+    Notice: an error that belongs to a text can be found and chosen; a fresh one cannot.
+    Ask: Which of the two kinds of error does a trained reward model have?
+    """
     arms = (
         ("of_samples", "sd 3, new for every sample", COLORS["sft"], "--"),
         ("sd_3", "sd 3, of a text", COLORS["gold"], "-"),
@@ -159,3 +204,13 @@ def noise_panel(ax, metrics: dict) -> None:
     ax.set(title=title, xlabel="n, best of n by gold plus noise", ylabel="gain (log-odds)")
     ax.set_ylim(0, 1.45 * max(row["mean"] for row in metrics["noise"]["of_samples"]))
     ax.legend(loc="upper left")
+
+
+PANELS = (
+    verbosity_panel,
+    mimicry_panel,
+    sycophancy_panel,
+    absorbed_panel,
+    mitigations_panel,
+    noise_panel,
+)

@@ -1,15 +1,13 @@
 """The figure of reward_model.py."""
 
-from pathlib import Path
-
 from support.drawing import (
     COLORS,
+    Drawing,
     curve,
     draw_band,
     draw_bars,
     error_bars,
-    new_figure,
-    save_figure,
+    legend_below,
     smooth,
 )
 
@@ -35,47 +33,32 @@ COMPONENTS = {
 WORDS = {"filler": 10}  # units to draw
 
 
-def draw_reward_model(path: Path, metrics: dict, caption: str, default: dict | None = None) -> None:
+def draw_reward_model(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's run, or one on the user's pairs, which has no gold standard."""
     if "gold_order" not in metrics:
-        draw_own(path, metrics, caption)
-        return
-    fig, axes = new_figure(2, 3, height=3.5)
-    loss_panel(axes[0, 0], metrics["loss"], metrics["bayes_ceiling"]["nll"])
-    curve_panel(axes[0, 1], metrics["curve"], default)
-    reasons_panel(axes[0, 2], metrics)
-    contrasts_panel(axes[1, 0], metrics["contrasts"])
-    style_panel(axes[1, 1], metrics["by_style"])
-    groups_panel(axes[1, 2], metrics["disagreement"])
+        accuracy, control = (
+            metrics[name]["mean"] for name in ("label_accuracy", "control_length_labels")
+        )
+        title = f"It ranks {accuracy:.0%} of held-out pairs as labelled; "
+        title += f"the shorter response wins {control:.0%}"
+        return Drawing(title, OWN_PANELS, metrics, mosaic="ABC")
     gold, label = metrics["gold_order"]["all"]["mean"], metrics["label_accuracy"]["mean"]
     ceiling = metrics["bayes_ceiling"]["accuracy"]
     words = {group: row["filler"]["reward"]["mean"] for group, row in metrics["contrasts"].items()}
     title = f"It orders {gold:.0%} of held-out pairs right, and predicts {label:.0%} of labels, of "
     title += f"which {ceiling:.0%} can be predicted.\nA word of filler counts "
     title += f"{words['people']:+.2f} by people's labels, {words['length']:+.2f} by length-lovers'"
-    save_figure(fig, path, title, caption)
+    return Drawing(title, PANELS, metrics, default, height=3.5)
 
 
-def draw_own(path: Path, metrics: dict, caption: str) -> None:
-    """A run on the user's own pairs: loss, margins, calibration."""
-    fig, axes = new_figure(1, 3)
-    loss_panel(axes[0, 0], metrics["loss"], None)
-    low, lower, median, upper, high = metrics["margin_quantiles"]
-    ax = axes[0, 1]
-    ax.plot([low, high], [0, 0], color=COLORS["proxy"], lw=1)
-    ax.plot([lower, upper], [0, 0], color=COLORS["proxy"], lw=10, solid_capstyle="butt")
-    ax.plot(median, 0, "|", color="white", ms=12, mew=2)
-    ax.axvline(0, color=COLORS["theory"], ls=":")
-    ax.set(title="Margins of held-out pairs", xlabel="reward of chosen - rejected (log-odds)")
-    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 %")
-    calibration_panel(axes[0, 2], metrics["calibration"])
-    accuracy, control = metrics["label_accuracy"], metrics["control_length_labels"]["mean"]
-    title = f"It ranks {accuracy['mean']:.0%} of held-out pairs as labelled; "
-    save_figure(fig, path, f"{title}the shorter response wins {control:.0%}", caption)
+def loss_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Training loss between ln 2 and, where it is known, the entropy of the labels.
 
-
-def loss_panel(ax, losses: list[float], floor: float | None) -> None:
-    """Training loss between ln 2 and the entropy of the labels."""
+    Shown: the Bradley-Terry loss of the reward model as it sees the pairs.
+    Notice: it starts at ln 2, whatever the data, and cannot fall below the noise of the labels.
+    Ask: What would a loss below the dashed line mean? (The model learns the noise by heart.)
+    """
+    losses, floor = metrics["loss"], metrics.get("bayes_ceiling", {}).get("nll")
     ax.plot(*smooth(losses, max(1, len(losses) // 20)), color=COLORS["proxy"])
     ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: no preference")
     if floor is not None:
@@ -85,8 +68,14 @@ def loss_panel(ax, losses: list[float], floor: float | None) -> None:
     ax.legend(loc="upper right")
 
 
-def curve_panel(ax, curves: dict, default: dict | None) -> None:
-    """Accuracy on the gold order against the number of pairs, for style and for facts."""
+def curve_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Accuracy on the gold order against the number of pairs, for style and for facts.
+
+    Shown: the share of held-out pairs in the right order, by the number of training pairs.
+    Notice: style (dashed) comes with few pairs; facts (solid) need many, or a start that has them.
+    Ask: Where do the facts come from? (From pre-training: pairs teach what to do with them.)
+    """
+    curves = metrics["curve"]
     if default:
         for rows in default["curve"].values():
             pairs = [row["pairs"] for row in rows]
@@ -109,12 +98,16 @@ def curve_panel(ax, curves: dict, default: dict | None) -> None:
     ax.set(title=f"DPO tells facts apart in {facts:.0%} ({pairs:,.0f} pairs)")
     ax.set_ylim(0.3, 1.02)
     ax.set(xlabel="training pairs", ylabel="held-out pairs in the gold order")
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2, "fontsize": 8}
-    ax.legend(**below, columnspacing=1, handlelength=1.6)
+    legend_below(ax, ncols=2, fontsize=8, columnspacing=1, handlelength=1.6)
 
 
-def reasons_panel(ax, metrics: dict) -> None:
-    """Gold-order accuracy per style of the worse response, and of two controls."""
+def reasons_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Gold-order accuracy per style of the worse response, and of two controls.
+
+    Shown: how often the better answer gets more, by what is the matter with the other one.
+    Notice: the grey bars: length alone orders many pairs right, so it is the bar to beat.
+    Ask: What does an accuracy tell you that is reported without such a control?
+    """
     names = ("verbose", "off_topic", "wrong", "sycophantic", "expert")
     gold = metrics["gold_order"]
     rows = {"all": gold["all"], "unseen facts": metrics["gold_order_unseen_facts"]}
@@ -135,8 +128,14 @@ def reasons_panel(ax, metrics: dict) -> None:
     ax.set_ylabel("style of the worse response")
 
 
-def contrasts_panel(ax, contrasts: dict) -> None:
-    """What a reward model gives for each thing alone, beside what is planted."""
+def contrasts_panel(ax, metrics: dict, default: dict | None) -> None:
+    """What a reward model gives for each thing alone, beside what is planted.
+
+    Shown: what changes in the reward when one single thing in an answer changes.
+    Notice: filler: the model takes over what its annotators like, and the sign turns with them.
+    Ask: How could you find a liking that nobody has planted?
+    """
+    contrasts = metrics["contrasts"]
     places = np.arange(len(COMPONENTS))
     for k, (group, color, label) in enumerate(READ):
         shifted, width = places + (k - 1) * 0.27, 0.25
@@ -157,8 +156,14 @@ def contrasts_panel(ax, contrasts: dict) -> None:
     ax.legend(fontsize=8)
 
 
-def style_panel(ax, styles: dict) -> None:
-    """Rewards of held-out responses by style, and their gold utility."""
+def style_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Rewards of held-out responses by style, and their gold utility.
+
+    Shown: the rewards of each style of answer beside what such an answer is worth.
+    Notice: the order is right and the level is not: only differences are trained.
+    Ask: Which uses of a reward depend on its level? (Dividing by length, thresholds.)
+    """
+    styles = metrics["by_style"]
     for place, row in enumerate(styles.values()):
         low, lower, median, upper, high = row["rewards"]
         line = {"color": COLORS["proxy"], "solid_capstyle": "butt"}
@@ -171,11 +176,17 @@ def style_panel(ax, styles: dict) -> None:
     ax.set_yticks(range(len(styles)), [name.replace("_", " ") for name in styles])
     ax.invert_yaxis()
     ax.set(title="Differences are learned, the level is free", xlabel="log-odds")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8)
+    legend_below(ax, ncols=2, fontsize=8)
 
 
-def groups_panel(ax, disagreement: dict) -> None:
-    """How many held-out pairs two groups' reward models order unlike."""
+def groups_panel(ax, metrics: dict, default: dict | None) -> None:
+    """How many held-out pairs two groups' reward models order unlike.
+
+    Shown: how often two reward models disagree, by the people whose labels they learned from.
+    Notice: two samples of the same people are nearly of one mind; two tastes are not.
+    Ask: Whose preferences does a single reward model stand for?
+    """
+    disagreement = metrics["disagreement"]
     names = ["people and\nother people", "people and\nlength-lovers"]
     rows = [disagreement["others"], disagreement["length"]]
     draw_bars(ax, names, rows, [COLORS["proxy"], COLORS["rejected"]], alpha=0.85, width=0.55)
@@ -184,8 +195,23 @@ def groups_panel(ax, disagreement: dict) -> None:
     ax.set_ylim(0, None)
 
 
-def calibration_panel(ax, result: dict) -> None:
+# --- The user's own pairs ---
+
+
+def margins_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Quantiles of the margins of held-out pairs."""
+    low, lower, median, upper, high = metrics["margin_quantiles"]
+    ax.plot([low, high], [0, 0], color=COLORS["proxy"], lw=1)
+    ax.plot([lower, upper], [0, 0], color=COLORS["proxy"], lw=10, solid_capstyle="butt")
+    ax.plot(median, 0, "|", color="white", ms=12, mew=2)
+    ax.axvline(0, color=COLORS["theory"], ls=":")
+    ax.set(title="Margins of held-out pairs", xlabel="reward of chosen - rejected (log-odds)")
+    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 %")
+
+
+def calibration_panel(ax, metrics: dict, default: dict | None) -> None:
     """Reliability of the preference probability."""
+    result = metrics["calibration"]
     counts = np.array(result["count"])
     keep = counts > 0
     predicted, observed = (np.array(result[key])[keep] for key in ("predicted", "observed"))
@@ -196,3 +222,14 @@ def calibration_panel(ax, result: dict) -> None:
     ax.set(xlabel="predicted P(first is preferred)", ylabel="observed frequency")
     ax.set_title(f"Calibration: temperature {result['temperature']:.2f}")
     ax.legend()
+
+
+PANELS = (
+    loss_panel,
+    curve_panel,
+    reasons_panel,
+    contrasts_panel,
+    style_panel,
+    groups_panel,
+)
+OWN_PANELS = (loss_panel, margins_panel, calibration_panel)
