@@ -1,6 +1,7 @@
 # make lab        install, and run all scripts with one seed      make test     the tests, offline
 # make figures    the committed run, over all seeds (an hour)      make bench    speed
 # make lint       what CI checks beside the tests                  make clean    outputs/ goes
+# make exercises  says of every exercise whether it is right, and if not, which mistake it is
 # PYTHON=python3.12 chooses the interpreter; an active virtual environment is used as it is.
 PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
@@ -8,13 +9,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
 SEEDS ?= 0 1 2 3
 
-.PHONY: lab test figures bench tiny lint clean
+.PHONY: lab test exercises figures bench tiny lint clean
 
 lab: $(STAMP)
 	$(BIN)/python 05-preference-tuning/run_all.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+exercises: $(STAMP)
+	$(BIN)/python 05-preference-tuning/exercises/check.py
 
 # Nothing else writes to figures/. A run that was stopped goes on where it stopped.
 figures: $(STAMP)

@@ -33,9 +33,7 @@ def kl_regularized_optimum(ref_probs, rewards, beta):
 
 
 def clipped_surrogate(ratio, advantage, epsilon):
-    limit = np.where(
-        advantage > 0, np.minimum(ratio, 1 + epsilon), np.maximum(ratio, 1 - epsilon)
-    )
+    limit = np.where(advantage > 0, np.minimum(ratio, 1 + epsilon), np.maximum(ratio, 1 - epsilon))
     return limit * advantage
 
 

@@ -12,29 +12,25 @@ Predict first: the loss of the first step, and the share of good answers at the 
 """
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.models import encode_prompt, encode_response  # noqa: F401
 
 
 def response_logps(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    responses: list[str],
+    model: torch.nn.Module, tokenizer, prompts: list[str], responses: list[str]
 ) -> torch.Tensor:
     """log pi(response | prompt) in nats, summed over the response's tokens: (N,), with a gradient.
 
-    The rows have different lengths: pad them with tokenizer.pad_token_id, and let the attention
-    mask say so. The EOS counts; prompt and padding do not.
+    Model and tokenizer are those of transformers. Rows have different lengths: pad them with
+    tokenizer.pad_token_id, and let the attention mask say so. The EOS counts; prompt and padding do
+    not.
     """
     raise NotImplementedError
 
 
 def train_dpo(
-    policy: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: torch.nn.Module,
+    tokenizer,
     pairs: list[dict],
     *,
     learning_rate: float,

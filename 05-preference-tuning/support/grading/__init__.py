@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from common.cli import UserError, quiet_libraries
+from common.cli import UserError
 
 
 def graders() -> dict[str, Callable[[Path], object]]:
@@ -42,7 +42,6 @@ def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
     """
     known = graders()
     files = [find_exercise(name, known) for name in names] or list(known)
-    quiet_libraries()
     states = []
     for file in files:
         verdict = known[file](folder)

@@ -87,12 +87,12 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Verdict:
 def attempt(
     exercise: Exercise, function: Callable, file: Path, case: dict, right: Outcome
 ) -> Outcome:
-    """What a reader's function makes of a case; an error that is right there is no failure."""
+    """What a reader's function makes of a case; where an error is right, one is no failure."""
     try:
         with careful(file, SECONDS):
             return outcome(function, case, exercise.trained)
     except Failed as failed:
-        if right.error is None or not isinstance(failed.__cause__, type(right.error)):
+        if right.error is None or failed.__cause__ is None:
             raise
         return Outcome(error=failed.__cause__)
 
@@ -137,7 +137,10 @@ def as_array(value) -> np.ndarray:
     """An array of a number, list, array or tensor; of anything else one of dtype object."""
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a tuple of a tensor and a number, say
+        return np.array(None)
 
 
 def gradients_of(answer, inputs: Sequence) -> list[np.ndarray | None]:
@@ -164,14 +167,18 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 def difference(right: Outcome, theirs: Outcome) -> str | None:
     """What is wrong with an outcome, in a few words; None where nothing is."""
     if right.error is not None:
-        kind = type(right.error).__name__
-        return None if theirs.error else f"raises nothing where {kind} is right"
+        if isinstance(theirs.error, type(right.error)):
+            return None
+        raised = type(theirs.error).__name__ if theirs.error else "nothing"
+        return f"raises {raised} where {type(right.error).__name__} is right"
     if theirs.changed:
         return f"changes its input {theirs.changed}: work on a copy"
     if theirs.kind is type(None):
         return "returns None: is there a return?"
     if right.values.keys() != theirs.values.keys():
         return f"returns {kinds(theirs)} where {kinds(right)} is right"
+    if any(array.dtype.kind not in "biuf" for array in theirs.values.values()):
+        return f"returns a {theirs.kind.__name__}, which is no array of numbers"
     for name, wanted in right.values.items():
         fault = difference_of_arrays(wanted, theirs.values[name])
         if fault:
@@ -189,8 +196,6 @@ def kinds(outcome: Outcome) -> str:
 
 def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
     """Shape, dtype, values."""
-    if theirs.dtype == object or theirs.dtype.kind in "US":
-        return "returns something that is no numbers"
     if theirs.shape != right.shape:
         return f"returns shape {theirs.shape} where {right.shape} is right"
     if same(right, theirs):

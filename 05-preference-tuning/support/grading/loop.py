@@ -20,6 +20,7 @@ import dpo_trainer
 import numpy as np
 import torch
 
+from common.cli import quiet_libraries
 from common.intervals import student_t
 from common.models import encode_response, load_causal_lm
 from common.preferences import make_pairs, questions
@@ -38,6 +39,7 @@ def grade_loop(folder: Path) -> Verdict:
     try:
         logps = load_function(file, "response_logps")
         train = load_function(file, "train_dpo")
+        quiet_libraries()
         fault = fault_of_logps(logps, file)
         if fault:
             return Verdict("wrong", fault)
