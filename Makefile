@@ -1,7 +1,7 @@
 # make lab        install, and run all scripts with one seed      make test     the tests, offline
 # make figures    the committed run, eight seeds (two hours)      make bench    speed
 # make slides     the figures as a talk: outputs/slides            make lint     what CI checks, too
-# make clean      outputs/ goes
+# make exercises  which of yours are right, which mistake it is    make clean    outputs/ goes
 # PYTHON=python3.12 chooses the interpreter; an active virtual environment is used as it is.
 PYTHON ?= python3
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
@@ -9,13 +9,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lab-installed
 SEEDS ?= 0 1 2 3 4 5 6 7
 
-.PHONY: lab test figures slides bench tiny lint clean
+.PHONY: lab test exercises figures slides bench tiny lint clean
 
 lab: $(STAMP)
 	$(BIN)/python 05-preference-tuning/run_all.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+exercises: $(STAMP)
+	$(BIN)/python 05-preference-tuning/exercises/check.py
 
 # Nothing else writes to figures/. A run that was stopped goes on where it stopped.
 figures: $(STAMP)

@@ -15,6 +15,11 @@ from common.models import load_causal_lm
 from common.preferences import gold_utility, questions
 from common.reporting import finish, read_results
 
+
+def draw_nothing(metrics, default):
+    return SimpleNamespace(save=lambda *_: None)
+
+
 PROMPTS = [question.prompt for question in questions("test")[:3]]
 
 
@@ -71,9 +76,7 @@ def test_answers_are_written_where_there_are_any_and_kept_of_the_first_seed(tmp_
         "started": time.time(),
     }
     args = argparse.Namespace(**about)
-    finish(
-        args, {"steps": 1, "answers": answers}, lambda *_: SimpleNamespace(save=lambda *_: None), []
-    )
+    finish(args, {"steps": 1, "answers": answers}, draw_nothing, [])
     results = read_results(tmp_path / "x.json")
     assert results == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert results.get("answers") == answers

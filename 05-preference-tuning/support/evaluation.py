@@ -46,7 +46,7 @@ def response_logps(
 
     logps = {}
     with torch.inference_mode():
-        batches = _response_batches(tokenizer, prompts, responses, batch_size)
+        batches = response_batches(tokenizer, prompts, responses, batch_size)
         for batch, ids, mask, targets in batches:
             log_probs = _log_probs(model, ids, mask)
             chosen = ids[:, 1:, None].to(log_probs.device)
@@ -113,7 +113,7 @@ def sequence_kl(
 
     kls = {}
     with torch.inference_mode():
-        batches = _response_batches(tokenizer, prompts, responses, batch_size)
+        batches = response_batches(tokenizer, prompts, responses, batch_size)
         for batch, ids, mask, targets in batches:
             log_p = _log_probs(policy, ids, mask)
             if reference is None:
@@ -131,7 +131,7 @@ def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tenso
     return model(**inputs).logits[:, :-1].float().log_softmax(-1)
 
 
-def _response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
+def response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
     """Batches of this process: row indices, ids and attention mask (B, T), targets (B, T-1).
 
     `targets` is 1 where the next token belongs to the response.

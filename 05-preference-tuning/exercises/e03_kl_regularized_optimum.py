@@ -1,0 +1,21 @@
+"""Exercise 3. PPO-based RLHF: where does it want to go?
+
+RLHF maximises E[r] - beta KL(pi || pi_ref). For a handful of responses the best policy can be
+written down, without any training. Write it.
+
+Predict first: which policy is it for a very large beta, and which for a very small one? Can it say
+what the reference never says?
+"""
+
+import numpy as np
+
+
+def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
+    """The policy with the largest E[r] - beta KL(pi || pi_ref).
+
+    ref_probs: (..., K), the reference's probabilities of K responses to each prompt; rewards:
+    (..., K); beta: in units of the reward. Returns (..., K), probabilities. A beta of 0.001 must
+    not overflow.
+    Source: Rafailov et al. 2023 (arXiv 2305.18290), Eq. 4.
+    """
+    raise NotImplementedError

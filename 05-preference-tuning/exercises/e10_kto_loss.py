@@ -1,0 +1,29 @@
+"""Exercise 10. DPO variants: KTO, without pairs.
+
+Every response is either good or bad. The gain of a good one is how far its log-ratio (policy to
+reference) lies above a reference point, that of a bad one how far it lies below. Its value is
+sigmoid(beta gain), times the weight of its kind; the loss is the weight minus the value.
+
+Predict first: what is the loss before training, if the reference point is 0?
+"""
+
+import torch
+
+
+def kto_loss(
+    policy_logps: torch.Tensor,
+    ref_logps: torch.Tensor,
+    labels: torch.Tensor,
+    kl: torch.Tensor,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> torch.Tensor:
+    """KTO's loss of each response.
+
+    policy_logps, ref_logps: (B,), in nats, summed over tokens; labels: (B,), True for good
+    responses; kl: (), the reference point in nats, at least 0. Returns (B,), with a gradient to the
+    policy's.
+    Source: Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
+    """
+    raise NotImplementedError

@@ -1,0 +1,409 @@
+"""The exercises: every mistake has its name, right answers pass, and nothing breaks the checker."""
+
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from pathlib import Path
+
+from support import grading
+from support.grading import loop, losses, objectives, running, samples
+from support.grading.grade import Exercise, Verdict, compare, expected, grade, is_mistake
+
+import numpy as np
+import pytest
+import solved_exercises
+from helpers import SCRIPTS, run_script
+
+from common.cli import UserError
+from common.reporting import COMMITTED, read_results
+
+FOLDER = SCRIPTS / "exercises"
+MODULES = (samples, losses, objectives)
+EXERCISES = {
+    value.file: value
+    for module in MODULES
+    for value in vars(module).values()
+    if isinstance(value, Exercise)
+}
+FILES = (*sorted(EXERCISES), loop.FILE)
+MISTAKES = [(file, name) for file in sorted(EXERCISES) for name in EXERCISES[file].mistakes]
+SOLVED = Path(solved_exercises.__file__).read_text(encoding="utf-8")
+ANY = Path("answer.py")
+
+
+def solved_copy(folder: Path, file: str) -> Path:
+    """A copy of an exercise whose gaps are filled."""
+    path = folder / f"{file}.py"
+    gaps = (FOLDER / f"{file}.py").read_text(encoding="utf-8")
+    path.write_text(f"{gaps}\n\n{SOLVED}", encoding="utf-8")
+    return path
+
+
+# --- The files ---
+
+
+def test_there_is_a_file_for_every_formula_in_the_order_of_the_tutorial():
+    assert tuple(grading.graders()) == FILES
+    assert tuple(sorted(path.stem for path in FOLDER.glob("e*.py"))) == FILES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_says_what_is_asked(file):
+    text = (FOLDER / f"{file}.py").read_text(encoding="utf-8")
+    assert text.startswith(f'"""Exercise {int(file[1:3])}. ') and "Predict first: " in text
+    module = load(FOLDER / f"{file}.py")
+    functions = [module.response_logps, module.train_dpo] if file == loop.FILE else []
+    if file in EXERCISES:
+        right = EXERCISES[file].right
+        functions = [getattr(module, right.__name__)]
+        assert inspect.signature(functions[0]).parameters.keys() == parameters(right)
+        assert "Source: " in functions[0].__doc__
+    for function in functions:
+        assert function.__annotations__["return"] and function.__doc__
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parameters(function):
+    return inspect.signature(function).parameters.keys()
+
+
+# --- Right answers, and mistakes ---
+
+
+@pytest.mark.parametrize("file", sorted(EXERCISES))
+def test_right_answers_pass(file, tmp_path):
+    exercise = EXERCISES[file]
+    assert compare(exercise, exercise.right, ANY) == Verdict("right")
+    solved_copy(tmp_path, file)
+    assert grade(exercise, tmp_path) == Verdict("right")
+
+
+@pytest.mark.parametrize(("file", "name"), MISTAKES)
+def test_every_mistake_is_told_from_all_others(file, name):
+    exercise = EXERCISES[file]
+    mistake = exercise.mistakes[name]
+    assert compare(exercise, mistake, ANY) == Verdict("wrong", name)
+    rows = []
+    for case in exercise.cases:
+        rows.append(
+            (case, expected(exercise, exercise.right, case), expected(exercise, mistake, case))
+        )
+    assert [other for other in exercise.mistakes if is_mistake(exercise, other, rows)] == [name]
+
+
+# A reader's own words: in a solved copy, what is written instead, and what must be said of it.
+SLIPS = (
+    ("e01_plackett_luce_nll", "scores[..., k:] -", "scores -", "stays in the pool"),
+    ("e02_bradley_terry_loss", "ones_like", "zeros_like", "swapped"),
+    ("e03_kl_regularized_optimum", "rewards / beta", "rewards * beta", "beta multiplies"),
+    ("e03_kl_regularized_optimum", "rewards / beta", "rewards", "beta is dropped"),
+    ("e03_kl_regularized_optimum", " - logits.max(-1, keepdims=True)", "", "exp overflows"),
+    ("e04_clipped_surrogate", "np.maximum(ratio, 1 - epsilon)", "ratio", "from above only"),
+    ("e05_generalized_advantage_estimate", "(gamma * lam) **", "lam **", "gamma is missing in"),
+    ("e05_generalized_advantage_estimate", "gamma * later", "lam * later", "are exchanged"),
+    ("e06_kl_estimators", "np.expm1(x) - x", "np.exp(x) - 1 - x", "expm1"),
+    ("e06_kl_estimators", "0.5 * x", "x", "the half of k2"),
+    ("e07_leave_one_out_advantages", "np.delete(rewards, k, axis=1)", "rewards", "its baseline"),
+    ("e08_dpo_loss", "-beta * (policy", "-(policy", "beta is dropped"),
+    ("e08_dpo_loss", "-beta * (policy", "beta * (policy", "swapped"),
+    ("e08_dpo_loss", " - (ref_chosen_logps - ref_rejected_logps)", "", "lack the reference"),
+    ("e09_ipo_loss", "0.5 / beta", "1 / beta", "not 1 / beta"),
+    ("e09_ipo_loss", "ref_chosen_logps / chosen_lengths", "ref_chosen_logps", "right is"),
+    ("e10_kto_loss", "sign * (ratio - kl)", "(sign * ratio - kl)", "for bad responses"),
+    ("e10_kto_loss", "beta * sign", "sign", "beta is dropped"),
+    ("e11_expected_best_of_n", "math.comb(rank, n - 1)", "math.comb(rank, n)", "right is"),
+    ("e11_expected_best_of_n", "shared[i]", "values[i]", "of equal rewards the first"),
+    ("e11_expected_best_of_n", "n > len(rewards)", "False", "raises ZeroDiv"),
+    ("e12_best_of_n_policy", "max(rewards", "min(rewards", "the worst of n"),
+    ("e13_best_of_n_kl_bound", "- 1 + 1 / n", "", "this is log n"),
+)
+
+
+@pytest.mark.parametrize(("file", "right", "wrong", "said"), SLIPS)
+def test_a_slip_in_a_readers_own_words_is_named(file, right, wrong, said, tmp_path):
+    path = solved_copy(tmp_path, file)
+    text = path.read_text(encoding="utf-8")
+    assert right in text
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    verdict = grade(EXERCISES[file], tmp_path)
+    assert verdict.state == "wrong" and said in verdict.reason
+
+
+def test_a_mistake_without_a_name_is_shown_on_the_smallest_input(tmp_path):
+    exercise = EXERCISES["e08_dpo_loss"]
+    verdict = compare(exercise, lambda *inputs: 2 * exercise.right(*inputs), ANY)
+    assert verdict.state == "wrong"
+    assert verdict.reason == (
+        "it gives [1.152], right is [0.5759], for policy_chosen_logps = [-3], "
+        "policy_rejected_logps = [-4], ref_chosen_logps = [-4], ref_rejected_logps = [-4.5], "
+        "beta = 0.5"
+    )
+
+
+# --- Whatever a reader writes is answered in one line ---
+
+SIGNATURE = "def bradley_terry_loss(chosen_rewards, rejected_rewards):\n    "
+LINE_2 = "(line 2 of e02_bradley_terry_loss.py)"
+ODD_ANSWERS = {
+    "def bradley_terry_loss(:": "raises SyntaxError: ",
+    "import no_such_package": "raises ModuleNotFoundError: No module named 'no_such_package'",
+    "x = 1": "has no function bradley_terry_loss",
+    "bradley_terry_loss = 1": "has no function bradley_terry_loss",
+    "def bradley_terry_loss(a):\n    return a": "raises TypeError: ",
+    SIGNATURE + "return 1 / 0": f"raises ZeroDivisionError: division by zero {LINE_2}",
+    SIGNATURE + "raise ValueError": f"raises ValueError {LINE_2}",
+    SIGNATURE + "exit()": "ends Python",
+    SIGNATURE + "while True: pass": "does not end: stopped after 0 s",
+    SIGNATURE + "while True:\n        try: 1 / 0\n        except Exception: pass": "does not end",
+    SIGNATURE + "return bradley_terry_loss(1, 2)": "raises RecursionError: ",
+    SIGNATURE + "pass": "returns None: is there a return?",
+    SIGNATURE + "return 'text'": "returns a str, which is no array",
+    SIGNATURE + "return chosen_rewards": "returns shape (1,) where () is right",
+    SIGNATURE + "return {'loss': 1}": "returns a dictionary of loss where one array is right",
+    SIGNATURE + "return chosen_rewards, 1": "returns a tuple, which is no array",
+    SIGNATURE + "rejected_rewards.data.add_(1); return chosen_rewards.mean()": (
+        "changes its input rejected_rewards: work on a copy"
+    ),
+    SIGNATURE + "import math; return math.log1p(math.exp(-1))": "returns float where a tensor",
+}
+
+
+@pytest.mark.parametrize("text", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
+def test_an_odd_answer_is_answered_in_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("support.grading.grade.SECONDS", 0.3 if "while" in text else 10)
+    exercise = EXERCISES["e02_bradley_terry_loss"]
+    exercise = exercise._replace(cases=exercise.cases[:1])
+    (tmp_path / f"{exercise.file}.py").write_text(text, encoding="utf-8")
+    verdict = grade(exercise, tmp_path)
+    assert verdict.state == "wrong" and ODD_ANSWERS[text] in verdict.reason
+    assert "\n" not in verdict.reason and len(verdict.reason) < 300
+
+
+def test_a_file_that_is_gone_or_does_not_end_when_read(tmp_path):
+    assert "git checkout" in grade(EXERCISES["e08_dpo_loss"], tmp_path).reason
+    (tmp_path / "endless.py").write_text("while True: pass", encoding="utf-8")
+    with pytest.raises(running.Failed, match="does not end"):
+        running.load_function(tmp_path / "endless.py", "f", seconds=0.2)
+
+
+def test_a_missing_gradient_and_lost_digits_are_seen():
+    exercise = EXERCISES["e08_dpo_loss"]
+
+    def cut(*inputs):
+        return exercise.right(*inputs).detach()
+
+    def narrow(*inputs):
+        return exercise.right(*inputs).float()
+
+    assert "no gradient flows" in compare(exercise, cut, ANY).reason
+    assert "returns float32 where float64" in compare(exercise, narrow, ANY).reason
+
+
+def test_ctrl_c_is_left_alone():
+    with pytest.raises(KeyboardInterrupt), running.careful(ANY, 1):
+        raise KeyboardInterrupt
+
+
+# --- The loop ---
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """A short comparison with TRL: the losses and margins by each mistake, run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "STEPS", 6)
+        patch.setattr(loop, "BATCH", 4)
+        pairs = loop.make_pairs(loop.BATCH, seed=1)
+        right = loop.trace_of_trl(pairs)
+        mistaken = {name: run() for name, run in loop.mistaken_traces(pairs).items()}
+        patch.setattr(loop, "trace_of_trl", lambda _: right)
+        known = {name: lambda trace=trace: trace for name, trace in mistaken.items()}
+        patch.setattr(loop, "mistaken_traces", lambda _: known)
+        yield {"right": right, **mistaken}
+
+
+def test_mistakes_in_the_loop_are_told_from_each_other(traces):
+    for name, trace in traces.items():
+        assert [other for other in traces if loop.close(trace, traces[other])] == [name]
+
+
+LOOP_SLIPS = (
+    ("", "", None),
+    ("ref_rejected, beta)", "ref_rejected, -beta)", "swapped"),
+    ("ref_rejected, beta)", "ref_rejected, 1.0)", "beta is dropped"),
+    ("ref_rejected, beta)", "ref_rejected, beta * beta)", "beta is squared"),
+    ("counted[:, 1:]).sum(-1)", "counted[:, 1:]).sum(-1) / counted.sum(-1)", "a mean over the tok"),
+    ("        schedule.step()\n", "", "no weight has changed"),
+    ("        optimizer.zero_grad()\n", "", "gradients add up"),
+    ("        optimizer.step()\n", "", "no weight has changed"),
+    ("torch.no_grad(), policy.disable_adapter()", "torch.no_grad()", "moves with the policy"),
+    ("beta).mean()", "beta).sum()", "a sum over the batch"),
+    ("ref_chosen, ref_rejected, beta", "0, 0, beta", "the first loss is "),
+    ("        losses.append(loss.item())\n", "", "returns 0 losses"),
+    ("rejected, ref_chosen", "rejected.detach(), ref_chosen", "the loss of step "),
+    ("loss.backward()", "loss.backwards()", "raises AttributeError"),
+)
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), LOOP_SLIPS)
+def test_a_slip_in_the_loop_is_named(traces, right, wrong, said, tmp_path):
+    path = solved_copy(tmp_path, loop.FILE)
+    path.write_text(path.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
+    train = running.load_function(path, "train_dpo")
+    try:
+        fault = loop.fault_of_steps(train, path)
+    except running.Failed as failed:
+        fault = str(failed)
+    assert fault is None if said is None else said in fault
+
+
+LOGPS_SLIPS = (
+    ("counted[row, len(a) :", "counted[row, 0 :", "the prompt's tokens"),
+    ("counted[row, len(a) : len(a) + len(b)]", "counted[row, len(a) :]", "the padding is counted"),
+    (".logits[:, :-1]", ".logits[:, 1:]", "shift them"),
+    (".log_softmax(-1).gather", ".gather", "log_softmax is missing"),
+    ("return (logps * counted[:, 1:]).sum(-1)", "return logps * counted[:, 1:]", "returns shape"),
+    (
+        "    logits = model(",
+        "    torch.set_grad_enabled(False)\n    logits = model(",
+        "no gradient",
+    ),
+)
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), LOGPS_SLIPS)
+def test_a_slip_in_the_log_probabilities_is_named(right, wrong, said, tmp_path):
+    path = solved_copy(tmp_path, loop.FILE)
+    path.write_text(path.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
+    try:
+        fault = loop.fault_of_logps(running.load_function(path, "response_logps"), path)
+    finally:
+        loop.torch.set_grad_enabled(True)
+    assert said in fault
+
+
+def test_log_probabilities_are_told_from_each_other():
+    model, tokenizer = loop.load_causal_lm(loop.MODEL)
+    rows = loop.make_pairs(3, seed=loop.SEED)
+    responses = [loop.encode_response(tokenizer, row["chosen"]) for row in rows]
+    mistaken = loop.mistaken_logps(model, tokenizer, [row["prompt"] for row in rows], responses)
+    for name, logps in mistaken.items():
+        assert loop.fault_of_logps(lambda *_, logps=logps: logps, ANY) == f"response_logps: {name}"
+
+
+@pytest.mark.parametrize(
+    ("good", "kl", "state"), [(0.86, 1.2, "right"), (0.36, 0.0, "wrong"), (0.86, 9.0, "wrong")]
+)
+def test_a_solved_loop_is_judged_by_its_answers(traces, good, kl, state, tmp_path, monkeypatch):
+    """The training itself is compared with TRL's above; here it is short, and answers are given."""
+    solved_copy(tmp_path, loop.FILE)
+    answers = {"good": np.array([good]), "kl": np.array([kl])}
+    settings = {**loop.training_settings("dpo", model=loop.MODEL), "pairs": 8}
+    monkeypatch.setattr(loop, "training_settings", lambda *_, **__: settings)
+    monkeypatch.setattr(loop, "sample_answers", lambda *_: ([], answers))
+    verdict = loop.grade_loop(tmp_path)
+    assert verdict.state == state
+    assert f"{good:.0%}".replace("%", " %") + f" good answers at a KL of {kl:.2f}" in verdict.reason
+
+
+def test_where_one_more_seed_lies():
+    low, high = loop.next_seed([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.30 * math.sqrt(4 / 3), 2 + 4.30 * math.sqrt(4 / 3)))
+
+
+# --- The command ---
+
+
+def test_the_shipped_gaps_are_not_begun_and_no_error():
+    run = run_script("exercises/check", cwd=FOLDER)
+    lines = run.stdout.splitlines()
+    for file, line in zip(FILES, lines, strict=False):
+        assert line.startswith(file)
+        if "NotImplementedError" in (FOLDER / f"{file}.py").read_text(encoding="utf-8"):
+            assert line.split(maxsplit=1)[1] == "not begun"
+    assert (run.returncode, run.stderr) == (int(" wrong: " in run.stdout), "")
+
+
+def test_states_and_names(tmp_path, capsys):
+    for file in FILES[:3]:
+        (tmp_path / f"{file}.py").write_bytes((FOLDER / f"{file}.py").read_bytes())
+    solved_copy(tmp_path, FILES[0])
+    (tmp_path / f"{FILES[2]}.py").write_text("kl_regularized_optimum = print", encoding="utf-8")
+    names = ["plackett_luce_nll", "e02", f"some/folder/{FILES[2]}.py"]
+    assert grading.grade_all(tmp_path, names) == ["right", "not begun", "wrong"]
+    assert "1 right, 1 wrong, 1 not begun" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no exercise e99; there are e01_"):
+        grading.grade_all(tmp_path, ["e99"])
+
+
+@pytest.mark.parametrize(("states", "code"), [(["right", "not begun"], 0), (["wrong"], 1)])
+def test_exit_codes(states, code, monkeypatch):
+    check = load(FOLDER / "check.py")
+    monkeypatch.setattr(check, "grade_all", lambda *_: states)
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    assert ended.value.code == code
+
+
+# --- The open questions: their answers are those of the committed run ---
+
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def committed(name: str) -> dict:
+    return read_results(COMMITTED / f"{name}.json")["metrics"]
+
+
+def says(sentence: str) -> bool:
+    return sentence in " ".join(README.split())
+
+
+def test_the_answer_on_beta_is_that_of_the_committed_run():
+    optimum, amounts = committed("ppo_objectives")["optimum"], committed("dpo_training")["amounts"]
+    kls = [kl["mean"] for kl in optimum["kl"]]
+    assert kls == sorted(kls)
+    beta = np.exp(np.interp(0.5, kls, np.log(optimum["beta"])))
+    assert says(f"With a beta of {beta:.1f} the optimum lies 0.5 nats from the reference")
+    for arm, name in (("unbiased", "0.3"), ("high_beta", "1")):
+        once, twice = (kl_after(amounts[arm], epochs) for epochs in (1, 2))
+        assert says(
+            f"beta {name} it is {once:.1f} nats after one pass over 256 pairs, {twice:.1f} after"
+        )
+
+
+def kl_after(amount: dict, epochs: int) -> float:
+    return next(look["kl"]["mean"] for look in amount["curve"] if look["epoch"] == epochs)
+
+
+def test_the_answer_on_annotations_is_that_of_the_committed_run():
+    curves, points = committed("best_of_n")["curves"], committed("dpo_training")["frontier"]
+    few, many = (curves[arm]["utility"][8 - 1]["mean"] for arm in ("as_many_pairs", "sft"))
+    golds = {point["annotations"]: point["gold"]["mean"] for point in one_pass(points)}
+    labels = np.interp(few, list(golds.values()), list(golds))
+    assert says(f"has gold utility {few:.2f}")
+    assert says(f"{golds[128]:.2f} after 128 comparisons, {golds[256]:.2f} after 256")
+    assert says(f"{golds[768]:.2f} after 768")
+    assert says(f"so about {round(labels, -1):.0f} comparisons buy as much")
+    assert says(f"with a reward model of 6,400 it has {many:.2f}") and many > golds[768]
+
+
+def one_pass(points: list[dict]) -> list[dict]:
+    """DPO's points within its first pass over unbiased pairs, and its default training."""
+    rows = [point for point in points if point["series"] in ("unbiased", "default")]
+    return [point for point in rows if point["epoch"] <= 1]
+
+
+def test_the_table_lists_every_exercise():
+    assert re.findall(r"^\| \[(e\w+)\]\(\1\.py\)", README, re.MULTILINE) == list(FILES)
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (FOLDER / target).exists(), target
+    assert f"about {round(len(MISTAKES), -2)} named" in README.replace("a hundred", "100")
