@@ -16,13 +16,14 @@ import argparse
 from collections.abc import Sequence
 
 from support.amounts import Arm, study_amounts
-from support.artifacts import adapter_folders, keep_checkpoints, save_adapter
+from support.artifacts import adapter_folders, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, show_answers, summarize
 from support.findings.dpo_training import findings
 from support.lora import lora_targets
 from support.own_pairs import pick
 from support.parity import difference_from_trl
+from support.resuming import keep_checkpoints
 from support.start import Start, start_from_sft, tune_with
 from support.style import log_odds
 from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
@@ -263,11 +264,13 @@ def main(argv: list[str] | None = None) -> dict:
     smoke = {"pairs": 64, "num_train_epochs": 1, "prompts": 16}
     args = cli.start(build_parser(), argv, "dpo_training", smoke)
     folders = adapter_folders(args.output_dir / cli.name_run("dpo", args.changed), args.merge)
+    checkpoints = args.output_dir / "dpo-checkpoints"
+    cli.check_writable(checkpoints)
     device = cli.init_compute(args.device)
     settings = training_settings("dpo", **args.settings)
     options = {"device": device, "prompts": args.prompts, "smoke": args.smoke}
     start = start_from_sft(**settings, **options, output_dir=args.output_dir)
-    with keep_checkpoints(args.output_dir / "dpo-checkpoints", settings, args.resume) as kept:
+    with keep_checkpoints(checkpoints, settings, args.resume) as kept:
         metrics, policy = study(start, kept)
         save_adapter(folders, settings, policy, start.tokenizer, start.data.prompts[0])
     lines, claims = findings(metrics), () if args.dataset else CLAIMS

@@ -251,7 +251,8 @@ def build_parser() -> argparse.ArgumentParser:
     group = cli.add_training_flags(parser, pairs, rate, 8, epochs="2 on the world, else 1")
     losses = f"the sum of these beside DPO: {', '.join(LOSSES)}"
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
-    group.add_argument("--judge", help="a language model; default: tiny-gpt2, of your own none")
+    judge = "a language model; default: tiny-gpt2, of your own none"
+    group.add_argument("--judge", type=cli.non_empty, help=judge)
     beta = "default: 0.3; 1 for ipo (per token) and kto"
     group.add_argument("--beta", type=cli.positive_float, help=beta)
     cli.add_policy_flags(parser, prompts="256, of your own 16")

@@ -261,7 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("data")
     cli.add_dataset_flag(group)
     tokens = "hub id or folder of a language model, for the lengths of your pairs in its tokens"
-    group.add_argument("--model", help=tokens)
+    group.add_argument("--model", type=cli.non_empty, help=tokens)
     return parser
 
 

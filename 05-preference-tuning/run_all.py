@@ -43,8 +43,9 @@ import reward_model
 import rlhf_objectives
 
 from common import cli
+from common.files import replacing, sweep
 from common.intervals import interval
-from common.reporting import at, caption, count_verdicts, replacing, write_json
+from common.reporting import at, caption, count_verdicts, write_json
 
 
 class Section(NamedTuple):
@@ -247,7 +248,11 @@ def main(argv: list[str] | None = None) -> dict:
     if len(set(seeds)) < len(seeds):
         raise cli.UserError("--seeds: the same seed twice would count one run as two")
     folder = args.figures_dir or args.output_dir / "all-seeds"
-    cli.check_writable(args.figures_dir or args.output_dir, args.output_dir)
+    several = len(seeds) > 1
+    cli.check_writable(args.output_dir, *([folder] if several or args.figures_dir else []))
+    sweep(args.output_dir, folder)
+    for section in SECTIONS if several else ():
+        cli.check_replaceable(folder, section.name)
     scripts = args.scripts or [section.script for section in SECTIONS]
     jobs = [Job(section.script, seed) for seed in seeds for section in SECTIONS]
     jobs = [job for job in jobs if job.script in scripts]
@@ -256,10 +261,8 @@ def main(argv: list[str] | None = None) -> dict:
     results = []
     for section in SECTIONS:
         runs = [read_run(section, seed, args.output_dir, args.smoke) for seed in seeds]
-        several = len(runs) > 1
         results.append(merge_runs(runs, section.claims, section.checks) if several else runs[0])
-    if len(seeds) > 1:
-        cli.check_writable(folder)
+    if several:
         adjust_claims(results)
         write_over_seeds(results, folder)
     summary = {
@@ -268,7 +271,7 @@ def main(argv: list[str] | None = None) -> dict:
         "wall_seconds": round(time.time() - started, 1),
         "seconds": {result["script"]: result["wall_seconds"]["total"] for result in results},
     }
-    path = (folder if len(seeds) > 1 else args.output_dir) / "run_all.json"
+    path = (folder if several else args.output_dir) / "run_all.json"
     write_json(path, summary)
     if args.panels:
         write_slides(SECTIONS, results, path.parent / "run_all-panels")

@@ -5,6 +5,7 @@ they use them.
 """
 
 import argparse
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -13,7 +14,9 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -25,6 +28,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads 
 NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "panels", "resume", "merge")
 # Flags that name a model: a hub id, a folder, or one of the embedded models.
 MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
+# Signals to end, beside Ctrl-C: of `kill`, and of a terminal that is closed (not on Windows).
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class UserError(Exception):
@@ -68,7 +73,7 @@ def add_model_flags(
 ) -> "argparse._ArgumentGroup":
     """--model with the given default, --device and, where the script reads pairs, --dataset."""
     group = parser.add_argument_group("model and data")
-    group.add_argument("--model", default=model, help="hub id or folder")
+    group.add_argument("--model", type=non_empty, default=model, help="hub id or folder")
     devices = ("auto", "cuda", "mps", "cpu")
     group.add_argument("--device", default="auto", choices=devices, help="where to compute")
     if dataset:
@@ -170,6 +175,8 @@ def start(
 
     Raises UserError for folders that cannot be written and models that are not there.
     """
+    from common.files import sweep
+
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
@@ -180,6 +187,7 @@ def start(
     args.settings = {flag: getattr(args, flag) for flag in given}
     args.script, args.name, args.started = parser.prog, name, time.time()
     check_writable(args.output_dir, args.figures_dir)
+    sweep(args.output_dir, args.figures_dir, Path(tempfile.gettempdir()))
     check_replaceable(args.figures_dir, args.run_name, args.panels)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):
@@ -219,15 +227,29 @@ def _hash(text: str) -> str:
 
 
 def check_writable(*folders: Path) -> None:
-    """Make the folders, before any work is done. Raises UserError where that cannot be."""
+    """Make the folders, before any work is done; those that stay empty go when the process ends.
+
+    Raises UserError where that cannot be.
+    """
     for folder in folders:
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"cannot create the folder {folder}: {error.strerror}"
+            dangling = [path for path in new if path.is_symlink()]
+            reason = f"{dangling[0]} is a link to nothing" if dangling else error.strerror
+            reason = f"cannot create the folder {folder}: {reason}"
             raise UserError(f"{reason}; choose another one") from None
+        atexit.register(_remove_empty, new)
         if not os.access(folder, os.W_OK):
             raise UserError(f"cannot write to the folder {folder}; choose another one")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, as long as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def check_replaceable(folder: Path, name: str, panels: bool = False) -> None:
@@ -273,7 +295,14 @@ def process_count() -> int:
 
 
 def run(main: Callable[[], dict]) -> None:
-    """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
+    """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130.
+
+    A signal to end cleans up like Ctrl-C. One of several processes may wait for the others, deaf to
+    Python, so there it ends at once: the next run sweeps up.
+    """
+    for number in ENDING if process_count() == 1 else ():
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _end)
     try:
         silence = contextlib.redirect_stdout(io.StringIO())
         with contextlib.nullcontext() if is_main_process() else silence:
@@ -292,13 +321,18 @@ def run(main: Callable[[], dict]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that became unwritable
         sys.exit(_complain(f"error: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", 130))
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        sys.exit(_complain("interrupted", 128 + number))
     except Exception as error:  # safetensors and torch have names of their own for a failed write
         if not re.search("I/O error|inline_container|PytorchStreamWriter", str(error)):
             raise
         reason = f"a file could not be written, is the disk full? {error}"
         sys.exit(_complain(f"error: {reason}", 2))
+
+
+def _end(number: int, frame) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def missing_package(name: str | None) -> str:

@@ -8,12 +8,10 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import platform
 import textwrap
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import NormalDist
@@ -21,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.cli import is_main_process
+from common.files import replacing
 from common.intervals import Z95, interval, seed_half_width, student_t
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -344,24 +342,6 @@ def _path_name(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{value!r} cannot be written as JSON")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` in one step, or is gone when writing fails.
-
-    Of several processes only the first one writes.
-    """
-    if not is_main_process():
-        yield Path(os.devnull)
-        return
-    path = path.resolve()  # what a symbolic link points to is replaced, not the link
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict:

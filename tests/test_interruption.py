@@ -9,12 +9,13 @@ from pathlib import Path
 
 from support.artifacts import (
     check_ours,
-    find_checkpoint,
     find_or_train,
     save_trained,
     stored_settings,
     trained_settings,
 )
+from support.divergence import Diverged, check_finite
+from support.resuming import find_checkpoint, keep_checkpoints, note_sizes
 from support.training import training_settings
 
 import dpo_trainer
@@ -23,6 +24,7 @@ from helpers import SCRIPTS, run_script
 from safetensors.numpy import load_file
 
 from common.cli import UserError
+from common.files import lock_new_folder
 
 FLAGS = ("--dataset", "pairs.jsonl", "--num-train-epochs", 4, "--per-device-train-batch-size", 4)
 NAMED = "dataset-pairs.jsonl-num-train-epochs-4-per-device-train-batch-size-4"
@@ -47,16 +49,23 @@ def test_a_killed_training_goes_on_and_ends_at_the_same_weights(pairs):
     command = [sys.executable, str(SCRIPTS / "dpo_trainer.py"), *map(str, FLAGS)]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen([*command, "--output-dir", "killed"], cwd=pairs, **silent)
-    states = "killed/dpo-checkpoints/*/checkpoint-*/trainer_state.json"
-    while run.poll() is None and len(list(pairs.glob(states))) < 2:
+    whole = "killed/dpo-checkpoints/*/checkpoint-*/lab_sizes.json"
+    while run.poll() is None and len(list(pairs.glob(whole))) < 2:
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL and not (pairs / "killed" / ADAPTER).exists()
+    *_, before, last = sorted(
+        pairs.glob("killed/dpo-checkpoints/*/checkpoint-*/lab_sizes.json"),
+        key=lambda path: int(path.parent.name.split("-")[1]),
+    )
+    with (last.parent / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
 
     resumed = run_script("dpo_trainer", *FLAGS, "--output-dir", "killed", "--resume", cwd=pairs)
     whole = run_script("dpo_trainer", *FLAGS, "--output-dir", "whole", cwd=pairs)
     assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
-    assert "going on from " in resumed.stdout and "going on from " not in whole.stdout
+    assert f"going on from {before.parent.relative_to(pairs)}\n" in resumed.stdout
+    assert "going on from " not in whole.stdout
     ours, theirs = (load_file(pairs / folder / ADAPTER) for folder in ("killed", "whole"))
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
     for folder in ("killed", "whole"):
@@ -74,23 +83,70 @@ def test_nothing_to_resume_is_an_error(pairs):
     assert not list(pairs.glob("outputs/*"))
 
 
+def make_run(parent: Path, name: str, settings: dict, *steps: int) -> Path:
+    """What a run leaves that was killed after these steps."""
+    run = parent / f"run-{name}"
+    for step in steps:
+        checkpoint = run / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        for file in ("weights", "trainer_state.json"):
+            (checkpoint / file).write_text("whole")
+        note_sizes(checkpoint)
+    (run / "lab_settings.json").write_text(json.dumps({"settings": settings}))
+    (run / "curve.json").write_text("[]")
+    lock_new_folder(run).close()
+    return run
+
+
 def test_only_whole_checkpoints_of_the_same_settings_count(tmp_path):
-    settings = {"seed": 1}
-    for process, step, state in (
-        ("1", 5, '{"global_step": 5}'),
-        ("1", 10, '{"global_'),
-        ("2", 20, '{"global_step": 20}'),
-    ):
-        folder = tmp_path / process / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "trainer_state.json").write_text(state)
-    (tmp_path / "1" / "checkpoint-15").mkdir()  # cut short before its last file
-    for process in ("1", "2"):
-        stored = {"settings": {"seed": int(process)}}
-        (tmp_path / process / "lab_settings.json").write_text(json.dumps(stored))
-    assert find_checkpoint(tmp_path, settings) == tmp_path / "1" / "checkpoint-5"
+    one, two = {"seed": 1}, {"seed": 2}
+    run = make_run(tmp_path, "a", one, 5, 10, 15, 20)
+    make_run(tmp_path, "b", two, 25)
+    assert find_checkpoint(tmp_path, one) == run / "checkpoint-20"
+    (run / "checkpoint-20" / "weights").write_text("wh")  # cut short
+    (run / "checkpoint-15" / "weights").unlink()
+    (run / "checkpoint-10" / "lab_sizes.json").unlink()  # killed before its last file
+    assert find_checkpoint(tmp_path, one) == run / "checkpoint-5"
     assert find_checkpoint(tmp_path, {"seed": 3}) is None
-    assert find_checkpoint(tmp_path / "nowhere", settings) is None
+    assert find_checkpoint(tmp_path / "nowhere", one) is None
+
+
+def test_checkpoints_of_a_living_run_are_left_alone(tmp_path):
+    """One run goes on from a dead one; a second one finds no dead one, and no run is disturbed."""
+    settings = {"seed": 1}
+    dead = make_run(tmp_path, "dead", settings, 5)
+    with keep_checkpoints(tmp_path, settings, resume=True) as kept:
+        assert kept.last == dead / "checkpoint-5"
+        refused = pytest.raises(UserError, match="no whole checkpoint of an ended run")
+        with refused, keep_checkpoints(tmp_path, settings, resume=True):
+            pytest.fail("it goes on from a living run")
+        with keep_checkpoints(tmp_path, settings, resume=False) as fresh:
+            assert fresh.last is None
+        assert kept.folder.is_dir() and kept.last.is_dir() and not fresh.folder.exists()
+    assert not tmp_path.exists()
+
+
+def test_a_run_sweeps_what_dead_ones_left_and_keeps_what_can_be_gone_on_with(tmp_path, capsys):
+    for name in ("begun", "same", "other"):
+        make_run(tmp_path, name, {"seed": 2 if name == "other" else 1}, 5)
+    (tmp_path / "run-begun" / "checkpoint-5" / "weights").unlink()
+    mine = tmp_path / "run-mine"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    with keep_checkpoints(tmp_path, {"seed": 1}, resume=False):
+        there = {path.name for path in tmp_path.iterdir()}
+        assert {"run-same", "run-other", "run-mine"} < there and "run-begun" not in there
+    said = capsys.readouterr().out
+    assert "run-same/checkpoint-5 is left over; --resume would go on there" in said
+    assert "1 killed runs with other settings" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"run-other", "run-mine"}
+
+
+def test_checkpoints_of_a_training_that_diverged_go(tmp_path):
+    with pytest.raises(Diverged), keep_checkpoints(tmp_path / "c", {}, resume=False) as kept:
+        (kept.folder / "checkpoint-1").mkdir()
+        check_finite("DPO", 2, {"loss": float("nan")}, {"learning rate": 1.0})
+    assert not (tmp_path / "c").exists()
 
 
 def settings_of(*flags: str) -> dict:
@@ -323,7 +379,11 @@ def test_two_runs_at_once_over_one_folder(pairs):
     assert written == {adapter, f"{results}.png", f"{results}.json"}
 
 
-def test_ctrl_c_is_one_line(pairs):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_end_is_one_line_and_cleans_up(pairs, monkeypatch, number):
+    """Only checkpoints stay, which a later run may go on from."""
+    monkeypatch.setenv("TMPDIR", str(pairs / "temporary"))
+    (pairs / "temporary").mkdir()
     command = [sys.executable, str(SCRIPTS / "dpo_trainer.py"), *map(str, FLAGS)]
     piped = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
 
@@ -333,10 +393,12 @@ def test_ctrl_c_is_one_line(pairs):
     run = subprocess.Popen(command, cwd=pairs, preexec_fn=listen, **piped)
     while run.poll() is None and not list(pairs.glob("outputs/dpo-checkpoints/*/checkpoint-*")):
         time.sleep(0.02)
-    run.send_signal(signal.SIGINT)
+    assert list(pairs.glob("temporary/preference-pairs-*"))
+    run.send_signal(number)
     _, said = run.communicate()
-    assert run.returncode == 130 and said == "interrupted\n"
+    assert run.returncode == 128 + number and said == "interrupted\n"
     assert [path.name for path in (pairs / "outputs").iterdir()] == ["dpo-checkpoints"]
+    assert not list(pairs.glob("temporary/preference-pairs-*"))
 
 
 FULL = [("dpo_trainer", 20), ("dpo_trainer", 200), ("reward_model", 500)]
@@ -356,4 +418,4 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, name,
     done = subprocess.run(command, cwd=tmp_path, **piped)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: a file could not be written, is the disk full? ")
-    assert {path.name for path in (tmp_path / "outputs").iterdir()} <= {"dpo-checkpoints"}
+    assert {path.name for path in tmp_path.glob("outputs/*")} <= {"dpo-checkpoints"}

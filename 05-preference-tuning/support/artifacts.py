@@ -1,4 +1,4 @@
-"""What was trained, on disk: saved whole, replaced only by the lab, found again, gone on with.
+"""What was trained, on disk: saved whole, replaced only by the lab, found again.
 
 A folder that the lab wrote holds `lab_settings.json`: the settings of the training and the names of
 the files. Whatever else stands in a folder is somebody's, and is never deleted.
@@ -6,24 +6,19 @@ the files. Whatever else stands in a folder is somebody's, and is never deleted.
 
 import contextlib
 import copy
-import errno
 import glob
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from common.checkpoints import adapter_base
 from common.cli import UserError, is_main_process
+from common.files import replace_folder, scratch_folder
 from common.fingerprint import model_fingerprint
 from common.prompts import Prompt, as_messages
-from common.reporting import write_json
 
 SETTINGS = "lab_settings.json"
 
@@ -40,29 +35,18 @@ def save_trained(folder: Path, settings: dict, *parts, readme: str = "") -> None
 
     if is_main_process():
         check_ours(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
-        hidden = f".{folder.name}."
-        with tempfile.TemporaryDirectory(prefix=hidden, dir=folder.parent) as scratch:
-            new = Path(scratch, "new")
+        with scratch_folder(folder.parent, folder.name) as scratch:
+            new = scratch / "new"
             for part in parts:
                 part.save_pretrained(new)
             if readme:
                 (new / "README.md").write_text(readme, encoding="utf-8")
             stored = {"settings": settings, "files": files_below(new)}
             (new / SETTINGS).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-            _put_in_place(new, folder, Path(scratch))
+            replace_folder(new, folder)
     PartialState().wait_for_everyone()
-
-
-def _put_in_place(new: Path, folder: Path, scratch: Path) -> None:
-    while new.exists():
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(scratch / uuid.uuid4().hex)
-        try:
-            new.rename(folder)
-        except OSError as error:  # another run has put its own there in between
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
 
 
 def check_ours(*folders: Path) -> None:
@@ -229,64 +213,3 @@ def stored_settings(settings: dict) -> dict:
 def settings_for(stored: dict) -> dict:
     """Stored settings as the training function takes them."""
     return {name: value for name, value in stored.items() if not name.endswith("_sha256")}
-
-
-# --- Interrupted runs ---
-
-
-class Checkpoints(NamedTuple):
-    """Where a run leaves checkpoints, and the one that it goes on from, if any."""
-
-    folder: Path
-    last: Path | None
-
-
-@contextlib.contextmanager
-def keep_checkpoints(parent: Path, settings: dict, resume: bool) -> Iterator[Checkpoints]:
-    """A folder for the checkpoints of one run, which goes when the run ends well.
-
-    Each run has its own, parent/run-ID/checkpoint-STEP. (Not named by the process: in a container
-    every run may have the same number.) With `resume` the furthest checkpoint of a run with these
-    settings is handed out; raises UserError where there is none.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    settings = stored_settings(settings)
-    last = find_checkpoint(parent, settings)
-    if resume and not last:
-        reason = f"{parent} holds no checkpoint of a run with these settings"
-        raise UserError(f"--resume: {reason}; leave --resume out")
-    if last:
-        hint = f"{last} is left over; --resume would go on there"
-        print(f"going on from {last}" if resume else hint)
-    parent.mkdir(exist_ok=True)
-    PartialState().wait_for_everyone()  # all have looked before there is a new folder
-    (own,) = broadcast_object_list([parent / f"run-{uuid.uuid4().hex[:8]}"])
-    own.mkdir(exist_ok=True)
-    write_json(own / SETTINGS, {"settings": settings})
-    if resume and is_main_process():
-        shutil.copy(last.parent / "curve.json", own)
-    yield Checkpoints(own, last if resume else None)
-    PartialState().wait_for_everyone()
-    if is_main_process():
-        shutil.rmtree(own)
-        if resume:
-            shutil.rmtree(last.parent, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            parent.rmdir()
-
-
-def find_checkpoint(parent: Path, settings: dict) -> Path | None:
-    """The furthest checkpoint of a run with these settings. None: there is none.
-
-    The trainer writes trainer_state.json last, so a checkpoint that was cut short lacks it or holds
-    half of it.
-    """
-    by_step = {}
-    for state in parent.glob("*/checkpoint-*/trainer_state.json"):
-        if trained_settings(state.parents[1]) == settings:
-            with contextlib.suppress(OSError, ValueError):
-                step = json.loads(state.read_text(encoding="utf-8"))["global_step"]
-                by_step[step] = state.parent
-    return by_step[max(by_step)] if by_step else None

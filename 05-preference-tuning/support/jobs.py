@@ -37,25 +37,20 @@ def run_jobs(
     if done:
         print(f"going on with a run that stopped: {len(done)} of {len(jobs)} are done")
     waiting, running = [job for job in jobs if job not in done], {}
-    while waiting or running:
-        ready = [job for job in waiting if not is_blocked(job, needs, {*waiting, *running})]
-        for job in ready[: at_once - len(running)]:
-            waiting.remove(job)
-            running[job] = start_job(job, output_dir, smoke, threads=1 if at_once > 1 else None)
-        for job, (process, started) in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[job]
-            if process.returncode:
-                stop_all(running)
-                raise UserError(
-                    f"{job.script}.py failed with seed {job.seed}: see {log_of(job, output_dir)}"
-                )
-            done.append(job)
-            write_json(progress, {"code": code_hash(), "done": done})
-            seconds = time.time() - started
-            print(f"{job.script:<25} seed {job.seed}  {seconds:4.0f} s", flush=True)
-        time.sleep(0.1)
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if not is_blocked(job, needs, {*waiting, *running})]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running[job] = start_job(job, output_dir, smoke, threads=1 if at_once > 1 else None)
+            ended = [job for job, (process, _) in running.items() if process.poll() is not None]
+            for job in ended:
+                check_job(job, *running.pop(job), output_dir)
+                done.append(job)
+                write_json(progress, {"code": code_hash(), "done": done})
+            time.sleep(0.1)
+    finally:
+        stop_all(running)
     progress.unlink(missing_ok=True)
 
 
@@ -79,15 +74,24 @@ def start_job(job: Job, output_dir: Path, smoke: bool, threads: int | None) -> t
         return subprocess.Popen(command, env=environment, **streams), time.time()
 
 
+def check_job(job: Job, process: subprocess.Popen, started: float, output_dir: Path) -> None:
+    """Say how long a job took. Raises UserError where it failed."""
+    if process.returncode:
+        log = log_of(job, output_dir)
+        raise UserError(f"{job.script}.py failed with seed {job.seed}: see {log}")
+    print(f"{job.script:<25} seed {job.seed}  {time.time() - started:4.0f} s", flush=True)
+
+
 def log_of(job: Job, output_dir: Path) -> Path:
     """Where the output of a job goes."""
     return output_dir / "logs" / f"{job.script}-seed-{job.seed}.txt"
 
 
 def stop_all(running: dict) -> None:
-    """End the processes that still run."""
+    """End the processes that still run; they clean up."""
     for process, _ in running.values():
         process.terminate()
+    for process, _ in running.values():
         process.wait()
 
 

@@ -3,15 +3,12 @@
 Rows stay in a mapped file, so that memory does not grow with their number.
 """
 
-import atexit
 import difflib
 import functools
 import glob
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli import UserError, show_progress
+from common.files import folder_for_mapped_files
 from common.models import hub_answers
 from common.preferences import COLUMNS, SIDES
 
@@ -46,16 +44,9 @@ def load_preferences(path_or_hub_id: str) -> "Dataset":
         lambda row, k: _plain_row(row, f"{path_or_hub_id}, row {k + 1}"),
         with_indices=True,
         remove_columns=table.column_names,
-        cache_file_name=str(_scratch_folder() / "pairs.arrow"),
+        cache_file_name=str(folder_for_mapped_files() / "pairs.arrow"),
         new_fingerprint=uuid.uuid4().hex,
     )
-
-
-def _scratch_folder() -> Path:
-    """A new folder for files that `datasets` maps into memory; it goes when the process ends."""
-    folder = tempfile.mkdtemp(prefix="preference-pairs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def _read_table(name: str) -> "Dataset":
@@ -99,7 +90,7 @@ def _find_reader(name: str) -> Callable[[], "Dataset"]:
         reader = readers.get(ending, datasets.Dataset.from_json)
         if ending != ".parquet":
             _check_encoding(path)
-        cache = str(_scratch_folder())
+        cache = str(folder_for_mapped_files())
         return functools.partial(reader, glob.escape(str(path)), cache_dir=cache)
     endings = ", ".join(ENDINGS)
     if path.is_file():

@@ -5,7 +5,6 @@ What is particular to a method stands in its script; here is what all of them sh
 
 import contextlib
 import copy
-import json
 import os
 import random
 import tempfile
@@ -13,9 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from support.artifacts import Checkpoints, find_or_train
+from support.artifacts import find_or_train
+from support.divergence import check_finite
 from support.lora import lora_targets
 from support.policy_data import MAX_LENGTH
+from support.resuming import CURVE, Checkpoints, looks_before
+from support.watching import training_history, watch
 
 from common.cli import is_main_process, process_count
 from common.models import (
@@ -127,6 +129,7 @@ def trainer_settings(
         "use_cpu": device == "cpu",
         "gradient_checkpointing": False,  # saves little memory at this size, costs a forward pass
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would hide that a training diverges
         "save_strategy": "no",
         "ddp_find_unused_parameters": False,  # every weight of the adapter is used in every step
         "report_to": "none",
@@ -195,7 +198,7 @@ def run_trainer(
         copy_weights(model, policy)
         curve.append({"step": step, **look(step, policy)})
         if checkpoints:
-            write_json(checkpoints.folder / "curve.json", curve)
+            write_json(checkpoints.folder / CURVE, curve)
 
     trainer.add_callback(watch(name, see if look else None, look_at))
     trainer.remove_callback(PrinterCallback)
@@ -206,48 +209,6 @@ def run_trainer(
     return Trained(trainer.model, trainer, training_history(trainer), curve)
 
 
-def watch(name: str, see: Callable[[int, object], None] | None, look_at: Sequence[int]):
-    """A callback of transformers: the progress bar, and `see(step, model)` when it is time."""
-    from tqdm import tqdm
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, **_):
-            hidden = None if state.is_world_process_zero else True  # None: shown in a terminal
-            bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
-            self.bar = tqdm(**bar, leave=False, disable=hidden)
-            if see and not state.global_step:
-                see(0, model)
-
-        def on_step_end(self, args, state, control, model=None, **_):
-            self.bar.update()
-            step = state.global_step
-            due = step in look_at or (not look_at and step % state.eval_steps == 0)
-            if see and (due or step == state.max_steps):
-                see(step, model)
-
-        def on_train_end(self, args, state, control, **_):
-            self.bar.close()
-
-    return Watch()
-
-
-def looks_before(checkpoint: Path) -> list[dict]:
-    """What a killed run had seen until its checkpoint."""
-    curve = json.loads((checkpoint.parent / "curve.json").read_text(encoding="utf-8"))
-    return [seen for seen in curve if seen["step"] <= int(checkpoint.name.split("-")[1])]
-
-
-def training_history(trainer) -> dict[str, list[float]]:
-    """TRL's metrics of every step, by name."""
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    names = ["step", "loss", *(name for name in logs[0] if name.startswith("rewards/"))]
-    history = {}
-    for name in names:
-        history[name] = [float(entry[name]) for entry in logs if name in entry]
-    return history
-
-
 # --- The lab's own loop ---
 
 
@@ -256,7 +217,8 @@ def optimizing(model, learning_rate: float, steps: int, name: str) -> Iterator[t
     """(model to call, function that takes a step): AdamW, one cycle, any number of processes.
 
     `step(loss, weight)` follows the gradient, averaged over the processes by weight (`my_share`),
-    and returns the loss of the whole batch. At the end the trained weights are in `model`.
+    and returns the loss of the whole batch, or raises Diverged. At the end the trained weights are
+    in `model`.
     """
     import torch
     from accelerate import Accelerator
@@ -282,7 +244,9 @@ def optimizing(model, learning_rate: float, steps: int, name: str) -> Iterator[t
             schedule.step()
             optimizer.zero_grad()
             bar.update()
-            return accelerator.reduce(weighted.detach(), "mean").item()
+            value = accelerator.reduce(weighted.detach(), "mean").item()
+            check_finite(name, bar.n, {"loss": value}, {"learning rate": learning_rate})
+            return value
 
         yield parallel, step
     copy_weights(trained, model).eval()

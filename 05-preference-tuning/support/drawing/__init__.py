@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.reporting import replacing
+from common.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
