@@ -23,7 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "05-preference-tuning"))
 
-from support.second_look import telling_words  # noqa: E402
+from support.telling_words import telling_words  # noqa: E402
 from support.variant_data import flip_labels, swap_sides  # noqa: E402
 
 import dpo_trainer  # noqa: E402
@@ -172,7 +172,7 @@ def run(case: Case, seed: int, folder: Path) -> dict:
         "fired": [question["check"] for question in metrics["second_look"]["questions"]],
         "numbers": metrics["second_look"]["numbers"],
         "gold": [measured and measured["mean"] for measured in gold],
-        "words": [word for word, z in telling_words(rows).items() if z > 3.5][:3],
+        "words": [word for word, z in telling_words(rows).items() if z > 0][:3],
     }
 
 
