@@ -24,9 +24,11 @@ from support.lora import lora_targets
 from support.own_pairs import pick
 from support.parity import difference_from_trl
 from support.resuming import keep_checkpoints
+from support.second_look import look_after, look_before, look_on_the_way
 from support.start import Start, start_from_sft, tune_with
 from support.style import log_odds
 from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
+from support.win_rates import add_judge_flags, load_judges, win_rates_without_gold
 
 import numpy as np
 
@@ -202,10 +204,11 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
 # --- 4. The study: train, look on the way, judge, and do more of it ---
 
 
-def study(start: Start, checkpoints=None) -> tuple[dict, object]:
+def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[dict, object]:
     """The section: metrics, and the policy of the default training.
 
     On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
+    The `judges`, (model, tokenizer) by name, compare the answers before and after.
     """
     data, tokenizer, training = start.data, start.tokenizer, start.training
     beta, seed = training["beta"], training["seed"]
@@ -215,8 +218,11 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
         if step == 0:
             loss = read_pairs(policy, tokenizer, first_batch, beta)["loss"].mean()
             print(f"loss before training {loss:.4f}; ln 2 = {np.log(2):.4f}")
-        return summarize(start.answer(policy, data.watched, 2, step)[1])
+        answers, readings = start.answer(policy, data.watched, 2, step)
+        look_on_the_way(second_look, start, step, policy, answers, readings)
+        return summarize(readings)
 
+    second_look = look_before(start)
     texts, before = start.answer(start.reference, data.prompts, start.samples, seed)
     name = f"training 1 of {len(ARMS) + 1}" if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
@@ -238,6 +244,9 @@ def study(start: Start, checkpoints=None) -> tuple[dict, object]:
         "training": trained.history,
         "curve": trained.curve,
     }
+    sides = (tuned_texts, after), (texts, before)
+    metrics |= win_rates_without_gold(judges or {}, data.prompts, *sides)
+    metrics |= look_after(second_look, start, *sides[0], held_out, metrics["first_loss"])
     if data.has_gold:
         metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after, (texts, tuned_texts))
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
@@ -255,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--beta", type=cli.positive_float, default=BETA, help="pull to the start")
     group.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     group.add_argument("--merge", action="store_true", help="also save the merged model")
-    cli.add_policy_flags(parser, prompts="256, of your own 16")
+    add_judge_flags(cli.add_policy_flags(parser, prompts="256, of your own 16"))
     return parser
 
 
@@ -270,8 +279,9 @@ def main(argv: list[str] | None = None) -> dict:
     settings = training_settings("dpo", **args.settings)
     options = {"device": device, "prompts": args.prompts, "smoke": args.smoke}
     start = start_from_sft(**settings, **options, output_dir=args.output_dir)
+    judges = load_judges(args.judge, args.reward_model, device)
     with keep_checkpoints(checkpoints, settings, args.resume) as kept:
-        metrics, policy = study(start, kept)
+        metrics, policy = study(start, kept, judges)
         save_adapter(folders, settings, policy, start.tokenizer, start.data.prompts[0])
     lines, claims = findings(metrics), () if args.dataset else CLAIMS
     return finish(args, metrics, draw_dpo, lines, claims, CHECKS, settings, device, folders)

@@ -237,6 +237,7 @@ def study(
         metrics["judge"] = study_judge(*annotator, data.held)
     results = run_arms(arms, start, margin_pairs)
     metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
+    metrics |= results.second_look
     metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
     return metrics | compare_arms(arms, results, data.prompts) if world else metrics
 

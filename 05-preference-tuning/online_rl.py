@@ -34,6 +34,7 @@ from support.rl_arms import (
     training_curve,
 )
 from support.rloo import as_prompts, make_rloo_trainer, next_update
+from support.second_look import look_after, look_before
 from support.start import Start
 from support.trained import START_FLAGS, label_counts, start_beside_dpo
 from support.training import Trained, run_trainer, trainer_settings, training_settings
@@ -193,6 +194,7 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
     if data.has_gold:
         prompts = [question.prompt for question in questions("train")]
 
+    second_look = look_before(start, "online_rl", training["learning_rate"])
     dpo = train_dpo_arms(dpo_trainer.train_dpo, start, models["human"], adapter, rates)
     seconds = {"dpo_peak_mb": peak_memory()}
     before, rl = train_rl_arms(train_rl, start, models, prompts, arms, training)
@@ -214,6 +216,7 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
         "training": training_curve(trained, beta),
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
+    metrics |= look_after(second_look, start, rl["default"].texts, rl["default"].values)
     if data.has_gold:
         points = frontier_points(rl, arms, labels)
         metrics |= {**compare_methods(dpo, rl, arms, RATES), "frontier": points}

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from support.artifacts import check_ours, find_or_train, save_trained, stored_settings
 from support.drawing.reward_model import draw_reward_model
+from support.evidence import read_ranking
 from support.findings.reward_model import findings
 from support.held_out_pairs import on_labels
 from support.policy_data import tell_limits
@@ -32,6 +33,7 @@ from support.reward_study import (
     show_pairs,
     study_world,
 )
+from support.second_look import look_at_pairs
 from support.training import length_sorted_batches, my_share, optimizing, training_settings
 
 import numpy as np
@@ -216,6 +218,7 @@ def study(
     """
     train, held = reward_data(model, dataset, pairs, seed, held_out)
     tell_limits(model, dataset, train, training["epochs"], training["batch_size"])
+    second_look = look_at_pairs(train, held, dataset) if dataset else None
     fitting = {"device": device, "seed": seed, **training}
     reward_model, tokenizer, losses = fit(model, train, **fitting)
     rewards = score_pairs(reward_model, tokenizer, held)
@@ -227,6 +230,7 @@ def study(
     }
     if dataset:
         show_pairs(reward_model, tokenizer, held)
+        metrics |= second_look.after("after", read_ranking(rewards[:, 0] - rewards[:, 1]))
         return metrics, reward_model, tokenizer
     settings = {"model": model, "dataset": None, "pairs": pairs, "seed": seed, **training}
     settings["annotator"] = "length"

@@ -284,10 +284,11 @@ def _plain(value) -> str:
 
 
 def print_findings(findings: Sequence[str]) -> None:
-    """The sentences of a run, wrapped for the terminal."""
+    """The sentences of a run, wrapped for the terminal; one of several lines stands as it is."""
     print()
     for finding in findings:
-        print(textwrap.fill(finding, 100, subsequent_indent="  "))
+        wrapped = textwrap.fill(finding, 100, subsequent_indent="  ")
+        print(finding if "\n" in finding else wrapped)
 
 
 def print_verdicts(results: dict, committed: dict, every_claim: bool) -> None:

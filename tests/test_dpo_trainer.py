@@ -513,6 +513,7 @@ def test_own_pairs_may_ask_questions_of_the_world(saved, tmp_path):
     """Then answers have readings of gold, but nothing was trained beyond the default."""
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     own = {key: value for key, value in metrics.items() if key not in ("amounts", "log_odds")}
+    own["second_look"] = {"numbers": {}, "questions": []}
     assert "good" in own["policy"] and "no gold standard" in dpo.findings(own)[-1]
     draw_dpo(own).save(tmp_path / "own.png")
     assert (tmp_path / "own.png").is_file()

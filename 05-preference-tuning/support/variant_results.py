@@ -6,6 +6,7 @@ from typing import NamedTuple
 from support.answers import answers_of_points
 from support.evaluation import pair_logps, show_answers, summarize
 from support.own_pairs import pick
+from support.second_look import look_after, look_before
 from support.start import Start
 from support.training import Trained, load_sft_checkpoint
 from support.variant_arms import AI_LABELS, HUMAN_LABELS, SHOWN, WATCHED, Arm
@@ -36,6 +37,7 @@ class Results(NamedTuple):
     measured: dict[str, dict]
     trained: dict[str, tuple]  # of IPO and KTO: the training, the tokenizer, the first pairs
     texts: dict[str, list[list[str]]]  # sampled answers (prompts, 2)
+    second_look: dict  # of own pairs, for the metrics
 
 
 def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) -> Results:
@@ -44,16 +46,20 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     Answers of a few arms are printed, of all where they are few.
     """
     prompts, seed = start.data.prompts, start.training["seed"]
+    second_look = look_before(start, "dpo_variants")
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
-    results = Results({"reference": readings}, {}, {"reference": sft}, {}, {})
+    results = Results({"reference": readings}, {}, {"reference": sft}, {}, {}, {})
     printed = {"SFT": texts}
     for k, arm in enumerate(arms, start=1):
         trained = train_arm(arm, start, f"training {k} of {len(arms)}: {arm.name}")
         texts, readings = start.answer(trained.policy, prompts, 2, seed)
         if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
-        held_out = margins_of(trained.policy, start.tokenizer, start.data.held)
+        changes = changes_of(trained.policy, start.tokenizer, start.data.held)
+        answers, when = (texts, readings), f"after {arm.name}"
+        results.second_look.update(look_after(second_look, start, *answers, changes, when=when))
+        held_out = changes["chosen"] - changes["rejected"]
         results.answers[arm.key], results.texts[arm.key] = readings, texts
         results.margins[arm.key] = margins_of(trained.policy, start.tokenizer, margin_pairs)
         results.measured[arm.key] = {
@@ -87,8 +93,15 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
 
 def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
     """h of each pair in nats, the log-ratio of chosen minus that of rejected; (N,)."""
+    changes = changes_of(policy, tokenizer, pairs)
+    return changes["chosen"] - changes["rejected"]
+
+
+def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
+    """By how much log p of chosen and rejected has changed from the reference's, nats; (N,)."""
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)
-    return ((logps[0] - ref_logps[0]) - (logps[1] - ref_logps[1])).numpy()
+    chosen, rejected = (logps - ref_logps).numpy()
+    return {"chosen": chosen, "rejected": rejected}
 
 
 def compare_arms(arms: Sequence[Arm], results: Results, prompts: Sequence[str]) -> dict:

@@ -1,5 +1,7 @@
 """What dpo_trainer.py found, in sentences."""
 
+from support.findings.second_look import second_look_findings
+
 from common.intervals import interval, percent
 
 
@@ -12,14 +14,35 @@ def findings(metrics: dict) -> list[str]:
         f"by {interval(held['rejected'])}.",
         f"Sampled answers to held-out prompts lie {interval(after['kl'])} nats from the reference "
         f"and have {before['words']['mean']:.1f} words before, {after['words']['mean']:.1f} after.",
+        *win_rate_findings(metrics.get("win_rates", {})),
     ]
-    if "amounts" not in metrics:
-        return [*lines, "There is no gold standard for these pairs: read the answers."]
+    if "second_look" in metrics:
+        return [*lines, *second_look_findings(metrics["second_look"])]
     good = (
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "
         f"gold utility {interval(before['utility'])} and {interval(after['utility'])}."
     )
     return [good, *lines, *style_findings(metrics), *amount_findings(metrics["amounts"])]
+
+
+def win_rate_findings(rates: dict) -> list[str]:
+    """Who prefers the tuned answers how often, in sentences."""
+    lines = []
+    for name, who in (("judge", "The judge"), ("reward_model", "The reward model")):
+        if name in rates:
+            raw, controlled = rates[name]["raw"], rates[name]["length_controlled"]
+            lines.append(
+                f"{who} prefers the answers after training to those before in {percent(raw)}, "
+                f"between answers of equal length in {percent(controlled)}."
+            )
+    if "judge" in rates:
+        order, answers = (
+            percent(rates["judge"][name]) for name in ("verdict_depends_on_order", "answers_a_or_b")
+        )
+        lines.append(
+            f"The judge's verdict depends on the order in {order}; it says A or B in {answers}."
+        )
+    return lines
 
 
 def style_findings(metrics: dict) -> list[str]:

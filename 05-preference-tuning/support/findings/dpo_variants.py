@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from support.findings.second_look import second_look_findings
+
 from common.intervals import interval, percent
 
 
@@ -49,6 +51,6 @@ def loss_findings(metrics: dict) -> list[str]:
     if "judge" in metrics:
         agrees = percent(metrics["judge"]["agrees_with_labels"])
         lines.append(f"The judge labels {agrees} of the held-out pairs as the data do.")
-    if "utility" not in metrics["reference"]:
-        lines.append("There is no gold standard for these pairs: read the answers.")
+    if "second_look" in metrics:
+        lines += second_look_findings(metrics["second_look"])
     return lines

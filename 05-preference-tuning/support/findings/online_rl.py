@@ -1,5 +1,7 @@
 """What online_rl.py found, in sentences."""
 
+from support.findings.second_look import second_look_findings
+
 from common.intervals import interval, percent
 
 
@@ -15,8 +17,8 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
         f"{budget['rl_scores']} scores, which had learned from {budget['rl_labels']} labels. "
         f"An update took {seconds['rl_update']:.2f} s.",
     ]
-    if "good" not in after:
-        return [*lines, "There is no gold standard for these pairs: read the answers."]
+    if "second_look" in metrics:
+        return [*lines, *second_look_findings(metrics["second_look"])]
     spread, cost = metrics["spread"], metrics["cost"]
     with_kl, without_kl = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))
     return [

@@ -1,5 +1,7 @@
 """What reward_model.py found, in sentences."""
 
+from support.findings.second_look import second_look_findings
+
 from common.intervals import interval, percent
 
 
@@ -14,7 +16,7 @@ def findings(metrics: dict) -> list[str]:
     )
     if "gold_order" in metrics:
         return [on_labels, *world_findings(metrics)]
-    return [on_labels, "There is no gold standard for these pairs: read the answers."]
+    return [on_labels, *second_look_findings(metrics["second_look"])]
 
 
 def world_findings(metrics: dict) -> list[str]:

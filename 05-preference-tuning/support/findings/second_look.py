@@ -1,0 +1,23 @@
+"""What the second look at a run on your own pairs asks, in sentences."""
+
+from support.evidence import FEW
+from support.second_look import LIMITS
+
+INVISIBLE = (
+    "There is no gold standard for these pairs. No check sees labels that are wrong throughout, "
+    "annotators with a bias, or a reward model of the same file: read the words, pairs and answers "
+    "above. Would you have chosen so?"
+)
+
+
+def second_look_findings(second_look: dict) -> list[str]:
+    """All questions, what no check can see, and the next command: that of the first question."""
+    raised, numbers = second_look["questions"], second_look["numbers"]
+    lines = [question["asks"] for question in raised]
+    if not raised:
+        lines.append(f"None of the {len(LIMITS)} checks of the second look has fired.")
+    pairs = min((seen.get("pairs", FEW) for seen in numbers.values()), default=FEW)
+    if pairs < FEW:
+        lines.append(f"{pairs} held-out pairs are too few to tell an accuracy from chance.")
+    lines.append(INVISIBLE)
+    return [*lines, f"Next:\n  {raised[0]['next']}"] if raised else lines
