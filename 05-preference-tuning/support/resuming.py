@@ -73,9 +73,7 @@ def _begin(parent: Path, settings: dict, resume: bool, locks: contextlib.ExitSta
         hint = f"{last} is left over; --resume would go on there"
         print(f"going on from {last}" if resume else hint)
     if others:
-        print(
-            f"{parent} holds checkpoints of other settings, of runs that were killed: {len(others)}"
-        )
+        print(f"{parent}: killed with other settings, and left there: {len(others)} run(s)")
     own = parent / f"run-{uuid.uuid4().hex[:8]}"
     own.mkdir(parents=True)
     _hold(lock_new_folder(own), locks)
