@@ -34,6 +34,7 @@ BATCH, LEARNING_RATE, PASSES = 64, 0.3, 4  # responses per update, step on the l
 BETAS = np.geomspace(8, 0.05, 25)
 RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
 TOLERANCE = 0.01  # of total variation: converged
+TOO_FAR = 1e100  # of a logit: the next products overflow
 
 CLAIMS = (
     Claim(
@@ -162,6 +163,8 @@ def train_ppo(ref_probs, rewards, beta, updates, seed, rate, epsilon, epochs) ->
             alive = clipped_surrogate(ratio, advantage, epsilon) == ratio * advantage
             gradient = share * advantage * ratio * alive  # with respect to log pi
             logits = logits + rate * (gradient - np.exp(new) * gradient.sum(-1, keepdims=True))
+        if not np.abs(logits).max() < TOO_FAR:
+            raise cli.UserError(f"with beta {beta:g} PPO's policy diverges; take a smaller --beta")
         history.append(log_softmax(logits))
     return np.array(history)
 

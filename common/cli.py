@@ -28,6 +28,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads 
 NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "panels", "resume", "merge")
 # Flags that name a model: a hub id, a folder, or one of the embedded models.
 MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
+# What the libraries say where another process of the run is gone.
+LOST = r"Connection (closed|reset) by peer|Broken pipe|remote process exit"
 # Signals to end, beside Ctrl-C: of `kill`, and of a terminal that is closed (not on Windows).
 ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
@@ -324,7 +326,10 @@ def run(main: Callable[[], dict]) -> None:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         sys.exit(_complain("interrupted", 128 + number))
-    except Exception as error:  # safetensors and torch have names of their own for a failed write
+    except Exception as error:
+        if process_count() > 1 and re.search(LOST, f"{type(error).__name__}: {error}"):
+            sys.exit(128 + signal.SIGTERM)  # another one has failed, and the launcher says which
+        # Safetensors and torch have names of their own for a failed write.
         if not re.search("I/O error|inline_container|PytorchStreamWriter", str(error)):
             raise
         reason = f"a file could not be written, is the disk full? {error}"

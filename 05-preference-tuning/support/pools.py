@@ -134,11 +134,13 @@ def compare_methods(curves: dict[str, dict]) -> dict:
     curve = curves["sft"]["utility"]
     few = curve[:, min(FEW, curve.shape[1]) - 1]
     first, second = few - curve[:, 0], curve[:, -1] - few
+    steps = {"first_step": summary(first)}
+    if curve.shape[1] > FEW:  # else the first step would be the larger one by construction
+        steps["second_step"] = summary(second)
+        steps["first_step_minus_second"] = summary(first - second)
     return {
         "methods": methods,
-        "first_step": summary(first),
-        "second_step": summary(second),
-        "first_step_minus_second": summary(first - second),
+        **steps,
         "share_of_dpo_gain": shares,
         "best_of_n_minus_dpo": summary(gold["best_of_n"] - gold["dpo"]),
         "both_minus_better_single": summary(gold["dpo_best_of_n"] - gold[better_single]),

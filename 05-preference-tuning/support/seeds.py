@@ -27,7 +27,8 @@ def merge_runs(runs: list[dict], claims: Sequence, checks: Sequence) -> dict:
     first, seeds = runs[0], [run["seed"] for run in runs]
     metrics = over_seeds([run["metrics"] for run in runs])
     seconds = [run["wall_seconds"]["total"] for run in runs]
-    judged = judge(claims, metrics)
+    known = {claim["id"] for claim in first["claims"]}  # some need larger settings
+    judged = judge([claim for claim in claims if claim.id in known], metrics)
     for claim in judged:
         alone = [judge_alone(run, claim["id"]) for run in runs]
         claim["verdict_by_seed"] = alone

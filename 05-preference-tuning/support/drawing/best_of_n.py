@@ -61,9 +61,11 @@ def utility_panel(ax, metrics: dict, default: dict | None) -> None:
     Ask: Why does the curve flatten? (A good answer is already among the first few.)
     """
     plot_curves(ax, metrics["curves"], "utility", default)
-    first, second = (metrics[name]["mean"] for name in ("first_step", "second_step"))
     few, n = min(4, round(metrics["n"])), round(metrics["n"])
-    ax.set(title=f"From 1 to {few} gains {first:.2f}, from there to {n} {second:.2f}")
+    title = f"From 1 to {few} gains {metrics['first_step']['mean']:.2f}"
+    if "second_step" in metrics:
+        title += f", from there to {n} {metrics['second_step']['mean']:.2f}"
+    ax.set(title=title)
 
 
 def reward_panel(ax, metrics: dict, default: dict | None) -> None:

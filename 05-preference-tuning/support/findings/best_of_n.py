@@ -21,10 +21,12 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
         return [*lines, "There is no gold standard for these pairs: the reward is what chooses."]
     shares, annotators = metrics["share_of_dpo_gain"], metrics["annotators"]
     first, *_, last = annotators["length"]["utility"]
+    gained = f"Gold utility gained from n = 1 to {min(FEW, n)}: {interval(metrics['first_step'])}"
+    if "second_step" in metrics:
+        gained += f"; from there to {n}: {interval(metrics['second_step'])}"
     return [
         *lines,
-        f"Gold utility gained from n = 1 to {min(FEW, n)}: {interval(metrics['first_step'])}; "
-        f"from there to {n}: {interval(metrics['second_step'])}.",
+        f"{gained}.",
         f"Of DPO's gain best of {n} has {percent(shares['as_many_pairs'])} with as many pairs, "
         f"{percent(shares['best_of_n'])} with all.",
         f"By a reward model of annotators who love length gold utility goes from "
