@@ -137,7 +137,7 @@ PLANTS = (
     Case("each pair also the other way round", contradicted, fires=RANKING),
     Case("learning rate 1e-6", sound, ("--learning-rate", 1e-6), ("unmoved",)),
     Case("learning rate 2e-2", sound, ("--learning-rate", 2e-2), DISTANCE),
-    Case("8 passes at beta 0.03", sound, ("--beta", 0.03, "--num-train-epochs", 8), DISTANCE),
+    Case("5 passes at beta 0.03", of_fewer, ("--beta", 0.03, "--num-train-epochs", 5), DISTANCE),
 )
 INVISIBLE = (
     Case("all labels the wrong way round", swapped),

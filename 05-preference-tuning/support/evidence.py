@@ -10,9 +10,10 @@ from support.own_pairs import fingerprint, pick
 import numpy as np
 
 from common.intervals import percent, summary
-from common.models import encode_response
-from common.preferences import COLUMNS, SIDES
-from common.sampling import sample
+from common.models import encode_answers, encode_response
+from common.preferences import SIDES
+from common.prompts import as_messages
+from common.sampling import end_tokens, sample
 
 FEW = 40  # held-out pairs, below which the interval of an accuracy is wider than 0.3
 PROBED = 32  # rows of which a model's probabilities are read before training, and on the way
@@ -58,9 +59,8 @@ def _both_answers(row: dict) -> int:
 
 def _texts(row: dict) -> list[str]:
     """The texts of a pair, those of a prompt in messages one by one."""
-    prompt, *answers = (row[column] for column in COLUMNS)
-    turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-    return turns + answers
+    turns = [turn["content"] for turn in as_messages(row["prompt"])]
+    return turns + [row[side] for side in SIDES]
 
 
 # --- What the model shows ---
@@ -76,25 +76,28 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
     prompts = [row["prompt"] for row in rows]
     sampled = sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)
     own = [answers[0].token_ids for answers in sampled]
-    ended = [_up_to_end(tokenizer, encode_response(tokenizer, row["chosen"])) for row in rows]
+    encoded = [encode_answers(tokenizer, row["prompt"], [row["chosen"]]) for row in rows]
+    shown, chosen = map(list, zip(*encoded, strict=True))
+    ends = end_tokens(model, tokenizer)
+    ended = [_up_to_end(ids, ends) for ids in chosen]
     endless = [ids[:-1] for ids in ended]
     own_logps, logps, without_end = (
-        response_logps(model, tokenizer, prompts, answers).numpy().astype(float)
-        for answers in (own, ended, endless)
+        response_logps(model, tokenizer, *answers).numpy().astype(float)
+        for answers in ((prompts, own), (shown, ended), (shown, endless))
     )
     own_per_token, per_token = own_logps.sum() / _tokens(own), logps.sum() / _tokens(ended)
     return {
         "unlike": own_per_token - per_token,
         "cut": float(np.median(np.exp(logps - without_end))),
-        "base": float(np.mean([tokenizer.eos_token_id in ids for ids in own])),
+        "base": float(np.mean([answers[0].ended for answers in sampled])),
         "tokens": max_new_tokens,
     }
 
 
-def _up_to_end(tokenizer, ids: list[int]) -> list[int]:
-    """An answer up to the token that ends it: the last special one, or else the last."""
-    special = [k for k, token in enumerate(ids) if token in tokenizer.all_special_ids]
-    return ids[: special[-1] + 1] if special else ids
+def _up_to_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """An answer up to the token that ends it: the last of `ends`, or else the last."""
+    places = [k for k, token in enumerate(ids) if token in ends]
+    return ids[: places[-1] + 1] if places else ids
 
 
 def _tokens(answers: Sequence[list[int]]) -> int:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from textwrap import shorten
 
+from support.evaluation import in_short
 from support.own_pairs import pick
 
 from common.preferences import SIDES
@@ -43,11 +44,6 @@ def show_pairs(rows: Sequence[dict], most: int = 3) -> None:
     for side in SIDES:
         print(f"  {side + ':':<10} {', '.join(words[side][:10]) or 'none'}")
     for row in pick(rows, range(min(most, len(rows)))):
-        print(f"\n{shorten(last_turn(row['prompt']), 100, placeholder=' ...')}")
+        print(f"\n{in_short(row['prompt'])}")
         for side in SIDES:
             print(f"  {side + ':':<10} {shorten(row[side], 86, placeholder=' ...')}")
-
-
-def last_turn(prompt: str | list[dict]) -> str:
-    """What was asked last, of a text or of messages."""
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
