@@ -13,9 +13,10 @@ from common.intervals import interval
 
 ROOT = Path(__file__).parents[1]
 READ_ALONG = "05-preference-tuning/README.md"
+EXERCISES = "05-preference-tuning/exercises/README.md"
 TEXTS = {
     name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", READ_ALONG, "benchmarks/README.md", "CONTRIBUTING.md")
+    for name in ("README.md", READ_ALONG, EXERCISES, "benchmarks/README.md", "CONTRIBUTING.md")
 }
 RESULTS = [
     json.loads((ROOT / "figures" / f"{section.name}.json").read_text(encoding="utf-8"))

@@ -93,7 +93,7 @@ def attempt(
             return outcome(function, case, exercise.trained)
     except Failed as failed:
         if right.error is None or failed.__cause__ is None:
-            raise
+            raise Failed(f"{failed}, for {shown(case)}") from None
         return Outcome(error=failed.__cause__)
 
 
@@ -220,7 +220,9 @@ def difference_of_gradients(right: dict, theirs: dict) -> str | None:
 
 
 def numbers(array: np.ndarray) -> str:
-    """Numbers to four digits: [0.3133, -1]."""
+    """Numbers to four digits: [0.3133, -1]; how many, where they are many."""
+    if array.size > 12:
+        return f"{array.size} numbers"
     rounded = np.vectorize(lambda value: f"{value:.4g}", otypes=[object])(array)
     return str(rounded.tolist()).replace("'", "")
 
