@@ -121,6 +121,11 @@ def answer_hacked(policy, reference, tokenizer, judge: tuple, most: int, samplin
 
 def hacked_answers(hacks: dict[str, str], answered: dict[str, tuple], most: int) -> dict:
     """The answers of `answer_hacked` by hack; `hacks` are their names by key."""
-    points = [{"method": "DPO", "series": key, "label": name} for key, name in hacks.items()]
+    points = hacked_points(hacks)
     texts, rewards = zip(*(answered[key] for key in hacks), strict=True)
     return answers_of_points(first_prompts(most), points, texts, rewards)
+
+
+def hacked_points(hacks: dict[str, str]) -> list[dict]:
+    """What tells the policies of the hacks from each other; they are not on the frontier."""
+    return [{"method": "DPO", "series": key, "label": name} for key, name in hacks.items()]
