@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import own_pairs
+from support import data_files
 from support.own_pairs import load_own_pairs, load_preferences, pick, usable_pairs
 from support.policy_data import split_by_prompt, tell_limits, within_context
 
@@ -131,13 +131,14 @@ BAD_ROWS = {
     ),
     "empty prompt": ({**ROWS[0], "prompt": "  "}, "the prompt is empty"),
     "no prompt": ({**ROWS[0], "prompt": None}, "the prompt is empty"),
-    "many turns": ({"prompt": [user("a"), assistant("b"), user("c")], **ANSWERS}, "one user turn"),
-    "system turn": (
-        {"prompt": [{"role": "system", "content": "s"}, user("c")], **ANSWERS},
-        "one user turn",
+    "prompt by assistant": (
+        {"prompt": [assistant("p")], **ANSWERS},
+        "the prompt ends with a turn of assistant; it must end with a turn of the user",
     ),
-    "prompt by assistant": ({"prompt": [assistant("p")], **ANSWERS}, "one user turn"),
-    "answer by user": ({**ROWS[0], "chosen": [user("c")]}, "one assistant turn"),
+    "answer by user": (
+        {**ROWS[0], "chosen": [user("c")]},
+        "chosen ends with a turn of user, not an answer",
+    ),
     "two prompts": (
         {
             "prompt": "p",
@@ -178,7 +179,7 @@ def test_a_missing_column_is_named_with_those_found(tmp_path, missing):
 
 
 @pytest.mark.parametrize(
-    ("name", "misspelt"), [("chosen", "choosen"), ("rejected", "Rejected"), ("prompt", "promt")]
+    ("name", "misspelt"), [("chosen", "choosen"), ("rejected", "rejectd"), ("prompt", "promt")]
 )
 @pytest.mark.parametrize("rows_with_it", [1, 4])
 def test_a_misspelt_column_is_said_with_its_row(tmp_path, name, misspelt, rows_with_it):
@@ -242,13 +243,13 @@ def test_bytes_that_are_not_utf8(tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "a/b/c", "~/nowhere/pairs"])
 def test_no_such_file_does_not_ask_the_hub(name, monkeypatch):
-    monkeypatch.setattr(own_pairs, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(data_files, "hub_answers", lambda: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="there is no such file"):
         load_preferences(name)
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
-    monkeypatch.setattr(own_pairs, "hub_answers", lambda: False)
+    monkeypatch.setattr(data_files, "hub_answers", lambda: False)
     with pytest.raises(UserError, match="some/pairs: no such file, and the hub cannot be reached"):
         load_preferences("some/pairs")
 
@@ -258,7 +259,7 @@ def test_a_hub_dataset(monkeypatch):
         assert (name, split) == ("some/pairs", "train")
         return datasets.Dataset.from_list(ROWS)
 
-    monkeypatch.setattr(own_pairs, "hub_answers", lambda: True)
+    monkeypatch.setattr(data_files, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_preferences("some/pairs").to_list() == ROWS
 

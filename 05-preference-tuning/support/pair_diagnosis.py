@@ -6,8 +6,9 @@ from support.own_pairs import (
     contradictory,
     count_by_reason,
     fingerprint,
-    load_preferences,
     pick,
+    places_of,
+    read_pairs,
     usable_pairs,
 )
 from support.policy_data import MAX_LENGTH
@@ -17,6 +18,7 @@ import numpy as np
 from common.cli import UserError
 from common.intervals import summary
 from common.preferences import COLUMNS, SIDES, STYLES
+from common.prompts import as_text
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
@@ -48,23 +50,28 @@ def style_shares(rows: Sequence[dict], side: str) -> dict:
     return {style: summary(styles == style) for style in STYLES}
 
 
-def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
+def diagnose(
+    rows: Sequence[dict], seed: int, left_out: dict[str, list[int]] | None = None
+) -> tuple[dict, Sequence[dict]]:
     """What to know of pairs before training on them, and the usable ones, which it describes.
 
     `contradictory` counts comparisons that occur with both labels; `leaked` counts the rows of a
-    random fifth (`held_out`) whose prompt is also among the other four fifths.
+    random fifth (`held_out`) whose prompt is also among the other four fifths. `left_out` are the
+    places of rows that did not become pairs, by reason.
     """
     kept, dropped = usable_pairs(rows)
-    reasons = count_by_reason(dropped)
+    left_out = left_out or {}
+    count = len(rows) + sum(map(len, left_out.values()))
+    reasons = count_by_reason({**left_out, **places_of(rows, dropped)})
     if not kept:
-        raise UserError(f"no usable pair among {len(rows)} rows: {reasons}")
+        raise UserError(f"no usable pair among {count} rows: {reasons}")
     usable = pick(rows, kept)
     order = np.random.default_rng(seed).permutation(len(usable))
     held_out, training = np.split(order, [max(1, round(0.2 * len(usable)))])
     prompts = np.array([fingerprint(row["prompt"]) for row in usable], dtype=np.uint64)
     words = word_counts(usable)
     return {
-        "rows": len(rows),
+        "rows": count,
         "usable": len(usable),
         **{reason: len(numbers) for reason, numbers in dropped.items()},
         "dropped": reasons,
@@ -79,13 +86,15 @@ def diagnose(rows: Sequence[dict], seed: int) -> tuple[dict, Sequence[dict]]:
 
 def study_own_pairs(dataset: str, model: str | None, seed: int) -> dict:
     """What there is to say of the user's pairs: what is wrong with them, and how long they are."""
-    diagnosis, usable = diagnose(load_preferences(dataset), seed)
-    return {"pairs": diagnosis, **describe_own_pairs(usable, model)}
+    reading = read_pairs(dataset)
+    diagnosis, usable = diagnose(reading.rows, seed, reading.dropped)
+    remarks = {"remarks": reading.remarks} if reading.remarks else {}
+    return {"pairs": diagnosis, **remarks, **describe_own_pairs(usable, model)}
 
 
 def describe_own_pairs(usable: Sequence[dict], model: str | None) -> dict:
     """The first pair, the lengths of all, and in tokens where a model is named."""
-    first = {column: usable[0][column] for column in COLUMNS}
+    first = {column: as_text(usable[0][column]) for column in COLUMNS}
     described = {"first_pair": first, "lengths": histograms(word_counts(usable))}
     return {**described, "tokens": token_counts(usable, model)} if model else described
 

@@ -49,6 +49,7 @@ def findings_on_own_pairs(metrics: dict) -> list[str]:
     return [
         f"{pairs['rows']} rows, {pairs['usable']} usable pairs on {pairs['prompts']} prompts; "
         f"dropped: {pairs['dropped'] or 'none'}.",
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in metrics.get("remarks", ())),
         f"Comparisons labelled both ways: {pairs['contradictory']}.",
         f"If split by row, {pairs['leaked']} of {pairs['held_out']} held-out rows have a prompt "
         "that is also in training; the lab's scripts split by prompt.",

@@ -1,0 +1,309 @@
+"""Conversations: the turns of a cell, however they are written, and the prompt of a pair.
+
+A turn is (role, text). What follows the last turn of the user is the answer; what precedes it is
+the prompt, which the two answers of a pair share.
+"""
+
+import ast
+import json
+import re
+from typing import NamedTuple
+
+from common.cli import UserError
+from common.prompts import Prompt, as_prompt
+
+Turn = tuple[str, str]
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter", "question", "instruction"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai"), "assistant"),
+    **dict.fromkeys(("answer", "response"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+# The keys under which a message has its role and its text.
+MESSAGE_KEYS = (("role", "content"), ("from", "value"), ("role", "text"), ("speaker", "text"))
+MESSAGE_KEYS += (("role", "value"), ("from", "content"), ("author", "content"))
+# What a message may hold beside its text that changes what it says.
+BESIDE_TEXT = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
+BESIDE_TEXT += ("images", "audio")
+
+
+class DroppedRow(Exception):
+    """A row that teaches nothing. It is counted by its reason; `why` says it of that row alone."""
+
+    def __init__(self, reason: str, why: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.why = reason, why or reason
+
+
+class Transcript(NamedTuple):
+    """Turns that are written into one text: what starts a turn of a role, and what ends it."""
+
+    name: str
+    header: str  # a regular expression with one group, the role
+    ends: tuple[str, ...] = ()
+
+
+TRANSCRIPTS = (
+    Transcript("hh-rlhf", r"(?:\A\s*|\n\n)(Human|Assistant):"),
+    Transcript("ChatML", r"<\|im_start\|>(\w+)\n", ("<|im_end|>", "<|endoftext|>")),
+    Transcript("Llama 3", r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", ("<|eot_id|>",)),
+    Transcript("Gemma", r"<start_of_turn>(\w+)\n", ("<end_of_turn>", "<eos>")),
+    Transcript("Zephyr", r"<\|(system|user|assistant)\|>\n?", ("</s>", "<|end|>", "<|endoftext|>")),
+)
+# Templates that are recognised and not taken apart.
+OTHER_MARKUP = ("[INST]", "[/INST]", "<|User|>", "<|Assistant|>", "<\uff5cUser\uff5c>")
+OTHER_MARKUP += ("### Instruction:", "### Human:", "### Assistant:", "### Response:")
+OTHER_MARKUP += (
+    "<|header_start|>",
+    "<|START_OF_TURN_TOKEN|>",
+    "<|start|>user",
+    "<|start|>assistant",
+)
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>")  # of a text
+ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>")
+ENDS += ("<eos>", "<|end|>", "<|eos|>", "<|return|>")  # of an answer
+
+# --- Turns ---
+
+
+def read_turns(cell, role: str, where: str) -> list[Turn]:
+    """The turns of a cell; a text without roles is one turn of `role`.
+
+    Messages may be a list, a single one, columns of lists, or any of these as JSON in a text.
+    Raises UserError for what is none of that.
+    """
+    if cell is None:
+        return [(role, "")]
+    if isinstance(cell, str):
+        messages = _messages_in(cell, where)
+        if messages is None:
+            return split_transcript(cell) or [(role, cell.strip())]
+        cell = messages
+    if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
+        columns = zip(*cell.values(), strict=False)
+        cell = [dict(zip(cell, values, strict=True)) for values in columns]
+    if isinstance(cell, dict):
+        cell = [cell]
+    if not isinstance(cell, list):
+        raise UserError(f"{where} is {cell!r:.60}, neither a text nor a list of messages")
+    return [_turn(message, cell, where) for message in cell] or [(role, "")]
+
+
+def _messages_in(text: str, where: str):
+    """The messages that a text holds as JSON or as Python writes them; None for any other text."""
+    text = text.strip()
+    if not re.match(r"\[?\s*\{\s*['\"](role|from|content|value|speaker|author|text)['\"]", text):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            messages = parse(text)
+        except (ValueError, SyntaxError):
+            continue
+        first = messages[0] if isinstance(messages, list) else messages
+        return messages if _keys_of(first) and _role_of(first) in ROLES else None
+    if text.endswith("]"):
+        raise UserError(
+            f"{where} looks like a list of messages, but is no JSON ({text:.40}...); write such "
+            "cells with json.dumps"
+        )
+    return None
+
+
+def _keys_of(message) -> tuple[str, str] | None:
+    """The keys of role and text in a message."""
+    if not isinstance(message, dict):
+        return None
+    return next((keys for keys in MESSAGE_KEYS if set(keys) <= message.keys()), None)
+
+
+def _role_of(message: dict) -> str:
+    role, _ = _keys_of(message)
+    return str(message[role]).strip().lower()
+
+
+def _turn(message, cell, where: str) -> Turn:
+    keys = _keys_of(message)
+    if keys is None:
+        raise UserError(f"{where} is {cell!r:.60}, neither a text nor a list of messages")
+    beside = [name for name in BESIDE_TEXT if message.get(name)]
+    if beside:
+        raise UserError(
+            f"{where} holds {beside[0]} beside its text, which the lab would not train on; leave "
+            "such rows out"
+        )
+    role = _role_of(message)
+    if role not in ROLES:
+        known = ", ".join(ROLES)
+        raise UserError(f"{where} has a turn of {role!r}; the lab knows the roles {known}")
+    return ROLES[role], _text(message[keys[1]], where)
+
+
+def _text(content, where: str) -> str:
+    """The text of a message; its parts are joined."""
+    if isinstance(content, str):
+        return content.strip()
+    texts = []
+    for part in [content] if isinstance(content, dict) else content or []:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            raise UserError(f"{where} holds {part!r:.60}, which is no text; leave such rows out")
+        texts.append(text)
+    return "\n".join(texts).strip()
+
+
+def split_transcript(text: str) -> list[Turn]:
+    """The turns of a text that holds them in one of TRANSCRIPTS; empty for any other text.
+
+    Turns of one role in a row are one turn. A last turn without text is kept: what follows it is
+    the answer.
+    """
+    if not text.lstrip().startswith(("<", "Human:", "Assistant:")):
+        return []
+    for kind in TRANSCRIPTS:
+        headers = list(re.finditer(kind.header, text))
+        if not headers or _without(text[: headers[0].start()], STARTS):
+            continue
+        roles = [ROLES.get(header[1].lower(), header[1].lower()) for header in headers]
+        if kind.name == "hh-rlhf" and "assistant" not in roles:
+            continue  # a text that just begins with "Human:"
+        ends = [header.start() for header in headers[1:]] + [len(text)]
+        turns = []
+        for role, header, end in zip(roles, headers, ends, strict=True):
+            said = _without(text[header.end() : end], kind.ends)
+            if turns and turns[-1][0] == role:
+                said = "\n\n".join(filter(None, (turns.pop()[1], said)))
+            turns.append((role, said))
+        return turns
+    return []
+
+
+def _without(text: str, marks: tuple[str, ...]) -> str:
+    """The text without blanks and these marks at its ends."""
+    text, before = text.strip(), None
+    while text != before:
+        before = text
+        for mark in marks:
+            text = text.removeprefix(mark).removesuffix(mark).strip()
+    return text
+
+
+def transcript_kind(cell) -> str | None:
+    """The name of the format in which a text holds turns, if any."""
+    if not isinstance(cell, str) or not split_transcript(cell):
+        return None
+    return next(kind.name for kind in TRANSCRIPTS if re.search(kind.header, cell))
+
+
+# --- The prompt of a pair ---
+
+
+def past_turns(history: list, where: str) -> list[Turn]:
+    """The turns of [question, answer] lists, as some data sets hold what was said before."""
+    turns = []
+    for exchange in history:
+        if not (isinstance(exchange, list) and len(exchange) == 2):
+            raise UserError(f"{where} is {exchange!r:.60}, not a question and an answer")
+        turns += zip(("user", "assistant"), map(str.strip, exchange), strict=True)
+    return turns
+
+
+def shared_prompt(
+    prompt: list[Turn], chosen: list[Turn], rejected: list[Turn], system: str, where: str
+) -> Prompt:
+    """What the last turns of chosen and rejected answer: a text, or a list of messages.
+
+    `prompt` are the turns of the prompt's column, empty without one. Raises DroppedRow where the
+    conversations part before their last turn, UserError where the columns contradict each other.
+    """
+    for side, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[-1][0] != "assistant":
+            raise UserError(f"{where}: {side} ends with a turn of {turns[-1][0]}, not an answer")
+    contexts = [turns[:-1] for turns in (chosen, rejected) if turns[:-1]]
+    if len(contexts) == 2 and contexts[0] != contexts[1]:
+        why = "chosen and rejected do not answer the same prompt"
+        raise DroppedRow("that part before the last answer", why)
+    context = contexts[0] if contexts else []
+    prompt = _without_answer(prompt, chosen[-1])
+    turns = with_system(_join(prompt, context, where), system, where)
+    if not turns or turns[-1][0] != "user":
+        last = f"ends with a turn of {turns[-1][0]}" if turns else "is empty"
+        raise UserError(f"{where}: the prompt {last}; it must end with a turn of the user")
+    if not turns[-1][1]:
+        raise UserError(f"{where}: the prompt is empty")
+    return as_prompt([{"role": role, "content": text} for role, text in turns])
+
+
+def _without_answer(prompt: list[Turn], answer: Turn) -> list[Turn]:
+    """The prompt without what a template opens the answer with, and without the answer itself."""
+    has_answer = len(prompt) > 1 and prompt[-1] in (("assistant", ""), answer)
+    return prompt[:-1] if has_answer else prompt
+
+
+def _join(prompt: list[Turn], context: list[Turn], where: str) -> list[Turn]:
+    """The prompt's column and the turns before the answers as one conversation."""
+    if context and context[0][0] == "assistant":
+        return prompt + context  # the conversation goes on from the prompt
+    longer, shorter = sorted((prompt, context), key=len, reverse=True)
+    count = len(shorter)
+    spoken = [turn for turn in longer if turn[0] != "system"]
+    if not count or shorter in (longer[-count:], longer[:count], spoken[:count]):
+        return longer
+    raise UserError(
+        f"{where}: the column prompt and the turns before the answers differ: chosen and rejected "
+        "do not answer the same prompt"
+    )
+
+
+def with_system(turns: list[Turn], system: str, where: str) -> list[Turn]:
+    """The turns behind a system message, where there is one."""
+    if not system or ("system", system) in turns:
+        return turns
+    if any(role == "system" for role, _ in turns):
+        raise UserError(f"{where}: the column system is not the system message of the turns")
+    return [("system", system), *turns]
+
+
+# --- Marks in texts ---
+
+
+def find_markup(text: str) -> str | None:
+    """A mark of a chat template that a text holds; None where it holds none."""
+    if not re.search(r"[<\[#]", text):
+        return None
+    for mark in OTHER_MARKUP:
+        if mark in text:
+            return mark
+    found = (re.search(kind.header, text) for kind in TRANSCRIPTS[1:])
+    return next((match[0].strip() for match in found if match), None)
+
+
+def cut_end(text: str) -> tuple[str, str]:
+    """(the text without marks that end an answer, the last of these marks or nothing)."""
+    mark = next((mark for mark in ENDS if text.endswith(mark)), "")
+    struck_out = mark == "</s>" and "<s>" in text[1:]  # HTML
+    return (text, "") if struck_out else (_without(text, ENDS), mark)
+
+
+def cut_prompt(prompt: str, answers: list[str]) -> list[str] | None:
+    """The answers without the prompt with which all of them begin; None where not all do.
+
+    A short prompt may well begin an answer.
+    """
+    if len(prompt) < 12 or not all(answer.startswith(prompt) for answer in answers):
+        return None
+    return [answer[len(prompt) :].strip() for answer in answers]
+
+
+# --- A prompt that stands only in the answers ---
+
+BREAKS = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"  # blanks, CJK marks
+
+
+def derive_prompt(chosen: str, rejected: str) -> str:
+    """What both texts begin with, up to a blank or a CJK mark: never within a word."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    shared = re.match(rf".*[{BREAKS}]|", chosen[:count], re.DOTALL)[0]
+    return shared if shared.strip() else ""
