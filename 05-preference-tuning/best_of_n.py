@@ -230,13 +230,9 @@ def study(start: Start, judges: dict[str, Path], adapter: Path, n: int, pool_siz
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = cli.add_model_flags(parser, model="tiny-gpt2")
-    backbone = "what a reward model is trained from"
-    group.add_argument(
-        "--reward-backbone", type=cli.non_empty, default="tiny-distilbert", help=backbone
-    )
-    trained = "default: the one in the output folder, trained first where it is missing"
-    group.add_argument("--reward-model", type=cli.folder, help=f"a trained reward model; {trained}")
-    group.add_argument("--adapter", type=cli.folder, help=f"a trained DPO adapter; {trained}")
+    cli.add_reward_flags(group)
+    adapter = f"a trained DPO adapter; {cli.OR_TRAINED}"
+    group.add_argument("--adapter", type=cli.folder, help=adapter)
     group = cli.add_policy_flags(parser, prompts=f"{PROMPTS}, of your own 16")
     largest = "the largest n; the pool holds at least twice as many candidates"
     group.add_argument("--n", type=cli.whole_number(2), default=16, help=largest)

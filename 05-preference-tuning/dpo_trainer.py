@@ -14,8 +14,9 @@ they fall while training accuracy grows. Writes outputs/dpo/. Not here: referenc
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
-from support.amounts import Arm, study_amounts
+from support.amounts import AMOUNTS, study_amounts
 from support.artifacts import adapter_folders, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, show_answers, summarize
@@ -37,12 +38,6 @@ from common.intervals import summary
 from common.reporting import Check, Claim, finish
 
 BETA = 0.3
-ARMS = (  # more of it: whose labels, how many times the default's beta, for how many epochs
-    Arm("unbiased", "human", 1, 5),
-    Arm("biased", "length", 1, 5),
-    Arm("low_beta", "human", 1 / 3, 2),
-    Arm("high_beta", "human", 10 / 3, 2),
-)
 ROSE, FELL = "how far log p rose, held-out pairs, nats", "how far log p fell, held-out pairs, nats"
 LATE = "how far log p rose after 5 epochs at a constant rate, pairs of the training, nats"
 LOST = "gold utility lost from the best look to the last, log-odds"
@@ -110,10 +105,7 @@ def dpo_loss(
 
 
 def implicit_rewards(policy_logps, ref_logps, beta: float):
-    """beta log(pi / pi_ref) in log-odds: the reward that the policy implies, up to a constant.
-
-    One for each log-probability; the constant is the same for all answers to a prompt. Eq. 5.
-    """
+    """beta log(pi / pi_ref), log-odds: the implied reward, up to a constant per prompt; Eq. 5."""
     return beta * (policy_logps - ref_logps)
 
 
@@ -124,9 +116,8 @@ def lora_config(model, r: int = 8):
     """The tutorial's LoRA, of rank r. c_attn and c_proj are GPT-2's; others have other names."""
     from peft import LoraConfig
 
-    is_gpt2 = model.config.model_type == "gpt2"
     gpt2 = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}  # stored transposed
-    targets = gpt2 if is_gpt2 else lora_targets(model.config)
+    targets = gpt2 if model.config.model_type == "gpt2" else lora_targets(model.config)
     scale = {"r": r, "lora_alpha": 2 * r, "lora_dropout": 0.1}
     return LoraConfig(**scale, **targets, task_type="CAUSAL_LM")
 
@@ -174,9 +165,7 @@ def train_dpo(
     return run_trainer(trainer, name, look, checkpoints, look_at)
 
 
-def tune(**settings) -> tuple:
-    """(policy, tokenizer), for the scripts that start from a policy tuned with DPO."""
-    return tune_with(train_dpo, **settings)
+tune = partial(tune_with, train_dpo)  # for the scripts that start from a policy tuned with DPO
 
 
 # --- 3. What pairs show: both sides, the margin, the loss ---
@@ -207,7 +196,7 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
 def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[dict, object]:
     """The section: metrics, and the policy of the default training.
 
-    On the world's pairs there is a gold standard, and the trainings of ARMS show too much of it.
+    On the world's pairs there is a gold standard, and the trainings of AMOUNTS show too much of it.
     The `judges`, (model, tokenizer) by name, compare the answers before and after.
     """
     data, tokenizer, training = start.data, start.tokenizer, start.training
@@ -224,7 +213,7 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
 
     second_look = look_before(start)
     texts, before = start.answer(start.reference, data.prompts, start.samples, seed)
-    name = f"training 1 of {len(ARMS) + 1}" if data.has_gold else "DPO"
+    name = f"training 1 of {len(AMOUNTS) + 1}" if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
     trained = train_dpo(start.reference, tokenizer, data.train, **training, **watched)
     policy = trained.policy
@@ -244,11 +233,11 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
         "training": trained.history,
         "curve": trained.curve,
     }
+    metrics |= look_after(second_look, start, tuned_texts, after, held_out, metrics["first_loss"])
     sides = (tuned_texts, after), (texts, before)
     metrics |= win_rates_without_gold(judges or {}, data.prompts, *sides)
-    metrics |= look_after(second_look, start, *sides[0], held_out, metrics["first_loss"])
     if data.has_gold:
-        metrics |= study_amounts(ARMS, train_dpo, read_pairs, start, after, (texts, tuned_texts))
+        metrics |= study_amounts(train_dpo, read_pairs, start, after, (texts, tuned_texts))
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
     return metrics, policy
 

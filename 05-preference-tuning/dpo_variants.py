@@ -11,8 +11,7 @@ clean, tied and one-sided pairs, KTO and DPO under label noise; DPO on labels of
 on those of a language model that says A or B; DPO on written pairs, samples of the checkpoint, and
 samples of the policy itself. Two controls: SFT on the chosen answers, and labels drawn by a coin.
 
-About five minutes on one core for 21 short trainings. Writes outputs/dpo_variants.png.
-Left out: rewards that are queried during training (online_rl.py), and training the judge.
+About four minutes on one core for 21 short trainings. Left out: training the judge.
 """
 
 import argparse
@@ -221,10 +220,9 @@ def study(
     beside it, and DPO on the labels of a `judge` that is given.
     """
     data, seed = start.data, start.training["seed"]
-    world = data.has_gold and not losses
+    world, margin_pairs = data.has_gold and not losses, data.held
     arm = partial(loss_arm, beta=beta)
     arms = named_losses(arm, data.train, tuple(losses))
-    margin_pairs = data.held
     metrics = {"train_pairs": len(data.train), "held_out_pairs": len(data.held)}
     if world:
         margin_pairs = one_sided_pairs(max(1, len(data.train) // 8), seed)
@@ -236,8 +234,8 @@ def study(
         arms += judge_arms(arm, annotator, data.train, world)
         metrics["judge"] = study_judge(*annotator, data.held)
     results = run_arms(arms, start, margin_pairs)
-    metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
-    metrics |= results.second_look
+    reference = results.measured.pop("reference")
+    metrics |= {"reference": reference, "arms": results.measured, **results.second_look}
     metrics |= loss_differences(results.trained, ipo_loss, kto_loss)
     return metrics | compare_arms(arms, results, data.prompts) if world else metrics
 
@@ -254,8 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
     judge = "a language model; default: tiny-gpt2, of your own none"
     group.add_argument("--judge", type=cli.non_empty, help=judge)
-    beta = "default: 0.3; 1 for ipo (per token) and kto"
-    group.add_argument("--beta", type=cli.positive_float, help=beta)
+    group.add_argument("--beta", type=cli.positive_float, help="default: 0.3; 1 for ipo and kto")
     cli.add_policy_flags(parser, prompts="256, of your own 16")
     return parser
 
@@ -270,8 +267,8 @@ def main(argv: list[str] | None = None) -> dict:
     device = cli.init_compute(args.device)
     flags = {**args.settings, "beta": None}  # every loss has a beta of its own
     settings = training_settings("dpo variants", **flags)
-    options = {"device": device, "prompts": args.prompts, "smoke": args.smoke}
-    start = start_from_sft(**settings, **options, output_dir=args.output_dir, held_out=300)
+    machine = {"device": device, "output_dir": args.output_dir, "smoke": args.smoke}
+    start = start_from_sft(**settings, **machine, prompts=args.prompts, held_out=300)
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
     claims = CLAIMS if "differences" in metrics else ()
     checks = [check for check in CHECKS if check.path in metrics]

@@ -230,12 +230,7 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = cli.add_model_flags(parser, model="tiny-gpt2")
-    backbone = "what a reward model is trained from"
-    group.add_argument(
-        "--reward-backbone", type=cli.non_empty, default="tiny-distilbert", help=backbone
-    )
-    trained = "default: the one in the output folder, trained first where it is missing"
-    group.add_argument("--reward-model", type=cli.folder, help=f"a trained reward model; {trained}")
+    cli.add_reward_flags(group)
     group = parser.add_argument_group("training")
     number, rate = cli.whole_number(1), "default: 3e-3 embedded, 3e-4 other models"
     group.add_argument("--learning-rate", type=cli.positive_float, help=rate)

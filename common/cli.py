@@ -40,6 +40,9 @@ class UserError(Exception):
 
 # --- Flags ---
 
+# What a flag that names a trained model stands for when it is left out.
+OR_TRAINED = "default: the one in the output folder, trained first where it is missing"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
@@ -89,6 +92,15 @@ def add_dataset_flag(group: "argparse._ArgumentGroup") -> None:
     default = "none: the synthetic world"
     help = f"your own pairs (prompt, chosen, rejected): {formats}; {default}"
     group.add_argument("--dataset", type=non_empty, help=help)
+
+
+def add_reward_flags(group: "argparse._ArgumentGroup") -> None:
+    """--reward-backbone and --reward-model: what scores the answers that a policy samples."""
+    backbone = "what a reward model is trained from"
+    group.add_argument(
+        "--reward-backbone", type=non_empty, default="tiny-distilbert", help=backbone
+    )
+    group.add_argument("--reward-model", type=folder, help=f"a trained reward model; {OR_TRAINED}")
 
 
 def add_training_flags(

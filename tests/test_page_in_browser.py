@@ -344,8 +344,8 @@ def test_texts_can_be_read_in_both_colour_schemes(lab, scheme):
     lab.emulate(1280, scheme=scheme)
     colors = lab.run(
         "const style = getComputedStyle(document.documentElement);"
-        "return Object.fromEntries(arguments[0].map(name => [name, style.getPropertyValue('--' + name)"
-        ".trim()]))",
+        "return Object.fromEntries(arguments[0].map("
+        "name => [name, style.getPropertyValue('--' + name).trim()]))",
         ["page", "card", "text", "quiet", "good", "bad", "main", "on-main"],
     )
     for text in ("text", "quiet", "good", "bad", "main"):

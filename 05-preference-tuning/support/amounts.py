@@ -22,6 +22,15 @@ class Arm(NamedTuple):
     epochs: int
 
 
+# More of it: whose labels, how many times the default's beta, for how many epochs.
+AMOUNTS = (
+    Arm("unbiased", "human", 1, 5),
+    Arm("biased", "length", 1, 5),
+    Arm("low_beta", "human", 1 / 3, 2),
+    Arm("high_beta", "human", 10 / 3, 2),
+)
+
+
 class Look(NamedTuple):
     """What is seen at one step of a training."""
 
@@ -35,7 +44,6 @@ class Look(NamedTuple):
 
 
 def study_amounts(
-    arms: Sequence[Arm],
     train: Callable,
     read_pairs: Callable,
     start: Start,
@@ -49,8 +57,8 @@ def study_amounts(
     checkpoint, on the same texts labelled by their annotators.
     """
     amounts, looks = {}, {}
-    for number, arm in enumerate(arms, start=2):
-        name = f"training {number} of {len(arms) + 1}"
+    for number, arm in enumerate(AMOUNTS, start=2):
+        name = f"training {number} of {len(AMOUNTS) + 1}"
         amounts[arm.name], looks[arm.name] = study_amount(arm, train, read_pairs, start, name)
     points = frontier_points(amounts, answers, start)
     seen = [look for arm in looks.values() for look in arm[1:]]
