@@ -15,7 +15,7 @@ lab: $(STAMP)
 	$(BIN)/python 05-preference-tuning/run_all.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 exercises: $(STAMP)
 	$(BIN)/python 05-preference-tuning/exercises/check.py
