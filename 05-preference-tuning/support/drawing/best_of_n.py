@@ -62,22 +62,24 @@ def utility_panel(ax, metrics: dict, default: dict | None) -> None:
     """
     plot_curves(ax, metrics["curves"], "utility", default)
     few, n = min(4, round(metrics["n"])), round(metrics["n"])
-    title = f"From 1 to {few} gains {metrics['first_step']['mean']:.2f}"
+    title = f"Up to n = {few} gold gains {metrics['first_step']['mean']:.2f}"
     if "second_step" in metrics:
-        title += f", from there to {n} {metrics['second_step']['mean']:.2f}"
+        title += f", then to {n} {metrics['second_step']['mean']:.2f}"
     ax.set(title=title)
 
 
 def reward_panel(ax, metrics: dict, default: dict | None) -> None:
     """Expected reward of the best of n."""
     plot_curves(ax, metrics["curves"], "reward")
-    ax.set(title="What is chosen by rises")
+    ends = [metrics["curves"]["sft"]["reward"][at]["mean"] for at in (0, -1)]
+    ax.set(title=f"The chosen answer's reward: {ends[0]:.1f} to {ends[1]:.1f}")
 
 
 def words_panel(ax, metrics: dict, default: dict | None) -> None:
     """Expected length of the best of n."""
     plot_curves(ax, metrics["curves"], "words")
-    ax.set(title="Length of the chosen answer")
+    ends = [metrics["curves"]["sft"]["words"][at]["mean"] for at in (0, -1)]
+    ax.set(title=f"The chosen answer has {ends[0]:.0f} to {ends[1]:.0f} words")
 
 
 def plot_curves(ax, curves: dict, name: str, default: dict | None = None) -> None:
@@ -109,7 +111,7 @@ def methods_panel(ax, metrics: dict, default: dict | None) -> None:
         ax.annotate(f"{row['mean']:.2f}", (k, 0.1), ha="center", color="white", fontweight="bold")
     ax.tick_params(axis="x", labelsize=8)
     share = metrics["share_of_dpo_gain"]["as_many_pairs"]["mean"]
-    title = f"With as many pairs as DPO: {share:.0%} of its gain"
+    title = f"Best of {metrics['n']:.0f}, as many pairs: {share:.0%} of DPO's gain"
     ax.set(title=title, ylabel=UNITS["utility"])
 
 

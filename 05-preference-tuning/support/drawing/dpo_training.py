@@ -7,6 +7,7 @@ import numpy as np
 LABELS = {"unbiased": "unbiased labels", "biased": "labels that love length"}
 LINES = {"unbiased": "-", "biased": "--", "low_beta": ":", "high_beta": "-."}
 MARKERS = {"low_beta": ">", "high_beta": "<"}
+SHARES = np.linspace(0, 1, 6)  # ticks: the room above 1 is for a legend
 HUES = {"unbiased": COLORS["dpo"], "biased": COLORS["proxy"]}
 
 
@@ -46,6 +47,7 @@ def good_panel(ax, metrics: dict, default: dict | None) -> None:
     ends = [amounts[name]["curve"][-1]["good"]["mean"] for name in LABELS]
     ax.set(title=f"Good answers end at {ends[0]:.0%} and {ends[1]:.0%}")
     ax.set(xlabel=epochs_label(amounts), ylabel="share (test prompts)", ylim=(0, 1.25))
+    ax.set_yticks(SHARES)
     ax.legend(loc="upper right", ncols=2, columnspacing=1)
 
 
@@ -59,7 +61,7 @@ def gold_panel(ax, metrics: dict, default: dict | None) -> None:
     amounts = metrics["amounts"]
     plot_frontier(ax, amounts, LABELS, unbiased_run(default))
     lost = [amounts[name]["gold_lost"]["mean"] for name in LABELS]
-    ax.set(title=f"Far from the start gold is lost: {lost[0]:.1f} and {lost[1]:.1f}")
+    ax.set(title=f"Past its best point gold loses {lost[0]:.1f} and {lost[1]:.1f}")
 
 
 def beta_panel(ax, metrics: dict, default: dict | None) -> None:
@@ -129,6 +131,7 @@ def training_panel(ax, metrics: dict, default: dict | None) -> None:
         ax.plot(epochs, series(amounts[name], "loss")[1:], label=f"loss, {label}", **line)
     ax.set(title="Training shows only improvement", xlabel=epochs_label(amounts))
     ax.set(ylabel="share of pairs; loss in nats", ylim=(0, 1.6))
+    ax.set_yticks(SHARES)
     ax.legend(loc="upper left", fontsize=8)
 
 
@@ -176,6 +179,7 @@ def change_panel(ax, metrics: dict, default: dict | None) -> None:
     ends = [metrics[name]["mean"] for name in ("style_of_room", "substance_of_room")]
     ax.set(title=f"Room gained: style {ends[0]:.0%}, substance {ends[1]:.0%}")
     ax.set(ylabel="share (default training)", ylim=(0, 1.2))
+    ax.set_yticks(SHARES)
     ax.legend(ncols=2, loc="upper left")
 
 
@@ -213,19 +217,23 @@ def held_out_panel(ax, metrics: dict, default: dict | None) -> None:
     names = ["implicit reward\nranks chosen higher", "chosen is likelier\nas text"]
     draw_bars(ax, names, rows, COLORS["dpo"], alpha=0.85, width=0.6)
     ax.axhline(0.5, color=COLORS["theory"], ls=":")
-    ax.set(title="Held-out pairs", ylim=(0, 1), ylabel="share of pairs")
+    title = f"Held-out pairs: {held['accuracy']['mean']:.0%} ranked as labelled"
+    ax.set(title=title, ylim=(0, 1), ylabel="share of pairs")
 
 
 def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """The KL of sampled answers during training."""
     plot_watched(ax, metrics["curve"], "kl")
-    ax.set(title="KL of sampled answers from the reference", ylabel="nats")
+    last = metrics["curve"][-1]["kl"]["mean"]
+    ax.set(title=f"Sampled answers end {last:.1f} nats away")
+    ax.set(ylabel="measured KL from the reference, nats")
 
 
 def words_panel(ax, metrics: dict, default: dict | None) -> None:
     """The length of sampled answers during training."""
     plot_watched(ax, metrics["curve"], "words")
-    ax.set(title="Length of sampled answers", ylabel="words")
+    first, last = (metrics["curve"][at]["words"]["mean"] for at in (0, -1))
+    ax.set(title=f"Sampled answers: {first:.0f} to {last:.0f} words", ylabel="words")
 
 
 def plot_watched(ax, looks: list[dict], name: str) -> None:

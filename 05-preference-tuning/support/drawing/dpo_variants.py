@@ -52,6 +52,7 @@ def table_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.plot([], [], "<", color=COLORS["theory"], label="predicted stop")
     ax.plot([], [], color=COLORS["theory"], ls="--", label="won in 80 %")
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     title = "One pair that always wins:\nDPO never stops, IPO does"
     ax.set(title=title, xlabel="gradient steps", ylabel="margin h, nats")
     ax.legend(loc="upper left")
@@ -206,38 +207,45 @@ def draw_losses(metrics: dict, default: dict | None) -> Drawing:
     return Drawing(title, panels, metrics, default, mosaic="ABC", height=3.6)
 
 
-def plot_arms(ax, arms: dict, name: str) -> None:
-    """One quantity of every loss as bars."""
+def plot_arms(ax, arms: dict, name: str) -> tuple[float, float]:
+    """One quantity of every loss as bars; returns the least and the most."""
     names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in arms.values()]
     colors = [ARM_COLORS.get(key, COLORS["gold"]) for key in arms]
     draw_bars(ax, names, [arm[name] for arm in arms.values()], colors)
     ax.tick_params(axis="x", labelsize=8)
+    means = [arm[name]["mean"] for arm in arms.values()]
+    return min(means), max(means)
 
 
 def accuracy_panel(ax, metrics: dict, default: dict | None) -> None:
     """How many held-out pairs the implicit reward ranks as labelled."""
-    plot_arms(ax, metrics["arms"], "implicit_reward_accuracy")
+    _, most = plot_arms(ax, metrics["arms"], "implicit_reward_accuracy")
     ax.axhline(0.5, color=COLORS["theory"], ls=":")
-    ax.set(title="Held-out pairs ranked as labelled", ylabel="share of pairs")
+    title = f"Held-out pairs: {most:.0%} at best"
+    ax.set(title=title, ylabel="share of pairs ranked as labelled")
 
 
 def margin_panel(ax, metrics: dict, default: dict | None) -> None:
     """How far apart the answers of held-out pairs are."""
-    plot_arms(ax, metrics["arms"], "margin")
-    ax.set(title="Held-out margins", ylabel="margin h, nats")
+    least, most = plot_arms(ax, metrics["arms"], "margin")
+    ax.set(
+        title=f"Margins of {least:.1f} to {most:.1f} nats", ylabel="margin h, held-out pairs, nats"
+    )
 
 
 def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """How far the sampled answers lie from the reference."""
-    plot_arms(ax, metrics["arms"], "kl")
-    ax.set(title="KL of sampled answers", ylabel="measured KL(policy || reference), nats")
+    least, most = plot_arms(ax, metrics["arms"], "kl")
+    title = f"Sampled answers: KL {least:.1f} to {most:.1f}"
+    ax.set(title=title, ylabel="measured KL(policy || reference), nats")
 
 
 def utility_panel(ax, metrics: dict, default: dict | None) -> None:
     """Gold utility of the sampled answers, beside that of the SFT checkpoint."""
-    plot_arms(ax, metrics["arms"], "utility")
-    ax.set(title="Sampled answers", ylabel=GOLD)
-    ax.axhline(metrics["reference"]["utility"]["mean"], color=COLORS["sft"], ls="--", label="SFT")
+    least, most = plot_arms(ax, metrics["arms"], "utility")
+    sft = metrics["reference"]["utility"]["mean"]
+    ax.set(title=f"Gold {least:.1f} to {most:.1f}, SFT {sft:.1f}", ylabel=GOLD)
+    ax.axhline(sft, color=COLORS["sft"], ls="--", label="SFT")
     if default:
         committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]
         ax.axhline(committed, color=COLORS["default"], label="DPO, the default run")

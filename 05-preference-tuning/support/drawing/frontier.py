@@ -52,8 +52,20 @@ def plane_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
     ax.set_ylim(bottom=0)
     ax.set(xlabel="measured KL from the SFT checkpoint, nats (square-root axis)")
-    ax.set(ylabel="gold utility (log-odds)", title="Gold utility that a KL buys")
+    ax.set(ylabel="gold utility (log-odds)", title=plane_title(metrics["points"]))
     legend_below(ax, fontsize=8, ncols=4)
+
+
+def plane_title(points: list[dict]) -> str:
+    """What the filled and the hollow marks do, each compared with the SFT checkpoint."""
+    start = min(points, key=lambda point: point["kl"]["mean"])["gold"]["mean"]
+    far = [point for point in points if point["kl"]["mean"] > 1]
+    gained = [point["gold"]["mean"] - start for point in far if not point["biased"]]
+    lost = [start - point["gold"]["mean"] for point in far if point["biased"]]
+    if not gained or not lost or min(lost) < 0:
+        return "Gold utility that a KL buys"
+    title = f"Past 1 nat: up to {max(gained):.1f} gained, "
+    return title + f"with labels that love length up to {max(lost):.1f} lost"
 
 
 def root(kl: np.ndarray) -> np.ndarray:
@@ -92,7 +104,9 @@ def share_panel(ax, metrics: dict, default: dict | None) -> None:
     """
     moved = [row for row in metrics["methods"] if row["kl"]["mean"] > 0.1]
     plot_methods(ax, moved, "share")
-    ax.set(title="How near the limit at its own KL", xlabel="share of pi*'s gain at the same KL")
+    best = max(moved, key=lambda row: row["share"]["mean"])
+    title = f"{best['method']} comes nearest\nthe limit at its KL: {best['share']['mean']:.0%}"
+    ax.set(title=title, xlabel="share of pi*'s gain at the same KL")
 
 
 def gain_panel(ax, metrics: dict, default: dict | None) -> None:
@@ -103,7 +117,9 @@ def gain_panel(ax, metrics: dict, default: dict | None) -> None:
     Ask: Which of these methods pays at every answer, and which only once, in training?
     """
     plot_methods(ax, metrics["methods"], "gain")
-    ax.set(title="What the answers gain", xlabel="gold utility over SFT (log-odds)")
+    best = max(metrics["methods"], key=lambda row: row["gain"]["mean"])
+    title = f"{best['method']} gains most:\n{best['gain']['mean']:.1f} over the SFT checkpoint"
+    ax.set(title=title, xlabel="gold utility over SFT (log-odds)")
 
 
 def plot_methods(ax, methods: list[dict], name: str) -> None:

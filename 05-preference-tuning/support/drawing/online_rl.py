@@ -75,6 +75,7 @@ def good_panel(ax, metrics: dict, default: dict | None) -> None:
     draw_band(ax, steps_of(looks), *curve(good), COLORS["rl"], "online RL", marker="o", ms=4)
     ax.axhline(metrics["dpo"]["good"]["mean"], color=COLORS["dpo"], ls="--", label="DPO, trained")
     title = f"Good answers: {mean_of(good[0])} to {mean_of(good[-1])}"
+    title += f" (DPO {mean_of(metrics['dpo']['good'])})"
     ax.set(title=title, xlabel="update", ylabel="share of held-out answers", ylim=(0, 1.02))
     ax.legend(loc="lower right")
 
@@ -97,9 +98,11 @@ def frontier_panel(ax, metrics: dict, default: dict | None) -> None:
         label="online RL, after so many updates",
         **line,
     )
-    for seen in looks[1:]:
+    for k, seen in enumerate(looks[1:]):
         place = seen["kl"]["mean"], seen["utility"]["mean"]
-        shift = {"xytext": (6, -11), "textcoords": "offset points"}
+        right_below, left_above = (6, -11), (-15, 6)  # in turn, since the last points lie close
+        xytext = left_above if k % 2 else right_below
+        shift = {"xytext": xytext, "textcoords": "offset points"}
         ax.annotate(f"{seen['step']:.0f}", place, **shift, fontsize=8)
     dpo = metrics["dpo"]
     point = {"color": COLORS["dpo"], "marker": "s", "ls": "none"}
@@ -194,14 +197,18 @@ def budget_panel(ax, metrics: dict, default: dict | None) -> None:
 
 def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """The KL of held-out answers on the way."""
-    plot_watched(ax, metrics["curves"]["default"], "kl")
-    ax.set(title="KL from the reference, measured", ylabel="nats")
+    looks = metrics["curves"]["default"]
+    plot_watched(ax, looks, "kl")
+    ax.set(title=f"Sampled answers end {looks[-1]['kl']['mean']:.1f} nats away")
+    ax.set(ylabel="measured KL from the reference, nats")
 
 
 def words_panel(ax, metrics: dict, default: dict | None) -> None:
     """The length of held-out answers on the way."""
-    plot_watched(ax, metrics["curves"]["default"], "words")
-    ax.set(title="Length of sampled answers", ylabel="words")
+    looks = metrics["curves"]["default"]
+    plot_watched(ax, looks, "words")
+    first, last = (looks[at]["words"]["mean"] for at in (0, -1))
+    ax.set(title=f"Sampled answers: {first:.0f} to {last:.0f} words", ylabel="words")
 
 
 def plot_watched(ax, looks: list[dict], name: str) -> None:

@@ -48,7 +48,7 @@ def updates_panel(ax, metrics: dict, default: dict | None) -> None:
     gold = [seen["mean"] for seen in curves["without_kl"]["gold"]]
     verb = "falls" if gold[-1] < gold[0] else "ends lower than its peak"
     ax.set(title=f"Without the KL term reward\nrises and quality {verb}", xscale="symlog")
-    ax.set(xlabel="PPO updates", ylabel="utility")
+    ax.set(xlabel="PPO updates", ylabel="utility (log-odds)")
     ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
     ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left")
@@ -75,7 +75,7 @@ def optimum_panel(ax, metrics: dict, default: dict | None) -> None:
     beta = optimum["beta"][best]
     ends = "on the curve of the formula" if reaches_optimum(metrics) else "short of its optimum"
     ax.set_title(f"Quality is best at β = {beta:.1f};\nPPO ends {ends}")
-    ax.set(xlabel="measured KL(π || reference), nats", ylabel="utility")
+    ax.set(xlabel="measured KL(π || reference), nats", ylabel="utility (log-odds)")
     ax.legend(loc="center right")
 
 

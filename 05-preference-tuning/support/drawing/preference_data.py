@@ -112,7 +112,10 @@ def formats_panel(ax, metrics: dict, default: dict | None) -> None:
     """
     prompt = metrics["example"]["pairwise"]["prompt"]
     draw_cards(ax, example_cards(metrics), width=40, max_lines=8)
-    ax.set_title(f"One prompt in every format: {prompt}", parse_math=False)
+    utilities = [float(row["utility"]) for row in metrics["example"]["listwise"]]
+    verb = "is" if utilities == sorted(utilities, reverse=True) else "is not"
+    title = f"The ranking {verb} the true order. Prompt: {prompt}"
+    ax.set_title(title, parse_math=False)
 
 
 def raters_panel(ax, metrics: dict, default: dict | None) -> None:
@@ -259,7 +262,8 @@ def faults_panel(ax, metrics: dict, default: dict | None) -> None:
     }
     counts = [pairs[key] for key in names]
     ax.bar_label(ax.barh(list(names.values()), counts, color="grey"), padding=3)
-    ax.set(title=f"Faults among {pairs['rows']:.0f} rows", xlabel="rows")
+    title = f"{pairs['usable']:.0f} of {pairs['rows']:.0f} rows can be trained on"
+    ax.set(title=title, xlabel="rows with this fault")
     ax.set_xlim(0, 1.15 * max(1, *counts))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

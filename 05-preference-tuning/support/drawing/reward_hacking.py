@@ -152,6 +152,7 @@ def absorbed_panel(ax, metrics: dict, default: dict | None) -> None:
     title = "Labels hold the bias; reward models\n"
     title += f"take over {min(shares):.0%} to {max(shares):.0%} of it"
     ax.set(title=title, ylabel="share", ylim=(0, 1.75))
+    ax.set_yticks(np.linspace(0, 1.2, 7))  # the room above is for the legend
     ax.legend(loc="upper left")
 
 
@@ -172,11 +173,15 @@ def mitigations_panel(ax, metrics: dict, default: dict | None) -> None:
             ax.errorbar(row["mean"], at, xerr=error_bars([row]), **bars)
     for hack, name in HACKS.items():
         ax.plot([], [], MARKERS[hack], color=COLORS["theory"], label=name.lower())
+    for color, name in (("best_of_n", "best of n"), ("dpo", "DPO")):
+        ax.plot([], [], color=COLORS[color], label=name)
     ax.set_yticks(range(len(MITIGATIONS)), [name for name, *_ in MITIGATIONS])
     ax.invert_yaxis()
     ax.axvline(0, color=COLORS["sft"], lw=1)
-    title = "What helps against a flaw (blue: in DPO):\nquality with minus without"
-    ax.set(title=title, xlabel="gold utility (log-odds)")
+    shared, apart = (gold[name]["mean"] for name in ("seeds_mitigate", "ensemble_mitigates_length"))
+    title = f"Verbosity: an ensemble of all groups\ngives back {apart:.1f}, of a single group {shared:.1f}"
+    ax.set(title=title.replace("-0.0", "0.0"))
+    ax.set_xlabel("gold utility with the remedy minus without (log-odds)")
     legend_below(ax, ncols=3, columnspacing=0.8)
 
 

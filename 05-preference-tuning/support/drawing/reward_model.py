@@ -122,7 +122,7 @@ def reasons_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     facts, style = (gold[kind]["mean"] for kind in ("facts", "style"))
-    title = f"Right in {style:.0%} (style), {facts:.0%} (facts)"
+    title = f"Ordered right: style {style:.0%}, facts {facts:.0%}"
     ax.set(title=title, xlim=(0, 1))
     ax.set_xlabel("share of pairs in the gold order")
     ax.set_ylabel("style of the worse response")
@@ -205,8 +205,11 @@ def margins_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.plot([lower, upper], [0, 0], color=COLORS["proxy"], lw=10, solid_capstyle="butt")
     ax.plot(median, 0, "|", color="white", ms=12, mew=2)
     ax.axvline(0, color=COLORS["theory"], ls=":")
-    ax.set(title="Margins of held-out pairs", xlabel="reward of chosen - rejected (log-odds)")
-    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 %")
+    ax.set(
+        title=f"Half of the margins lie above {median:.1f}",
+        xlabel="reward of chosen - rejected (log-odds)",
+    )
+    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 % of held-out pairs")
 
 
 def calibration_panel(ax, metrics: dict, default: dict | None) -> None:
