@@ -245,7 +245,8 @@ def optimizing(model, learning_rate: float, steps: int, name: str) -> Iterator[t
             optimizer.zero_grad()
             bar.update()
             value = accelerator.reduce(weighted.detach(), "mean").item()
-            check_finite(name, bar.n, {"loss": value}, {"learning rate": learning_rate})
+            at = schedule.last_epoch
+            check_finite(name, at, {"loss": value}, {"learning rate": learning_rate})
             return value
 
         yield parallel, step
