@@ -270,6 +270,7 @@ BAD_VALUES = [
     ("dpo_variants", "--judge", ""),
     ("best_of_n", "--adapter", ""),
     ("online_rl", "--reward-model", ""),
+    ("reward_hacking", "--reward-backbone", ""),
     ("rlhf_objectives", "--output-dir", ""),
     ("rlhf_objectives", "--figures-dir", ""),
 ]
