@@ -183,7 +183,7 @@ def launch_in_one_line(*flags: object, cwd) -> subprocess.Popen:
 def test_an_error_is_said_once(tmp_path):
     flags = (SCRIPTS / "reward_model.py", "--smoke", "--dataset", "nowhere.jsonl")
     run = launch_in_one_line(*flags, cwd=tmp_path)
-    assert run.communicate()[1] == "error: nowhere.jsonl: there is no such file\n"
+    assert run.communicate()[1] == "error: nowhere.jsonl: there is no such file or folder\n"
     assert run.returncode == 2
 
 
