@@ -1,4 +1,4 @@
-"""The lab's own training loop, in one or more processes: AdamW, one cycle, length-sorted batches."""
+"""The lab's own training loop, in one or more processes: AdamW, one cycle, sorted batches."""
 
 import contextlib
 import os
