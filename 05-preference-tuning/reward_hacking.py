@@ -250,7 +250,8 @@ def study(
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = cli.add_model_flags(parser, model="tiny-gpt2", dataset=False)
-    group.add_argument("--reward-backbone", default="tiny-gpt2", help="of the reward models")
+    backbone = {"type": cli.non_empty, "default": "tiny-gpt2", "help": "of the reward models"}
+    group.add_argument("--reward-backbone", **backbone)
     rate = "1.4e-3 embedded, 3e-4 other models"
     group = cli.add_training_flags(parser, "384 for DPO", rate, batch_size=8, epochs="3")
     group.add_argument("--reward-pairs", type=cli.whole_number(8), help="of each; default: 1200")

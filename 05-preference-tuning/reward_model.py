@@ -25,10 +25,11 @@ from support.drawing.reward_model import draw_reward_model
 from support.evidence import read_ranking
 from support.findings.reward_model import findings
 from support.held_out_pairs import on_labels
+from support.own_loop import length_sorted_batches, my_share, optimizing
 from support.policy_data import tell_limits
 from support.reward_study import SIZES, reward_data, score_pairs, show_pairs, study_world
 from support.second_look import look_at_pairs
-from support.training import length_sorted_batches, my_share, optimizing, training_settings
+from support.training import training_settings
 
 import numpy as np
 from dpo_trainer import train_dpo

@@ -60,7 +60,7 @@ def test_the_first_loss_that_is_no_number_stops_the_training(train):
 
 def test_a_training_that_diverges_on_the_way_stops_there(tmp_path):
     """The own loop stops at the step whose loss is none; find_or_train saves nothing."""
-    from support.training import optimizing
+    from support.own_loop import optimizing
 
     seen = []
 

@@ -171,10 +171,45 @@ def test_the_default_batch_is_shared_and_an_own_one_is_per_process(monkeypatch):
         assert args["per_device_train_batch_size"] == batch // processes
 
 
+def launch_in_one_line(*flags: object, cwd) -> subprocess.Popen:
+    """launch.py with two processes."""
+    options = ["ddp", "--num_processes", 2, "--main_process_port", 0]
+    command = [sys.executable, SCRIPTS / "launch.py", *options, *flags]
+    piped = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, **piped)
+
+
 def test_an_error_is_said_once(tmp_path):
-    done = launch("reward_model", "--smoke", "--dataset", "nowhere.jsonl", cwd=tmp_path)
-    assert done.returncode != 0
-    assert done.stderr.count("error: nowhere.jsonl: there is no such file") == 1
+    flags = (SCRIPTS / "reward_model.py", "--smoke", "--dataset", "nowhere.jsonl")
+    run = launch_in_one_line(*flags, cwd=tmp_path)
+    assert run.communicate()[1] == "error: nowhere.jsonl: there is no such file or folder\n"
+    assert run.returncode == 2
+
+
+RANK = """
+import os, sys, time
+sys.path[:0] = sys.argv[1:]
+from common import cli
+
+def main():
+    import torch.distributed
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), 9)
+    torch.distributed.barrier()
+
+cli.run(main)
+"""
+
+
+def test_a_rank_that_dies_ends_the_run_in_one_line(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    run = launch_in_one_line("rank.py", SCRIPTS.parent, cwd=tmp_path)
+    said = run.communicate()[1]
+    assert said.startswith("error: process 1 was killed (SIGKILL): ") and said.count("\n") == 1
+    assert run.returncode == 128 + 9
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "nodes"])

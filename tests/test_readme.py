@@ -116,7 +116,9 @@ def test_every_link_leads_somewhere(name):
 
 def test_every_command_is_one_that_the_scripts_take():
     """Each `python 05-preference-tuning/NAME.py FLAGS`, parsed by the script's own parser."""
-    command = re.compile(r"^(?:python|accelerate.*?) 05-preference-tuning/(\w+)\.py([^#\n]*)", re.M)
+    command = re.compile(
+        r"^python (?:\S+launch\.py .*)?05-preference-tuning/(\w+)\.py([^#\n]*)", re.M
+    )
     scripts = {section.script for section in run_all.SECTIONS}
     for text in TEXTS.values():
         for name, flags in command.findall(text):
@@ -128,8 +130,9 @@ def test_every_command_is_one_that_the_scripts_take():
 def test_every_launch_is_one_that_accelerate_takes():
     from accelerate.commands.launch import launch_command_parser
 
-    launches = re.findall(r"^accelerate launch (.*)$", TEXTS[READ_ALONG], re.MULTILINE)
-    parsed = [launch_command_parser().parse_args(launch.split()) for launch in launches]
-    assert [Path(args.config_file).stem for args in parsed] == ["ddp", "fsdp", "nodes"]
-    for args in parsed:
-        assert (ROOT / args.config_file).is_file() and (ROOT / args.training_script).is_file()
+    launch = re.compile(r"^python 05-preference-tuning/launch\.py (\w+) (.*)$", re.MULTILINE)
+    names, launches = zip(*launch.findall(TEXTS[READ_ALONG]), strict=True)
+    assert names == ("ddp", "fsdp", "nodes")
+    for flags in launches:
+        args = launch_command_parser().parse_args(flags.split())
+        assert (ROOT / args.training_script).is_file()

@@ -24,8 +24,9 @@ from support.held_out_pairs import (
     pair_hits,
     utilities_of,
 )
+from support.own_loop import length_sorted_batches
 from support.reward_study import Curve, compare_sizes
-from support.training import length_sorted_batches, training_settings
+from support.training import training_settings
 
 import numpy as np
 import pytest
