@@ -126,9 +126,9 @@ SECTIONS = (
         dpo_variants.CLAIMS,
         dpo_variants.CHECKS,
         {
-            "gold utility after three passes: DPO": "arms.dpo.utility",
-            "gold utility after three passes: IPO": "arms.ipo.utility",
-            "gold utility after three passes: KTO": "arms.kto.utility",
+            "gold utility after two passes: DPO": "arms.dpo.utility",
+            "gold utility after two passes: IPO": "arms.ipo.utility",
+            "gold utility after two passes: KTO": "arms.kto.utility",
             "gold utility after one pass: DPO": "arms.flipped_0.utility",
             "gold utility after one pass: DPO on AI labels": "arms.ai_labels.utility",
         },
