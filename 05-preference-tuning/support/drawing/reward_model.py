@@ -211,7 +211,7 @@ def margins_panel(ax, metrics: dict, default: dict | None) -> None:
         title=f"Half of the margins lie above {median:z.1f}",
         xlabel="reward of chosen - rejected (log-odds)",
     )
-    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 % of held-out pairs")
+    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 % of pairs")
 
 
 def calibration_panel(ax, metrics: dict, default: dict | None) -> None:
