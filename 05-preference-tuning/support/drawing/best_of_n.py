@@ -72,7 +72,7 @@ def reward_panel(ax, metrics: dict, default: dict | None) -> None:
     """Expected reward of the best of n."""
     plot_curves(ax, metrics["curves"], "reward")
     ends = [metrics["curves"]["sft"]["reward"][at]["mean"] for at in (0, -1)]
-    ax.set(title=f"The chosen answer's reward: {ends[0]:.1f} to {ends[1]:.1f}")
+    ax.set(title=f"The chosen answer's reward: {ends[0]:z.1f} to {ends[1]:z.1f}")
 
 
 def words_panel(ax, metrics: dict, default: dict | None) -> None:

@@ -191,16 +191,19 @@ def loss_panel(ax, metrics: dict, default: dict | None) -> None:
     steps, losses = smoothed(metrics["training"]["loss"])
     ax.plot(steps, losses, color=COLORS["dpo"])
     ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: the start")
-    ax.set(title="The loss starts at ln 2", xlabel="step", ylabel="DPO loss, nats per pair")
+    title = f"The loss starts at ln 2 and ends at {losses[-1]:.2f}"
+    ax.set(title=title, xlabel="step", ylabel="DPO loss, nats per pair")
     ax.legend()
 
 
 def rewards_panel(ax, metrics: dict, default: dict | None) -> None:
     """The implicit rewards of both sides in training."""
+    ends = []
     for side in ("chosen", "rejected"):
-        rewards = metrics["training"][f"rewards/{side}"]
-        ax.plot(*smoothed(rewards), color=COLORS[side], label=side)
-    title = "Rewards of both sides drift apart"
+        steps, rewards = smoothed(metrics["training"][f"rewards/{side}"])
+        ax.plot(steps, rewards, color=COLORS[side], label=side)
+        ends.append(rewards[-1])
+    title = f"In the end chosen has {ends[0] - ends[1]:z.1f} more reward"
     ax.set(title=title, xlabel="step", ylabel="implicit reward (log-odds)")
     ax.legend()
 
@@ -225,7 +228,7 @@ def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """The KL of sampled answers during training."""
     plot_watched(ax, metrics["curve"], "kl")
     last = metrics["curve"][-1]["kl"]["mean"]
-    ax.set(title=f"Sampled answers end {last:.1f} nats away")
+    ax.set(title=f"Sampled answers end {last:z.1f} nats away")
     ax.set(ylabel="measured KL from the reference, nats")
 
 

@@ -184,7 +184,7 @@ def budget_panel(ax, metrics: dict, default: dict | None) -> None:
         draw_point(ax, arm["kl"], arm["utility"], color, name, **style)
     gains = [-cost(arms, "reference", key) for key in ("flipped_0", "sft_on_chosen", "coin")]
     title = f"One pass: DPO gains {gains[0]:.1f}, SFT on the\nchosen {gains[1]:.1f}, coin labels "
-    title += f"{gains[2]:.1f}".replace("-0.0", "0.0")
+    title += f"{gains[2]:z.1f}"
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
     legend_under_data(ax, ncols=2)
 
@@ -207,19 +207,21 @@ def draw_losses(metrics: dict, default: dict | None) -> Drawing:
     return Drawing(title, panels, metrics, default, mosaic="ABC", height=3.6)
 
 
-def plot_arms(ax, arms: dict, name: str) -> tuple[float, float]:
-    """One quantity of every loss as bars; returns the least and the most."""
+def plot_arms(ax, arms: dict, name: str) -> str:
+    """One quantity of every loss as bars; returns its range in words."""
     names = [arm["name"].replace(", ", ",\n").replace(" + ", "\n+ ") for arm in arms.values()]
     colors = [ARM_COLORS.get(key, COLORS["gold"]) for key in arms]
     draw_bars(ax, names, [arm[name] for arm in arms.values()], colors)
     ax.tick_params(axis="x", labelsize=8)
     means = [arm[name]["mean"] for arm in arms.values()]
-    return min(means), max(means)
+    least, most = min(means), max(means)
+    return f"{least:z.1f} to {most:z.1f}" if len(means) > 1 else f"{most:z.1f}"
 
 
 def accuracy_panel(ax, metrics: dict, default: dict | None) -> None:
     """How many held-out pairs the implicit reward ranks as labelled."""
-    _, most = plot_arms(ax, metrics["arms"], "implicit_reward_accuracy")
+    plot_arms(ax, metrics["arms"], "implicit_reward_accuracy")
+    most = max(arm["implicit_reward_accuracy"]["mean"] for arm in metrics["arms"].values())
     ax.axhline(0.5, color=COLORS["theory"], ls=":")
     title = f"Held-out pairs: {most:.0%} at best"
     ax.set(title=title, ylabel="share of pairs ranked as labelled")
@@ -227,24 +229,21 @@ def accuracy_panel(ax, metrics: dict, default: dict | None) -> None:
 
 def margin_panel(ax, metrics: dict, default: dict | None) -> None:
     """How far apart the answers of held-out pairs are."""
-    least, most = plot_arms(ax, metrics["arms"], "margin")
-    ax.set(
-        title=f"Margins of {least:.1f} to {most:.1f} nats", ylabel="margin h, held-out pairs, nats"
-    )
+    margins = plot_arms(ax, metrics["arms"], "margin")
+    ax.set(title=f"Margins of {margins} nats", ylabel="margin h, held-out pairs, nats")
 
 
 def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """How far the sampled answers lie from the reference."""
-    least, most = plot_arms(ax, metrics["arms"], "kl")
-    title = f"Sampled answers: KL {least:.1f} to {most:.1f}"
-    ax.set(title=title, ylabel="measured KL(policy || reference), nats")
+    kl = plot_arms(ax, metrics["arms"], "kl")
+    ax.set(title=f"Sampled answers: KL {kl}", ylabel="measured KL(policy || reference), nats")
 
 
 def utility_panel(ax, metrics: dict, default: dict | None) -> None:
     """Gold utility of the sampled answers, beside that of the SFT checkpoint."""
-    least, most = plot_arms(ax, metrics["arms"], "utility")
+    gold = plot_arms(ax, metrics["arms"], "utility")
     sft = metrics["reference"]["utility"]["mean"]
-    ax.set(title=f"Gold {least:.1f} to {most:.1f}, SFT {sft:.1f}", ylabel=GOLD)
+    ax.set(title=f"Gold {gold}, SFT {sft:.1f}", ylabel=GOLD)
     ax.axhline(sft, color=COLORS["sft"], ls="--", label="SFT")
     if default:
         committed = default["arms"].get("dpo", {}).get("utility", {"mean": np.nan})["mean"]

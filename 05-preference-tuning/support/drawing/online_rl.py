@@ -199,7 +199,7 @@ def kl_panel(ax, metrics: dict, default: dict | None) -> None:
     """The KL of held-out answers on the way."""
     looks = metrics["curves"]["default"]
     plot_watched(ax, looks, "kl")
-    ax.set(title=f"Sampled answers end {looks[-1]['kl']['mean']:.1f} nats away")
+    ax.set(title=f"Sampled answers end {looks[-1]['kl']['mean']:z.1f} nats away")
     ax.set(ylabel="measured KL from the reference, nats")
 
 

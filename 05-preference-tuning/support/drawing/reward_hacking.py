@@ -180,7 +180,7 @@ def mitigations_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.axvline(0, color=COLORS["sft"], lw=1)
     shared, apart = (gold[name]["mean"] for name in ("seeds_mitigate", "ensemble_mitigates_length"))
     title = "Verbosity: an ensemble of all groups\n"
-    title += f"gives back {apart:.1f}, of a single group {shared:.1f}".replace("-0.0", "0.0")
+    title += f"gives back {apart:z.1f}, of a single group {shared:z.1f}"
     ax.set(title=title)
     ax.set_xlabel("gold utility with the remedy minus without (log-odds)")
     legend_below(ax, ncols=3, columnspacing=0.8)

@@ -59,12 +59,14 @@ def loss_panel(ax, metrics: dict, default: dict | None) -> None:
     Ask: What would a loss below the dashed line mean? (The model learns the noise by heart.)
     """
     losses, floor = metrics["loss"], metrics.get("bayes_ceiling", {}).get("nll")
-    ax.plot(*smooth(losses, max(1, len(losses) // 20)), color=COLORS["proxy"])
+    steps, means = smooth(losses, max(1, len(losses) // 20))
+    ax.plot(steps, means, color=COLORS["proxy"])
     ax.axhline(np.log(2), color=COLORS["theory"], ls=":", label="ln 2: no preference")
     if floor is not None:
         ax.axhline(floor, color=COLORS["theory"], ls="--", label="entropy of the labels")
     ax.set(xlabel="step", ylabel="Bradley-Terry loss, nats per pair", ylim=(0, 0.95))
-    ax.set_title("The loss falls from ln 2 towards the labels' noise" if floor else "The loss")
+    title = f"The loss starts at ln 2 and ends at {means[-1]:.2f}"
+    ax.set_title("The loss falls from ln 2 towards the labels' noise" if floor else title)
     ax.legend(loc="upper right")
 
 
@@ -206,10 +208,10 @@ def margins_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.plot(median, 0, "|", color="white", ms=12, mew=2)
     ax.axvline(0, color=COLORS["theory"], ls=":")
     ax.set(
-        title=f"Half of the margins lie above {median:.1f}",
+        title=f"Half of the margins lie above {median:z.1f}",
         xlabel="reward of chosen - rejected (log-odds)",
     )
-    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 % of held-out pairs")
+    ax.set(yticks=[], ylabel="5, 25, 50, 75, 95 % of pairs")
 
 
 def calibration_panel(ax, metrics: dict, default: dict | None) -> None:
