@@ -84,9 +84,12 @@ def diagnose(
     }, usable
 
 
-def study_own_pairs(dataset: str, model: str | None, seed: int) -> dict:
-    """What there is to say of the user's pairs: what is wrong with them, and how long they are."""
-    reading = read_pairs(dataset)
+def study_own_pairs(dataset: str, model: str | None, seed: int, **how: str) -> dict:
+    """What there is to say of the user's pairs: what is wrong with them, and how long they are.
+
+    `how` are options of `load_preferences`.
+    """
+    reading = read_pairs(dataset, **how)
     diagnosis, usable = diagnose(reading.rows, seed, reading.dropped)
     remarks = {"remarks": reading.remarks} if reading.remarks else {}
     return {"pairs": diagnosis, **remarks, **describe_own_pairs(usable, model)}

@@ -53,7 +53,7 @@ DEFAULTS = {
     "online rl": {"learning_rate": 3e-3, "updates": 20, "prompts_per_update": 32, "samples": 4},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
-FLAGS_OF_A_TRAINING += ("updates", "prompts_per_update", "samples", "lora_r")
+FLAGS_OF_A_TRAINING += ("reading", "updates", "prompts_per_update", "samples", "lora_r")
 # What other models take instead, and what the user's own pairs take.
 OTHER_MODELS = {
     "reward model": 1e-4,
