@@ -45,17 +45,18 @@ def start_from_sft(
     held_out: int = 500,
     smoke: bool = False,
     reading: dict[str, str] | None = None,
+    labelled: bool = False,
     **training,
 ) -> Start:
     """The world's pairs, or the user's own, and the model to tune on them.
 
     `prompts` are asked, and `held_out` pairs of the world kept to judge by. `reading` are options
-    of `load_preferences`.
+    of `load_preferences`; `labelled` says that answers with a label will do for pairs.
     """
     seed = training["seed"]
     held_out = 32 if smoke else held_out
     reading = reading or {}
-    rows = load_own_pairs(dataset, **reading)
+    rows = load_own_pairs(dataset, labelled, **reading)
     sft = (model, dataset, sft_steps, seed, output_dir, device)
     reference, tokenizer = load_sft_checkpoint(*sft)
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)

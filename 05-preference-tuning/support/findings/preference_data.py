@@ -66,7 +66,10 @@ def token_findings(tokens: dict | None) -> list[str]:
         f"{column} {tokens[column]['mean']:.1f} (at most {tokens[column]['longest']})"
         for column in COLUMNS
     ]
-    return [
+    lines = [
         f"Tokens of {tokens['model']} on average: {', '.join(means)}; {tokens['too_long']} pairs "
         f"are longer than {tokens['limit']}, all that the model reads."
     ]
+    if tokens["left_out"]:
+        lines.append(f"A training with it would leave out {tokens['left_out']}.")
+    return lines
