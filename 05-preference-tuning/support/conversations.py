@@ -282,7 +282,7 @@ def cut_end(text: str) -> tuple[str, str]:
     """(the text without marks that end an answer, the last of these marks or nothing)."""
     mark = next((mark for mark in ENDS if text.endswith(mark)), "")
     struck_out = mark == "</s>" and "<s>" in text[1:]  # HTML
-    return (text, "") if struck_out else (_without(text, ENDS), mark)
+    return (text, "") if struck_out else (_without(text, STARTS + ENDS), mark)
 
 
 def cut_prompt(prompt: str, answers: list[str]) -> list[str] | None:

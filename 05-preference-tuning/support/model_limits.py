@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.cli import UserError, show_progress
-from common.models import REWARD_LENGTH, encode_for_reward, encode_prompt, encode_response
+from common.models import REWARD_LENGTH, encode_answers, encode_for_reward
 from common.preferences import SIDES
 from common.prompts import as_text
 
@@ -33,8 +33,8 @@ def policy_rule(tokenizer, room: int = ROOM) -> Rule:
     """A language model reads prompt and answer, and leaves room for answers that it samples."""
 
     def encode(row: dict) -> tuple[list[int], list[list[int]]]:
-        answers = [encode_response(tokenizer, text) for text in answers_of(row)]
-        return encode_prompt(tokenizer, row["prompt"]), answers
+        prompt, *answers = encode_answers(tokenizer, row["prompt"], answers_of(row))
+        return prompt, answers
 
     return Rule(encode, min(MAX_LENGTH, tokenizer.model_max_length), room)
 

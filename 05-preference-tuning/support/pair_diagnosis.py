@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from support.label_diagnosis import study_labelled
 from support.model_limits import find_readable, policy_rule, reward_rule
 from support.own_pairs import (
     contradictory,
     count_by_reason,
     fingerprint,
+    holds_labels,
     pick,
     places_of,
     read_pairs,
@@ -19,13 +21,14 @@ from common.cli import UserError
 from common.intervals import summary
 from common.preferences import COLUMNS, SIDES, STYLES
 from common.prompts import as_text
+from common.texts import count_words
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
-    """Words of chosen and rejected: (N, 2)."""
+    """Words of chosen and rejected, characters where no spaces part words: (N, 2)."""
     counts = []
     for row in rows:
-        counts.append([len(row[side].split()) for side in SIDES])
+        counts.append([count_words(row[side]) for side in SIDES])
     return np.array(counts)
 
 
@@ -87,8 +90,11 @@ def diagnose(
 def study_own_pairs(dataset: str, model: str | None, seed: int, **how: str) -> dict:
     """What there is to say of the user's pairs: what is wrong with them, and how long they are.
 
-    `how` are options of `load_preferences`.
+    The same of answers with a label, where the data are such. `how` are options of
+    `load_preferences`.
     """
+    if holds_labels(dataset, **how):
+        return study_labelled(dataset, **how)
     reading = read_pairs(dataset, **how)
     diagnosis, usable = diagnose(reading.rows, seed, reading.dropped)
     remarks = {"remarks": reading.remarks} if reading.remarks else {}

@@ -124,8 +124,9 @@ def _prompt_turns(row: dict, column: str | None, where: str, notes: Notes) -> li
     if column is None:
         return []
     cell = row[column]
-    if column == "instruction" and holds_something(row.get("input")):
+    if column == "instruction":
         notes.used.add("input")
+    if column == "instruction" and holds_something(row.get("input")):
         notes.add("prompt is columns instruction and input", where)
         cell = f"{cell}\n{row['input']}"
     _note_transcript(cell, where, notes)

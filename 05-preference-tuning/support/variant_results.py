@@ -15,7 +15,7 @@ from support.variant_data import gold_agreement
 import numpy as np
 
 from common.intervals import summary
-from common.models import encode_response
+from common.models import encode_answers
 
 WATCHED_PROMPTS = 32
 FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts
@@ -120,8 +120,8 @@ def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray
 
 def answer_gains(policy, tokenizer, rows: Sequence[dict]) -> np.ndarray:
     """By how much log p of the one answer of each row has changed, in nats; (N,)."""
-    prompts = [row["prompt"] for row in rows]
-    responses = [encode_response(tokenizer, row["completion"]) for row in rows]
+    encoded = [encode_answers(tokenizer, row["prompt"], [row["completion"]]) for row in rows]
+    prompts, responses = map(list, zip(*encoded, strict=True))
     logps = response_logps(policy, tokenizer, prompts, responses)
     with policy.disable_adapter():
         return (logps - response_logps(policy, tokenizer, prompts, responses)).numpy()

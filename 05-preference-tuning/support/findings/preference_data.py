@@ -8,6 +8,8 @@ from common.preferences import COLUMNS, SIDES
 
 def findings(metrics: dict, compared: int) -> list[str]:
     """What was found, in sentences; budgets are compared at the place `compared`."""
+    if "labels" in metrics:
+        return findings_on_labels(metrics)
     if "tau" not in metrics:
         return findings_on_own_pairs(metrics)
     pairs, raters, breaks = metrics["pairs"], metrics["raters"], metrics["break_even"]
@@ -55,6 +57,21 @@ def findings_on_own_pairs(metrics: dict) -> list[str]:
         "that is also in training; the lab's scripts split by prompt.",
         f"Words on average: {', '.join(words)}; {length_finding(pairs['longer_wins'])}.",
         *token_findings(metrics.get("tokens")),
+    ]
+
+
+def findings_on_labels(metrics: dict) -> list[str]:
+    """What `study_labelled` says of the user's answers with labels."""
+    labels = metrics["labels"]
+    words = [f"{interval(measured, 1)} {kind}" for kind, measured in labels["words"].items()]
+    return [
+        f"{labels['rows']} rows, {labels['usable']} usable answers with a label, "
+        f"{percent(labels['good'])} of them good; dropped: {labels['dropped'] or 'none'}.",
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in metrics.get("remarks", ())),
+        f"{labels['prompts_with_both']} of {labels['prompts']} prompts have a good and a bad "
+        f"answer; answers labelled both ways: {labels['contradictory']}.",
+        f"Words on average: {', '.join(words)}.",
+        "They train: dpo_variants.py --loss-type kto.",
     ]
 
 
