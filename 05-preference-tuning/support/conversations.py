@@ -49,11 +49,12 @@ TRANSCRIPTS = (
     Transcript("ChatML", r"<\|im_start\|>(\w+)\n", ("<|im_end|>", "<|endoftext|>")),
     Transcript("Llama 3", r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", ("<|eot_id|>",)),
     Transcript("Gemma", r"<start_of_turn>(\w+)\n", ("<end_of_turn>", "<eos>")),
+    Transcript("Guanaco", r"### ?(Human|Assistant|User|System): ?", ("</s>",)),
     Transcript("Zephyr", r"<\|(system|user|assistant)\|>\n?", ("</s>", "<|end|>", "<|endoftext|>")),
 )
 # Templates that are recognised and not taken apart.
 OTHER_MARKUP = ("[INST]", "[/INST]", "<|User|>", "<|Assistant|>", "<\uff5cUser\uff5c>")
-OTHER_MARKUP += ("### Instruction:", "### Human:", "### Assistant:", "### Response:")
+OTHER_MARKUP += ("### Instruction:", "### Response:")
 OTHER_MARKUP += (
     "<|header_start|>",
     "<|START_OF_TURN_TOKEN|>",
@@ -158,7 +159,7 @@ def split_transcript(text: str) -> list[Turn]:
     Turns of one role in a row are one turn. A last turn without text is kept: what follows it is
     the answer.
     """
-    if not text.lstrip().startswith(("<", "Human:", "Assistant:")):
+    if not text.lstrip().startswith(("<", "###", "Human:", "Assistant:")):
         return []
     for kind in TRANSCRIPTS:
         headers = list(re.finditer(kind.header, text))
@@ -262,6 +263,12 @@ def with_system(turns: list[Turn], system: str, where: str) -> list[Turn]:
     if any(role == "system" for role, _ in turns):
         raise UserError(f"{where}: the column system is not the system message of the turns")
     return [("system", system), *turns]
+
+
+def is_message(cell) -> bool:
+    """Whether a cell is a message with a role and a text, or a list of such."""
+    first = cell[0] if isinstance(cell, list) and cell else cell
+    return _keys_of(first) is not None
 
 
 # --- Marks in texts ---

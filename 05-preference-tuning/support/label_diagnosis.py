@@ -3,20 +3,25 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from support.model_limits import find_readable, policy_rule
 from support.own_pairs import count_by_reason, fingerprint, leave_out_unusable, read_labelled
 
 import numpy as np
 
 from common.cli import UserError
 from common.intervals import summary
+from common.models import load_tokenizer
 from common.prompts import as_text
 from common.texts import count_words
 
 KINDS = ("good", "bad")
 
 
-def study_labelled(dataset: str, **reading: str) -> dict:
-    """What there is to say of the user's answers with labels; `reading` are options of reading."""
+def study_labelled(dataset: str, model: str | None, **reading: str) -> dict:
+    """What there is to say of the user's answers with labels, and what of them a model cannot read.
+
+    `reading` are options of `load_preferences`.
+    """
     found = read_labelled(dataset, **reading)
     rows, dropped, remarks = leave_out_unusable(found)
     reasons = count_by_reason(dropped)
@@ -39,6 +44,11 @@ def study_labelled(dataset: str, **reading: str) -> dict:
         "words": {kind: summary(values) for kind, values in lengths.items() if len(values)},
     }
     first = {**rows[0], "prompt": as_text(rows[0]["prompt"])}
+    if model:
+        tokenizer = load_tokenizer(model)
+        _, unreadable = find_readable(rows, tokenizer, policy_rule(tokenizer))
+        if unreadable:
+            remarks = [*remarks, f"a training with {model} leaves out {', '.join(unreadable)}"]
     described = {"labels": measured, "lengths": histograms, "first_answer": first}
     return {**described, "remarks": remarks} if remarks else described
 

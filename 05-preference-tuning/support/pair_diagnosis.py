@@ -94,7 +94,7 @@ def study_own_pairs(dataset: str, model: str | None, seed: int, **how: str) -> d
     `load_preferences`.
     """
     if holds_labels(dataset, **how):
-        return study_labelled(dataset, **how)
+        return study_labelled(dataset, model, **how)
     reading = read_pairs(dataset, **how)
     diagnosis, usable = diagnose(reading.rows, seed, reading.dropped)
     remarks = {"remarks": reading.remarks} if reading.remarks else {}

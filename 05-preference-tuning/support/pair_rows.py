@@ -9,6 +9,7 @@ from support.conversations import (
     cut_prompt,
     derive_prompt,
     find_markup,
+    is_message,
     past_turns,
     read_turns,
     shared_prompt,
@@ -151,7 +152,8 @@ def _system(row: dict, where: str, notes: Notes) -> str:
 
 def _derive(row: dict, texts: list[str], where: str, notes: Notes) -> tuple[list[Turn], list[str]]:
     """A prompt that stands in no column: what both texts begin with, and what is left of them."""
-    others = [name for name, cell in row.items() if name not in notes.used and is_prose(cell)]
+    rest = {name: cell for name, cell in row.items() if name not in notes.used}
+    others = [name for name, cell in rest.items() if is_prose(cell) or is_message(cell)]
     reason = f"{where}: no column prompt"
     if others:
         raise UserError(f"{reason}; name it with --prompt-column: {', '.join(others)} could be it")
