@@ -27,6 +27,23 @@ def encoder():
     return load_tokenizer("tiny-distilbert")
 
 
+@pytest.fixture(scope="module")
+def wordpiece():
+    """An English vocabulary of whole words: anything else is [UNK]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    words = [*special, "Why", "why", "?", "It", "scatters", "No", ".", "see", "there"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    names = {f"{token[1:-1].lower()}_token": token for token in special}
+    options = {"tokenizer_object": tokenizer, "model_max_length": 512}
+    return PreTrainedTokenizerFast(**options, **names)
+
+
 def pair(prompt="Why?", chosen="It scatters.", rejected="No.", **columns) -> dict:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **columns}
 
@@ -58,23 +75,23 @@ def test_a_reward_model_reads_the_prompt_with_each_answer(encoder):
     assert find_readable([pair()], encoder, rule._replace(limit=longest - 1))[0] == []
 
 
-def test_all_reasons_stand_in_one_line(encoder, capsys):
+def test_all_reasons_stand_in_one_line(wordpiece, capsys):
     rows = [
         pair(row=9, prompt="why " * 600),
         pair(row=4, chosen="see [SEP] there"),
-        pair(row=2, chosen="红", rejected="绿"),  # unknown to an English vocabulary
+        pair(row=2, chosen="红", rejected="绿"),
         pair(row=7),
         pair(row=3, prompt=[{"role": "user", "content": "a [MASK] b"}]),
     ]
-    kept = keep_readable(datasets.Dataset.from_list(rows[:4]), encoder, reward_rule(encoder))
+    kept = keep_readable(datasets.Dataset.from_list(rows[:4]), wordpiece, reward_rule(wordpiece))
     assert list(kept["row"]) == [7]
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and said.startswith("3 of 4 rows left out: 1 longer than the ")
     assert "1 with [SEP], a token of the model (the first is row 4)" in said
     assert "1 with answers that are the same to the model (unknown characters)" in said
-    assert find_token(encoder, ["a [MASK] b"]) == "[MASK]" and not find_token(encoder, ["a b"])
+    assert find_token(wordpiece, ["a [MASK] b"]) == "[MASK]" and not find_token(wordpiece, ["a b"])
     with pytest.raises(UserError, match=r"can read none of the rows: 1 with \[MASK\], a token"):
-        keep_readable(datasets.Dataset.from_list(rows[4:]), encoder, reward_rule(encoder))
+        keep_readable(datasets.Dataset.from_list(rows[4:]), wordpiece, reward_rule(wordpiece))
 
 
 def test_rows_are_left_out_before_the_split(tokenizer, capsys):
@@ -105,9 +122,8 @@ def test_the_explorer_counts_by_the_same_rule(tmp_path, tokenizer):
         tokens["too_long"] == 1
         and "48 of them reserved for sampling (the first is row 2" in (tokens["left_out"])
     )
-    tokens = study_own_pairs(str(path), "tiny-distilbert", 0)["tokens"]
-    assert "1 with answers that are the same to the model" in tokens["left_out"]
-    assert tokens["prompt"]["mean"] > 0 and tokens["chosen"]["longest"] > 0
+    tokens = study_own_pairs(str(path), "tiny-distilbert", 0)["tokens"]  # an encoder
+    assert tokens["chosen"]["longest"] > tokens["rejected"]["mean"] > 0
 
 
 # --- Answers with a label ---
