@@ -203,9 +203,10 @@ def past_turns(history: list, where: str) -> list[Turn]:
     """The turns of [question, answer] lists, as some data sets hold what was said before."""
     turns = []
     for exchange in history:
-        if not (isinstance(exchange, list) and len(exchange) == 2):
+        texts = isinstance(exchange, list) and [cell for cell in exchange if isinstance(cell, str)]
+        if not (texts and len(texts) == len(exchange) == 2):
             raise UserError(f"{where} is {exchange!r:.60}, not a question and an answer")
-        turns += zip(("user", "assistant"), map(str.strip, exchange), strict=True)
+        turns += zip(("user", "assistant"), map(str.strip, texts), strict=True)
     return turns
 
 

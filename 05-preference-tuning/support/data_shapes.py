@@ -221,6 +221,8 @@ def each_row(
             yield place, make(row)
         except DroppedRow as drop:
             yield place, drop
+        except (AttributeError, IndexError, KeyError, TypeError):
+            yield place, DroppedRow("not of the shape of the first row")
 
 
 def add_chosen(row: dict, column: str) -> dict:

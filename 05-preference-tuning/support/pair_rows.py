@@ -81,11 +81,11 @@ def read_pair(row: dict | DroppedRow, where: str, notes: Notes) -> dict:
         cell = row.get(columns[side])
         _note_transcript(cell, where, notes)
         answers[side] = read_turns(cell, "assistant", f"{where}: {side}")
+    system = _system(row, where, notes)
     turns = _prompt_turns(row, columns["prompt"], where, notes)
     if not turns and all(len(answers[side]) == 1 for side in SIDES):
         turns, texts = _derive(row, [answers[side][0][1] for side in SIDES], where, notes)
         answers = {side: [("assistant", text)] for side, text in zip(SIDES, texts, strict=True)}
-    system = _system(row, where, notes)
     prompt = shared_prompt(turns, answers["chosen"], answers["rejected"], system, where)
     texts = _clean_answers(prompt, [answers[side][-1][1] for side in SIDES], where, notes)
     _check_texts(where, as_text(prompt), *texts)
@@ -144,7 +144,8 @@ def _system(row: dict, where: str, notes: Notes) -> str:
     if column is None:
         return ""
     notes.used.add(column)
-    ((_, text),) = read_turns(row[column] or "", "system", f"{where}: {column}")
+    turns = read_turns(row[column], "system", f"{where}: {column}")
+    text = "\n".join(text for _, text in turns)
     if text:
         notes.add(f"system message from column {column}", where)
     return text
