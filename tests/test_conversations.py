@@ -2,14 +2,8 @@
 
 import json
 
-from support.conversations import (
-    cut_end,
-    cut_prompt,
-    derive_prompt,
-    find_markup,
-    split_transcript,
-)
 from support.own_pairs import load_own_pairs, load_preferences
+from support.transcripts import cut_end, cut_prompt, derive_prompt, find_markup, split_transcript
 
 import pytest
 
@@ -134,6 +128,13 @@ ROWS = {
     ),
     "Llama 3": ({**TEXTS, "prompt": LLAMA3}, ASKED),
     "Gemma": ({**TEXTS, "prompt": GEMMA}, ASKED),
+    "Guanaco": (
+        {
+            "chosen": "### Human: Why is the sky blue?### Assistant: It scatters.",
+            "rejected": "### Human: Why is the sky blue?### Assistant: It is.",
+        },
+        ASKED,
+    ),
     "Zephyr": ({**TEXTS, "prompt": ZEPHYR}, ASKED),
     "answers that end": (
         {"prompt": ASKED, "chosen": "It scatters.</s>", "rejected": "It is. <|endoftext|>"},
@@ -172,6 +173,10 @@ REFUSED = {
         "a turn of 'narrator'; the lab knows the roles user, human",
     ),
     "tool": (pair(prompt=[ASK, {"role": "tool", "content": "x"}, ASK]), "a turn of 'tool'"),
+    "tool in a transcript": (
+        {**TEXTS, "prompt": "<|im_start|>tool\nx<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>"},
+        "a turn of 'tool'",
+    ),
     "tool call": (
         pair(prompt=[ASK], chosen=[{**GOOD, "content": None, "tool_calls": [{"type": "f"}]}]),
         "chosen holds tool_calls beside its text",

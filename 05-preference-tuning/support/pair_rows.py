@@ -2,19 +2,7 @@
 
 from textwrap import shorten
 
-from support.conversations import (
-    DroppedRow,
-    Turn,
-    cut_end,
-    cut_prompt,
-    derive_prompt,
-    find_markup,
-    is_message,
-    past_turns,
-    read_turns,
-    shared_prompt,
-    transcript_kind,
-)
+from support.conversations import DroppedRow, is_message, past_turns, read_turns, shared_prompt
 from support.data_columns import (
     find_column,
     holds_something,
@@ -23,6 +11,14 @@ from support.data_columns import (
     refuse_other_inputs,
 )
 from support.data_shapes import read_label
+from support.transcripts import (
+    Turn,
+    cut_end,
+    cut_prompt,
+    derive_prompt,
+    find_markup,
+    transcript_kind,
+)
 
 from common.cli import UserError
 from common.preferences import COLUMNS, SIDES
