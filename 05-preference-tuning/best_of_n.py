@@ -254,6 +254,7 @@ def main(argv: list[str] | None = None) -> dict:
         few=True,
         output_dir=args.output_dir,
         device=device,
+        reading=args.reading,
         **{name: args.settings[name] for name in START_FLAGS},
     )
     pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)

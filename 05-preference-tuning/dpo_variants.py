@@ -267,8 +267,9 @@ def main(argv: list[str] | None = None) -> dict:
     device = cli.init_compute(args.device)
     flags = {**args.settings, "beta": None}  # every loss has a beta of its own
     settings = training_settings("dpo variants", **flags)
-    machine = {"device": device, "output_dir": args.output_dir, "smoke": args.smoke}
-    start = start_from_sft(**settings, **machine, prompts=args.prompts, held_out=300)
+    options = {"device": device, "output_dir": args.output_dir, "smoke": args.smoke}
+    options["labelled"] = bool(set(losses) & set(UNPAIRED)) and not args.judge
+    start = start_from_sft(**settings, **options, prompts=args.prompts, held_out=300)
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
     claims = CLAIMS if "differences" in metrics else ()
     checks = [check for check in CHECKS if check.path in metrics]

@@ -256,6 +256,7 @@ def main(argv: list[str] | None = None) -> dict:
         prompts=args.prompts or (None if args.dataset else PROMPTS),
         output_dir=args.output_dir,
         device=device,
+        reading=args.reading,
         **{name: args.settings[name] for name in START_FLAGS},
     )
     settings = training_settings("online rl", **args.settings)

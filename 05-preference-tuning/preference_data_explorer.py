@@ -225,13 +225,14 @@ def study(
     seed: int,
     dataset: str | None = None,
     model: str | None = None,
+    reading: dict[str, str] | None = None,
     pairs: int = 1500,
     prompts: int = 150,
     passes: Sequence[int] = PASSES,
 ) -> dict:
     """The section on the world's pairs, or what of it your own pairs allow."""
     if dataset:
-        return study_own_pairs(dataset, model, seed)
+        return study_own_pairs(dataset, model, seed, **(reading or {}))
     rows = world.make_pairs(pairs, seed=seed)
     example = example_in_every_format(seed)
     print("\n".join(example_lines(example)))
@@ -271,7 +272,8 @@ def main(argv: list[str] | None = None) -> dict:
     if args.model and not args.dataset:
         raise cli.UserError("--model says how it reads your pairs: give them with --dataset")
     small = {"pairs": 200, "prompts": 10, "passes": PASSES[:4]} if args.smoke else {}
-    metrics = study(seed=args.seed, dataset=args.dataset, model=args.model, **small)
+    own = {"dataset": args.dataset, "model": args.model, "reading": args.reading}
+    metrics = study(seed=args.seed, **own, **small)
     claims = () if args.dataset else CLAIMS
     return finish(args, metrics, draw_preference_data, findings(metrics, COMPARED), claims=claims)
 

@@ -169,13 +169,14 @@ def tune(
     device: str,
     output_dir: Path,
     annotator: str = "human",
+    reading: dict[str, str] | None = None,
     **training,
 ) -> tuple:
     """(model, tokenizer) trained as in `study`, for the scripts that need a reward model.
 
     `annotator` is a group of the world: "human", or one of the biased ones.
     """
-    train, _ = reward_data(model, dataset, pairs, seed, annotator=annotator)
+    train, _ = reward_data(model, dataset, pairs, seed, annotator=annotator, reading=reading)
     return fit(model, train, device=device, seed=seed, name=f"{annotator} labels", **training)[:2]
 
 
@@ -204,6 +205,7 @@ def study(
     device: str,
     length_folder: Path,
     held_out: int = 1000,
+    reading: dict[str, str] | None = None,
     **training,
 ) -> tuple[dict, object, object]:
     """The section: (metrics, reward model, tokenizer); `training` is what train_reward_model takes.
@@ -211,9 +213,9 @@ def study(
     The world has a gold standard, and other models to compare by it; the one of people who like
     length is found in `length_folder`, or trained into it.
     """
-    train, held = reward_data(model, dataset, pairs, seed, held_out)
+    train, held = reward_data(model, dataset, pairs, seed, held_out, reading=reading)
     tell_limits(model, dataset, train, training["epochs"], training["batch_size"])
-    second_look = look_at_pairs(train, held, dataset) if dataset else None
+    second_look = look_at_pairs(train, held, dataset, reading) if dataset else None
     fitting = {"device": device, "seed": seed, **training}
     reward_model, tokenizer, losses = fit(model, train, **fitting)
     rewards = score_pairs(reward_model, tokenizer, held)

@@ -26,6 +26,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads 
 
 # Flags that change where a run writes and what it says, but nothing that it measures.
 NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "panels", "resume", "merge")
+# Flags that say how --dataset is read.
+READING = ("split", "config", "prompt_column", "chosen_column", "rejected_column")
 # Flags that name a model: a hub id, a folder, or one of the embedded models.
 MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
 # What the libraries say where another process of the run is gone.
@@ -87,11 +89,16 @@ def add_model_flags(
 
 
 def add_dataset_flag(group: "argparse._ArgumentGroup") -> None:
-    """--dataset: the user's own pairs."""
-    formats = "JSON, JSONL, CSV, Parquet, hub id"
+    """--dataset: the user's own pairs, and how they are read (READING)."""
+    formats = "JSON, JSONL, CSV, Parquet, packed or not, a folder, a hub id"
     default = "none: the synthetic world"
     help = f"your own pairs (prompt, chosen, rejected): {formats}; {default}"
     group.add_argument("--dataset", type=non_empty, help=help)
+    group.add_argument("--split", type=non_empty, help="of --dataset; default: train")
+    group.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
+    for role in ("prompt", "chosen", "rejected"):
+        column = f"the column of --dataset that holds it; default: {role}, or a usual name for it"
+        group.add_argument(f"--{role}-column", type=non_empty, metavar="COLUMN", help=column)
 
 
 def add_reward_flags(group: "argparse._ArgumentGroup") -> None:
@@ -183,9 +190,10 @@ def start(
     """Parse the command line and check all that can be checked before work begins.
 
     Adds to the flags' values: `settings`, those that shape what is measured; `changed`, those of
-    them that differ from the defaults; `run_name`, under which the run writes its files: the name,
-    and what differs; `script`, `name` and `started`, in seconds since the epoch. With --smoke the
-    values of `smoke` are upper limits.
+    them that differ from the defaults; `reading`, those given of READING, which stand in `settings`
+    as one; `run_name`, under which the run writes its files: the name, and what differs; `script`,
+    `name` and `started`, in seconds since the epoch. With --smoke the values of `smoke` are upper
+    limits.
 
     Raises UserError for folders that cannot be written and models that are not there.
     """
@@ -198,7 +206,13 @@ def start(
     args.figures_dir = args.figures_dir or args.output_dir
     for flag, most in (smoke or {}).items() if args.smoke else ():
         setattr(args, flag, most if given[flag] is None else min(given[flag], most))
-    args.settings = {flag: getattr(args, flag) for flag in given}
+    args.reading = {flag: given[flag] for flag in READING if given.get(flag)}
+    args.settings = {flag: getattr(args, flag) for flag in given if flag not in READING}
+    if args.reading:
+        args.settings["reading"] = args.reading
+        if not args.dataset:
+            flag = next(iter(args.reading)).replace("_", "-")
+            raise UserError(f"--{flag} says how your data are read: give them with --dataset")
     args.script, args.name, args.started = parser.prog, name, time.time()
     check_writable(args.output_dir, args.figures_dir)
     sweep(args.output_dir, args.figures_dir, Path(tempfile.gettempdir()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support import data_files
 from support.own_pairs import load_own_pairs, load_preferences, pick, usable_pairs
-from support.policy_data import split_by_prompt, tell_limits, within_context
+from support.policy_data import split_by_prompt, tell_limits
 
 import pytest
 from helpers import SCRIPTS
@@ -320,24 +320,6 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     path.write_text(json.dumps(rows[2]), encoding="utf-8")
     with pytest.raises(UserError, match="no pair is left"):
         load_own_pairs(str(path))
-
-
-def test_pairs_beyond_the_context_are_counted_and_named(capsys):
-    lengths, rows = (
-        {9: 40, 2: 10, 5: 30},
-        datasets.Dataset.from_list([{"row": k} for k in (9, 2, 5)]),
-    )
-
-    def kept(limit: int) -> list[int]:
-        return within_context(rows, lambda row: lengths[row["row"]], limit)["row"]
-
-    assert list(kept(25)) == [2]
-    said = capsys.readouterr().out
-    assert "2 pairs left out, longer than the 25 tokens that the model reads" in said
-    assert "(the first is row 5 with 30)" in said
-    assert list(kept(40)) == [9, 2, 5] and capsys.readouterr().out == ""
-    with pytest.raises(UserError, match="every pair is longer"):
-        kept(9)
 
 
 def test_a_prompt_without_a_column_is_what_both_answers_begin_with(tmp_path):

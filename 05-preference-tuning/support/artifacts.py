@@ -203,11 +203,21 @@ def stored_settings(settings: dict) -> dict:
     settings = json.loads(json.dumps(settings))
     dataset, model = settings.get("dataset"), settings.get("model")
     hashes = {}
-    if dataset and Path(dataset).is_file():
-        hashes["dataset_sha256"] = hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
+    if dataset and Path(dataset).expanduser().exists():
+        hashes["dataset_sha256"] = data_fingerprint(Path(dataset).expanduser())
     if model:
         hashes["model_sha256"] = model_fingerprint(model)
     return {**settings, **hashes}
+
+
+def data_fingerprint(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for name in files_below(path):
+        whole.update(name.encode() + (path / name).read_bytes())
+    return whole.hexdigest()
 
 
 def settings_for(stored: dict) -> dict:

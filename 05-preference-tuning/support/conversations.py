@@ -7,19 +7,12 @@ the prompt, which the two answers of a pair share.
 import ast
 import json
 import re
-from typing import NamedTuple
+
+from support.transcripts import ROLES, Turn, split_transcript
 
 from common.cli import UserError
 from common.prompts import Prompt, as_prompt
 
-Turn = tuple[str, str]
-
-ROLES = {
-    **dict.fromkeys(("user", "human", "prompter", "question", "instruction"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai"), "assistant"),
-    **dict.fromkeys(("answer", "response"), "assistant"),
-    **dict.fromkeys(("system", "developer"), "system"),
-}
 # The keys under which a message has its role and its text.
 MESSAGE_KEYS = (("role", "content"), ("from", "value"), ("role", "text"), ("speaker", "text"))
 MESSAGE_KEYS += (("role", "value"), ("from", "content"), ("author", "content"))
@@ -36,34 +29,6 @@ class DroppedRow(Exception):
         self.reason, self.why = reason, why or reason
 
 
-class Transcript(NamedTuple):
-    """Turns that are written into one text: what starts a turn of a role, and what ends it."""
-
-    name: str
-    header: str  # a regular expression with one group, the role
-    ends: tuple[str, ...] = ()
-
-
-TRANSCRIPTS = (
-    Transcript("hh-rlhf", r"(?:\A\s*|\n\n)(Human|Assistant):"),
-    Transcript("ChatML", r"<\|im_start\|>(\w+)\n", ("<|im_end|>", "<|endoftext|>")),
-    Transcript("Llama 3", r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", ("<|eot_id|>",)),
-    Transcript("Gemma", r"<start_of_turn>(\w+)\n", ("<end_of_turn>", "<eos>")),
-    Transcript("Zephyr", r"<\|(system|user|assistant)\|>\n?", ("</s>", "<|end|>", "<|endoftext|>")),
-)
-# Templates that are recognised and not taken apart.
-OTHER_MARKUP = ("[INST]", "[/INST]", "<|User|>", "<|Assistant|>", "<\uff5cUser\uff5c>")
-OTHER_MARKUP += ("### Instruction:", "### Human:", "### Assistant:", "### Response:")
-OTHER_MARKUP += (
-    "<|header_start|>",
-    "<|START_OF_TURN_TOKEN|>",
-    "<|start|>user",
-    "<|start|>assistant",
-)
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>")  # of a text
-ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>")
-ENDS += ("<eos>", "<|end|>", "<|eos|>", "<|return|>")  # of an answer
-
 # --- Turns ---
 
 
@@ -78,7 +43,10 @@ def read_turns(cell, role: str, where: str) -> list[Turn]:
     if isinstance(cell, str):
         messages = _messages_in(cell, where)
         if messages is None:
-            return split_transcript(cell) or [(role, cell.strip())]
+            turns = split_transcript(cell)
+            for speaker, _ in turns:
+                _check_role(speaker, where)
+            return turns or [(role, cell.strip())]
         cell = messages
     if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         columns = zip(*cell.values(), strict=False)
@@ -133,10 +101,14 @@ def _turn(message, cell, where: str) -> Turn:
             "such rows out"
         )
     role = _role_of(message)
+    _check_role(role, where)
+    return ROLES[role], _text(message[keys[1]], where)
+
+
+def _check_role(role: str, where: str) -> None:
     if role not in ROLES:
         known = ", ".join(ROLES)
         raise UserError(f"{where} has a turn of {role!r}; the lab knows the roles {known}")
-    return ROLES[role], _text(message[keys[1]], where)
 
 
 def _text(content, where: str) -> str:
@@ -152,47 +124,10 @@ def _text(content, where: str) -> str:
     return "\n".join(texts).strip()
 
 
-def split_transcript(text: str) -> list[Turn]:
-    """The turns of a text that holds them in one of TRANSCRIPTS; empty for any other text.
-
-    Turns of one role in a row are one turn. A last turn without text is kept: what follows it is
-    the answer.
-    """
-    if not text.lstrip().startswith(("<", "Human:", "Assistant:")):
-        return []
-    for kind in TRANSCRIPTS:
-        headers = list(re.finditer(kind.header, text))
-        if not headers or _without(text[: headers[0].start()], STARTS):
-            continue
-        roles = [ROLES.get(header[1].lower(), header[1].lower()) for header in headers]
-        if kind.name == "hh-rlhf" and "assistant" not in roles:
-            continue  # a text that just begins with "Human:"
-        ends = [header.start() for header in headers[1:]] + [len(text)]
-        turns = []
-        for role, header, end in zip(roles, headers, ends, strict=True):
-            said = _without(text[header.end() : end], kind.ends)
-            if turns and turns[-1][0] == role:
-                said = "\n\n".join(filter(None, (turns.pop()[1], said)))
-            turns.append((role, said))
-        return turns
-    return []
-
-
-def _without(text: str, marks: tuple[str, ...]) -> str:
-    """The text without blanks and these marks at its ends."""
-    text, before = text.strip(), None
-    while text != before:
-        before = text
-        for mark in marks:
-            text = text.removeprefix(mark).removesuffix(mark).strip()
-    return text
-
-
-def transcript_kind(cell) -> str | None:
-    """The name of the format in which a text holds turns, if any."""
-    if not isinstance(cell, str) or not split_transcript(cell):
-        return None
-    return next(kind.name for kind in TRANSCRIPTS if re.search(kind.header, cell))
+def is_message(cell) -> bool:
+    """Whether a cell is a message with a role and a text, or a list of such."""
+    first = cell[0] if isinstance(cell, list) and cell else cell
+    return _keys_of(first) is not None
 
 
 # --- The prompt of a pair ---
@@ -202,9 +137,10 @@ def past_turns(history: list, where: str) -> list[Turn]:
     """The turns of [question, answer] lists, as some data sets hold what was said before."""
     turns = []
     for exchange in history:
-        if not (isinstance(exchange, list) and len(exchange) == 2):
+        texts = isinstance(exchange, list) and [cell for cell in exchange if isinstance(cell, str)]
+        if not (texts and len(texts) == len(exchange) == 2):
             raise UserError(f"{where} is {exchange!r:.60}, not a question and an answer")
-        turns += zip(("user", "assistant"), map(str.strip, exchange), strict=True)
+        turns += zip(("user", "assistant"), map(str.strip, texts), strict=True)
     return turns
 
 
@@ -262,48 +198,3 @@ def with_system(turns: list[Turn], system: str, where: str) -> list[Turn]:
     if any(role == "system" for role, _ in turns):
         raise UserError(f"{where}: the column system is not the system message of the turns")
     return [("system", system), *turns]
-
-
-# --- Marks in texts ---
-
-
-def find_markup(text: str) -> str | None:
-    """A mark of a chat template that a text holds; None where it holds none."""
-    if not re.search(r"[<\[#]", text):
-        return None
-    for mark in OTHER_MARKUP:
-        if mark in text:
-            return mark
-    found = (re.search(kind.header, text) for kind in TRANSCRIPTS[1:])
-    return next((match[0].strip() for match in found if match), None)
-
-
-def cut_end(text: str) -> tuple[str, str]:
-    """(the text without marks that end an answer, the last of these marks or nothing)."""
-    mark = next((mark for mark in ENDS if text.endswith(mark)), "")
-    struck_out = mark == "</s>" and "<s>" in text[1:]  # HTML
-    return (text, "") if struck_out else (_without(text, ENDS), mark)
-
-
-def cut_prompt(prompt: str, answers: list[str]) -> list[str] | None:
-    """The answers without the prompt with which all of them begin; None where not all do.
-
-    A short prompt may well begin an answer.
-    """
-    if len(prompt) < 12 or not all(answer.startswith(prompt) for answer in answers):
-        return None
-    return [answer[len(prompt) :].strip() for answer in answers]
-
-
-# --- A prompt that stands only in the answers ---
-
-BREAKS = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"  # blanks, CJK marks
-
-
-def derive_prompt(chosen: str, rejected: str) -> str:
-    """What both texts begin with, up to a blank or a CJK mark: never within a word."""
-    count = 0
-    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
-        count += 1
-    shared = re.match(rf".*[{BREAKS}]|", chosen[:count], re.DOTALL)[0]
-    return shared if shared.strip() else ""

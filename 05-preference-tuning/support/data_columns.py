@@ -14,7 +14,8 @@ from common.preferences import COLUMNS, SIDES
 NAMES = {  # the usual names, the lab's own first; of the others one may hold a text in a row
     "prompt": (
         *("prompt", "question", "instruction", "query", "user_prompt", "user_input", "problem"),
-        *("conversations", "conversation", "messages", "context", "input", "post", "inputs"),
+        *("conversations", "conversation", "messages", "dialogue", "dialog", "trajectory"),
+        *("context", "input", "inputs", "post"),
     ),
     "chosen": (
         *("chosen", "accepted", "preferred", "chosen_response", "response_chosen"),

@@ -65,7 +65,7 @@ TWO_ANSWERS = (
     TwoAnswers("WebGPT", "answer_0", "answer_1", ("score_0", "score_1"), by_scores),
     TwoAnswers(
         *("Chatbot Arena", "response_a", "response_b"),
-        *(("winner_model_b", "winner_model_a"), by_scores),
+        *(("winner_model_a", "winner_model_b"), by_scores),
     ),
     TwoAnswers("Chatbot Arena", "response_a", "response_b", ("winner",), by_last_sign),
     TwoAnswers("Chatbot Arena", "conversation_a", "conversation_b", ("winner",), by_last_sign),
@@ -221,6 +221,8 @@ def each_row(
             yield place, make(row)
         except DroppedRow as drop:
             yield place, drop
+        except (AttributeError, IndexError, KeyError, TypeError):
+            yield place, DroppedRow("not of the shape of the first row")
 
 
 def add_chosen(row: dict, column: str) -> dict:

@@ -23,6 +23,7 @@ from common.models import (
 from common.preferences import SIDES, all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text, prompt_key
 from common.sampling import sample
+from common.texts import count_words
 
 if TYPE_CHECKING:
     import torch
@@ -198,7 +199,7 @@ def readings(prompts: list[Prompt], texts: list[list[str]]) -> dict[str, np.ndar
 
 
 def _read_answer(prompt: Prompt, text: str, gold: bool) -> dict[str, float]:
-    words = {"words": len(text.split())}
+    words = {"words": count_words(text)}
     if not gold:
         return words
     reading = read_response(prompt, text)

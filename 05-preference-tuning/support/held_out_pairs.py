@@ -6,6 +6,7 @@ import numpy as np
 
 from common.intervals import summary
 from common.preferences import STYLES, annotate
+from common.texts import count_words
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BEYOND_STYLE = "wrong"  # the one style of the world that only knowledge can tell from a concise one
@@ -41,7 +42,7 @@ def gold_order(pairs: Sequence[dict]) -> list[dict]:
 
 def length_only(pairs: Sequence[dict]) -> np.ndarray:
     """Control: rewards (N, 2) that prefer the shorter response, which this world mostly rewards."""
-    words = [[len(row["chosen"].split()), len(row["rejected"].split())] for row in pairs]
+    words = [[count_words(row["chosen"]), count_words(row["rejected"])] for row in pairs]
     return -np.array(words, dtype=float)
 
 

@@ -26,6 +26,7 @@ from support.pair_rows import Notes, read_labelled_row, read_pair
 from common.cli import UserError, show_progress
 from common.files import folder_for_mapped_files
 from common.preferences import COLUMNS
+from common.prompts import Prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,8 +153,12 @@ def _as_pairs(
 # --- Counting ---
 
 
-def load_own_pairs(path: str | None, **reading: str | None) -> "Dataset | None":
+def load_own_pairs(
+    path: str | None, labelled: bool = False, **reading: str | None
+) -> "Dataset | None":
     """The pairs of --dataset that teach something, or None where there is no --dataset.
+
+    With `labelled`, rows of one answer with a label, where the data are such (`load_own_labels`).
 
     `row` is their place in the file, from 1. What is dropped, and what was done to the rows, is
     said in one line. Contradictory pairs (the same two answers, both ways round) are kept, since
@@ -161,6 +166,8 @@ def load_own_pairs(path: str | None, **reading: str | None) -> "Dataset | None":
     """
     if path is None:
         return None
+    if labelled and holds_labels(path, **reading):
+        return load_own_labels(path, **reading)
     rows, dropped, remarks = leave_out_unusable(read_pairs(path, **reading))
     reasons = count_by_reason(dropped)
     if not len(rows):
@@ -172,6 +179,19 @@ def load_own_pairs(path: str | None, **reading: str | None) -> "Dataset | None":
     if against:
         first = rows[against[0]]["row"]
         counts.append(f"{len(against)} contradict another one (row {first}; kept)")
+    print(f"{path}: {'; '.join([*counts, *remarks])}")
+    return rows
+
+
+def load_own_labels(path: str, **reading: str | None) -> "Dataset":
+    """The rows of prompt, completion, label of --dataset, counted in one line."""
+    rows, dropped, remarks = leave_out_unusable(read_labelled(path, **reading))
+    good = sum(rows["label"])
+    if not 0 < good < len(rows):
+        raise UserError(f"{path}: {good} of {len(rows)} answers are good; KTO needs both kinds")
+    counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
+    if any(dropped.values()):
+        counts.append(f"dropped: {count_by_reason(dropped)}")
     print(f"{path}: {'; '.join([*counts, *remarks])}")
     return rows
 
@@ -193,14 +213,17 @@ def places_of(rows: Sequence[dict], dropped: dict[str, list[int]]) -> dict[str, 
 def usable_pairs(rows: Sequence[dict]) -> tuple[list[int], dict[str, list[int]]]:
     """Which rows (from 0) teach something, and which do not, by reason.
 
-    Those are empty, identical or an exact duplicate of a row before.
+    Those are empty, identical or an exact duplicate of a row before. Rows are pairs, or answers
+    with a label.
     """
     kept, known, dropped = [], set(), {"empty": [], "identical": [], "duplicate": []}
     for k, row in enumerate(show_progress(rows, "reading pairs")):
-        same = fingerprint(*(row[key] for key in COLUMNS))
-        if not (row["chosen"] and row["rejected"]):
+        columns = [key for key in (*COLUMNS, "completion", "label") if key in row]
+        same = fingerprint(*(row[key] for key in columns))
+        answers = [row[key] for key in columns if key not in ("prompt", "label")]
+        if not all(answers):
             dropped["empty"].append(k)
-        elif row["chosen"] == row["rejected"]:
+        elif len(answers) == 2 and answers[0] == answers[1]:
             dropped["identical"].append(k)
         elif same in known:
             dropped["duplicate"].append(k)
@@ -234,7 +257,7 @@ def count_by_reason(dropped: dict[str, list[int]]) -> str:
     return ", ".join(counts)
 
 
-def fingerprint(*texts: str) -> int:
+def fingerprint(*texts: Prompt | bool) -> int:
     """A number for the texts, the same in every process: what is remembered of a row."""
     joined = json.dumps(texts).encode()
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big")

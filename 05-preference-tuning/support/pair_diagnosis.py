@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+from support.label_diagnosis import study_labelled
+from support.model_limits import find_readable, policy_rule, reward_rule
 from support.own_pairs import (
     contradictory,
     count_by_reason,
     fingerprint,
+    holds_labels,
     pick,
     places_of,
     read_pairs,
     usable_pairs,
 )
-from support.policy_data import MAX_LENGTH
 
 import numpy as np
 
@@ -19,13 +21,14 @@ from common.cli import UserError
 from common.intervals import summary
 from common.preferences import COLUMNS, SIDES, STYLES
 from common.prompts import as_text
+from common.texts import count_words
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
-    """Words of chosen and rejected: (N, 2)."""
+    """Words of chosen and rejected, characters where no spaces part words: (N, 2)."""
     counts = []
     for row in rows:
-        counts.append([len(row[side].split()) for side in SIDES])
+        counts.append([count_words(row[side]) for side in SIDES])
     return np.array(counts)
 
 
@@ -84,9 +87,15 @@ def diagnose(
     }, usable
 
 
-def study_own_pairs(dataset: str, model: str | None, seed: int) -> dict:
-    """What there is to say of the user's pairs: what is wrong with them, and how long they are."""
-    reading = read_pairs(dataset)
+def study_own_pairs(dataset: str, model: str | None, seed: int, **how: str) -> dict:
+    """What there is to say of the user's pairs: what is wrong with them, and how long they are.
+
+    The same of answers with a label, where the data are such. `how` are options of
+    `load_preferences`.
+    """
+    if holds_labels(dataset, **how):
+        return study_labelled(dataset, model, **how)
+    reading = read_pairs(dataset, **how)
     diagnosis, usable = diagnose(reading.rows, seed, reading.dropped)
     remarks = {"remarks": reading.remarks} if reading.remarks else {}
     return {"pairs": diagnosis, **remarks, **describe_own_pairs(usable, model)}
@@ -117,18 +126,26 @@ def histograms(words: np.ndarray) -> dict:
 
 
 def token_counts(rows: Sequence[dict], model: str) -> dict:
-    """Tokens as the model reads them; pairs too long for it are left out of training, not cut."""
-    from common.models import encode_prompt, encode_response, load_tokenizer
+    """Tokens as the model reads them, and the pairs that it could not train on, as they stand."""
+    from common.models import load_tokenizer, reads_pairs
 
     tokenizer = load_tokenizer(model)
-    limit = min(MAX_LENGTH, tokenizer.model_max_length)
-    counts = {"prompt": [len(encode_prompt(tokenizer, row["prompt"])) for row in rows]}
-    for side in SIDES:
-        counts[side] = [len(encode_response(tokenizer, row[side])) for row in rows]
-    prompt, chosen, rejected = (np.array(counts[column]) for column in COLUMNS)
-    longest = prompt + np.maximum(chosen, rejected)
-    sides = {
-        column: {"mean": float(np.mean(counts[column])), "longest": max(counts[column])}
-        for column in COLUMNS
-    }
-    return {**sides, "model": model, "limit": limit, "too_long": int((longest > limit).sum())}
+    is_encoder = reads_pairs(tokenizer)
+    rule = reward_rule(tokenizer) if is_encoder else policy_rule(tokenizer)
+    counts = np.array([lengths_in_tokens(row, tokenizer, rule, is_encoder) for row in rows])
+    longest = counts[:, 0] + np.maximum(counts[:, 1:].max(1), rule.room)
+    sides = {}
+    for column, lengths in zip(COLUMNS, counts.T, strict=True):
+        sides[column] = {"mean": float(lengths.mean()), "longest": int(lengths.max())}
+    _, unreadable = find_readable(rows, tokenizer, rule)
+    too_long = {"limit": rule.limit, "too_long": int((longest > rule.limit).sum())}
+    return {**sides, "model": model, **too_long, "left_out": ", ".join(unreadable)}
+
+
+def lengths_in_tokens(row: dict, tokenizer, rule, is_encoder: bool) -> list[int]:
+    """Tokens of prompt, chosen and rejected; an encoder reads the prompt with each answer."""
+    prompt, answers = rule.encode(row)
+    if not is_encoder:
+        return [len(prompt), *map(len, answers)]
+    before = len(tokenizer(as_text(row["prompt"]))["input_ids"])
+    return [before, *(len(answer) - before for answer in answers)]

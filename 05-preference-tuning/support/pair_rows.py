@@ -2,18 +2,7 @@
 
 from textwrap import shorten
 
-from support.conversations import (
-    DroppedRow,
-    Turn,
-    cut_end,
-    cut_prompt,
-    derive_prompt,
-    find_markup,
-    past_turns,
-    read_turns,
-    shared_prompt,
-    transcript_kind,
-)
+from support.conversations import DroppedRow, is_message, past_turns, read_turns, shared_prompt
 from support.data_columns import (
     find_column,
     holds_something,
@@ -22,6 +11,14 @@ from support.data_columns import (
     refuse_other_inputs,
 )
 from support.data_shapes import read_label
+from support.transcripts import (
+    Turn,
+    cut_end,
+    cut_prompt,
+    derive_prompt,
+    find_markup,
+    transcript_kind,
+)
 
 from common.cli import UserError
 from common.preferences import COLUMNS, SIDES
@@ -80,11 +77,11 @@ def read_pair(row: dict | DroppedRow, where: str, notes: Notes) -> dict:
         cell = row.get(columns[side])
         _note_transcript(cell, where, notes)
         answers[side] = read_turns(cell, "assistant", f"{where}: {side}")
+    system = _system(row, where, notes)
     turns = _prompt_turns(row, columns["prompt"], where, notes)
     if not turns and all(len(answers[side]) == 1 for side in SIDES):
         turns, texts = _derive(row, [answers[side][0][1] for side in SIDES], where, notes)
         answers = {side: [("assistant", text)] for side, text in zip(SIDES, texts, strict=True)}
-    system = _system(row, where, notes)
     prompt = shared_prompt(turns, answers["chosen"], answers["rejected"], system, where)
     texts = _clean_answers(prompt, [answers[side][-1][1] for side in SIDES], where, notes)
     _check_texts(where, as_text(prompt), *texts)
@@ -124,8 +121,9 @@ def _prompt_turns(row: dict, column: str | None, where: str, notes: Notes) -> li
     if column is None:
         return []
     cell = row[column]
-    if column == "instruction" and holds_something(row.get("input")):
+    if column == "instruction":
         notes.used.add("input")
+    if column == "instruction" and holds_something(row.get("input")):
         notes.add("prompt is columns instruction and input", where)
         cell = f"{cell}\n{row['input']}"
     _note_transcript(cell, where, notes)
@@ -142,7 +140,8 @@ def _system(row: dict, where: str, notes: Notes) -> str:
     if column is None:
         return ""
     notes.used.add(column)
-    ((_, text),) = read_turns(row[column] or "", "system", f"{where}: {column}")
+    turns = read_turns(row[column], "system", f"{where}: {column}")
+    text = "\n".join(text for _, text in turns)
     if text:
         notes.add(f"system message from column {column}", where)
     return text
@@ -150,7 +149,8 @@ def _system(row: dict, where: str, notes: Notes) -> str:
 
 def _derive(row: dict, texts: list[str], where: str, notes: Notes) -> tuple[list[Turn], list[str]]:
     """A prompt that stands in no column: what both texts begin with, and what is left of them."""
-    others = [name for name, cell in row.items() if name not in notes.used and is_prose(cell)]
+    rest = {name: cell for name, cell in row.items() if name not in notes.used}
+    others = [name for name, cell in rest.items() if is_prose(cell) or is_message(cell)]
     reason = f"{where}: no column prompt"
     if others:
         raise UserError(f"{reason}; name it with --prompt-column: {', '.join(others)} could be it")

@@ -1,28 +1,22 @@
 """What a model is trained on and asked: your own pairs, split by prompt, or the world's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from support.model_limits import keep_readable, policy_rule, reward_rule
 from support.own_pairs import fingerprint
 
 import numpy as np
 
-from common.cli import UserError, show_progress
-from common.models import (
-    REWARD_LENGTH,
-    encode_for_reward,
-    encode_prompt,
-    encode_response,
-    is_embedded,
-)
-from common.preferences import SIDES, make_pairs, questions
+from common.cli import UserError
+from common.models import is_embedded
+from common.preferences import make_pairs, questions
 from common.prompts import Prompt, distinct_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 HELD_OUT = 1000  # pairs at most: an accuracy is then known to 0.03
-MAX_LENGTH = 1024  # tokens of a prompt with its answer, as DPOTrainer reads it
 
 # --- Training and held-out rows ---
 
@@ -45,52 +39,28 @@ def split_by_prompt(
     return rows.select(order[~held[order]][:most]), rows.select(order[held[order]][:HELD_OUT])
 
 
-def within_context(rows: "Dataset", length: Callable[[dict], int], limit: int) -> "Dataset":
-    """The rows of at most `limit` tokens: a cut answer would be another answer.
-
-    What is left out is counted.
-    """
-    lengths = np.array([length(row) for row in show_progress(rows, "counting tokens")])
-    beyond = np.flatnonzero(lengths > limit)
-    if len(beyond) == len(rows):
-        raise UserError(f"--dataset: every pair is longer than the {limit} tokens of the model")
-    if len(beyond):
-        numbers = [rows[int(k)]["row"] for k in beyond]
-        first = int(np.argmin(numbers))
-        print(
-            f"{len(beyond)} pairs left out, longer than the {limit} tokens that the model reads "
-            f"(the first is row {numbers[first]} with {lengths[beyond[first]]})"
-        )
-    return rows.select(np.flatnonzero(lengths <= limit))
-
-
 def split_for_policy(
     rows: "Dataset", tokenizer, seed: int, max_new_tokens: int, most: int | None = None
 ) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a language model, with room for sampled answers."""
-
-    def length(row: dict) -> int:
-        answers = [len(encode_response(tokenizer, row[side])) for side in SIDES]
-        return len(encode_prompt(tokenizer, row["prompt"])) + max(max_new_tokens, *answers)
-
-    limit = min(MAX_LENGTH, tokenizer.model_max_length)
-    train, held = split_by_prompt(rows, seed, most)
-    return within_context(train, length, limit), within_context(held, length, limit)
+    rule = policy_rule(tokenizer, max_new_tokens)
+    return split_by_prompt(keep_readable(rows, tokenizer, rule), seed, most)
 
 
 def split_for_reward_model(
     rows: "Dataset", tokenizer, seed: int, most: int | None = None
 ) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a reward model."""
+    rule = reward_rule(tokenizer)
+    return split_by_prompt(keep_readable(rows, tokenizer, rule), seed, most)
 
-    def length(row: dict) -> int:
-        answers = [row[side] for side in SIDES]
-        both = encode_for_reward(tokenizer, [row["prompt"]] * 2, answers, cut=False)
-        return both["input_ids"].shape[1]
 
-    limit = min(REWARD_LENGTH, tokenizer.model_max_length)
-    train, held = split_by_prompt(rows, seed, most)
-    return within_context(train, length, limit), within_context(held, length, limit)
+def check_labels(*parts: "Dataset") -> None:
+    """Raise UserError where answers with a label are all good, or all bad, in one of the parts."""
+    for rows in parts:
+        if "label" in rows.column_names and len(set(rows["label"])) < 2:
+            reason = f"of {len(rows)} training or held-out answers all have the same label"
+            raise UserError(f"--dataset: {reason}; more rows, or another --seed, are needed")
 
 
 # --- What a policy is trained on and asked, in the world or of your own ---
@@ -121,6 +91,7 @@ def policy_data(
     """
     if rows is not None:
         train, held = split_for_policy(rows, tokenizer, seed, max_new_tokens, pairs)
+        check_labels(train, held)
         asked = distinct_prompts(held["prompt"])[: prompts or 16]
         return PolicyData(train, held, asked, asked[:8], has_gold=False)
     prompts = prompts or 256

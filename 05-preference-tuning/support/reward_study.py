@@ -44,10 +44,11 @@ def reward_data(
     seed: int,
     held_out: int = 0,
     annotator: str = "human",
+    reading: dict[str, str] | None = None,
 ) -> tuple[Sequence[dict], Sequence[dict]]:
     """(pairs to train on, held-out pairs): the user's, split by prompt, or the world's."""
     if dataset:
-        rows = load_own_pairs(dataset)
+        rows = load_own_pairs(dataset, **(reading or {}))
         return split_for_reward_model(rows, load_tokenizer(model), seed, pairs)
     train = make_pairs(pairs, annotator=annotator, seed=seed)
     return train, make_pairs(held_out, "test", seed=seed)

@@ -121,14 +121,18 @@ def look_at_pairs(
     train: Sequence[dict],
     held: Sequence[dict],
     dataset: str,
+    reading: dict[str, str] | None = None,
     of_model: dict | None = None,
     **flags,
 ) -> SecondLook:
     """Before training: print words, pairs, and the questions that they (and a model) raise.
 
-    `dataset` and `flags` are what next commands name.
+    `dataset`, how it is read, and `flags` are what next commands name.
     """
-    look = SecondLook({"dataset": shlex.quote(dataset), **flags}, {}, [])
+    named = [shlex.quote(dataset)]
+    for flag, value in (reading or {}).items():
+        named += [f"--{flag.replace('_', '-')}", shlex.quote(value)]
+    look = SecondLook({"dataset": " ".join(named), **flags}, {}, [])
     show_pairs(train)
     print()
     tell(look.ask("before", {**read_pairs(train, held), **(of_model or {})}))
@@ -149,7 +153,7 @@ def look_before(
     flags = {"script": script, "model": shlex.quote(str(model)), "longer": 4 * limit}
     flags |= {"slower": rate / 3, "faster": rate * 5}
     of_model = read_start(start.reference, start.tokenizer, data.train, limit, seed)
-    return look_at_pairs(data.train, data.held, dataset, of_model, **flags)
+    return look_at_pairs(data.train, data.held, dataset, start.reading, of_model, **flags)
 
 
 def look_on_the_way(

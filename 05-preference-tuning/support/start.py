@@ -24,6 +24,7 @@ class Start(NamedTuple):
     max_new_tokens: int
     samples: int  # answers to each prompt, before and after
     smoke: bool
+    reading: dict[str, str] | None = None  # how the user's own pairs are read (cli.READING)
 
     def answer(self, policy, prompts: list[str], n: int, seed: int) -> tuple:
         """n sampled answers to each prompt: texts, and their readings (prompts, n)."""
@@ -43,20 +44,25 @@ def start_from_sft(
     prompts: int | None = None,
     held_out: int = 500,
     smoke: bool = False,
+    reading: dict[str, str] | None = None,
+    labelled: bool = False,
     **training,
 ) -> Start:
     """The world's pairs, or the user's own, and the model to tune on them.
 
-    `prompts` are asked, and `held_out` pairs of the world kept to judge by.
+    `prompts` are asked, and `held_out` pairs of the world kept to judge by. `reading` are options
+    of `load_preferences`; `labelled` says that answers with a label will do for pairs.
     """
     seed = training["seed"]
     held_out = 32 if smoke else held_out
-    rows, sft = load_own_pairs(dataset), (model, dataset, sft_steps, seed, output_dir, device)
+    reading = reading or {}
+    rows = load_own_pairs(dataset, labelled, **reading)
+    sft = (model, dataset, sft_steps, seed, output_dir, device)
     reference, tokenizer = load_sft_checkpoint(*sft)
     data = policy_data(rows, tokenizer, pairs, seed, max_new_tokens, prompts, held_out)
     tell_limits(model, dataset, data.train, training["epochs"], training["batch_size"])
     samples = 3 if data.has_gold and not smoke else 1
-    return Start(reference, tokenizer, data, training, sft, max_new_tokens, samples, smoke)
+    return Start(reference, tokenizer, data, training, sft, max_new_tokens, samples, smoke, reading)
 
 
 def tune_with(train: Callable, **settings) -> tuple:

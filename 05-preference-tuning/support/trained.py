@@ -32,6 +32,7 @@ def find_trained(
     """
     folder, defaults = SCRIPTS[method]
     given = {flag: value for flag, value in flags.items() if value is not None}
+    given |= given.pop("reading", {})  # single flags of the script
     changed = {flag: value for flag, value in given.items() if value != defaults.get(flag)}
     settings = training_settings(method, **(flags | SMOKE if smoke else flags))
     if "annotator" in changed:
@@ -81,6 +82,7 @@ def start_beside_dpo(
     prompts: int | None,
     adapter: Path | None = None,
     few: bool = False,
+    reading: dict[str, str] | None = None,
     **machine,
 ) -> tuple[Start, dict[str, Path], Path]:
     """The SFT checkpoint with its data, folders of reward models, and that of DPO's adapter.
@@ -88,7 +90,7 @@ def start_beside_dpo(
     What is not given and not found is trained first. With `few`, one reward model has as many pairs
     as DPO (see `find_judges`). `machine` are output_dir and device.
     """
-    shared = {"dataset": dataset, "seed": seed}
+    shared = {"dataset": dataset, "reading": reading or None, "seed": seed}
     policy = {"model": model, "sft_steps": sft_steps, "beta": beta, **shared}
     policy |= {"max_new_tokens": max_new_tokens, "lora_r": lora_r}
     settings = training_settings("dpo", **policy, **(SMOKE if smoke else {}))

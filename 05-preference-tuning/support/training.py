@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from support.artifacts import find_or_train
 from support.lora import lora_targets
-from support.policy_data import MAX_LENGTH
+from support.model_limits import MAX_LENGTH
 from support.resuming import CURVE, Checkpoints, looks_before
 from support.watching import training_history, watch
 
@@ -53,7 +53,7 @@ DEFAULTS = {
     "online rl": {"learning_rate": 3e-3, "updates": 20, "prompts_per_update": 32, "samples": 4},
 }
 FLAGS_OF_A_TRAINING = ("pairs", "beta", "learning_rate", "sft_steps", "max_new_tokens", "seed")
-FLAGS_OF_A_TRAINING += ("updates", "prompts_per_update", "samples", "lora_r")
+FLAGS_OF_A_TRAINING += ("reading", "updates", "prompts_per_update", "samples", "lora_r")
 # What other models take instead, and what the user's own pairs take.
 OTHER_MODELS = {
     "reward model": 1e-4,
@@ -156,13 +156,15 @@ def checkpoint_settings(checkpoints: Checkpoints | None) -> dict:
     return {"output_dir": str(checkpoints.folder), **often}
 
 
-def as_dataset(pairs: Sequence[dict]) -> "Dataset":
-    """The pairs as TRL reads them, in messages; mapped where they are mapped."""
+def as_dataset(
+    pairs: Sequence[dict], format_row: Callable[[dict], dict] = format_pair
+) -> "Dataset":
+    """Rows as TRL reads them, in messages; mapped where they are mapped."""
     from datasets import Dataset
 
     if isinstance(pairs, list):
-        return Dataset.from_list([format_pair(row) for row in pairs])
-    return pairs.map(format_pair, remove_columns=pairs.column_names)
+        return Dataset.from_list([format_row(row) for row in pairs])
+    return pairs.map(format_row, remove_columns=pairs.column_names)
 
 
 def add_lengths(trainer) -> None:

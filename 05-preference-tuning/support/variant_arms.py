@@ -39,7 +39,12 @@ class Arm(NamedTuple):
 
 
 def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[Arm]:
-    """DPO, and beside it the losses of --loss-type, or else IPO and KTO."""
+    """DPO, and beside it the losses of --loss-type, or else IPO and KTO.
+
+    Of answers with a label only the loss of --loss-type, which is one of UNPAIRED.
+    """
+    if "label" in pairs[0]:
+        return [arm(losses[0], losses[0], pairs, losses)]
     arms = [arm("dpo", "DPO", pairs, ("sigmoid",))]
     if not losses:
         arms += [arm("ipo", "IPO", pairs, ("ipo",)), arm("kto", "KTO", pairs, ("kto",))]

@@ -16,6 +16,7 @@ from common.preferences import (
     questions,
     write_response,
 )
+from common.prompts import as_messages
 from common.sampling import sample
 
 if TYPE_CHECKING:
@@ -106,9 +107,13 @@ def unpaired(rows: Sequence[dict], seed: int) -> "Dataset":
 
     if "label" not in rows[0]:
         return unpair_preference_dataset(as_dataset(rows)).shuffle(seed)
-    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": ""} for row in rows]
-    data = as_dataset(pairs).remove_columns("rejected").rename_column("chosen", "completion")
-    return data.add_column("label", [row["label"] for row in rows]).shuffle(seed)
+    return as_dataset(rows, format_labelled).shuffle(seed)
+
+
+def format_labelled(row: dict) -> dict:
+    """A row of prompt, completion, label as messages."""
+    completion = [{"role": "assistant", "content": row["completion"]}]
+    return {"prompt": as_messages(row["prompt"]), "completion": completion, "label": row["label"]}
 
 
 # --- Pairs that a policy samples ---

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from support.answers import answers_of_points
-from support.evaluation import pair_logps, show_answers, summarize
+from support.evaluation import pair_logps, response_logps, show_answers, summarize
 from support.own_pairs import pick
 from support.second_look import look_after, look_before
 from support.start import Start
@@ -15,6 +15,7 @@ from support.variant_data import gold_agreement
 import numpy as np
 
 from common.intervals import summary
+from common.models import encode_answers
 
 WATCHED_PROMPTS = 32
 FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts
@@ -46,7 +47,8 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     Answers of a few arms are printed, of all where they are few.
     """
     prompts, seed = start.data.prompts, start.training["seed"]
-    second_look = look_before(start, "dpo_variants")
+    labelled = "label" in start.data.train[0]
+    second_look = None if labelled else look_before(start, "dpo_variants")
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
     results = Results({"reference": readings}, {}, {"reference": sft}, {}, {}, {})
@@ -70,7 +72,8 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
             "curve": trained.curve,
         }
         if arm.key in ("ipo", "kto"):
-            size = min(start.training["batch_size"], len(arm.pairs))
+            answers_each = 1 if labelled else 2
+            size = min(start.training["batch_size"], answers_each * len(arm.pairs) // 2)
             first = pick(arm.pairs, range(size))
             results.trained[arm.key] = (trained, start.tokenizer, first)
     show_answers(prompts, printed)
@@ -98,10 +101,30 @@ def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
 
 
 def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
-    """By how much log p of chosen and rejected has changed from the reference's, nats; (N,)."""
+    """By how much log p of chosen and rejected has changed from the reference's, nats; (N,).
+
+    Of answers with a label, good ones stand for chosen and bad ones for rejected, side by side
+    until all have stood there: the answers of such a pair seldom have the same prompt.
+    """
+    if "label" in pairs[0]:
+        gains, good = (
+            answer_gains(policy, tokenizer, pairs),
+            np.array([row["label"] for row in pairs]),
+        )
+        count = max(good.sum(), (~good).sum())
+        return {"chosen": np.resize(gains[good], count), "rejected": np.resize(gains[~good], count)}
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)
     chosen, rejected = (logps - ref_logps).numpy()
     return {"chosen": chosen, "rejected": rejected}
+
+
+def answer_gains(policy, tokenizer, rows: Sequence[dict]) -> np.ndarray:
+    """By how much log p of the one answer of each row has changed, in nats; (N,)."""
+    encoded = [encode_answers(tokenizer, row["prompt"], [row["completion"]]) for row in rows]
+    prompts, responses = map(list, zip(*encoded, strict=True))
+    logps = response_logps(policy, tokenizer, prompts, responses)
+    with policy.disable_adapter():
+        return (logps - response_logps(policy, tokenizer, prompts, responses)).numpy()
 
 
 def compare_arms(arms: Sequence[Arm], results: Results, prompts: Sequence[str]) -> dict:

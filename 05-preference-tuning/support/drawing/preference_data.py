@@ -1,10 +1,11 @@
 """The figures of preference_data_explorer.py."""
 
 import textwrap
-import warnings
 
 from support.drawing import COLORS, Drawing, curve, draw_band, draw_bars, heat_map
 from support.drawing.cards import draw_cards
+from support.drawing.glyphs import drawable, fonts_for
+from support.drawing.labelled_data import draw_labelled
 from support.findings.preference_data import length_finding
 
 import numpy as np
@@ -25,6 +26,8 @@ RESPONSES_PER_ANNOTATION = {"listwise": 4, "pairwise": 2}  # and 1 for a score
 
 def draw_preference_data(metrics: dict, default: dict | None = None) -> Drawing:
     """The world's formats, raters and pairs, and what each format recovers; or your own pairs."""
+    if "labels" in metrics:
+        return draw_labelled(metrics)
     if "tau" not in metrics:
         return draw_own_pairs(metrics)
     tau = {name: f"{budgets[COMPARED]['mean']:.2f}" for name, budgets in metrics["tau"].items()}
@@ -42,7 +45,6 @@ def draw_preference_data(metrics: dict, default: dict | None = None) -> Drawing:
 
 def draw_own_pairs(metrics: dict) -> Drawing:
     """The user's pairs: lengths, what is wrong with them, and the first of them."""
-    warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some alphabets: boxes
     pairs = metrics["pairs"]
     faulty = pairs["rows"] - pairs["usable"]
     title = f"{pairs['usable']:.0f} usable pairs, {faulty:.0f} rows that teach nothing;\n"
@@ -272,9 +274,9 @@ def faults_panel(ax, metrics: dict, default: dict | None) -> None:
 def pair_panel(ax, metrics: dict, default: dict | None) -> None:
     """The first pair."""
     first = metrics["first_pair"]
-    cards = [(f"{key}: {first[key]}", COLORS.get(key, "grey")) for key in COLUMNS]
+    cards = [(drawable(f"{key}: {first[key]}"), COLORS.get(key, "grey")) for key in COLUMNS]
     width = int(12.5 * ax.figure.get_figwidth())
-    draw_cards(ax, [("", cards)], width, max_lines=12)
+    draw_cards(ax, [("", cards)], width, max_lines=12, fonts=fonts_for(str(first)))
     ax.set_title("The first pair")
 
 

@@ -8,6 +8,8 @@ from common.preferences import COLUMNS, SIDES
 
 def findings(metrics: dict, compared: int) -> list[str]:
     """What was found, in sentences; budgets are compared at the place `compared`."""
+    if "labels" in metrics:
+        return findings_on_labels(metrics)
     if "tau" not in metrics:
         return findings_on_own_pairs(metrics)
     pairs, raters, breaks = metrics["pairs"], metrics["raters"], metrics["break_even"]
@@ -58,6 +60,21 @@ def findings_on_own_pairs(metrics: dict) -> list[str]:
     ]
 
 
+def findings_on_labels(metrics: dict) -> list[str]:
+    """What `study_labelled` says of the user's answers with labels."""
+    labels = metrics["labels"]
+    words = [f"{interval(measured, 1)} {kind}" for kind, measured in labels["words"].items()]
+    return [
+        f"{labels['rows']} rows, {labels['usable']} usable answers with a label, "
+        f"{percent(labels['good'])} of them good; dropped: {labels['dropped'] or 'none'}.",
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in metrics.get("remarks", ())),
+        f"{labels['prompts_with_both']} of {labels['prompts']} prompts have a good and a bad "
+        f"answer; answers labelled both ways: {labels['contradictory']}.",
+        f"Words on average: {', '.join(words)}.",
+        "They train: dpo_variants.py --loss-type kto.",
+    ]
+
+
 def token_findings(tokens: dict | None) -> list[str]:
     """The lengths in tokens, where a model was named."""
     if tokens is None:
@@ -66,7 +83,10 @@ def token_findings(tokens: dict | None) -> list[str]:
         f"{column} {tokens[column]['mean']:.1f} (at most {tokens[column]['longest']})"
         for column in COLUMNS
     ]
-    return [
+    lines = [
         f"Tokens of {tokens['model']} on average: {', '.join(means)}; {tokens['too_long']} pairs "
         f"are longer than {tokens['limit']}, all that the model reads."
     ]
+    if tokens["left_out"]:
+        lines.append(f"A training with it would leave out {tokens['left_out']}.")
+    return lines

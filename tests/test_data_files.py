@@ -1,0 +1,184 @@
+"""Where rows come from: packed files, every form of JSON, tables, folders, the hub's cache."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+from support import data_files
+from support.data_files import read_rows
+from support.own_pairs import load_preferences
+
+import pytest
+from huggingface_hub import constants
+
+from common.cli import UserError
+
+datasets = pytest.importorskip("datasets")
+
+ROWS = [
+    {"prompt": "p", "chosen": "c", "rejected": "r"},
+    {"prompt": '第二\n行, "x"', "chosen": "d", "rejected": ""},
+]
+LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+CSV = 'prompt,chosen,rejected\np,c,r\n"第二\n行, ""x""",d,\n'
+
+
+def arrow(text: str, kind: str) -> bytes:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, kind) as file:
+        file.write(text.encode())
+    return sink.getvalue().to_pybytes()
+
+
+FILES = {
+    "a.ndjson": LINES.encode(),
+    "a.jsonl": f"\n{LINES}\n\n".encode(),
+    "b.jsonl": b"\xef\xbb\xbf" + LINES.encode(),  # with a byte order mark
+    "c.jsonl": json.dumps(ROWS).encode(),  # a list, whatever the name says
+    "a.json": json.dumps(ROWS, indent=2).encode(),
+    "b.json": LINES.encode(),
+    "c.json": json.dumps(COLUMNS).encode(),
+    "d.json": json.dumps({"data": ROWS}, indent=2).encode(),
+    "e.json": json.dumps({"version": "1", "train": ROWS, "test": ROWS[:1]}).encode(),
+    "f.json": json.dumps({"rows": ROWS}).encode(),
+    "g.json": json.dumps(
+        {name: dict(enumerate(cells)) for name, cells in COLUMNS.items()}
+    ).encode(),
+    "a.csv": CSV.encode(),
+    "b.csv": b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode(),
+    "a.tsv": 'prompt\tchosen\trejected\np\tc\tr\n"第二\n行, ""x"""\td\t\n'.encode(),
+    "a.jsonl.gz": gzip.compress(LINES.encode()),
+    "a.jsonl.bz2": bz2.compress(LINES.encode()),
+    "a.jsonl.xz": lzma.compress(LINES.encode()),
+    "a.jsonl.zst": arrow(LINES, "zstd"),
+    "my.own.json.gz": gzip.compress(json.dumps(ROWS).encode()),
+    "A.CSV.GZ": gzip.compress(CSV.encode()),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_of_a_file(tmp_path, name):
+    (tmp_path / name).write_bytes(FILES[name])
+    rows = load_preferences(str(tmp_path / name)).to_list()
+    assert [row["prompt"].replace("\r", "") for row in rows] == COLUMNS["prompt"]
+    assert [[row["chosen"], row["rejected"]] for row in rows] == [["c", "r"], ["d", ""]]
+
+
+def test_a_row_of_messages_is_no_table_of_columns(tmp_path):
+    said = [{"role": "user", "content": "p"}]
+    row = {side: [*said, {"role": "assistant", "content": side[0]}] for side in COLUMNS}
+    del row["prompt"]
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert load_preferences(str(tmp_path / "a.jsonl")).to_list() == ROWS[:1]
+
+
+def test_a_split_of_a_file(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(FILES["e.json"])
+    assert len(load_preferences(str(path), split="test")) == 1
+    with pytest.raises(UserError, match="no split dev; choose with --split: train, test"):
+        load_preferences(str(path), split="dev")
+    for name in ("a.jsonl", "a.csv", "c.jsonl"):
+        (tmp_path / name).write_bytes(FILES[name])
+        with pytest.raises(UserError, match="--split: "):
+            load_preferences(str(tmp_path / name), split="train")
+    with pytest.raises(UserError, match=r"--config: .* one configuration"):
+        load_preferences(str(path), config="c")
+
+
+REFUSED = {
+    "a.csv": (b"prompt;chosen;rejected\np;c;r", r"separated by semicolons; .* sep=';'"),
+    "b.csv": (b"prompt\tchosen\trejected\np\tc\tr", "separated by tabs"),
+    "c.csv": (CSV.encode("utf-16"), "in UTF-16, not UTF-8; save it in UTF-8"),
+    "d.csv": (CSV.encode("utf-16-le"), "in UTF-16, not UTF-8"),
+    "e.csv": (b'prompt,chosen,rejected\np,c,r\np,"c,r\n', "row 2: unexpected end of data; a quote"),
+    "f.csv": (b"prompt,chosen,chosen\np,c,r", "two columns have the name 'chosen'"),
+    "a.jsonl": (LINES.replace("\n", ",\n").encode() + b",", "row 1: a comma behind the object"),
+    "b.jsonl": (b'{"prompt": "p"}\n[1]', "row 2: not an object with columns"),
+    "c.jsonl": (b'{"prompt": "p"}\n{"prompt": }', "row 2: cannot be read as JSON: Expecting value"),
+    "a.json": (b'{"data": [\n{"prompt": "p"}\n', "cannot be read as JSON: .*line 3"),
+    "a.jsonl.gz": (LINES.encode(), "cannot be read"),
+    "b.jsonl.gz": (gzip.compress(LINES.encode())[:-9], "cannot be read"),
+    "a.jsonl.xz": (LINES.encode(), "cannot be read"),
+    "a.xlsx": (b"x", r"must end in \.json, .*or in one of these and \.gz"),
+    "a.gz": (b"x", "must end in"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_file_cannot_be_is_one_line(tmp_path, name):
+    content, reason = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=reason) as error:
+        list(read_rows(str(tmp_path / name)))
+    assert str(error.value).startswith(str(tmp_path / name))
+
+
+def make_shards(folder) -> None:
+    table = datasets.Dataset.from_list(ROWS)
+    for name in (
+        "train_prefs-00000-of-00002",
+        "train_prefs-00001-of-00002",
+        "test_prefs-00000-of-00001",
+    ):
+        table.to_parquet(folder / "data" / f"{name}.parquet")
+
+
+def test_a_folder_of_shards(tmp_path):
+    make_shards(tmp_path)
+    with pytest.raises(UserError, match="no split train; choose with --split: test_prefs, train_p"):
+        load_preferences(str(tmp_path))
+    assert len(load_preferences(str(tmp_path), split="train_prefs")) == 4
+    for path in (tmp_path / "data").glob("test*"):
+        path.unlink()
+    assert len(load_preferences(str(tmp_path))) == 4  # the only split
+    with pytest.raises(UserError, match="no split x; choose with --split: train_prefs"):
+        load_preferences(str(tmp_path), split="x")
+
+
+def test_a_folder_of_packed_lines_and_configurations(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl.zst").write_bytes(arrow(LINES, "zstd"))
+    config = "  - config_name: {0}\n    data_files: {0}/*\n"
+    listed = "".join(config.format(name) for name in ("one", "two"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n", encoding="utf-8")
+    with pytest.raises(UserError, match="several configurations; choose with --config: one, two"):
+        load_preferences(str(tmp_path))
+    assert len(load_preferences(str(tmp_path), config="two")) == 2
+
+
+def test_what_save_to_disk_wrote(tmp_path):
+    table = datasets.Dataset.from_list(ROWS)
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "two")
+    assert load_preferences(str(tmp_path / "one")).to_list() == ROWS
+    assert load_preferences(str(tmp_path / "two"), split="test").to_list() == ROWS[:1]
+    shard = next((tmp_path / "one").glob("*.arrow"))
+    assert load_preferences(str(shard)).to_list() == ROWS
+
+
+def test_a_folder_without_data(tmp_path):
+    with pytest.raises(UserError, match="the folder holds no data that can be read"):
+        load_preferences(str(tmp_path))
+
+
+def test_a_cached_data_set_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "hub_answers", lambda: False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    make_shards(tmp_path / "pairs")
+    cache = tmp_path / "cache" / "some___pairs"
+    builder = datasets.load_dataset_builder(str(tmp_path / "pairs"), cache_dir=str(tmp_path / "x"))
+    builder.download_and_prepare()
+    built = next((tmp_path / "x").glob("pairs/default/*/*"))
+    cache.joinpath("default").mkdir(parents=True)
+    built.parent.rename(cache / "default" / "0.0.0")
+    assert len(load_preferences("some/pairs", split="train_prefs")) == 4
+    with pytest.raises(UserError, match="no split train; choose with --split"):
+        load_preferences("some/pairs")
