@@ -260,7 +260,8 @@ def check_writable(*folders: Path) -> None:
     Raises UserError where that cannot be.
     """
     for folder in folders:
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        full = folder.absolute()
+        new = [path for path in (full, *full.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

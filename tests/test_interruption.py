@@ -138,7 +138,7 @@ def test_a_run_sweeps_what_dead_ones_left_and_keeps_what_can_be_gone_on_with(tmp
         assert {"run-same", "run-other", "run-mine"} < there and "run-begun" not in there
     said = capsys.readouterr().out
     assert "run-same/checkpoint-5 is left over; --resume would go on there" in said
-    assert "killed with other settings, and left there: 1 run(s)" in said
+    assert "holds checkpoints of 1 killed run(s) with other settings" in said
     assert {path.name for path in tmp_path.iterdir()} == {"run-other", "run-mine"}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.checkpoints import adapter_base
 from common.cli import UserError, is_main_process
-from common.files import replace_folder, scratch_folder
+from common.files import replace_folder, scratch_folder, sweep
 from common.fingerprint import model_fingerprint
 from common.prompts import Prompt, as_messages
 
@@ -37,6 +37,7 @@ def save_trained(folder: Path, settings: dict, *parts, readme: str = "") -> None
         check_ours(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
+        sweep(folder.parent)
         with scratch_folder(folder.parent, folder.name) as scratch:
             new = scratch / "new"
             for part in parts:

@@ -73,7 +73,8 @@ def _begin(parent: Path, settings: dict, resume: bool, locks: contextlib.ExitSta
         hint = f"{last} is left over; --resume would go on there"
         print(f"going on from {last}" if resume else hint)
     if others:
-        print(f"{parent}: killed with other settings, and left there: {len(others)} run(s)")
+        count = f"{parent} holds checkpoints of {len(others)} killed run(s) with other settings"
+        print(f"{count}; delete those that you do not want to go on with")
     own = parent / f"run-{uuid.uuid4().hex[:8]}"
     own.mkdir(parents=True)
     _hold(lock_new_folder(own), locks)
