@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 import shlex
 from operator import gt
 from pathlib import Path
@@ -25,6 +26,7 @@ import dpo_trainer
 import numpy as np
 import pytest
 import torch
+from helpers import SCRIPTS
 
 from common.cli import UserError
 from common.models import encode_response, load_causal_lm
@@ -86,6 +88,14 @@ def test_every_check_asks_and_proposes_a_command_that_its_script_takes():
         assert python == "python" and Path(path).parent.name == "05-preference-tuning"
         args = importlib.import_module(Path(path).stem).build_parser().parse_args(flags)
         assert args.dataset == "my pairs.jsonl"
+
+
+def test_the_read_along_gives_every_limit():
+    text = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    for check, (_, limit) in LIMITS.items():
+        (row,) = re.findall(rf"^\| \w[\w ,]* \| `{check}` \| (.*) \|$", text, re.MULTILINE)
+        shown = rf"{100 * limit:.0f} %" if " %" in row else f"{limit:g} "
+        assert shown in f"{row} ", check
 
 
 def test_questions_come_in_order_and_the_first_gives_the_next_command():

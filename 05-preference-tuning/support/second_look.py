@@ -30,15 +30,15 @@ import numpy as np
 
 # --- The checks ---
 
-# Of each check where it fires: above or below a number.
+# Of each check where it fires, above or below a number; what explains others comes first.
 LIMITS = {
     "length": (gt, 0.85),
     "marks": (gt, 0.05),
     "repeats": (gt, 0.2),
     "twins": (gt, 0.2),
-    "unlike": (gt, 2.0),
-    "cut": (lt, 0.05),
     "base": (lt, 0.5),
+    "cut": (lt, 0.05),
+    "unlike": (gt, 2.0),
     "reference": (gt, 0.02),
     "unmoved": (lt, 0.1),
     "reversed": (lt, 0.5),
@@ -51,9 +51,9 @@ ASKS = {
     "marks": "Does markup belong there? {marks:.0%} of the texts hold marks such as {mark!r}",
     "repeats": "How many pairs are there? {repeats:.0%} share both answers with another one",
     "twins": "Is the accuracy memory? {twins:.0%} of the held-out pairs have a twin in training",
-    "unlike": "Would it talk so? Chosen answers cost {unlike:.1f} nats a token more than its own",
-    "cut": "Are the chosen answers cut? After half of them the model ends with p <= {cut:.3f}",
     "base": "A base model, or a short limit? {base:.0%} of its answers end in {tokens} tokens",
+    "cut": "Are the chosen answers cut? After half of them the model ends with p <= {cut:.3f}",
+    "unlike": "Would it talk so? Chosen answers cost {unlike:.1f} nats a token more than its own",
     "reference": "Is the start the reference? The first loss is {reference:.3f} away from ln 2",
     "unmoved": "Has it learned anything? Margins of held-out pairs are {unmoved:.3f} nats in size",
     "reversed": "Do pairs contradict others? {accuracy} of held-out pairs are ranked as labelled",
