@@ -28,6 +28,8 @@ from support.telling_words import show_pairs
 
 import numpy as np
 
+from common.cli import TYPED
+
 # --- The checks ---
 
 # Of each check where it fires, above or below a number; what explains others comes first.
@@ -61,14 +63,13 @@ ASKS = {
     "too_far": "Has it gone too far? Its answers lie {too_far:.2f} nats a token from the reference",
     "displaced": "Has it gone too far? Chosen answers have lost {displaced:.2f} nats a token",
 }
-AGAIN = "{script}.py --model {model} --dataset {dataset}"
 NEXT = dict.fromkeys(LIMITS, "preference_data_explorer.py --dataset {dataset}") | {
     "unlike": "dpo_variants.py --model {model} --dataset {dataset} --loss-type sigmoid sft",
-    "base": AGAIN + " --max-new-tokens {longer}",
-    "reference": AGAIN + " --smoke",
-    "unmoved": AGAIN + " --learning-rate {faster:.1g}",
-    "too_far": AGAIN + " --learning-rate {slower:.1g}",
-    "displaced": AGAIN + " --learning-rate {slower:.1g}",
+    "base": "{again} --max-new-tokens {longer}",
+    "reference": "{again} --smoke",
+    "unmoved": "{again} --learning-rate {faster:.1g}",
+    "too_far": "{again} --learning-rate {slower:.1g}",
+    "displaced": "{again} --learning-rate {slower:.1g}",
 }
 
 
@@ -89,9 +90,17 @@ def questions(when: str, numbers: dict, flags: dict) -> list[dict]:
             side = "above" if comparison is gt else "below"
             text = f"{ASKS[check].format(**numbers)} (asked {side} {limit:g})."
             asks = re.sub(r"(\d)%", r"\1 %", f"Second look, {when}: {text}")
-            command = f"python 05-preference-tuning/{NEXT[check].format(**flags)}"
+            command = overruled(NEXT[check].format(**flags))
             fired.append({"check": check, "when": when, "asks": asks, "next": command})
     return fired
+
+
+def overruled(command: str) -> str:
+    """A command of this folder in which the last flag is given once, with its last value."""
+    last = re.search(r" (--[\w-]+) \S+$", command)
+    if last:
+        command = re.sub(rf" {last[1]}[ =]\S+", "", command[: last.start()]) + last[0]
+    return f"python 05-preference-tuning/{command}"
 
 
 # --- Before, on the way, after ---
@@ -135,19 +144,17 @@ def look_at_pairs(
     return look
 
 
-def look_before(
-    start: Start, script: str = "dpo_trainer", rate: float | None = None
-) -> SecondLook | None:
-    """`look_at_pairs` for a policy, trained by a `script`, at a learning rate of its own.
+def look_before(start: Start, rate: float | None = None) -> SecondLook | None:
+    """`look_at_pairs` for a policy, trained at a learning rate of its own.
 
-    None where there is a gold standard.
+    None where there is a gold standard, and where answers do not come in pairs.
     """
-    if start.data.has_gold:
+    if start.data.has_gold or "chosen" not in start.data.train[0]:
         return None
     data, limit, (model, dataset, *_) = start.data, start.max_new_tokens, start.sft
     seed, rate = start.training["seed"], rate or start.training["learning_rate"]
-    flags = {"script": script, "model": shlex.quote(str(model)), "longer": 4 * limit}
-    flags |= {"slower": rate / 3, "faster": rate * 5}
+    flags = {"again": shlex.join(TYPED), "model": shlex.quote(str(model))}
+    flags |= {"longer": 4 * limit, "slower": rate / 3, "faster": rate * 5}
     of_model = read_start(start.reference, start.tokenizer, data.train, limit, seed)
     return look_at_pairs(data.train, data.held, dataset, of_model, **flags)
 

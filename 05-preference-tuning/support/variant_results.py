@@ -46,7 +46,7 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     Answers of a few arms are printed, of all where they are few.
     """
     prompts, seed = start.data.prompts, start.training["seed"]
-    second_look = look_before(start, "dpo_variants")
+    second_look = look_before(start)
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
     results = Results({"reference": readings}, {}, {"reference": sft}, {}, {}, {})
