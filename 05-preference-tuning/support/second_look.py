@@ -173,9 +173,8 @@ def look_on_the_way(
     rows = pick(held, range(min(PROBED, len(held))))
     logps, ref_logps = pair_logps(policy, tokenizer, rows)
     chosen, rejected = (logps - ref_logps).numpy().astype(float)
-    numbers = read_distance(tokenizer, texts, answers["kl"]) | read_displacement(
-        tokenizer, rows, chosen
-    )
+    numbers = read_distance(tokenizer, texts, answers["kl"])
+    numbers |= read_displacement(tokenizer, rows, chosen)
     if step == 0:
         losses = np.logaddexp(0, -start.training["beta"] * (chosen - rejected))
         numbers = {"reference": abs(float(losses.mean()) - math.log(2))}
