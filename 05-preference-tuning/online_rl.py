@@ -194,7 +194,7 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
     if data.has_gold:
         prompts = [question.prompt for question in questions("train")]
 
-    second_look = look_before(start, "online_rl", training["learning_rate"])
+    second_look = look_before(start, training["learning_rate"])
     dpo = train_dpo_arms(dpo_trainer.train_dpo, start, models["human"], adapter, rates)
     seconds = {"dpo_peak_mb": peak_memory()}
     before, rl = train_rl_arms(train_rl, start, models, prompts, arms, training)

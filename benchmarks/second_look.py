@@ -1,12 +1,13 @@
 """Does the second look see what went wrong, and is it silent where nothing did?
 
-    python benchmarks/second_look.py            # about half an hour on one core
-    python benchmarks/second_look.py --seeds 1  # a third of it
+    python benchmarks/second_look.py            # 66 runs, about a quarter of an hour on one core
+    python benchmarks/second_look.py --seeds 1  # a third of them
 
 Plants failures in the world's pairs, or in how they are trained on, runs dpo_trainer.py on them as
 on anybody's file, and counts which checks fire; the same on sound pairs with several settings. The
 limits in support/second_look.py were fixed before the first of these runs. Gold utility, which the
-checks never see, says what became of the answers. Writes benchmarks/second_look.md.
+checks never see, says what became of the answers. Writes every run to benchmarks/second_look.json,
+where it is not repeated while the file is there, and the table to benchmarks/second_look.md.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "05-preference-tuning"))
 
+from support.second_look import LIMITS  # noqa: E402
 from support.telling_words import telling_words  # noqa: E402
 from support.variant_data import flip_labels, swap_sides  # noqa: E402
 
@@ -30,6 +32,7 @@ import dpo_trainer  # noqa: E402
 import numpy as np  # noqa: E402
 
 from common.preferences import COLUMNS, SIDES, make_pairs  # noqa: E402
+from common.reporting import write_json  # noqa: E402
 
 PAIRS, FIRST_SEED = 400, 1000
 POLITE = ("", " Please.", " Thanks.", " Please tell me.", " Thank you.", " I wonder.")
@@ -178,49 +181,59 @@ def run(case: Case, seed: int, folder: Path) -> dict:
 
 def save_untrained(folder: Path) -> None:
     """The embedded model with weights drawn at random."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     from common.models import load_causal_lm
 
+    torch.manual_seed(0)
     model, tokenizer = load_causal_lm("tiny-gpt2")
     AutoModelForCausalLM.from_config(model.config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def row_of(case: Case, runs: Sequence[dict]) -> str:
-    """A row of the table: in how many runs a check fired that should, and which others did."""
-    hits = sum(bool(set(run["fired"]) & set(case.fires)) for run in runs)
+    """A row of the table: in how many runs a check fired that should, and which others did.
+
+    Where nothing should, in how many runs anything did.
+    """
+    awaited = set(case.fires or LIMITS)
+    hits = sum(bool(set(run["fired"]) & awaited) for run in runs)
     others = Counter(name for run in runs for name in set(run["fired"]) - set(case.fires))
     gold = [run["gold"] for run in runs]
     change = "" if None in gold[0] else "{:.1f} to {:.1f}".format(*np.mean(gold, axis=0))
     also = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
     expected = " or ".join(case.fires) or "nothing"
-    fired = f"{hits} of {len(runs)}" if case.fires else ""
-    words = ", ".join(dict.fromkeys(word for run in runs for word in run["words"]))
-    return f"| {case.name} | {expected} | {fired} | {also} | {change} | {words} |"
+    words = ", ".join(list(dict.fromkeys(word for run in runs for word in run["words"]))[:4])
+    return f"| {case.name} | {expected} | {hits} of {len(runs)} | {also} | {change} | {words} |"
+
+
+def make_table(runs: dict[str, dict]) -> str:
+    """Markdown: every case that has been run, by its name and the seeds."""
+    lines = ["| run | should fire | fired | also fired | gold utility | words of chosen |"]
+    lines.append("|---|---|---|---|---|---|")
+    for case in (*PLANTS, *INVISIBLE, *HEALTHY):
+        if case.name in runs:
+            lines.append(row_of(case, list(runs[case.name].values())))
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(FIRST_SEED, FIRST_SEED + parser.parse_args().seeds)
-    table = ["| run | should fire | fired | also fired | gold utility | words of chosen |"]
-    table.append("|---|---|---|---|---|---|")
-    everything = {}
+    results = Path(__file__).with_suffix(".json")
+    runs = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         save_untrained(Path(name, "untrained"))
-        for case in (*PLANTS, *INVISIBLE, *HEALTHY):
-            runs = []
-            for seed in seeds:
-                folder = Path(tempfile.mkdtemp(dir=name))
-                runs.append(run(case, seed, folder))
-            everything[case.name] = runs
-            table.append(row_of(case, runs))
-            print(table[-1], flush=True)
-    here = Path(__file__).parent
-    (here / "second_look.md").write_text("\n".join(table) + "\n", encoding="utf-8")
-    text = json.dumps(everything, indent=1)
-    (here / "second_look.json").write_text(text + "\n", encoding="utf-8")
+        for seed in seeds:
+            for case in (*PLANTS, *INVISIBLE, *HEALTHY):
+                of_case = runs.setdefault(case.name, {})
+                if str(seed) not in of_case:
+                    of_case[str(seed)] = run(case, seed, Path(tempfile.mkdtemp(dir=name)))
+                    write_json(results, runs)
+                    print(case.name, seed, of_case[str(seed)]["fired"], flush=True)
+    Path(__file__).with_suffix(".md").write_text(make_table(runs), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 import shlex
 from operator import gt
 from pathlib import Path
@@ -17,7 +18,15 @@ from support.evidence import (
 )
 from support.findings.dpo_training import win_rate_findings
 from support.findings.second_look import second_look_findings
-from support.second_look import ASKS, LIMITS, NEXT, SecondLook, look_on_the_way, questions
+from support.second_look import (
+    ASKS,
+    LIMITS,
+    NEXT,
+    SecondLook,
+    look_on_the_way,
+    overruled,
+    questions,
+)
 from support.start import Start
 from support.telling_words import show_pairs, telling_words
 
@@ -25,12 +34,14 @@ import dpo_trainer
 import numpy as np
 import pytest
 import torch
+from helpers import SCRIPTS
 
 from common.cli import UserError
 from common.models import encode_response, load_causal_lm
 from common.preferences import COLUMNS, make_pairs
 
-FLAGS = {"script": "dpo_trainer", "model": "FOLDER", "dataset": "'my pairs.jsonl'"}
+AGAIN = "dpo_trainer.py --dataset 'my pairs.jsonl' --learning-rate 2e-2 --beta 0.1"
+FLAGS = {"again": AGAIN, "model": "FOLDER", "dataset": "'my pairs.jsonl'"}
 FLAGS |= {"longer": 192, "slower": 2.3e-4, "faster": 3.5e-3}
 # What the sentences name beside the numbers of the checks.
 NAMED = {"order": "longer", "unequal": 9, "mark": "[INST]", "tokens": 48, "accuracy": "40 %"}
@@ -86,6 +97,30 @@ def test_every_check_asks_and_proposes_a_command_that_its_script_takes():
         assert python == "python" and Path(path).parent.name == "05-preference-tuning"
         args = importlib.import_module(Path(path).stem).build_parser().parse_args(flags)
         assert args.dataset == "my pairs.jsonl"
+        assert path.endswith("dpo_trainer.py") == (NEXT[check].startswith("{again}"))
+        if path.endswith("dpo_trainer.py"):
+            assert args.beta == 0.1  # what the user chose stays
+
+
+def test_the_read_along_gives_every_limit():
+    text = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    for check, (_, limit) in LIMITS.items():
+        (row,) = re.findall(rf"^\| \w[\w ,]* \| `{check}` \| (.*) \|$", text, re.MULTILINE)
+        shown = rf"{100 * limit:.0f} %" if " %" in row else f"{limit:g} "
+        assert shown in f"{row} ", check
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        ("a.py --x 1 --y 2 --x 3", "a.py --y 2 --x 3"),
+        ("a.py --x=1 --x-y 5 --x 3", "a.py --x-y 5 --x 3"),
+        ("a.py --y 2 --smoke", "a.py --y 2 --smoke"),
+        ("a.py", "a.py"),
+    ],
+)
+def test_a_flag_is_given_once(typed, said):
+    assert overruled(typed) == f"python 05-preference-tuning/{said}"
 
 
 def test_questions_come_in_order_and_the_first_gives_the_next_command():
@@ -277,7 +312,8 @@ def test_a_run_on_sound_pairs_raises_nothing_and_one_gone_too_far_does(tmp_path,
     first = said.index(on_the_way[0]["when"])
     assert first < said.index("Of held-out pairs the implicit reward ranks")
     assert said.count("Next:\n  python 05-preference-tuning/dpo_trainer.py") == 1
-    assert "--learning-rate 0.01\n" in said
+    command = f"dpo_trainer.py {shlex.join(place)} --prompts 8 --pairs 64 --learning-rate 0.01\n"
+    assert f"Next:\n  python 05-preference-tuning/{command}" in said
 
 
 # --- Win rates without a gold standard ---

@@ -9,6 +9,7 @@ from support.own_pairs import fingerprint, pick
 
 import numpy as np
 
+from common.cli import show_progress
 from common.intervals import percent, summary
 from common.models import encode_answers, encode_response
 from common.preferences import SIDES
@@ -33,7 +34,7 @@ def read_pairs(train: Sequence[dict], held: Sequence[dict]) -> dict:
     same two answers, whichever was chosen.
     """
     lengths, marks, texts, known = [], Counter(), 0, Counter()
-    for row in train:
+    for row in show_progress(train, "looking at pairs"):
         lengths.append([len(row[side]) for side in SIDES])
         known[_both_answers(row)] += 1
         found = [MARK.search(text) for text in _texts(row)]

@@ -28,17 +28,19 @@ from support.telling_words import show_pairs
 
 import numpy as np
 
+from common.cli import TYPED
+
 # --- The checks ---
 
-# Of each check where it fires: above or below a number.
+# Of each check where it fires, above or below a number; what explains others comes first.
 LIMITS = {
     "length": (gt, 0.85),
     "marks": (gt, 0.05),
     "repeats": (gt, 0.2),
     "twins": (gt, 0.2),
-    "unlike": (gt, 2.0),
-    "cut": (lt, 0.05),
     "base": (lt, 0.5),
+    "cut": (lt, 0.05),
+    "unlike": (gt, 2.0),
     "reference": (gt, 0.02),
     "unmoved": (lt, 0.1),
     "reversed": (lt, 0.5),
@@ -51,9 +53,9 @@ ASKS = {
     "marks": "Does markup belong there? {marks:.0%} of the texts hold marks such as {mark!r}",
     "repeats": "How many pairs are there? {repeats:.0%} share both answers with another one",
     "twins": "Is the accuracy memory? {twins:.0%} of the held-out pairs have a twin in training",
-    "unlike": "Would it talk so? Chosen answers cost {unlike:.1f} nats a token more than its own",
-    "cut": "Are the chosen answers cut? After half of them the model ends with p <= {cut:.3f}",
     "base": "A base model, or a short limit? {base:.0%} of its answers end in {tokens} tokens",
+    "cut": "Are the chosen answers cut? After half of them the model ends with p <= {cut:.3f}",
+    "unlike": "Would it talk so? Chosen answers cost {unlike:.1f} nats a token more than its own",
     "reference": "Is the start the reference? The first loss is {reference:.3f} away from ln 2",
     "unmoved": "Has it learned anything? Margins of held-out pairs are {unmoved:.3f} nats in size",
     "reversed": "Do pairs contradict others? {accuracy} of held-out pairs are ranked as labelled",
@@ -61,14 +63,13 @@ ASKS = {
     "too_far": "Has it gone too far? Its answers lie {too_far:.2f} nats a token from the reference",
     "displaced": "Has it gone too far? Chosen answers have lost {displaced:.2f} nats a token",
 }
-AGAIN = "{script}.py --model {model} --dataset {dataset}"
 NEXT = dict.fromkeys(LIMITS, "preference_data_explorer.py --dataset {dataset}") | {
     "unlike": "dpo_variants.py --model {model} --dataset {dataset} --loss-type sigmoid sft",
-    "base": AGAIN + " --max-new-tokens {longer}",
-    "reference": AGAIN + " --smoke",
-    "unmoved": AGAIN + " --learning-rate {faster:.1g}",
-    "too_far": AGAIN + " --learning-rate {slower:.1g}",
-    "displaced": AGAIN + " --learning-rate {slower:.1g}",
+    "base": "{again} --max-new-tokens {longer}",
+    "reference": "{again} --smoke",
+    "unmoved": "{again} --learning-rate {faster:.1g}",
+    "too_far": "{again} --learning-rate {slower:.1g}",
+    "displaced": "{again} --learning-rate {slower:.1g}",
 }
 
 
@@ -89,9 +90,17 @@ def questions(when: str, numbers: dict, flags: dict) -> list[dict]:
             side = "above" if comparison is gt else "below"
             text = f"{ASKS[check].format(**numbers)} (asked {side} {limit:g})."
             asks = re.sub(r"(\d)%", r"\1 %", f"Second look, {when}: {text}")
-            command = f"python 05-preference-tuning/{NEXT[check].format(**flags)}"
+            command = overruled(NEXT[check].format(**flags))
             fired.append({"check": check, "when": when, "asks": asks, "next": command})
     return fired
+
+
+def overruled(command: str) -> str:
+    """A command of this folder in which the last flag is given once, with its last value."""
+    last = re.search(r" (--[\w-]+) \S+$", command)
+    if last:
+        command = re.sub(rf" {last[1]}[ =]\S+", "", command[: last.start()]) + last[0]
+    return f"python 05-preference-tuning/{command}"
 
 
 # --- Before, on the way, after ---
@@ -139,19 +148,17 @@ def look_at_pairs(
     return look
 
 
-def look_before(
-    start: Start, script: str = "dpo_trainer", rate: float | None = None
-) -> SecondLook | None:
-    """`look_at_pairs` for a policy, trained by a `script`, at a learning rate of its own.
+def look_before(start: Start, rate: float | None = None) -> SecondLook | None:
+    """`look_at_pairs` for a policy, trained at a learning rate of its own.
 
-    None where there is a gold standard.
+    None where there is a gold standard, and where answers do not come in pairs.
     """
-    if start.data.has_gold:
+    if start.data.has_gold or "chosen" not in start.data.train[0]:
         return None
     data, limit, (model, dataset, *_) = start.data, start.max_new_tokens, start.sft
     seed, rate = start.training["seed"], rate or start.training["learning_rate"]
-    flags = {"script": script, "model": shlex.quote(str(model)), "longer": 4 * limit}
-    flags |= {"slower": rate / 3, "faster": rate * 5}
+    flags = {"again": shlex.join(TYPED), "model": shlex.quote(str(model))}
+    flags |= {"longer": 4 * limit, "slower": rate / 3, "faster": rate * 5}
     of_model = read_start(start.reference, start.tokenizer, data.train, limit, seed)
     return look_at_pairs(data.train, data.held, dataset, start.reading, of_model, **flags)
 
@@ -170,9 +177,8 @@ def look_on_the_way(
     rows = pick(held, range(min(PROBED, len(held))))
     logps, ref_logps = pair_logps(policy, tokenizer, rows)
     chosen, rejected = (logps - ref_logps).numpy().astype(float)
-    numbers = read_distance(tokenizer, texts, answers["kl"]) | read_displacement(
-        tokenizer, rows, chosen
-    )
+    numbers = read_distance(tokenizer, texts, answers["kl"])
+    numbers |= read_displacement(tokenizer, rows, chosen)
     if step == 0:
         losses = np.logaddexp(0, -start.training["beta"] * (chosen - rejected))
         numbers = {"reference": abs(float(losses.mean()) - math.log(2))}

@@ -9,6 +9,7 @@ from textwrap import shorten
 from support.evaluation import in_short
 from support.own_pairs import pick
 
+from common.cli import show_progress
 from common.preferences import SIDES
 
 TELLING = 3.5  # standard errors: chance reaches it for one word in two thousand
@@ -23,7 +24,7 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
     rejected): McNemar 1947.
     """
     difference, pairs = Counter(), Counter()
-    for row in rows:
+    for row in show_progress(rows, "comparing words"):
         chosen, rejected = (set(WORD.findall(row[side].lower())) for side in SIDES)
         for word in chosen ^ rejected:
             difference[word] += 1 if word in chosen else -1

@@ -48,7 +48,7 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     """
     prompts, seed = start.data.prompts, start.training["seed"]
     labelled = "label" in start.data.train[0]
-    second_look = None if labelled else look_before(start, "dpo_variants")
+    second_look = None if labelled else look_before(start)
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
     results = Results({"reference": readings}, {}, {"reference": sft}, {}, {}, {})
