@@ -148,6 +148,13 @@ def test_a_mistake_without_a_name_is_shown_on_the_smallest_input(tmp_path):
     )
 
 
+def test_a_mistake_has_its_name_also_where_a_number_overflows():
+    def without_beta(pw, pl, rw, rl, beta):
+        return -loop.torch.log(loop.torch.sigmoid(pw - rw - pl + rl))
+
+    assert compare(EXERCISES["e08_dpo_loss"], without_beta, ANY).reason == "beta is dropped"
+
+
 # --- Whatever a reader writes is answered in one line ---
 
 SIGNATURE = "def bradley_terry_loss(chosen_rewards, rejected_rewards):\n    "
@@ -366,6 +373,12 @@ def committed(name: str) -> dict:
 
 def says(sentence: str) -> bool:
     return sentence in " ".join(README.split())
+
+
+def test_the_answer_on_wrong_answers_compares_with_the_committed_run():
+    metrics = committed("dpo_training")
+    before, after = (metrics[who]["right_of_on_topic"]["mean"] for who in ("reference", "policy"))
+    assert says(f"right ones rise from {before:.0%} to {after:.0%} (dpo".replace("%", " %"))
 
 
 def test_the_answer_on_beta_is_that_of_the_committed_run():
