@@ -215,6 +215,16 @@ def test_a_missing_gradient_and_lost_digits_are_seen():
     assert "returns float32 where float64" in compare(exercise, narrow, ANY).reason
 
 
+def test_of_two_gaps_one_may_be_filled(tmp_path, monkeypatch):
+    path = tmp_path / f"{loop.FILE}.py"
+    gaps = (FOLDER / f"{loop.FILE}.py").read_text(encoding="utf-8")
+    path.write_text(gaps, encoding="utf-8")
+    assert loop.grade_loop(tmp_path) == Verdict("not begun")
+    path.write_text(f"{gaps}\n\nresponse_logps = print\n", encoding="utf-8")
+    monkeypatch.setattr(loop, "fault_of_logps", lambda *_: None)
+    assert loop.grade_loop(tmp_path) == Verdict("not begun", "response_logps is right")
+
+
 def test_ctrl_c_is_left_alone():
     with pytest.raises(KeyboardInterrupt), running.careful(ANY, 1):
         raise KeyboardInterrupt
