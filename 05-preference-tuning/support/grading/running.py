@@ -75,9 +75,9 @@ def place_in(file: Path, error: Exception | None) -> str:
 
 
 def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
-    """The function of this name in a reader's file. Raises NotBegun for a gap, Failed for errors."""
+    """The function of this name in a reader's file. Raises NotBegun for a gap, else Failed."""
     if not file.is_file():
-        raise Failed(f"there is no {file.name}; git checkout {file.name} brings it back")
+        raise Failed(f"is not there: git checkout {file.name} in its folder brings it back")
     with careful(file, seconds):
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module: ModuleType = importlib.util.module_from_spec(spec)
