@@ -167,7 +167,8 @@ ODD_ANSWERS = {
     "def bradley_terry_loss(a):\n    return a": "raises TypeError: ",
     SIGNATURE + "return 1 / 0": f"raises ZeroDivisionError: division by zero {LINE_2}",
     SIGNATURE + "raise ValueError": f"raises ValueError {LINE_2}, for chosen_rewards = [1]",
-    SIGNATURE + "raise NotImplementedError('no such dtype')": "raises NotImplementedError: no such",
+    SIGNATURE
+    + "int(); raise NotImplementedError('no such dtype')": "raises NotImplementedError: no such",
     SIGNATURE + "exit()": "ends Python",
     SIGNATURE + "while True: pass": "does not end: stopped after 0 s",
     SIGNATURE + "while True:\n        try: 1 / 0\n        except Exception: pass": "does not end",
