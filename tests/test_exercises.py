@@ -148,6 +148,13 @@ def test_a_mistake_without_a_name_is_shown_on_the_smallest_input(tmp_path):
     )
 
 
+def test_a_mistake_has_its_name_also_where_a_number_overflows():
+    def without_beta(pw, pl, rw, rl, beta):
+        return -loop.torch.log(loop.torch.sigmoid(pw - rw - pl + rl))
+
+    assert compare(EXERCISES["e08_dpo_loss"], without_beta, ANY).reason == "beta is dropped"
+
+
 # --- Whatever a reader writes is answered in one line ---
 
 SIGNATURE = "def bradley_terry_loss(chosen_rewards, rejected_rewards):\n    "
@@ -160,7 +167,8 @@ ODD_ANSWERS = {
     "def bradley_terry_loss(a):\n    return a": "raises TypeError: ",
     SIGNATURE + "return 1 / 0": f"raises ZeroDivisionError: division by zero {LINE_2}",
     SIGNATURE + "raise ValueError": f"raises ValueError {LINE_2}, for chosen_rewards = [1]",
-    SIGNATURE + "raise NotImplementedError('no such dtype')": "raises NotImplementedError: no such",
+    SIGNATURE
+    + "int(); raise NotImplementedError('no such dtype')": "raises NotImplementedError: no such",
     SIGNATURE + "exit()": "ends Python",
     SIGNATURE + "while True: pass": "does not end: stopped after 0 s",
     SIGNATURE + "while True:\n        try: 1 / 0\n        except Exception: pass": "does not end",
@@ -206,6 +214,16 @@ def test_a_missing_gradient_and_lost_digits_are_seen():
 
     assert "no gradient flows" in compare(exercise, cut, ANY).reason
     assert "returns float32 where float64" in compare(exercise, narrow, ANY).reason
+
+
+def test_of_two_gaps_one_may_be_filled(tmp_path, monkeypatch):
+    path = tmp_path / f"{loop.FILE}.py"
+    gaps = (FOLDER / f"{loop.FILE}.py").read_text(encoding="utf-8")
+    path.write_text(gaps, encoding="utf-8")
+    assert loop.grade_loop(tmp_path) == Verdict("not begun")
+    path.write_text(f"{gaps}\n\nresponse_logps = print\n", encoding="utf-8")
+    monkeypatch.setattr(loop, "fault_of_logps", lambda *_: None)
+    assert loop.grade_loop(tmp_path) == Verdict("not begun", "response_logps is right")
 
 
 def test_ctrl_c_is_left_alone():
@@ -366,6 +384,12 @@ def committed(name: str) -> dict:
 
 def says(sentence: str) -> bool:
     return sentence in " ".join(README.split())
+
+
+def test_the_answer_on_wrong_answers_compares_with_the_committed_run():
+    metrics = committed("dpo_training")
+    before, after = (metrics[who]["right_of_on_topic"]["mean"] for who in ("reference", "policy"))
+    assert says(f"right ones rise from {before:.0%} to {after:.0%} (dpo".replace("%", " %"))
 
 
 def test_the_answer_on_beta_is_that_of_the_committed_run():

@@ -98,13 +98,22 @@ def attempt(
 
 
 def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
-    """Whether a named mistake gives what was given, in every case that has an answer."""
+    """Whether a named mistake gives what was given, wherever that is finite and no error is right.
+
+    So a mistake has its name also where an exp overflows besides.
+    """
+    compared = []
     for case, right, theirs in rows:
-        if right.error is None:
+        if right.error is None and is_finite(theirs):
             mistaken = expected(exercise, exercise.mistakes[name], case)
-            if difference(mistaken, theirs._replace(kind=mistaken.kind, changed=None)):
-                return False
-    return True
+            given = theirs._replace(kind=mistaken.kind, changed=None)
+            compared.append(difference(mistaken, given))
+    return bool(compared) and not any(compared)
+
+
+def is_finite(outcome: Outcome) -> bool:
+    arrays = [array for array in outcome.values.values() if array.dtype.kind == "f"]
+    return all(np.isfinite(array).all() for array in arrays)
 
 
 def expected(exercise: Exercise, function: Callable, case: dict) -> Outcome:

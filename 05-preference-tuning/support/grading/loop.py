@@ -38,12 +38,12 @@ def grade_loop(folder: Path) -> Verdict:
     file, begun = folder / f"{FILE}.py", ""
     try:
         logps = load_function(file, "response_logps")
-        train = load_function(file, "train_dpo")
         quiet_libraries()
         fault = fault_of_logps(logps, file)
         if fault:
             return Verdict("wrong", fault)
         begun = "response_logps is right"
+        train = load_function(file, "train_dpo")
         fault = fault_of_steps(train, file)
         return Verdict("wrong", fault) if fault else judge_training(train, file)
     except NotBegun:

@@ -75,9 +75,9 @@ def place_in(file: Path, error: Exception | None) -> str:
 
 
 def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
-    """The function of this name in a reader's file. Raises Failed, in one line."""
+    """The function of this name in a reader's file. Raises NotBegun for a gap, else Failed."""
     if not file.is_file():
-        raise Failed(f"there is no {file.name}; git checkout {file.name} brings it back")
+        raise Failed(f"is not there: git checkout {file.name} in its folder brings it back")
     with careful(file, seconds):
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module: ModuleType = importlib.util.module_from_spec(spec)
@@ -85,4 +85,12 @@ def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
     function = getattr(module, name, None)
     if not callable(function):
         raise Failed(f"has no function {name}")
+    if is_gap(function):
+        raise NotBegun
     return function
+
+
+def is_gap(function: Callable) -> bool:
+    """Whether all that a function does is `raise NotImplementedError`."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_names == ("NotImplementedError",)
