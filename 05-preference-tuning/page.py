@@ -54,8 +54,8 @@ BROWSED = (
     ("online RL", "online RL", "default"),
     (f"best of {frontier.N}", "best of n", "human"),
     (f"DPO and best of {frontier.N}", "DPO + best of n", "human"),
-    ("online RL, reward loves length", "online RL", "biased"),
-    ("the same without the KL term", "online RL", "biased_no_kl"),
+    ("online RL, loves length", "online RL", "biased"),
+    ("online RL, loves length, no KL term", "online RL", "biased_no_kl"),
 )
 
 
