@@ -54,8 +54,8 @@ BROWSED = (
     ("online RL", "online RL", "default"),
     (f"best of {frontier.N}", "best of n", "human"),
     (f"DPO and best of {frontier.N}", "DPO + best of n", "human"),
-    ("online RL, reward loves length", "online RL", "biased"),
-    ("the same without the KL term", "online RL", "biased_no_kl"),
+    ("online RL, loves length", "online RL", "biased"),
+    ("online RL, loves length, no KL term", "online RL", "biased_no_kl"),
 )
 
 
@@ -195,8 +195,16 @@ def load_scorer(seed: int, smoke: bool, output_dir: Path, device: str) -> Callab
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser = cli.bare_parser(__file__, __doc__)
+    seed = cli.whole_number(0)
+    parser.add_argument("--seed", type=seed, default=0, help="of the run, and of pairs to label")
+    default, trained = Path("outputs"), "what was trained is looked for here"
+    parser.add_argument("--output-dir", type=cli.folder, default=default, help=trained)
+    results = "results are read here, and the page is written; default: --output-dir"
+    parser.add_argument("--figures-dir", type=cli.folder, help=results)
+    parser.add_argument("--smoke", action="store_true", help="the page of a run with --smoke")
+    devices = ("auto", "cuda", "mps", "cpu")
+    parser.add_argument("--device", default="auto", choices=devices, help="where to score answers")
     return parser
 
 

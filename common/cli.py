@@ -59,9 +59,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
         return action.help if no_default else super()._get_help_string(action)
 
 
+def bare_parser(script: str, description: str) -> argparse.ArgumentParser:
+    """A parser without flags (of a script's __file__ and __doc__) whose errors are one line."""
+    return _Parser(Path(script).name, description=description, formatter_class=_Formatter)
+
+
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of a script (its __file__ and __doc__), with the flags that every script has."""
-    parser = _Parser(Path(script).name, description=description, formatter_class=_Formatter)
+    parser = bare_parser(script, description)
     group = parser.add_argument_group("shared")
     seed_help = "seed of data, training and sampling"
     group.add_argument("--seed", type=whole_number(0), default=0, help=seed_help)

@@ -1,6 +1,5 @@
 """A headless Chromium for tests, driven over the WebDriver protocol with the standard library."""
 
-import base64
 import json
 import shutil
 import socket
@@ -62,11 +61,6 @@ class Browser:
     def devtools(self, command: str, **params):
         """A command of the DevTools protocol."""
         return self.call("goog/cdp/execute", {"cmd": command, "params": params})
-
-    def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        shot = self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
     def log(self, kind: str) -> list[dict]:
         """Entries of the "browser" (console) or "performance" (network) log since the last call."""

@@ -24,7 +24,8 @@ RESULTS = {
     "reward_hacking": "reward_hacking",
     "frontier": "frontier",
 }
-COMMANDS = [*RESULTS, "run_all"]
+COMMANDS = [*RESULTS, "run_all", "page"]
+ANSWERING = ("online_rl", "dpo_trainer", "dpo_variants", "best_of_n", "reward_hacking")
 NO_MODEL = ("preference_data_explorer", "rlhf_objectives", "frontier")
 MODEL_COMMANDS = [name for name in RESULTS if name not in NO_MODEL]
 DATASET_COMMANDS = [
@@ -99,8 +100,9 @@ def test_help_imports_no_heavy_library(name, tmp_path):
     assert "argparse" in imported
     assert not imported & HEAVY
     assert f"python 05-preference-tuning/{name}.py" in done.stdout
-    for flag in ("--seed", "--output-dir", "--figures-dir", "--claims", "--smoke"):
+    for flag in ("--seed", "--output-dir", "--figures-dir", "--smoke"):
         assert flag in done.stdout
+    assert name == "page" or "--claims" in done.stdout
     assert names(tmp_path) == set()
 
 
@@ -138,7 +140,8 @@ def test_smoke_run(smoke, name):
     figure = folder / "outputs" / f"{RESULTS[name]}-smoke.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
     results = read_results(folder, name)
-    assert set(results) == KEYS and results["script"] == f"{name}.py" and results["seed"] == 0
+    assert set(results) - {"answers"} == KEYS and ("answers" in results) == (name in ANSWERING)
+    assert results["script"] == f"{name}.py" and results["seed"] == 0
     assert results["settings"]["smoke"] is True and results["wall_seconds"]["total"] >= 0
     assert {"python", "numpy"} <= results["versions"].keys() and results["metrics"]
 
@@ -189,6 +192,19 @@ def test_what_was_trained_is_used_again(smoke, name):
     used = [line for line in smoke[name].splitlines() if line.startswith("using ")]
     assert any("reward_model-smoke" in line for line in used), smoke[name]
     assert any("dpo-smoke" in line for line in used), smoke[name]
+
+
+def test_the_page_of_a_run_has_its_answers_with_rewards(smoke):
+    done = run_script("page", "--smoke", cwd=smoke["folder"])
+    assert done.returncode == 0, done.stderr
+    assert "using outputs/reward_model-smoke" in done.stdout
+    page = smoke["folder"] / "outputs" / "lab-smoke.html"
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert len(data["policies"]) == 15 and len(data["pools"]) == 6
+    assert all(point["answers"] in data["places"] for point in data["points"])
+    assert all(isinstance(reward, float) for _, _, reward, *_ in data["answers"])
 
 
 @pytest.mark.parametrize("name", ["rlhf_objectives", "dpo_trainer"])

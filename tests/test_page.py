@@ -61,6 +61,17 @@ def test_the_page_is_one_small_file_that_loads_nothing(lab, data):
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
 
 
+def test_the_committed_page_is_that_of_the_committed_run_and_of_these_parts():
+    text = (COMMITTED / "lab.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert page.fill_template(data) == text, "make page"
+    claims = []
+    for section in page.SECTIONS:
+        results = page.read_results(COMMITTED / f"{section.name}.json")
+        claims += page.claims_for_page(section.title, results)
+    assert data["claims"] == claims, "make page"
+
+
 def test_a_text_cannot_end_the_element_that_it_stands_in():
     text = page.fill_template({"answer": "</script><script>alert(1)</script>"})
     assert text.count("</script>") == 2

@@ -11,7 +11,7 @@ import page
 import pytest
 from best_of_n import best_of_n_kl_bound, expected_best_of_n
 from browser import Browser, find_browser, start_browser
-from made_up_page import PROMPTS, made_up_data
+from made_up_page import made_up_data
 from rlhf_objectives import (
     clipped_surrogate,
     generalized_advantage_estimate,
@@ -102,7 +102,7 @@ def test_sixteen_labels_by_keyboard_say_what_they_say_and_can_be_trained_on(lab,
     assert text_of(lab, "trial-count") == "Pair 3 of 16"
     lab.press(BACKSPACE, *[LEFT] * 15)
     found = rows_of_table(lab, "judged-table")
-    assert found["Position: left chosen"] == "16 of 16: 100 % [81, 100]"
+    assert found["Position: left (or upper) chosen"] == "16 of 16: 100 % [81, 100]"
     assert found["Agreement with yourself"] == "0 of 4: 0 % [0, 49]"
     assert lab.run("return document.activeElement.id") == "judged"
     click(lab, "judged-download")
@@ -120,14 +120,12 @@ def test_sixteen_labels_by_keyboard_say_what_they_say_and_can_be_trained_on(lab,
 
 
 def test_own_pairs_are_labelled_here_and_keep_their_other_columns(lab, folder):
-    own = folder / "own.csv"
-    own.write_text('prompt,a,b,id\n"Hm, why?",<b>x</b>,y,7\nq,z,w,8\n', encoding="utf-8")
-    element = lab.call("element", {"using": "css selector", "value": "#own-file"})
-    (reference,) = element.values()
-    lab.call(f"element/{reference}/value", {"text": str(own)})
-    end = time.monotonic() + 10
-    while "own.csv" not in text_of(lab, "own-message") and time.monotonic() < end:
-        time.sleep(0.05)
+    lab.run("document.getElementById('own').open = true")
+    click(lab, "trial-left")
+    assert choose_file(lab, folder / "bad.jsonl", "{") == "bad.jsonl: line 1 is not JSON"
+    assert text_of(lab, "trial-count") == "Pair 2 of 16"  # nothing was lost
+    said = choose_file(lab, folder / "own.csv", 'prompt,a,b,id\n"Hm, why?",<b>x</b>,y,7\nq,z,w,8\n')
+    assert said == "2 pairs of own.csv; nothing of them leaves this page."
     assert text_of(lab, "trial-prompt") == "Hm, why?"
     sides = [text_of(lab, f"trial-{side}") for side in ("left", "right")]
     assert sorted(sides) == ["<b>x</b>", "y"]  # a text, and no markup
@@ -142,19 +140,17 @@ def test_own_pairs_are_labelled_here_and_keep_their_other_columns(lab, folder):
     path.unlink()
 
 
-def test_a_file_that_cannot_be_read_is_told_and_nothing_is_lost(lab, folder):
-    bad = folder / "bad.jsonl"
-    bad.write_text("{", encoding="utf-8")
-    click(lab, "trial-left")
+def choose_file(lab: Browser, path: Path, content: str) -> str:
+    """Write a file, choose it in the page, and what the page says of it."""
+    path.write_text(content, encoding="utf-8")
+    lab.run("document.getElementById('own-message').textContent = ''")
     element = lab.call("element", {"using": "css selector", "value": "#own-file"})
     (reference,) = element.values()
-    lab.call(f"element/{reference}/value", {"text": str(bad)})
-    end = time.monotonic() + 10
+    lab.call(f"element/{reference}/value", {"text": str(path)})
+    end = time.monotonic() + 20
     while not text_of(lab, "own-message") and time.monotonic() < end:
         time.sleep(0.05)
-    lab.run("document.getElementById('own').open = true")
-    assert text_of(lab, "own-message") == "bad.jsonl: line 1 is not JSON"
-    assert text_of(lab, "trial-count") == "Pair 2 of 16"
+    return text_of(lab, "own-message")
 
 
 # --- Move ---
@@ -164,66 +160,60 @@ def signless(text: str) -> str:
     return text.replace("−", "-")
 
 
-@pytest.mark.parametrize(
-    ("pool", "judge", "power"), [(0, "reward", -0.3), (1, "length_reward", 0.5)]
-)
-def test_moving_beta_gives_the_numbers_of_kl_regularized_optimum(lab, data, pool, judge, power):
-    set_value(lab, "pool", pool, "change")
-    set_value(lab, "judge", judge, "change")
-    set_value(lab, "beta", power)
-    shown = data["pools"][pool]
-    ref = np.exp(shown["logp"])
-    ref = ref / ref.sum()
-    rewards, gold = np.array(shown[judge]), np.array(shown["gold"])
-    probs = kl_regularized_optimum(ref, rewards, 10**power)
-    kl = probs @ np.log(np.where(probs > 0, probs / ref, 1))
-    says = signless(text_of(lab, "beta-says"))
-    assert f"lies {kl:.2f} nats" in says
-    assert f"reward {probs @ rewards:.2f} ({(probs - ref) @ rewards:+.2f})" in says
-    assert f"gold utility {probs @ gold:.2f} ({(probs - ref) @ gold:+.2f})" in says
+def test_moving_beta_gives_the_numbers_of_kl_regularized_optimum(lab, data):
+    for place, judge, power in ((0, "reward", -0.3), (1, "length_reward", 0.5)):
+        set_value(lab, "pool", place, "change")
+        set_value(lab, "judge", judge, "change")
+        set_value(lab, "beta", power)
+        pool = data["pools"][place]
+        ref = np.exp(pool["logp"])
+        ref = ref / ref.sum()
+        rewards, gold = np.array(pool[judge]), np.array(pool["gold"])
+        probs = kl_regularized_optimum(ref, rewards, 10**power)
+        kl = probs @ np.log(np.where(probs > 0, probs / ref, 1))
+        says = signless(text_of(lab, "beta-says"))
+        assert f"lies {kl:.2f} nats" in says
+        assert f"reward {probs @ rewards:.2f} ({(probs - ref) @ rewards:+.2f})" in says
+        assert f"gold utility {probs @ gold:.2f} ({(probs - ref) @ gold:+.2f})" in says
 
 
-@pytest.mark.parametrize("n", [1, 5, 20])
-def test_moving_n_gives_the_numbers_of_expected_best_of_n(lab, data, n):
-    set_value(lab, "n", n)
+def test_moving_n_gives_the_numbers_of_expected_best_of_n(lab, data):
     pool = data["pools"][0]
     drawn = np.array(pool["drawn"])
     rewards, gold = np.array(pool["reward"])[drawn], np.array(pool["gold"])[drawn]
-    says = signless(text_of(lab, "n-says"))
-    reward, its_gold = expected_best_of_n(rewards, n), expected_best_of_n(rewards, n, gold)
-    assert f"best of {n} has reward {reward:.2f} and gold {its_gold:.2f}" in says
-    assert f"at most {best_of_n_kl_bound(n):.2f} nats" in says
-    favourite = int(np.argmax(rewards[:n]))
-    assert f'Of the first {n}, the reward chooses "{pool["texts"][drawn[favourite]]}"' in says
-    assert ("None of them is better by gold" in says) == (gold[favourite] == gold[:n].max())
+    for n in (1, 5, 20):
+        set_value(lab, "n", n)
+        says = signless(text_of(lab, "n-says"))
+        reward, its_gold = expected_best_of_n(rewards, n), expected_best_of_n(rewards, n, gold)
+        assert f"best of {n} has reward {reward:.2f} and gold {its_gold:.2f}" in says
+        assert f"at most {best_of_n_kl_bound(n):.2f} nats" in says
+        favourite = int(np.argmax(rewards[:n]))
+        assert f'Of the first {n}, the reward chooses "{pool["texts"][drawn[favourite]]}"' in says
+        assert ("None of them is better" in says) == (gold[favourite] == gold[:n].max())
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "ratio", "advantage", "says"),
-    [
-        (0.2, 1.4, 1, "the gradient is zero"),
-        (0.3, 0.5, -2, "the gradient is zero"),
-        (0.2, 0.5, 1, "the gradient with respect to the ratio is 1.00"),
-    ],
-)
-def test_moving_epsilon_gives_the_numbers_of_clipped_surrogate(
-    lab, epsilon, ratio, advantage, says
-):
-    for name, value in {"epsilon": epsilon, "ratio": ratio, "advantage": advantage}.items():
-        set_value(lab, name, value)
-    objective = clipped_surrogate(ratio, advantage, epsilon)
-    said = signless(text_of(lab, "epsilon-says"))
-    assert f"The objective is {objective:.3f}, and {says}" in said
+def test_moving_epsilon_gives_the_numbers_of_clipped_surrogate(lab):
+    zero, slope = "the gradient is zero", "the gradient with respect to the ratio is 1.00"
+    for epsilon, ratio, advantage, gradient in (
+        (0.2, 1.4, 1, zero),
+        (0.3, 0.5, -2, zero),
+        (0.2, 0.5, 1, slope),
+    ):
+        for name, value in {"epsilon": epsilon, "ratio": ratio, "advantage": advantage}.items():
+            set_value(lab, name, value)
+        objective = clipped_surrogate(ratio, advantage, epsilon)
+        said = signless(text_of(lab, "epsilon-says"))
+        assert f"The objective is {objective:.3f}, and {gradient}" in said
 
 
-@pytest.mark.parametrize(("lam", "gamma", "reward"), [(0, 1, 1), (0.5, 0.9, 2)])
-def test_moving_lambda_gives_the_numbers_of_the_advantage_estimate(lab, lam, gamma, reward):
-    for name, value in {"lambda": lam, "gamma": gamma, "rewards-2": reward}.items():
-        set_value(lab, name, value)
-    rewards, values = np.array([0, 0, reward]), np.array([0.5, 0.6, 0.7])
-    expected = generalized_advantage_estimate(rewards, values, gamma, lam)
-    shown = [float(signless(text_of(lab, f"advantage-{t}"))) for t in range(3)]
-    assert shown == pytest.approx(expected, abs=1e-4)
+def test_moving_lambda_gives_the_numbers_of_the_advantage_estimate(lab):
+    for lam, gamma, reward in ((0, 1, 1), (0.5, 0.9, 2)):
+        for name, value in {"lambda": lam, "gamma": gamma, "rewards-2": reward}.items():
+            set_value(lab, name, value)
+        rewards, values = np.array([0, 0, reward]), np.array([0.5, 0.6, 0.7])
+        expected = generalized_advantage_estimate(rewards, values, gamma, lam)
+        shown = [float(signless(text_of(lab, f"advantage-{t}"))) for t in range(3)]
+        assert shown == pytest.approx(expected, abs=1e-4)
 
 
 # --- Browse, Predict, The frontier ---
@@ -234,7 +224,7 @@ def answers_of(data: dict, policy: dict) -> list[list]:
 
 
 def read_all(data: dict) -> list[dict[str, bool]]:
-    """Every answer but SFT's: whether it is changed, worse, hacked; gold, reward and own reward."""
+    """Of every answer but SFT's whether it is changed, worse than before, and hacked."""
     sft, *others = data["policies"]
     before, read = answers_of(data, sft), []
     for policy in others:
@@ -247,18 +237,14 @@ def read_all(data: dict) -> list[dict[str, bool]]:
     return read
 
 
-@pytest.mark.parametrize("test", ["all", "changed", "worse", "hacked"])
-def test_a_filter_shows_the_answers_that_pass_it(lab, data, test):
-    set_value(lab, "browse-filter", test, "change")
-    passed = sum(answer[test] for answer in read_all(data))
-    assert 0 < passed <= 14 * len(PROMPTS)
-    assert text_of(lab, "browse-count").startswith(f"{passed} answers to ")
-
-
-def test_turning_the_pages_shows_every_answer_of_a_policy(lab, data):
-    place = 3
+def test_a_filter_shows_the_answers_that_pass_it_and_pages_show_all(lab, data):
+    for test in ("hacked", "worse", "changed", "all"):
+        set_value(lab, "browse-filter", test, "change")
+        passed = sum(answer[test] for answer in read_all(data))
+        assert passed > 0
+        assert text_of(lab, "browse-count").startswith(f"{passed} answers to ")
+    place, seen = 3, []
     set_value(lab, "browse-policy", place, "change")
-    seen = []
     for _ in range(2):
         seen += lab.run(
             "return [...document.querySelectorAll('#browse-list tbody tr:nth-child(2) .text')]"
@@ -269,6 +255,9 @@ def test_turning_the_pages_shows_every_answer_of_a_policy(lab, data):
 
 
 def test_predictions_are_scored_beside_always_saying_holds(lab, data):
+    click(lab, "claim-show")
+    assert text_of(lab, "claim-answer") == "Say first what you expect."
+    assert text_of(lab, "score") == ""
     outcomes, probabilities = [], []
     for k, claim in enumerate(data["claims"][:12]):
         expected, sure = ("holds", 0.9) if k % 3 else ("not", 0.6)
@@ -286,12 +275,6 @@ def test_predictions_are_scored_beside_always_saying_holds(lab, data):
     says = text_of(lab, "score")
     assert f"of {len(outcomes)} decided claims: you {brier:.3f}" in says
     assert f'always saying "holds" {always:.3f}' in says
-
-
-def test_nothing_is_shown_before_a_prediction(lab):
-    click(lab, "claim-show")
-    assert text_of(lab, "claim-answer") == "Say first what you expect."
-    assert text_of(lab, "score") == ""
 
 
 def test_a_point_says_what_it_is_and_shows_its_answers(lab, data):
@@ -316,17 +299,18 @@ def test_a_point_says_what_it_is_and_shows_its_answers(lab, data):
 # --- For everybody ---
 
 
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_is_wider_than_the_window(lab, width):
-    lab.emulate(width)
-    lab.call("refresh")
-    overflow = lab.run(
-        "const width = document.documentElement.clientWidth;"
-        "return [document.documentElement.scrollWidth - width,"
-        "[...document.querySelectorAll('main *')].filter(node => !node.closest('.scroll, pre, svg')"
-        "&& node.getBoundingClientRect().right > width + 1).map(node => node.id || node.tagName)]"
-    )
-    assert overflow == [0, []]
+def test_nothing_is_wider_than_the_window(lab):
+    for width in (320, 390, 1280):
+        lab.emulate(width)
+        overflow = lab.run(
+            "window.dispatchEvent(new Event('resize'));"
+            "const width = document.documentElement.clientWidth;"
+            "const outside = [...document.querySelectorAll('main *')].filter(node =>"
+            " !node.closest('.scroll, pre') && node.getBoundingClientRect().right > width + 1);"
+            "return [document.documentElement.scrollWidth - width,"
+            " outside.map(node => node.id || node.tagName)]"
+        )
+        assert overflow == [0, []], width
 
 
 def test_every_control_has_a_name_and_every_id_is_alone(lab):
@@ -339,19 +323,19 @@ def test_every_control_has_a_name_and_every_id_is_alone(lab):
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_can_be_read_in_both_colour_schemes(lab, scheme):
-    lab.emulate(1280, scheme=scheme)
-    colors = lab.run(
-        "const style = getComputedStyle(document.documentElement);"
-        "return Object.fromEntries(arguments[0].map("
-        "name => [name, style.getPropertyValue('--' + name).trim()]))",
-        ["page", "card", "text", "quiet", "good", "bad", "main", "on-main"],
-    )
-    for text in ("text", "quiet", "good", "bad", "main"):
-        for ground in ("page", "card"):
-            assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)
-    assert contrast(colors["on-main"], colors["main"]) >= 4.5
+def test_texts_can_be_read_in_both_colour_schemes(lab):
+    for scheme in ("light", "dark"):
+        lab.emulate(1280, scheme=scheme)
+        colors = lab.run(
+            "const style = getComputedStyle(document.documentElement);"
+            "const read = name => [name, style.getPropertyValue('--' + name).trim()];"
+            "return Object.fromEntries(arguments[0].map(read))",
+            ["page", "card", "text", "quiet", "good", "bad", "main", "on-main"],
+        )
+        for text in ("text", "quiet", "good", "bad", "main"):
+            for ground in ("page", "card"):
+                assert contrast(colors[text], colors[ground]) >= 4.5, (scheme, text, ground)
+        assert contrast(colors["on-main"], colors["main"]) >= 4.5
 
 
 def contrast(first: str, second: str) -> float:

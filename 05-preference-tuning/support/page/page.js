@@ -329,6 +329,7 @@ function table(caption, head, rows) {
 }
 
 const right = (content) => ({ content, kind: "number" });
+const together = (content) => ({ content, kind: "together" }); // on one line
 const longText = (...content) => ({ content: content.flat(), kind: "text" });
 
 /** The marks of an answer, coloured by whether it is right. */
@@ -562,12 +563,12 @@ const GROUP_NAMES = {
 function labelTable(pairs, labels) {
   const found = describeLabels(pairs, labels);
   const rows = [];
-  const add = (name, you, meaning) => rows.push({ cells: [name, you, meaning] });
+  const add = (name, you, meaning) => rows.push({ cells: [name, together(you), meaning] });
   if (found.gold) add("Agreement with gold", share(found.gold), "pairs in which gold differs");
   if (found.file) add("Agreement with the file", share(found.file), "each pair once");
   add("Agreement with yourself", share(found.itself), "pairs that came again, sides exchanged");
-  const balanced = found.gold ? "gold's better answer was left in half of the sixteen" : "50 % is no bias";
-  add("Position: left chosen", share(found.left), balanced);
+  const balanced = found.gold ? "the better answer was there in half of the sixteen" : "50 % is no bias";
+  add("Position: left (or upper) chosen", share(found.left), balanced);
   const { k, n } = found.goldLonger ?? {};
   const byGold = found.goldLonger ? `gold: ${k} of ${n}` : "pairs of unequal length";
   add("Length: longer chosen", share(found.longer), byGold);
@@ -808,7 +809,7 @@ function startLambda() {
     el("tbody", {},
       row("reward", tokens.map((t) => field("rewards", t))),
       row("value", tokens.map((t) => field("values", t))),
-      row("advantage", tokens.map((t) => el("output", { id: `advantage-${t}` })))),
+      row("advantage", tokens.map((t) => el("output", { id: `advantage-${t}`, "aria-live": "off" })))),
   );
   const draw = () => {
     const [lambda, gamma] = ["lambda", "gamma"].map((id) => Number($(id).value));
@@ -1099,7 +1100,7 @@ function startFrontier(data) {
     const axes = makeAxes($("plane"), {
       xTicks: [0, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 64].filter((kl) => kl <= most), yTicks: niceTicks(...yRange),
       xRange: [0, most * 1.05], yRange, scale: Math.sqrt, height: 460,
-      xLabel: "measured KL from the SFT checkpoint, nats (square-root axis)", yLabel: "gold utility, log-odds",
+      xLabel: "measured KL from SFT, nats (root axis)", yLabel: "gold utility, log-odds",
       says: "Gold utility against KL of every method; the list below names the points",
     });
     drawLine(axes, limit.map((point) => [point.kl, point.gold]), "limit", { "stroke-width": 3 });
