@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.checkpoints import adapter_base, check_kind, in_brief
+from common.checkpoints import adapter_base, check_kind, check_type, in_brief
 from common.cli import UserError, show_progress
 from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text
@@ -79,6 +79,8 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         base = find_base(base)
     if base and not holds_tokenizer(path):
         return load_tokenizer(base)
+    if not base:
+        check_type(name, path)
     if Path(path).is_dir() and not holds_tokenizer(path):
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
@@ -124,15 +126,14 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
     """(model, tokenizer, names of the weights that the checkpoint lacks)."""
     import torch
 
-    base = find_base(name)
+    path, base = find_model(name), find_base(name)
     if base:
         model, tokenizer, missing = _load(auto_class, base, device, **options)
         tokenizer = load_tokenizer(name)
         model = merge_adapter(model, name)
         check_vocabulary(name, model, tokenizer)
         return model, tokenizer, missing
-    path = find_model(name)
-    check_kind(auto_class.__name__, name, path)
+    check_kind(name, path, auto_class.__name__)
     tokenizer = load_tokenizer(name)
     safe = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     try:
@@ -168,6 +169,8 @@ def check_vocabulary(
     """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
+    if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
+        beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
     if beyond:
         raise UserError(
             f"cannot use the model {name}: it embeds {size} tokens, and its tokenizer writes "
@@ -345,6 +348,17 @@ def encode_answers(
         rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
         shared = min(shared, shared_length(shown, rows[-1]))
     return [shown[:shared], *(row[shared:] for row in rows)]
+
+
+def encode_row(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
+) -> list[list[int]]:
+    """`encode_answers`, or what an encoder reads: the prompt, and what each response adds to it."""
+    if not reads_pairs(tokenizer):
+        return encode_answers(tokenizer, prompt, texts)
+    shown = tokenizer(as_text(prompt))["input_ids"]
+    pairs = [tokenizer(as_text(prompt), text)["input_ids"] for text in texts]
+    return [shown, *(pair[len(shown) :] for pair in pairs)]
 
 
 def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -117,18 +117,24 @@ def histograms(words: np.ndarray) -> dict:
 
 
 def token_counts(rows: Sequence[dict], model: str) -> dict:
-    """Tokens as the model reads them; pairs too long for it are left out of training, not cut."""
-    from common.models import encode_prompt, encode_response, load_tokenizer
+    """Tokens as the model reads them; pairs too long for it are left out of training, not cut.
+
+    An encoder is taken for what a reward model starts from.
+    """
+    from common.models import REWARD_LENGTH, encode_row, load_tokenizer, reads_pairs
 
     tokenizer = load_tokenizer(model)
-    limit = min(MAX_LENGTH, tokenizer.model_max_length)
-    counts = {"prompt": [len(encode_prompt(tokenizer, row["prompt"])) for row in rows]}
-    for side in SIDES:
-        counts[side] = [len(encode_response(tokenizer, row[side])) for row in rows]
-    prompt, chosen, rejected = (np.array(counts[column]) for column in COLUMNS)
+    most = REWARD_LENGTH if reads_pairs(tokenizer) else MAX_LENGTH
+    limit = min(most, tokenizer.model_max_length)
+    lengths = []
+    for row in rows:
+        parts = encode_row(tokenizer, row["prompt"], [row[side] for side in SIDES])
+        lengths.append([len(part) for part in parts])
+    prompt, chosen, rejected = np.array(lengths).T
+    counts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     longest = prompt + np.maximum(chosen, rejected)
     sides = {
-        column: {"mean": float(np.mean(counts[column])), "longest": max(counts[column])}
+        column: {"mean": float(np.mean(counts[column])), "longest": int(max(counts[column]))}
         for column in COLUMNS
     }
     return {**sides, "model": model, "limit": limit, "too_long": int((longest > limit).sum())}

@@ -126,6 +126,7 @@ def trainer_settings(
         "eval_steps": 1 / 6,  # how often `look` is called
         "bf16": is_wide(model) and gains_from_bfloat16(device),
         "use_cpu": device == "cpu",
+        "router_aux_loss_coef": 0.0,  # no part of the losses that the scripts show
         "gradient_checkpointing": False,  # saves little memory at this size, costs a forward pass
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide that a training diverges
