@@ -117,7 +117,7 @@ FAMILIES = {
     "Phi3": {"pad_token_id": 0},
     "Qwen3Moe": EXPERTS,
     "Mixtral": {"num_local_experts": 2},
-    "Mamba": {"state_size": 4},
+    "Mamba": {"state_size": 4, "tie_word_embeddings": False},
     "Lfm2": {"layer_types": ["conv", "full_attention"]},
 }
 KEEP_A_STATE = ("Mamba", "Lfm2")
