@@ -616,3 +616,22 @@ def test_log_probabilities_take_token_ids_for_prompts():
     by_text = response_logps(model, tokenizer, PROMPTS, responses)
     assert torch.equal(by_text, response_logps(model, tokenizer, ids, responses))
     assert show_template(tokenizer)[0].startswith("Question: What is two")
+
+
+def test_the_rank_of_lora_is_a_setting_only_where_it_is_given():
+    from support.training import training_settings
+
+    assert "lora_r" not in training_settings("dpo", model="tiny-gpt2", lora_r=None)
+    assert training_settings("dpo", model="tiny-gpt2", lora_r=16)["lora_r"] == 16
+
+
+@pytest.mark.parametrize("name", ["tiny-distilbert", "tiny-gpt2"])
+def test_a_row_is_counted_as_its_model_reads_it(name):
+    tokenizer = models.load_tokenizer(name)
+    for row in PAIRS:
+        texts = [row["chosen"], row["rejected"]]
+        prompt, *answers = models.encode_row(tokenizer, row["prompt"], texts)
+        read = models.encode_for_reward(tokenizer, [row["prompt"]] * 2, texts)
+        lengths = read["attention_mask"].sum(-1).tolist()
+        assert lengths == [len(prompt) + len(answer) for answer in answers]
+        assert read["input_ids"][0, : len(prompt)].tolist() == prompt
