@@ -3,7 +3,6 @@
 Everything is read from config.json and the names of the files: no weights, and never any code.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -218,20 +217,3 @@ def in_brief(error: Exception) -> str:
     if first.endswith(":") and others:
         first = f"{first} {others[0]}"
     return shorten(first, 200, placeholder=" ...")
-
-
-# --- Adapters ---
-
-
-def adapter_base(path: str) -> str | None:
-    """The model that the adapter in a folder was made for; None where there is no adapter."""
-    file = Path(path, "adapter_config.json")
-    if not file.is_file() or Path(path, "config.json").is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
-        base = None
-    if not base:
-        raise UserError(f"cannot use the adapter {path}: {file.name} names no base model")
-    return str(base)

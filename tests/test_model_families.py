@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from common import models
 from common.cli import UserError, quiet_libraries
 from common.fingerprint import model_fingerprint
+from common.model_names import find_model
 from common.models import encode_answers, encode_prompt, load_causal_lm, load_reward_model
 from common.sampling import end_tokens, keeps_keys_and_values, sample
 from common.templates import show_template, use_template
@@ -423,7 +424,7 @@ def test_weights_that_are_not_read_are_one_line(kind, tmp_path):
 def test_a_folder_of_gguf_files_alone_is_said_to_be_one(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match="GGUF files, which cannot be trained"):
-        models.find_model(str(tmp_path))
+        find_model(str(tmp_path))
 
 
 def test_weights_that_are_missing_would_be_random(tmp_path):
@@ -505,7 +506,7 @@ def test_an_adapter_as_model_is_merged_into_its_base(llama, tmp_path):
     adapter = save_lora(tmp_path / "sft", llama)
     expected = logits(PeftModel.from_pretrained(load_causal_lm(llama)[0], adapter))
     model, tokenizer = load_causal_lm(adapter)
-    assert not hasattr(model, "peft_config") and models.find_model(adapter) == adapter
+    assert not hasattr(model, "peft_config") and find_model(adapter) == adapter
     torch.testing.assert_close(logits(model), expected)
     assert (expected - logits(load_causal_lm(llama)[0])).abs().max() > 0.01
     assert tokenizer.chat_template == load_causal_lm(llama)[1].chat_template

@@ -14,10 +14,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from common.checkpoints import adapter_base
 from common.cli import UserError, is_main_process
 from common.files import replace_folder, scratch_folder
 from common.fingerprint import model_fingerprint
+from common.model_names import adapter_base
 from common.prompts import Prompt, as_messages
 
 SETTINGS = "lab_settings.json"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import folder_for_mapped_files
-from common.models import hub_answers
+from common.model_names import hub_answers
 
 KEYS = ("train", "data")  # where the rows of a JSON object stand, unless --split names another
 

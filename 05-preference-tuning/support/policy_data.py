@@ -8,12 +8,12 @@ from support.own_pairs import fingerprint
 import numpy as np
 
 from common.cli import UserError, show_progress
+from common.model_names import is_embedded
 from common.models import (
     REWARD_LENGTH,
     encode_for_reward,
     encode_prompt,
     encode_response,
-    is_embedded,
 )
 from common.preferences import SIDES, make_pairs, questions
 from common.prompts import Prompt, distinct_prompts

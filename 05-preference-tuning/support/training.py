@@ -19,10 +19,10 @@ from support.resuming import CURVE, Checkpoints, looks_before
 from support.watching import training_history, watch
 
 from common.cli import process_count
+from common.model_names import is_embedded
 from common.models import (
     format_pair,
     gains_from_bfloat16,
-    is_embedded,
     is_wide,
     load_causal_lm,
 )
