@@ -14,7 +14,7 @@ from common.cli import UserError, show_progress
 from common.model_names import find_base, find_model
 from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text
-from common.templates import QUESTION, is_plain, shared_length, use_template
+from common.templates import QUESTION, is_plain, shared_length, tokens_after_answer, use_template
 
 if TYPE_CHECKING:
     import torch
@@ -246,6 +246,8 @@ def encode_response(
     tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
 ) -> list[int]:
     """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
+    if not (text or is_plain(tokenizer)):  # some templates refuse an empty message
+        return tokens_after_answer(tokenizer)
     return encode_answers(tokenizer, prompt, [text])[1]
 
 

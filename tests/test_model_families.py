@@ -280,6 +280,8 @@ def test_prompts_and_responses_are_those_that_trl_trains_on(kind, tmp_path):
         assert encoded[0] == encode_prompt(tokenizer, row["prompt"])  # what samples go on from
         assert encoded[1] == models.encode_response(tokenizer, row["chosen"])
     prompt, chosen, _ = encoded
+    nothing = models.encode_response(tokenizer, "")
+    assert tokenizer.decode(nothing).strip() == answer.split("So.")[1].strip()
     assert tokenizer.decode(prompt).endswith(end) and tokenizer.decode(chosen) == answer
     tokenizer.save_pretrained(tmp_path / "saved")
     again = models.load_tokenizer(save_model(tmp_path / "model", model, tokenizer))
