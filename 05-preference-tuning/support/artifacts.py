@@ -131,7 +131,7 @@ for adapter in {adapters}:
 def loading_code(policy, folder: str) -> dict[str, str]:
     """The lines of a README that load an adapter on its base, which may be an adapter itself."""
     base, adapters = policy.peft_config["default"].base_model_name_or_path, [folder]
-    while adapter_base(base):
+    while base and adapter_base(base):
         adapters.insert(0, base)
         base = adapter_base(base)
     if len(adapters) == 1:
