@@ -28,6 +28,7 @@ from support.evaluation import (
     readings,
     score_texts,
     show_candidates,
+    which_ended,
 )
 from support.findings.best_of_n import findings
 from support.held_out_pairs import pair_hits
@@ -172,6 +173,7 @@ def make_pool(
         "reward": score_texts(judge, prompts, texts),
         "log_ratio": log_ratios(model, tokenizer, prompts, token_ids),
         **readings(prompts, texts),
+        **which_ended(prompts, sampled),
     }
 
 

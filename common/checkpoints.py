@@ -3,7 +3,6 @@
 Everything is read from config.json and the names of the files: no weights, and never any code.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -95,7 +94,7 @@ def type_of_config(kind: str) -> type:
 
 
 SAVE_AS_SAFETENSORS = (
-    'python -c "from transformers import {auto} as M; '
+    'python -c "from transformers import {saver} as M; '
     "M.from_pretrained('{folder}').save_pretrained('{folder}')\""
 )
 DECODERS = "give a causal language model (GPT-2, Llama, Qwen, ...)"
@@ -103,7 +102,7 @@ BACKBONES = (
     f"{DECODERS}. What a reward model is to start from, reward_model.py takes as --model, and "
     "best_of_n.py and online_rl.py as --reward-backbone"
 )
-ANY_MODEL: Sequence[Row] = (
+WEIGHTS: Sequence[Row] = (
     (
         lambda it: lacks_weights(it) and it.has(".gguf"),
         "it is a GGUF file, made for running a model and not for training it; give the folder of "
@@ -124,8 +123,10 @@ ANY_MODEL: Sequence[Row] = (
         "its weights are quantised ({method}), and a gradient needs whole ones; give the model "
         "that it was made from",
     ),
+)
+TYPES: Sequence[Row] = (
     (
-        lambda it: "model_type" not in it.config,
+        lambda it: not it.config.get("model_type"),
         "its config.json does not say what it is (model_type is missing); copy or download it "
         "once more",
     ),
@@ -173,18 +174,28 @@ CLASSIFIER: Sequence[Row] = (
 KINDS = {"AutoModelForCausalLM": CAUSAL_LM, "AutoModelForSequenceClassification": CLASSIFIER}
 
 
-def check_kind(auto_class: str, name: str, path: str) -> None:
+def check_kind(name: str, path: str, auto_class: str) -> None:
     """Raise UserError, with what to do, for a checkpoint that `auto_class` cannot make use of."""
+    it = read_checkpoint(path)
+    check_rows(f"cannot load the model {name}", it, (*WEIGHTS, *TYPES))
+    check_rows(f"cannot use the model {name}", it, KINDS[auto_class])
+
+
+def check_type(name: str, path: str) -> None:
+    """The same for a checkpoint of which only the tokenizer is wanted."""
+    check_rows(f"cannot load the model {name}", read_checkpoint(path), TYPES)
+
+
+def check_rows(problem: str, it: Checkpoint, rows: Sequence[Row]) -> None:
+    """Raise UserError with the advice of the first row that applies."""
     import transformers
 
-    it = read_checkpoint(path)
-    words = {"auto": auto_class, "version": transformers.__version__, "folder": it.folder}
-    for word in ("kind", "architecture", "method", "labels"):
+    words = {"version": transformers.__version__, "saver": it.architecture or "AutoModel"}
+    for word in ("folder", "kind", "architecture", "method", "labels"):
         words[word] = getattr(it, word)
-    for doing, rows in (("load", ANY_MODEL), ("use", KINDS[auto_class])):
-        for applies, advice in rows:
-            if applies(it):
-                raise UserError(f"cannot {doing} the model {name}: {advice.format(**words)}")
+    for applies, advice in rows:
+        if applies(it):
+            raise UserError(f"{problem}: {advice.format(**words)}")
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -202,20 +213,7 @@ def read_checkpoint(path: str) -> Checkpoint:
 
 def in_brief(error: Exception) -> str:
     """What a library says first. Further on it lists classes, and gives advice of its own."""
-    first = (str(error).strip() or type(error).__name__).split("\n")[0]
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
     return shorten(first, 200, placeholder=" ...")
-
-
-# --- Adapters ---
-
-
-def adapter_base(path: str) -> str | None:
-    """The model that the adapter in a folder was made for; None where there is no adapter."""
-    file = Path(path, "adapter_config.json")
-    if not file.is_file() or Path(path, "config.json").is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"cannot use the adapter {path}: {file.name} names no base model") from None
-    return str(base)

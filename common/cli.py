@@ -227,7 +227,7 @@ def start(
     check_replaceable(args.figures_dir, args.run_name, args.panels)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):
-        from common.models import find_model
+        from common.model_names import find_model
 
         for model in filter(None, names):
             find_model(str(model))

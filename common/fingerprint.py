@@ -5,8 +5,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from common.checkpoints import adapter_base
-from common.models import local_folder
+from common.model_names import adapter_base, local_folder
 
 READ_BY_LOADING = (".safetensors", ".json", ".jinja", ".model", ".txt")  # what makes a model
 

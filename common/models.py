@@ -5,27 +5,21 @@ A causal language model sees its own chat template, or, where it has none, a que
 batches sorted by length, and share the work among the processes of `accelerate launch`.
 """
 
-import contextlib
-import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.checkpoints import adapter_base, check_kind, in_brief
+from common.checkpoints import check_kind, check_type, in_brief
 from common.cli import UserError, show_progress
+from common.model_names import find_base, find_model
 from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text
-from common.templates import QUESTION, is_plain, shared_length, use_template
+from common.templates import QUESTION, is_plain, shared_length, tokens_after_answer, use_template
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TINY = Path(__file__).resolve().parent / "tiny"
-EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
 # Types whose first position is the one behind the id of the padding token.
 COUNT_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
@@ -79,6 +73,8 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         base = find_base(base)
     if base and not holds_tokenizer(path):
         return load_tokenizer(base)
+    if not base:
+        check_type(name, path)
     if Path(path).is_dir() and not holds_tokenizer(path):
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
@@ -122,25 +118,30 @@ def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
 
 def _load(auto_class, name: str, device: str, **options) -> tuple:
     """(model, tokenizer, names of the weights that the checkpoint lacks)."""
-    import torch
-
     base = find_base(name)
     if base:
-        model, tokenizer, missing = _load(auto_class, base, device, **options)
-        tokenizer = load_tokenizer(name)
+        model, _, missing = _load(auto_class, base, device, **options)
         model = merge_adapter(model, name)
-        check_vocabulary(name, model, tokenizer)
-        return model, tokenizer, missing
-    path = find_model(name)
-    check_kind(auto_class.__name__, name, path)
+    else:
+        check_kind(name, find_model(name), auto_class.__name__)
     tokenizer = load_tokenizer(name)
+    if not base:
+        model, missing = load_weights(auto_class, name, **options)
+    check_vocabulary(name, model, tokenizer)
+    return model.to(device).eval(), tokenizer, missing
+
+
+def load_weights(auto_class, name: str, **options) -> tuple["PreTrainedModel", list[str]]:
+    """(model in float32, names of the weights that the checkpoint lacks)."""
+    import torch
+
     safe = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+    options |= {**safe, "output_loading_info": True}
     try:
-        model, info = auto_class.from_pretrained(path, output_loading_info=True, **safe, **options)
+        model, info = auto_class.from_pretrained(find_model(name), **options)
     except Exception as error:  # the libraries raise many kinds for a broken model
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
-    check_vocabulary(name, model, tokenizer)
-    return model.to(device).eval(), tokenizer, sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"])
 
 
 def merge_adapter(model: "PreTrainedModel", name: str) -> "PreTrainedModel":
@@ -168,96 +169,14 @@ def check_vocabulary(
     """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
+    if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
+        beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
     if beyond:
         raise UserError(
             f"cannot use the model {name}: it embeds {size} tokens, and its tokenizer writes "
             f"{len(beyond)} more ({beyond[0]!r:.30}); call resize_token_embeddings("
             f"{len(tokenizer)}) on the model and save it, or save the tokenizer without them"
         )
-
-
-def is_embedded(name: str) -> bool:
-    """Whether this is the name of a model that comes with the lab."""
-    return name in EMBEDDED
-
-
-def local_folder(name: str) -> Path | None:
-    """The folder of an embedded or local model, if there is one of this name."""
-    folder = TINY / name if is_embedded(name) else Path(name).expanduser()
-    return folder.resolve() if folder.is_dir() else None
-
-
-def find_base(name: str) -> str | None:
-    """The model that an adapter was made for; None where the name is not that of an adapter."""
-    folder = local_folder(name)
-    return adapter_base(str(folder)) if folder else None
-
-
-def find_model(name: str) -> str:
-    """The folder of an embedded or local model, or a hub id that is cached or can be fetched.
-
-    The folder of an adapter is one too. Raises UserError otherwise, within 4 seconds: the library
-    itself would retry for a minute.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = local_folder(name)
-    if folder:
-        check_folder(name, folder)
-        return str(folder)
-    path = Path(name).expanduser()
-    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if path.exists() or is_path:
-        raise UserError(f"no model {name}: there is no such folder")
-    try:
-        cached = try_to_load_from_cache(name, "config.json")
-    except ValueError:
-        raise UserError(
-            f"no model {name}: no such folder, and not a name that a model hub can have"
-        ) from None
-    if isinstance(cached, str):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    elif not hub_answers():
-        raise UserError(
-            f"no model {name}: no such folder, and the model hub cannot be reached; "
-            "give the folder of a downloaded model, or leave the flag out to use the embedded one"
-        )
-    return name
-
-
-def check_folder(name: str, folder: Path) -> None:
-    """Raise UserError for a folder without a model, and for an adapter without its base."""
-    if (folder / "config.json").is_file():
-        return
-    base = adapter_base(str(folder))
-    if base is None:
-        gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
-        reason = f"the folder holds no model{gguf} (config.json is missing)"
-        raise UserError(f"no model {name}: {reason}")
-    try:
-        find_model(base)
-    except UserError as error:
-        reason = f"it was made for {base}, which is not there ({error})"
-        remedy = "write its place into base_model_name_or_path of adapter_config.json"
-        raise UserError(f"cannot use the adapter {name}: {reason}; {remedy}") from None
-
-
-def hub_answers(seconds: float = 4.0) -> bool:
-    """Whether the hub answers at all, decided within `seconds` (name resolution included)."""
-    answers = []
-
-    def ask() -> None:
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        with contextlib.suppress(OSError, ValueError):  # ValueError: no URL
-            request = urllib.request.Request(endpoint, method="HEAD")
-            with contextlib.suppress(urllib.error.HTTPError):  # "not allowed" is an answer
-                urllib.request.urlopen(request, timeout=seconds)
-            answers.append(True)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answers)
 
 
 # --- Work for several processes ---
@@ -327,6 +246,8 @@ def encode_response(
     tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
 ) -> list[int]:
     """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
+    if not (text or is_plain(tokenizer)):  # some templates refuse an empty message
+        return tokens_after_answer(tokenizer)
     return encode_answers(tokenizer, prompt, [text])[1]
 
 
@@ -345,6 +266,17 @@ def encode_answers(
         rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
         shared = min(shared, shared_length(shown, rows[-1]))
     return [shown[:shared], *(row[shared:] for row in rows)]
+
+
+def encode_row(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
+) -> list[list[int]]:
+    """`encode_answers`, or what an encoder reads: the prompt, and what each response adds to it."""
+    if not reads_pairs(tokenizer):
+        return encode_answers(tokenizer, prompt, texts)
+    shown = tokenizer(as_text(prompt))["input_ids"]
+    pairs = [tokenizer(as_text(prompt), text)["input_ids"] for text in texts]
+    return [shown, *(pair[len(shown) :] for pair in pairs)]
 
 
 def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:

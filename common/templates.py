@@ -114,8 +114,11 @@ def shared_length(one: Sequence, other: Sequence) -> int:
 
 def end_of_answer(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The special token with which the template ends an answer, if it is one."""
-    both = show_template(tokenizer)[1]
-    _, _, end = both.rpartition(ANSWER)
     special = tokenizer.added_tokens_decoder
-    tokens = tokenizer(end, add_special_tokens=False)["input_ids"]
-    return next((token for token in tokens if token in special), None)
+    return next((token for token in tokens_after_answer(tokenizer) if token in special), None)
+
+
+def tokens_after_answer(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Token ids of what the template puts behind an answer."""
+    _, _, end = show_template(tokenizer)[1].rpartition(ANSWER)
+    return tokenizer(end, add_special_tokens=False)["input_ids"]

@@ -31,12 +31,11 @@ from tokenizers.processors import TemplateProcessing
 
 from common.cli import UserError
 from common.intervals import over_seeds
+from common.model_names import find_model, is_embedded
 from common.models import (
     encode_prompt,
     encode_response,
-    find_model,
     format_prompt,
-    is_embedded,
     load_causal_lm,
 )
 from common.preferences import make_pairs, questions, write_response

@@ -23,11 +23,10 @@ from safetensors import safe_open
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from common import models, sampling
+from common import model_names, models, sampling
 from common.cli import UserError, quiet_libraries
+from common.model_names import EMBEDDED, TINY
 from common.models import (
-    EMBEDDED,
-    TINY,
     encode_prompt,
     encode_response,
     format_pair,
@@ -619,35 +618,35 @@ def test_no_settings_where_the_lab_trained_nothing(tmp_path, content):
 
 
 def test_models_are_found_and_folders_are_absolute(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(model_names, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
-    assert models.find_model("tiny-gpt2") == str(TINY / "tiny-gpt2")
+    assert model_names.find_model("tiny-gpt2") == str(TINY / "tiny-gpt2")
     (tmp_path / "my model").mkdir()
     (tmp_path / "my model/config.json").write_text("{}")
     for name in ("my model", "./my model", str(tmp_path / "my model")):
-        assert models.find_model(name) == str((tmp_path / "my model").resolve())
+        assert model_names.find_model(name) == str((tmp_path / "my model").resolve())
 
 
 def test_only_the_two_names_are_the_embedded_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [models.is_embedded(name) for name in EMBEDDED] == [True, True]
+    assert [model_names.is_embedded(name) for name in EMBEDDED] == [True, True]
     for name in ("./tiny-gpt2", "tiny-", "tiny-gpt2-mine", str(TINY / "tiny-gpt2"), "TINY-GPT2"):
-        assert not models.is_embedded(name)
+        assert not model_names.is_embedded(name)
     (tmp_path / "tiny-mine").mkdir()
     (tmp_path / "tiny-mine/config.json").write_text("{}")
-    assert models.find_model("tiny-mine") == str((tmp_path / "tiny-mine").resolve())
+    assert model_names.find_model("tiny-mine") == str((tmp_path / "tiny-mine").resolve())
 
 
 @pytest.mark.parametrize(
     "name", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere", "..", "", "empty", "file"]
 )
 def test_a_wrong_folder_is_one_line_without_asking_the_hub(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(model_names, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no such folder|holds no model") as error:
-        models.find_model(name)
+        model_names.find_model(name)
     assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
 
@@ -659,7 +658,7 @@ def test_an_unreachable_hub_is_one_line_at_once(monkeypatch, name):
     monkeypatch.setenv("no_proxy", "*")
     started = time.time()
     with pytest.raises(UserError) as error:
-        models.find_model(name)
+        model_names.find_model(name)
     assert time.time() - started < 5
     assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
@@ -669,7 +668,7 @@ def test_a_hub_that_is_silent_is_given_up_in_time(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "*")
         started = time.time()
-        assert not models.hub_answers(seconds=0.3)
+        assert not model_names.hub_answers(seconds=0.3)
         assert time.time() - started < 2
 
 
@@ -685,10 +684,10 @@ def test_a_hub_that_refuses_has_answered(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        assert models.hub_answers()
+        assert model_names.hub_answers()
         server.shutdown()
     monkeypatch.setenv("HF_ENDPOINT", "no address")
-    assert not models.hub_answers()
+    assert not model_names.hub_answers()
 
 
 def copy_of(name: str, folder: Path, **changes: bytes | None) -> str:

@@ -14,10 +14,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from common.checkpoints import adapter_base
 from common.cli import UserError, is_main_process
 from common.files import replace_folder, scratch_folder, sweep
 from common.fingerprint import model_fingerprint
+from common.model_names import adapter_base
 from common.prompts import Prompt, as_messages
 
 SETTINGS = "lab_settings.json"
@@ -106,12 +106,12 @@ Trained by dpo_trainer.py of the preference-tuning lab with these settings:
 This loads it on its base model and answers a question (`pip install transformers peft torch`):
 
 ```python
-from peft import AutoPeftModelForCausalLM
+{imports}
 from transformers import AutoTokenizer
 
 folder = {folder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoPeftModelForCausalLM.from_pretrained(folder)
+{load}
 chat = {chat}
 text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -119,6 +119,26 @@ answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shap
 print(tokenizer.decode(answer, skip_special_tokens=True).strip())
 ```
 """
+IMPORTS = "from peft import AutoPeftModelForCausalLM"
+LOAD = "model = AutoPeftModelForCausalLM.from_pretrained(folder)"
+# An adapter to an adapter, which AutoPeftModel would load in the place of the first.
+IMPORTS_OF_SEVERAL = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"
+LOAD_SEVERAL = """\
+model = AutoModelForCausalLM.from_pretrained({base})
+for adapter in {adapters}:
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()"""
+
+
+def loading_code(policy, folder: str) -> dict[str, str]:
+    """The lines of a README that load an adapter on its base, which may be an adapter itself."""
+    base, adapters = policy.peft_config["default"].base_model_name_or_path, [folder]
+    while base and adapter_base(base):
+        adapters.insert(0, base)
+        base = adapter_base(base)
+    if len(adapters) == 1:
+        return {"imports": IMPORTS, "load": LOAD}
+    texts = {"base": json.dumps(base), "adapters": json.dumps(adapters)}
+    return {"imports": IMPORTS_OF_SEVERAL, "load": LOAD_SEVERAL.format(**texts)}
 
 
 def adapter_folders(folder: Path, merge: bool) -> list[Path]:
@@ -139,8 +159,9 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt:
     folder, *merged = folders
     stored = stored_settings(settings)
     named = ", ".join(f"{name} {value}" for name, value in stored.items() if value is not None)
-    texts = {"folder": json.dumps(str(folder.resolve())), "chat": json.dumps(as_messages(prompt))}
-    readme = HOW_TO_USE.format(settings=named, **texts)
+    place = str(folder.resolve())
+    texts = {"folder": json.dumps(place), "chat": json.dumps(as_messages(prompt))}
+    readme = HOW_TO_USE.format(settings=named, **texts, **loading_code(policy, place))
     save_trained(folder, stored, policy, tokenizer, readme=readme)
     for folder in merged:
         model = copy.deepcopy(policy).merge_and_unload()

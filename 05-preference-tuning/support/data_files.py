@@ -14,7 +14,7 @@ from support.json_rows import choose_split
 
 from common.cli import UserError
 from common.files import folder_for_mapped_files
-from common.models import hub_answers
+from common.model_names import hub_answers
 
 
 def read_rows(name: str, split: str | None = None, config: str | None = None) -> Iterator[dict]:

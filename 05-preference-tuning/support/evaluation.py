@@ -22,7 +22,7 @@ from common.models import (
 )
 from common.preferences import SIDES, all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text, prompt_key
-from common.sampling import sample
+from common.sampling import Response, sample
 from common.texts import count_words
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def sample_answers(
     """n answers to each prompt as texts, and their readings (prompts, n), with the KL.
 
     The KL, in nats, is that of a PEFT model from its base; any other model is its own reference.
+    Without a gold standard, `ended` says which answers ended within `max_new_tokens`.
     """
     sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
     texts, token_ids = [], []
@@ -179,7 +180,16 @@ def sample_answers(
     if hasattr(model, "disable_adapter"):
         repeated = [prompt for prompt in prompts for _ in range(n)]
         kl = sequence_kl(model, tokenizer, repeated, token_ids).numpy().reshape(len(prompts), n)
-    return texts, {"kl": kl, **readings(prompts, texts)}
+    return texts, {"kl": kl, **readings(prompts, texts), **which_ended(prompts, sampled)}
+
+
+def which_ended(prompts: list[Prompt], sampled: list[list[Response]]) -> dict[str, np.ndarray]:
+    """`ended` (P, n): 1 for a response that ended by itself, 0 for one that met the limit.
+
+    Nothing where there is a gold standard, which has more to say.
+    """
+    ended = [[response.ended for response in row] for row in sampled]
+    return {} if has_gold(prompts) else {"ended": np.array(ended, dtype=float)}
 
 
 def readings(prompts: list[Prompt], texts: list[list[str]]) -> dict[str, np.ndarray]:

@@ -127,12 +127,15 @@ def histograms(words: np.ndarray) -> dict:
 
 def token_counts(rows: Sequence[dict], model: str) -> dict:
     """Tokens as the model reads them, and the pairs that it could not train on, as they stand."""
-    from common.models import load_tokenizer, reads_pairs
+    from common.models import encode_row, load_tokenizer, reads_pairs
 
     tokenizer = load_tokenizer(model)
-    is_encoder = reads_pairs(tokenizer)
-    rule = reward_rule(tokenizer) if is_encoder else policy_rule(tokenizer)
-    counts = np.array([lengths_in_tokens(row, tokenizer, rule, is_encoder) for row in rows])
+    rule = reward_rule(tokenizer) if reads_pairs(tokenizer) else policy_rule(tokenizer)
+    counts = []
+    for row in rows:
+        parts = encode_row(tokenizer, row["prompt"], [row[side] for side in SIDES])
+        counts.append([len(part) for part in parts])
+    counts = np.array(counts)  # (rows, 3)
     longest = counts[:, 0] + np.maximum(counts[:, 1:].max(1), rule.room)
     sides = {}
     for column, lengths in zip(COLUMNS, counts.T, strict=True):
@@ -140,12 +143,3 @@ def token_counts(rows: Sequence[dict], model: str) -> dict:
     _, unreadable = find_readable(rows, tokenizer, rule)
     too_long = {"limit": rule.limit, "too_long": int((longest > rule.limit).sum())}
     return {**sides, "model": model, **too_long, "left_out": ", ".join(unreadable)}
-
-
-def lengths_in_tokens(row: dict, tokenizer, rule, is_encoder: bool) -> list[int]:
-    """Tokens of prompt, chosen and rejected; an encoder reads the prompt with each answer."""
-    prompt, answers = rule.encode(row)
-    if not is_encoder:
-        return [len(prompt), *map(len, answers)]
-    before = len(tokenizer(as_text(row["prompt"]))["input_ids"])
-    return [before, *(len(answer) - before for answer in answers)]

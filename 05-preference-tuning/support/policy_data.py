@@ -9,7 +9,7 @@ from support.own_pairs import fingerprint
 import numpy as np
 
 from common.cli import UserError
-from common.models import is_embedded
+from common.model_names import is_embedded
 from common.preferences import make_pairs, questions
 from common.prompts import Prompt, distinct_prompts
 

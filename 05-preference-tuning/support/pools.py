@@ -192,7 +192,7 @@ def read_pools(
     """
 
     def curves_of(pool: dict, ns: Sequence[int]) -> dict[str, np.ndarray]:
-        names = [name for name in ("reward", "words", "utility", "good") if name in pool]
+        names = [name for name in ("reward", "words", "ended", "utility", "good") if name in pool]
         return {name: curve(pool["reward"], pool[name], ns) for name in names}
 
     arms = {"sft": pools["human"], "dpo": dpo_pool}

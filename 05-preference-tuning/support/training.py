@@ -19,10 +19,10 @@ from support.resuming import CURVE, Checkpoints, looks_before
 from support.watching import training_history, watch
 
 from common.cli import process_count
+from common.model_names import is_embedded
 from common.models import (
     format_pair,
     gains_from_bfloat16,
-    is_embedded,
     is_wide,
     load_causal_lm,
 )
@@ -126,6 +126,7 @@ def trainer_settings(
         "eval_steps": 1 / 6,  # how often `look` is called
         "bf16": is_wide(model) and gains_from_bfloat16(device),
         "use_cpu": device == "cpu",
+        "router_aux_loss_coef": 0.0,  # no part of the losses that the scripts show
         "gradient_checkpointing": False,  # saves little memory at this size, costs a forward pass
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide that a training diverges

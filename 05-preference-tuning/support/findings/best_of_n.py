@@ -50,6 +50,8 @@ def curve_findings(curves: dict[str, dict], n: int) -> list[str]:
             continue
         seen = {reading: curve[end] for reading, curve in curves[arm].items()}
         text = f"{name}: reward {interval(seen['reward'])}, {seen['words']['mean']:.1f} words"
+        if "ended" in seen:
+            text += f", {percent(seen['ended'])} end within --max-new-tokens"
         if "good" in seen:
             text += f", good {percent(seen['good'])}, gold utility {interval(seen['utility'])}"
         lines.append(f"{text}.")

@@ -1,6 +1,6 @@
 """What dpo_trainer.py found, in sentences."""
 
-from support.findings.second_look import second_look_findings
+from support.findings.second_look import second_look_findings, share_ended
 
 from common.intervals import interval, percent
 
@@ -17,6 +17,7 @@ def findings(metrics: dict) -> list[str]:
         *win_rate_findings(metrics.get("win_rates", {})),
     ]
     if "second_look" in metrics:
+        lines.append(share_ended(before, after))
         return [*lines, *second_look_findings(metrics["second_look"])]
     good = (
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "

@@ -44,6 +44,8 @@ def loss_findings(metrics: dict) -> list[str]:
     for arm in metrics["arms"].values():
         accuracy, margin = percent(arm["implicit_reward_accuracy"]), interval(arm["margin"])
         gold = f", good answers {percent(arm['good'])}" if "good" in arm else ""
+        if "ended" in arm:
+            gold = f"; {percent(arm['ended'])} of its answers end within --max-new-tokens"
         lines.append(
             f"{arm['name']}: ranks {accuracy} of held-out pairs as labelled, margin {margin} and "
             f"KL {interval(arm['kl'])} nats{gold}."

@@ -3,6 +3,8 @@
 from support.evidence import FEW
 from support.second_look import LIMITS
 
+from common.intervals import percent
+
 INVISIBLE = (
     "There is no gold standard for these pairs. No check sees labels that are wrong throughout, "
     "annotators with a bias, or a reward model of the same file: read the words, pairs and answers "
@@ -21,3 +23,11 @@ def second_look_findings(second_look: dict) -> list[str]:
         lines.append(f"{pairs} held-out pairs are too few to tell an accuracy from chance.")
     lines.append(INVISIBLE)
     return [*lines, f"Next:\n  {raised[0]['next']}"] if raised else lines
+
+
+def share_ended(before: dict, after: dict) -> str:
+    """What share of the answers ended by themselves, of a model before tuning and after."""
+    return (
+        f"Within --max-new-tokens {percent(before['ended'])} of sampled answers end before, "
+        f"{percent(after['ended'])} after."
+    )
