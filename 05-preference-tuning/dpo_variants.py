@@ -271,9 +271,8 @@ def main(argv: list[str] | None = None) -> dict:
     options["labelled"] = bool(set(losses) & set(UNPAIRED)) and not args.judge
     start = start_from_sft(**settings, **options, prompts=args.prompts, held_out=300)
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
-    claims = CLAIMS if "differences" in metrics else ()
+    lines, claims = findings(metrics), CLAIMS if "differences" in metrics else ()
     checks = [check for check in CHECKS if check.path in metrics]
-    lines = findings(metrics)
     return finish(args, metrics, draw_variants, lines, claims, checks, settings, device)
 
 

@@ -55,7 +55,6 @@ PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read
 COMPARED = -3  # the place in PASSES at which formats are compared: 96 responses read
 NOISE_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # a score's reading against a pair's
 ONE_PAIR = 0.03  # tau moves by 2/66 when one of the 66 pairs of responses turns round
-ABOVE_ONE = (1.0, INFINITY)
 
 TAU = "difference of Kendall's tau, at 96 responses read or at 48 annotations"
 FACTOR = "how many times as noisy a score's reading may be until pairs recover as much, factor"
@@ -76,7 +75,7 @@ BREAK_EVENS = (
 CLAIMS = (
     *(Claim(id, says, TAU, f"differences.{id}", smallest=ONE_PAIR) for id, says in DIFFERENCES),
     *(
-        Claim(f"break_even_{basis}", says, FACTOR, f"break_even.{basis}", ABOVE_ONE, 0.1)
+        Claim(f"break_even_{basis}", says, FACTOR, f"break_even.{basis}", (1, INFINITY), 0.1)
         for basis, says in BREAK_EVENS
     ),
 )
@@ -261,8 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     group = parser.add_argument_group("data")
     cli.add_dataset_flag(group)
-    tokens = "hub id or folder of a language model, for the lengths of your pairs in its tokens"
-    group.add_argument("--model", type=cli.non_empty, help=tokens)
+    group.add_argument("--model", type=cli.non_empty, help="count your pairs in its tokens")
     return parser
 
 
@@ -274,8 +272,8 @@ def main(argv: list[str] | None = None) -> dict:
     small = {"pairs": 200, "prompts": 10, "passes": PASSES[:4]} if args.smoke else {}
     own = {"dataset": args.dataset, "model": args.model, "reading": args.reading}
     metrics = study(seed=args.seed, **own, **small)
-    claims = () if args.dataset else CLAIMS
-    return finish(args, metrics, draw_preference_data, findings(metrics, COMPARED), claims=claims)
+    lines, claims = findings(metrics, COMPARED), () if args.dataset else CLAIMS
+    return finish(args, metrics, draw_preference_data, lines, claims)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 FITTED = 8  # the law of over-optimisation is fitted up to this n
 STRONG_BETA = 5  # times --beta: the KL term as a mitigation
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
-
 GAP, LAW = "best_of_n.late_loss", "0.5 log-odds minus the error of the forecast"
 OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
     ("is_encoded", "reward models absorb it", "share of the planted bias", "absorbed.share"),
