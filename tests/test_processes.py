@@ -174,7 +174,8 @@ def test_the_default_batch_is_shared_and_an_own_one_is_per_process(monkeypatch):
 def launch_in_one_line(*flags: object, cwd) -> subprocess.Popen:
     """launch.py with two processes."""
     options = ["ddp", "--num_processes", 2, "--main_process_port", 0]
-    command = [sys.executable, SCRIPTS / "launch.py", *options, *flags]
+    launcher = SCRIPTS / "support" / "accelerate" / "launch.py"
+    command = [sys.executable, launcher, *options, *flags]
     piped = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, **piped)

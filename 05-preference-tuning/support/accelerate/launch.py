@@ -1,9 +1,9 @@
 """Run a script in several processes: `accelerate launch`, with failures told in one line.
 
-    python 05-preference-tuning/launch.py ddp --num_processes 4 05-preference-tuning/dpo_trainer.py
-    python 05-preference-tuning/launch.py fsdp --num_processes 4 SCRIPT --model FOLDER
+    python 05-preference-tuning/support/accelerate/launch.py ddp --num_processes 4 SCRIPT
+    python 05-preference-tuning/support/accelerate/launch.py fsdp --num_processes 4 SCRIPT
 
-The first word names a file of support/accelerate/ (ddp, fsdp, nodes); what follows is as for
+The first word names a file beside this one (ddp, fsdp, nodes); what follows is as for
 `accelerate launch`: its options, the script, the script's flags. That command by itself answers a
 process that dies with a traceback of its own and a report, forty lines in all.
 """
@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-CONFIGURATIONS = Path(__file__).resolve().parent / "support" / "accelerate"
+CONFIGURATIONS = Path(__file__).resolve().parent
 SAID = 2  # the exit code of a script whose first process has said what is wrong
 STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # since another process had failed
 
