@@ -118,12 +118,12 @@ def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
 
 def _load(auto_class, name: str, device: str, **options) -> tuple:
     """(model, tokenizer, names of the weights that the checkpoint lacks)."""
-    base = find_base(name)
+    path, base = find_model(name), find_base(name)
     if base:
         model, _, missing = _load(auto_class, base, device, **options)
         model = merge_adapter(model, name)
     else:
-        check_kind(name, find_model(name), auto_class.__name__)
+        check_kind(name, path, auto_class.__name__)
     tokenizer = load_tokenizer(name)
     if not base:
         model, missing = load_weights(auto_class, name, **options)
