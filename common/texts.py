@@ -1,6 +1,7 @@
 """How long a text is, in words that people would count."""
 
 import re
+from collections.abc import Iterable
 
 # Scripts that set no spaces between words: Thai to Lao, Burmese, Khmer, kana, Chinese characters.
 UNSPACED = re.compile(
@@ -16,3 +17,12 @@ def count_words(text: str) -> int:
         return len(text.split())
     spaced, characters = UNSPACED.subn(" ", text)
     return len((MARKS.sub(" ", spaced) if characters else spaced).split()) + characters
+
+
+def length_unit(texts: Iterable[str]) -> str:
+    """What `count_words` mostly counts in these texts: "words" or "characters"."""
+    counted = characters = 0
+    for text in texts:
+        counted += count_words(text)
+        characters += 0 if text.isascii() else len(UNSPACED.findall(text))
+    return "characters" if 2 * characters > counted else "words"

@@ -162,6 +162,20 @@ def test_what_save_to_disk_wrote(tmp_path):
     assert load_preferences(str(shard)).to_list() == ROWS
 
 
+@pytest.mark.parametrize("name", ["my pairs", "my [1] pairs"])
+def test_a_folder_of_one_file_under_any_name(tmp_path, capfd, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text(LINES, encoding="utf-8")
+    (folder / "README.md").write_text("My pairs.", encoding="utf-8")
+    if "[" in name:
+        with pytest.raises(UserError, match="is read as a pattern; rename the folder"):
+            load_preferences(str(folder))
+    else:
+        assert load_preferences(str(folder)).to_list() == ROWS
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_folder_without_data(tmp_path):
     with pytest.raises(UserError, match="the folder holds no data that can be read"):
         load_preferences(str(tmp_path))

@@ -78,7 +78,7 @@ ONE_ROW = {
     },
     "WebGPT": {"question": "p", "answer_0": "r", "answer_1": "c", "score_0": -1, "score_1": 1},
     "Arena": {**A_B, "winner": "model_a"},
-    "Arena 55k": {**A_B, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+    "two scores": {**A_B, "score_a": 1, "score_b": -0.5},
     "AlpacaFarm": {"instruction": "p", "output_1": "r", "output_2": "c", "preference": 2},
     "UltraFeedback": {
         "instruction": "p",
@@ -110,7 +110,8 @@ TIES = {
     "SHP": {"labels": None},
     "HelpSteer2 pairs": {"preference_strength": 0},
     "Arena": {"winner": "tie (bothbad)"},
-    "Arena 55k": {"winner_model_a": 0, "winner_tie": 1},
+    "two scores": {"score_b": 1.0},
+    "WebGPT": {"score_0": None},
     "distilabel": {"ratings": [2, 2, 2]},
 }
 

@@ -549,4 +549,4 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path, text):
     done = run_script(SCRIPT, "--dataset", "mine.json", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: mine.json") and done.stderr.count("\n") == 1
-    assert list((tmp_path / "outputs").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]

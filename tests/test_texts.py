@@ -4,7 +4,7 @@ from support.drawing import glyphs
 
 import pytest
 
-from common.texts import count_words
+from common.texts import count_words, length_unit
 
 COUNTS = {
     "": 0,
@@ -28,11 +28,17 @@ def test_words_where_there_are_spaces_and_characters_elsewhere(text):
         assert count_words(text) == len(text.split())
 
 
+def test_what_is_counted():
+    assert length_unit(["two words", "放冰箱里。"]) == "characters"
+    assert length_unit(["three or more words", "放。"]) == length_unit(["한국어 단어"]) == "words"
+    assert length_unit([]) == "words"
+
+
 def test_a_figure_says_how_many_characters_no_font_has(monkeypatch):
     own = {"DejaVu Sans": frozenset(map(ord, "abc: é"))}
     monkeypatch.setattr(glyphs, "installed_fonts", lambda: own)
     assert glyphs.drawable("a: é b") == "a: é b" and glyphs.fonts_for("a红") == ["DejaVu Sans"]
-    assert glyphs.drawable("a: 红绿 b蓝") == "a: [2 characters] b[1 characters]"
+    assert glyphs.drawable("a: 红绿 b蓝") == "a: [2 characters] b[1 character]"
     monkeypatch.setitem(own, "Noto Sans CJK SC", frozenset(map(ord, "红绿蓝")))
     monkeypatch.setitem(own, "SimHei", frozenset(map(ord, "红")))
     assert glyphs.drawable("a: 红绿 b蓝") == "a: 红绿 b蓝"

@@ -4,6 +4,7 @@ A row is a dictionary of its cells. Rows are read one after the other, so that m
 with their number; only JSON that is one value as a whole is held in memory.
 """
 
+import glob
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -79,6 +80,8 @@ def _data_files(path: Path, name: str, config: str | None) -> dict[str, list[str
     except Exception as error:  # whatever the library raises where it finds nothing
         _check_config(str(path), name, config)
         reason = f"the folder holds no data that can be read ({', '.join(READERS)})"
+        if glob.escape(str(path)) != str(path):
+            reason = "a name with [, ] or * is read as a pattern; rename the folder"
         raise UserError(f"{name}: {reason}: {error}") from None
     return builder.config.data_files or {}
 

@@ -16,7 +16,7 @@ from common.preferences import SIDES
 # --- Two answers and a choice ---
 
 
-def by_last_sign(choice) -> int | None:
+def by_last_letter(choice) -> int | None:
     """Which answer is the better one by its number or letter: 1, "response_1", "model_b"."""
     return {"0": 0, "1": 1, "a": 0, "b": 1}.get(_text_of(choice)[-1:])
 
@@ -38,8 +38,8 @@ def by_sign(choice) -> int | None:
 
 def by_scores(first, second) -> int | None:
     """The answer with the higher number is the better one."""
-    difference = float(second) - float(first)
-    return int(difference > 0) if difference else None
+    first, second = float(first), float(second)
+    return 0 if first > second else 1 if second > first else None
 
 
 def _text_of(choice) -> str:
@@ -58,21 +58,17 @@ class TwoAnswers(NamedTuple):
 
 
 TWO_ANSWERS = (
-    TwoAnswers("PKU-SafeRLHF", "response_0", "response_1", ("better_response_id",), by_last_sign),
+    TwoAnswers("PKU-SafeRLHF", "response_0", "response_1", ("better_response_id",), by_last_letter),
     TwoAnswers("SHP", "human_ref_a", "human_ref_b", ("labels",), one_is_first, "history"),
     TwoAnswers("HelpSteer2", "response_1", "response_2", ("preference_strength",), by_sign),
     TwoAnswers("HelpSteer3", "response1", "response2", ("overall_preference",), by_sign),
     TwoAnswers("WebGPT", "answer_0", "answer_1", ("score_0", "score_1"), by_scores),
-    TwoAnswers(
-        *("Chatbot Arena", "response_a", "response_b"),
-        *(("winner_model_a", "winner_model_b"), by_scores),
-    ),
-    TwoAnswers("Chatbot Arena", "response_a", "response_b", ("winner",), by_last_sign),
-    TwoAnswers("Chatbot Arena", "conversation_a", "conversation_b", ("winner",), by_last_sign),
+    TwoAnswers("Chatbot Arena", "response_a", "response_b", ("winner",), by_last_letter),
+    TwoAnswers("Chatbot Arena", "conversation_a", "conversation_b", ("winner",), by_last_letter),
     TwoAnswers("AlpacaFarm", "output_1", "output_2", ("preference",), by_number_from_one),
-    TwoAnswers("two answers", "response_a", "response_b", ("preference",), by_last_sign),
+    TwoAnswers("two answers", "response_a", "response_b", ("preference",), by_last_letter),
     TwoAnswers("two answers", "response_a", "response_b", ("score_a", "score_b"), by_scores),
-    TwoAnswers("two answers", "response_0", "response_1", ("preference",), by_last_sign),
+    TwoAnswers("two answers", "response_0", "response_1", ("preference",), by_last_letter),
     TwoAnswers("two answers", "response_1", "response_2", ("preference",), by_number_from_one),
     TwoAnswers("two answers", "response_1", "response_2", ("score_1", "score_2"), by_scores),
 )

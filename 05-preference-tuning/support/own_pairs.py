@@ -109,10 +109,12 @@ def _read(
 def _import_datasets():
     try:
         import datasets
+        from huggingface_hub.utils import logging
     except ImportError:
         raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    logging.set_verbosity_error()
     return datasets
 
 

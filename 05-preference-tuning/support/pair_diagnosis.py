@@ -21,7 +21,7 @@ from common.cli import UserError
 from common.intervals import summary
 from common.preferences import COLUMNS, SIDES, STYLES
 from common.prompts import as_text
-from common.texts import count_words
+from common.texts import count_words, length_unit
 
 
 def word_counts(rows: Sequence[dict]) -> np.ndarray:
@@ -105,6 +105,9 @@ def describe_own_pairs(usable: Sequence[dict], model: str | None) -> dict:
     """The first pair, the lengths of all, and in tokens where a model is named."""
     first = {column: as_text(usable[0][column]) for column in COLUMNS}
     described = {"first_pair": first, "lengths": histograms(word_counts(usable))}
+    unit = length_unit(row[side] for row in usable for side in SIDES)
+    if unit != "words":
+        described["unit"] = unit
     return {**described, "tokens": token_counts(usable, model)} if model else described
 
 

@@ -42,4 +42,8 @@ def drawable(text: str) -> str:
     if not missing:
         return text
     run = f"[{re.escape(''.join(sorted(missing)))}]+"
-    return re.sub(run, lambda found: f"[{len(found[0])} characters]", text)
+    return re.sub(run, lambda found: _say_count(len(found[0])), text)
+
+
+def _say_count(count: int) -> str:
+    return f"[{count} characters]" if count > 1 else "[1 character]"

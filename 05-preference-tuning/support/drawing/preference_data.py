@@ -231,13 +231,14 @@ def noise_panel(ax, metrics: dict, default: dict | None) -> None:
 def lengths_panel(ax, metrics: dict, default: dict | None) -> None:
     """Distributions of the lengths of chosen and rejected."""
     lengths, words = metrics["lengths"], metrics["pairs"]["words"]
+    unit = metrics.get("unit", "words")
     for side, style in zip(SIDES, ({}, {"fill": False, "lw": 2}), strict=True):
         counts, edges = lengths[side]["counts"], lengths[side]["edges"]
         color = {"ec": COLORS[side]} if style else {"color": COLORS[side]}
         ax.stairs(counts, edges, label=side, **{"fill": True, **style, **color})
     chosen, rejected = (words[side]["mean"] for side in SIDES)
-    ax.set_title(f"On average {chosen:.1f} words chosen, {rejected:.1f} rejected")
-    ax.set(xlabel="words (the last bin: or more)", ylabel="responses")
+    ax.set_title(f"On average {chosen:.1f} {unit} chosen, {rejected:.1f} rejected")
+    ax.set(xlabel=f"{unit} (the last bin: or more)", ylabel="responses")
     ax.legend()
 
 
@@ -248,8 +249,9 @@ def difference_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.axvline(0, color=COLORS["theory"], ls=":")
     mean = words["chosen"]["mean"] - words["rejected"]["mean"]
     longer = "longer" if mean > 0 else "shorter"
-    ax.set_title(f"Chosen is {abs(mean):.1f} words {longer} on average")
-    ax.set(xlabel="words of chosen - words of rejected (outer bins: or more)", ylabel="pairs")
+    unit = metrics.get("unit", "words")
+    ax.set_title(f"Chosen is {abs(mean):.1f} {unit} {longer} on average")
+    ax.set(xlabel=f"{unit} of chosen - of rejected (outer bins: or more)", ylabel="pairs")
 
 
 def faults_panel(ax, metrics: dict, default: dict | None) -> None:

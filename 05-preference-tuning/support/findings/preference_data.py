@@ -55,7 +55,8 @@ def findings_on_own_pairs(metrics: dict) -> list[str]:
         f"Comparisons labelled both ways: {pairs['contradictory']}.",
         f"If split by row, {pairs['leaked']} of {pairs['held_out']} held-out rows have a prompt "
         "that is also in training; the lab's scripts split by prompt.",
-        f"Words on average: {', '.join(words)}; {length_finding(pairs['longer_wins'])}.",
+        f"{metrics.get('unit', 'words').capitalize()} on average: {', '.join(words)}; "
+        f"{length_finding(pairs['longer_wins'])}.",
         *token_findings(metrics.get("tokens")),
     ]
 
