@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from support.answers import point_name
 from support.page_data import PAIRS, answer_table, label_task
 
 import frontier
@@ -87,6 +88,27 @@ def test_the_page_of_runs_without_answers_has_the_rest():
     assert (data["prompts"], data["policies"], data["pools"], data["answers"]) == ([], [], [], [])
     assert all(point["answers"] is None for point in data["points"])
     assert len(data["claims"]) == sum(len(s["claims"]) for s in sections.values()) > 50
+
+
+def test_answers_to_other_prompts_are_not_mixed():
+    sections = page.read_sections(COMMITTED, {})
+    answers = {"prompts": PROMPTS, "texts": {"x": ["a"] * 8}, "rewards": {}}
+    for name in page.ANSWERED:
+        sections[name] = {**sections[name], "answers": answers}
+    assert page.collect_answers(sections) == (PROMPTS, {"x": ["a"] * 8}, {})
+    sections["online_rl"]["answers"] = {**answers, "prompts": PROMPTS[:4]}
+    assert page.collect_answers(sections)[:2] == (PROMPTS[:4], {"x": ["a"] * 4})
+    sections["best_of_n"]["answers"] = {**answers, "prompts": PROMPTS[::-1]}
+    with pytest.raises(UserError, match=r"best_of_n.json has answers to other prompts.* run best_"):
+        page.collect_answers(sections)
+
+
+def test_nothing_is_compared_without_the_answers_of_sft():
+    points, _ = frontier.collect(0, COMMITTED, False)
+    sft, *others = [point_name(point) for point in points if point["method"] in ("SFT", "DPO")]
+    assert page.policies(points, dict.fromkeys(others, ())) == []
+    names = [policy["name"] for policy in page.policies(points, dict.fromkeys([*others, sft], ()))]
+    assert names == ["SFT", "DPO", "too much DPO"]
 
 
 def test_the_command_writes_the_page_and_spares_what_is_not_its_own(tmp_path, monkeypatch):

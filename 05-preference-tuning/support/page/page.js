@@ -453,7 +453,7 @@ function drawKey(place, entries) {
 
 /** About five round ticks between two values. */
 function niceTicks(low, high) {
-  const rough = (high - low) / 5;
+  const rough = (high - low) / 6;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
   const ticks = [];
