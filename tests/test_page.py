@@ -310,6 +310,25 @@ def labels_by(task: dict, side_of) -> list[dict]:
     return labels
 
 
+def test_what_labels_say_of_somebody_who_knows_gold():
+    task, labels = label_task(0), []
+    for trial in task["trials"]:  # the better text stands first
+        labels.append({"pair": trial["pair"], "side": int(trial["exchanged"]), "picked": 0})
+    (found,) = run_node([["describeLabels", [task["pairs"], labels]]])
+    unequal = [pair for pair in task["pairs"] if len(set(pair["utilities"]["human"])) == 2]
+    assert found["gold"] == {"k": len(unequal), "n": len(unequal)}
+    assert found["itself"] == {"k": 4, "n": 4}
+    assert found["left"] == {"k": 8, "n": 16}
+    for group in found["groups"]:
+        better, worse = np.array([pair["utilities"][group["group"]] for pair in task["pairs"]]).T
+        agree = 1 / (1 + np.exp(worse - better))  # Bradley-Terry
+        half = 1.96 * np.sqrt((agree * (1 - agree)).sum()) / PAIRS
+        ends = max(0, agree.mean() - half), min(1, agree.mean() + half)
+        assert group["mean"] == pytest.approx(agree.mean())
+        assert group["range"] == pytest.approx(ends)
+        assert group["logLikelihood"] == pytest.approx(np.log(agree).sum())
+
+
 def test_what_labels_say_of_simple_annotators():
     task = label_task(0)
     behaviours = {
