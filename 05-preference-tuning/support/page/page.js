@@ -1368,8 +1368,9 @@ function startFrontier(data) {
     );
     drawRuns(axes, shown);
     points.forEach((point, i) => {
-      if (!hidden.has(point.method)) drawPoint(axes, point, i);
+      if (!hidden.has(point.method) && i !== chosen) drawPoint(axes, point, i);
     });
+    drawPoint(axes, points[chosen], chosen); // above the others
   }
 
   function drawPoint({ node, x, y }, point, i) {
