@@ -79,23 +79,29 @@ def read_sections(folder: Path, changed: dict) -> dict[str, dict]:
 def collect_answers(sections: dict[str, dict]) -> tuple[list[str], dict, dict]:
     """(prompts, texts, rewards) of all runs that kept answers, by the name of the point.
 
-    Answers to fewer prompts than another run had (--smoke) shorten all.
+    Answers to fewer prompts than another run had (--smoke) shorten all. Raises UserError where a
+    run asked other prompts.
     """
-    kept = [sections[name]["answers"] for name in ANSWERED if "answers" in sections[name]]
+    kept = {name: sections[name]["answers"] for name in ANSWERED if "answers" in sections[name]}
     if not kept:
         return [], {}, {}
-    prompts = min((answers["prompts"] for answers in kept), key=len)
+    prompts = min((answers["prompts"] for answers in kept.values()), key=len)
     texts, rewards = {}, {}
-    for answers in kept:
-        if answers["prompts"][: len(prompts)] == prompts:
-            texts |= answers["texts"]
-            rewards |= answers["rewards"]
+    for name, answers in kept.items():
+        if answers["prompts"][: len(prompts)] != prompts:
+            reason = f"{name}.json has answers to other prompts than the other results"
+            raise cli.UserError(f"{reason}; run {sections[name]['script']} again")
+        texts |= answers["texts"]
+        rewards |= answers["rewards"]
     texts = {name: answers[: len(prompts)] for name, answers in texts.items()}
     return prompts, texts, rewards
 
 
 def policies(points: list[dict], texts: dict[str, list[str]]) -> list[dict]:
-    """Whose answers can be browsed: the name on the page, what it is, and whose answers it has."""
+    """Whose answers can be browsed: the name on the page, what it is, and whose answers it has.
+
+    SFT's come first, since the others are compared with them; without them there are none.
+    """
     rows = []
     for name, method, series in BROWSED:
         run = frontier.points_of(points, method, series)
@@ -108,7 +114,8 @@ def policies(points: list[dict], texts: dict[str, list[str]]) -> list[dict]:
         answers = point_name(point)
         if answers in texts:
             listed.append({"name": name, "about": point["label"], "answers": answers})
-    return listed
+    has_base = bool(listed) and listed[0]["name"] == BROWSED[0][0]
+    return listed if has_base else []
 
 
 # --- 2. The page ---

@@ -114,7 +114,7 @@ def start_browser(profile: Path) -> Iterator[Browser]:
         process.wait()
 
 
-def wait_for(address: str, seconds: float = 20) -> None:
+def wait_for(address: str, seconds: float = 60) -> None:
     """Wait until the driver answers."""
     end = time.monotonic() + seconds
     while True:

@@ -354,7 +354,9 @@ def test_the_share_that_ends_is_counted_where_there_is_no_gold():
     _, short = sample_answers(model, tokenizer, ["Mine?", "Yours?"], 4, 1, seed=0)
     _, long = sample_answers(model, tokenizer, ["Mine?", "Yours?"], 4, 48, seed=0)
     assert short["ended"].shape == (2, 4) and short["ended"].mean() < long["ended"].mean()
-    assert "100 %" in share_ended(*(summarize({"ended": torch.ones(9, 2).numpy()}),) * 2)
+    (line,) = share_ended(*(summarize({"ended": torch.ones(9, 2).numpy()}),) * 2)
+    assert "100 %" in line
+    assert share_ended({}, {}) == []  # own pairs about the questions of the world
 
 
 # --- Checkpoints that cannot be used ---

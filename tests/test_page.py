@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from support.answers import point_name
 from support.page_data import PAIRS, answer_table, label_task
 
 import frontier
@@ -87,6 +88,27 @@ def test_the_page_of_runs_without_answers_has_the_rest():
     assert (data["prompts"], data["policies"], data["pools"], data["answers"]) == ([], [], [], [])
     assert all(point["answers"] is None for point in data["points"])
     assert len(data["claims"]) == sum(len(s["claims"]) for s in sections.values()) > 50
+
+
+def test_answers_to_other_prompts_are_not_mixed():
+    sections = page.read_sections(COMMITTED, {})
+    answers = {"prompts": PROMPTS, "texts": {"x": ["a"] * 8}, "rewards": {}}
+    for name in page.ANSWERED:
+        sections[name] = {**sections[name], "answers": answers}
+    assert page.collect_answers(sections) == (PROMPTS, {"x": ["a"] * 8}, {})
+    sections["online_rl"]["answers"] = {**answers, "prompts": PROMPTS[:4]}
+    assert page.collect_answers(sections)[:2] == (PROMPTS[:4], {"x": ["a"] * 4})
+    sections["best_of_n"]["answers"] = {**answers, "prompts": PROMPTS[::-1]}
+    with pytest.raises(UserError, match=r"best_of_n.json has answers to other prompts.* run best_"):
+        page.collect_answers(sections)
+
+
+def test_nothing_is_compared_without_the_answers_of_sft():
+    points, _ = frontier.collect(0, COMMITTED, False)
+    sft, *others = [point_name(point) for point in points if point["method"] in ("SFT", "DPO")]
+    assert page.policies(points, dict.fromkeys(others, ())) == []
+    names = [policy["name"] for policy in page.policies(points, dict.fromkeys([*others, sft], ()))]
+    assert names == ["SFT", "DPO", "too much DPO"]
 
 
 def test_the_command_writes_the_page_and_spares_what_is_not_its_own(tmp_path, monkeypatch):
@@ -286,6 +308,25 @@ def labels_by(task: dict, side_of) -> list[dict]:
         picked = 1 - side if trial["exchanged"] else side
         labels.append({"pair": trial["pair"], "side": side, "picked": picked})
     return labels
+
+
+def test_what_labels_say_of_somebody_who_knows_gold():
+    task, labels = label_task(0), []
+    for trial in task["trials"]:  # the better text stands first
+        labels.append({"pair": trial["pair"], "side": int(trial["exchanged"]), "picked": 0})
+    (found,) = run_node([["describeLabels", [task["pairs"], labels]]])
+    unequal = [pair for pair in task["pairs"] if len(set(pair["utilities"]["human"])) == 2]
+    assert found["gold"] == {"k": len(unequal), "n": len(unequal)}
+    assert found["itself"] == {"k": 4, "n": 4}
+    assert found["left"] == {"k": 8, "n": 16}
+    for group in found["groups"]:
+        better, worse = np.array([pair["utilities"][group["group"]] for pair in task["pairs"]]).T
+        agree = 1 / (1 + np.exp(worse - better))  # Bradley-Terry
+        half = 1.96 * np.sqrt((agree * (1 - agree)).sum()) / PAIRS
+        ends = max(0, agree.mean() - half), min(1, agree.mean() + half)
+        assert group["mean"] == pytest.approx(agree.mean())
+        assert group["range"] == pytest.approx(ends)
+        assert group["logLikelihood"] == pytest.approx(np.log(agree).sum())
 
 
 def test_what_labels_say_of_simple_annotators():

@@ -138,6 +138,16 @@ def test_own_pairs_are_labelled_here_and_keep_their_other_columns(lab, folder):
     row = {"prompt": "Hm, why?", "id": "7", "chosen": chosen, "rejected": rejected}
     assert json.loads(path.read_text(encoding="utf-8")) == row
     path.unlink()
+    lab.run(
+        "const files = new DataTransfer();"
+        'files.items.add(new File([\'[{"prompt": "P", "a": "x", "b": "y"}]\'], \'d.json\'));'
+        "const drop = new DragEvent('drop', {dataTransfer: files, bubbles: true});"
+        "document.getElementById('own-message').textContent = '';"
+        "document.getElementById('drop').dispatchEvent(drop)"
+    )
+    assert message(lab) == "1 pairs of d.json; nothing of them leaves this page."
+    click(lab, "own-world")
+    assert text_of(lab, "trial-count") == "Pair 1 of 16"
 
 
 def choose_file(lab: Browser, path: Path, content: str) -> str:
@@ -147,6 +157,11 @@ def choose_file(lab: Browser, path: Path, content: str) -> str:
     element = lab.call("element", {"using": "css selector", "value": "#own-file"})
     (reference,) = element.values()
     lab.call(f"element/{reference}/value", {"text": str(path)})
+    return message(lab)
+
+
+def message(lab: Browser) -> str:
+    """What the page says of a file, once it does."""
     end = time.monotonic() + 20
     while not text_of(lab, "own-message") and time.monotonic() < end:
         time.sleep(0.05)

@@ -130,7 +130,9 @@ def test_every_command_is_one_that_the_scripts_take():
 def test_every_launch_is_one_that_accelerate_takes():
     from accelerate.commands.launch import launch_command_parser
 
-    launch = re.compile(r"^python 05-preference-tuning/support/accelerate/launch\.py (\w+) (.*)$", re.MULTILINE)
+    launch = re.compile(
+        r"^python 05-preference-tuning/support/accelerate/launch\.py (\w+) (.*)$", re.MULTILINE
+    )
     names, launches = zip(*launch.findall(TEXTS[READ_ALONG]), strict=True)
     assert names == ("ddp", "fsdp", "nodes")
     for flags in launches:

@@ -17,7 +17,7 @@ def findings(metrics: dict) -> list[str]:
         *win_rate_findings(metrics.get("win_rates", {})),
     ]
     if "second_look" in metrics:
-        lines.append(share_ended(before, after))
+        lines += share_ended(before, after)
         return [*lines, *second_look_findings(metrics["second_look"])]
     good = (
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "

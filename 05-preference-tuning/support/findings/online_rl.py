@@ -18,7 +18,7 @@ def findings(metrics: dict, seconds: dict) -> list[str]:
         f"An update took {seconds['rl_update']:.2f} s.",
     ]
     if "second_look" in metrics:
-        lines.append(share_ended(before, after))
+        lines += share_ended(before, after)
         return [*lines, *second_look_findings(metrics["second_look"])]
     spread, cost = metrics["spread"], metrics["cost"]
     with_kl, without_kl = (metrics["curves"][name][-1] for name in ("biased", "biased_no_kl"))

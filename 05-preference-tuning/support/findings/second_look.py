@@ -25,9 +25,12 @@ def second_look_findings(second_look: dict) -> list[str]:
     return [*lines, f"Next:\n  {raised[0]['next']}"] if raised else lines
 
 
-def share_ended(before: dict, after: dict) -> str:
-    """What share of the answers ended by themselves, of a model before tuning and after."""
-    return (
-        f"Within --max-new-tokens {percent(before['ended'])} of sampled answers end before, "
-        f"{percent(after['ended'])} after."
-    )
+def share_ended(before: dict, after: dict) -> list[str]:
+    """What share of the answers ended by themselves, of a model before tuning and after.
+
+    Nothing where it was not read: all prompts of the pairs are questions of the world.
+    """
+    if "ended" not in before:
+        return []
+    shares = percent(before["ended"]), percent(after["ended"])
+    return ["Within --max-new-tokens {} of sampled answers end before, {} after.".format(*shares)]

@@ -80,7 +80,8 @@ function wilson(k, n) {
   const z = 1.96;
   const share = k / n;
   const centre = (share + z ** 2 / (2 * n)) / (1 + z ** 2 / n);
-  const half = (z * Math.sqrt((share * (1 - share)) / n + z ** 2 / (4 * n ** 2))) / (1 + z ** 2 / n);
+  const half =
+    (z * Math.sqrt((share * (1 - share)) / n + z ** 2 / (4 * n ** 2))) / (1 + z ** 2 / n);
   return [Math.max(0, centre - half), Math.min(1, centre + half)];
 }
 
@@ -153,7 +154,11 @@ function plainText(value) {
   return value.map((message) => message.content.trim()).join("\n");
 }
 
-const SIDES = [["chosen", "rejected"], ["a", "b"], ["response_a", "response_b"]];
+const SIDES = [
+  ["chosen", "rejected"],
+  ["a", "b"],
+  ["response_a", "response_b"],
+];
 
 /** Pairs {prompt, texts, row, names, labelled} of a file; an Error says which row lacks what. */
 function readPairs(name, text) {
@@ -199,8 +204,11 @@ function trialsOf(pairs, random = Math.random) {
 
 /** The row that a label makes: prompt as it was, the preferred answer as chosen. */
 function labelledRow(pair, picked) {
-  if (!pair.row) return { prompt: pair.prompt, chosen: pair.texts[picked], rejected: pair.texts[1 - picked] };
-  const rest = Object.fromEntries(Object.entries(pair.row).filter(([key]) => !pair.names.includes(key)));
+  if (!pair.row)
+    return { prompt: pair.prompt, chosen: pair.texts[picked], rejected: pair.texts[1 - picked] };
+  const rest = Object.fromEntries(
+    Object.entries(pair.row).filter(([key]) => !pair.names.includes(key)),
+  );
   const [chosen, rejected] = [pair.names[picked], pair.names[1 - picked]];
   return { ...rest, chosen: pair.row[chosen], rejected: pair.row[rejected] };
 }
@@ -210,8 +218,8 @@ function labelledRow(pair, picked) {
 const wordsIn = (text) => text.split(/\s+/).filter(Boolean).length;
 
 /**
- * What labels {pair, side, picked} say: counts {k, n}, and how simulated annotators agree. `pair` is
- * a place in `pairs`, `side` 0 for left and 1 for right, `picked` the place of the preferred text.
+ * What labels {pair, side, picked} say: counts {k, n}, and how simulated annotators agree.
+ * `pair` is a place in `pairs`, `side` 0 for left and 1 for right, `picked` the preferred text's.
  */
 function describeLabels(pairs, labels) {
   const firstOf = new Map();
@@ -236,7 +244,10 @@ function describeLabels(pairs, labels) {
       return better > other;
     });
     found.gold = count(decided, (label) => label.picked === 0);
-    found.goldLonger = count(decided.filter((label) => longer(label) !== null), (l) => longer(l) === 0);
+    found.goldLonger = count(
+      decided.filter((label) => longer(label) !== null),
+      (l) => longer(l) === 0,
+    );
     found.groups = Object.keys(pairs[0].utilities).map((group) => {
       return { group, ...agreement(pairs, first, group) };
     });
@@ -321,7 +332,8 @@ function table(caption, head, rows) {
     return el("tr", { role: "row", class: row.now ? "now" : null }, cells);
   });
   return el(
-    "table", { role: "table", class: "stacks" },
+    "table",
+    { role: "table", class: "stacks" },
     el("caption", {}, caption),
     el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, headCells)),
     el("tbody", { role: "rowgroup" }, body),
@@ -358,14 +370,29 @@ function makeAxes(place, { xTicks, yTicks, xRange, yRange, xLabel, yLabel, scale
   const width = Math.max(300, Math.min(900, place.clientWidth || 700));
   const tall = height ?? HEIGHT;
   const [x0, x1] = xRange.map(bend);
-  const inner = { width: width - MARGIN.left - MARGIN.right, height: tall - MARGIN.top - MARGIN.bottom };
+  const inner = {
+    width: width - MARGIN.left - MARGIN.right,
+    height: tall - MARGIN.top - MARGIN.bottom,
+  };
   const x = (value) => MARGIN.left + (inner.width * (bend(value) - x0)) / (x1 - x0);
   const y = (value) => MARGIN.top + (inner.height * (yRange[1] - value)) / (yRange[1] - yRange[0]);
   const bottom = tall - MARGIN.bottom;
-  const node = svg("svg", { viewBox: `0 0 ${width} ${tall}`, width, height: tall, role: "img", "aria-label": says });
+  const node = svg("svg", {
+    viewBox: `0 0 ${width} ${tall}`,
+    width,
+    height: tall,
+    role: "img",
+    "aria-label": says,
+  });
   for (const tick of yTicks) {
     node.append(
-      svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }),
+      svg("line", {
+        class: "grid",
+        x1: MARGIN.left,
+        x2: width - MARGIN.right,
+        y1: y(tick),
+        y2: y(tick),
+      }),
       svg("text", { x: MARGIN.left - 6, y: y(tick) + 4, "text-anchor": "end" }, plain(tick)),
     );
   }
@@ -376,7 +403,13 @@ function makeAxes(place, { xTicks, yTicks, xRange, yRange, xLabel, yLabel, scale
     );
   }
   node.append(
-    svg("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
+    svg("line", {
+      class: "axis",
+      x1: MARGIN.left,
+      x2: width - MARGIN.right,
+      y1: bottom,
+      y2: bottom,
+    }),
     svg("text", { x: MARGIN.left + inner.width / 2, y: tall - 6, "text-anchor": "middle" }, xLabel),
     svg("text", { x: 2, y: 12 }, yLabel),
   );
@@ -400,19 +433,32 @@ function drawDot({ node, x, y }, a, b, color) {
 /** Names of the lines of a chart, below it. */
 function drawKey(place, entries) {
   const items = entries.map(([name, color]) => {
-    const line = svg("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: `var(--${color})`, "stroke-width": 3 });
-    return el("li", {}, svg("svg", { width: 24, height: 12, "aria-hidden": "true" }, line), ` ${name} `);
+    const line = svg("line", {
+      x1: 0,
+      x2: 22,
+      y1: 6,
+      y2: 6,
+      stroke: `var(--${color})`,
+      "stroke-width": 3,
+    });
+    return el(
+      "li",
+      {},
+      svg("svg", { width: 24, height: 12, "aria-hidden": "true" }, line),
+      ` ${name} `,
+    );
   });
   place.append(el("ul", { class: "legend" }, items));
 }
 
 /** About five round ticks between two values. */
 function niceTicks(low, high) {
-  const rough = (high - low) / 5;
+  const rough = (high - low) / 6;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
   const ticks = [];
-  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + 1e-9; tick += step) ticks.push(tick);
+  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + 1e-9; tick += step)
+    ticks.push(tick);
   return ticks;
 }
 
@@ -461,7 +507,9 @@ function startLabel(task) {
     $("trial-stop").disabled = done === 0;
     $("trial-fact").hidden = !pair.fact;
     $("trial-fact").open = false;
-    $("trial-fact").lastElementChild.textContent = pair.fact ? `The right answer is: ${pair.fact}.` : "";
+    $("trial-fact").lastElementChild.textContent = pair.fact
+      ? `The right answer is: ${pair.fact}.`
+      : "";
     if (focus) $("trial-prompt").focus(); // not a side: what has the focus is easily chosen
   }
 
@@ -483,7 +531,9 @@ function startLabel(task) {
     const skipped = choices.length - labels.length;
     $("judged-download").disabled = labels.length === 0;
     $("judged-on").hidden = choices.length === trials.length;
-    $("judged-table").replaceChildren(labels.length ? labelTable(pairs, labels) : "Nothing was chosen.");
+    $("judged-table").replaceChildren(
+      labels.length ? labelTable(pairs, labels) : "Nothing was chosen.",
+    );
     const left = skipped ? ` ${skipped} left out, as you could not tell.` : "";
     $("judged-note").textContent = `${labels.length} labels.${left} ${nearestGroup(pairs, labels)}`;
     $("judged").focus();
@@ -567,7 +617,9 @@ function labelTable(pairs, labels) {
   if (found.gold) add("Agreement with gold", share(found.gold), "pairs in which gold differs");
   if (found.file) add("Agreement with the file", share(found.file), "each pair once");
   add("Agreement with yourself", share(found.itself), "pairs that came again, sides exchanged");
-  const balanced = found.gold ? "the better answer was there in half of the sixteen" : "50 % is no bias";
+  const balanced = found.gold
+    ? "the better answer was there in half of the sixteen"
+    : "50 % is no bias";
   add("Position: left (or upper) chosen", share(found.left), balanced);
   const { k, n } = found.goldLonger ?? {};
   const byGold = found.goldLonger ? `gold: ${k} of ${n}` : "pairs of unequal length";
@@ -577,7 +629,11 @@ function labelTable(pairs, labels) {
     const you = `${percent(mean)} [${low}, ${high}]`;
     add(`Agreement with ${GROUP_NAMES[group]}`, you, "expected; brackets: one annotator's range");
   }
-  return table("Shares with 95 % intervals: wide, since these are few labels", ["", "you", ""], rows);
+  return table(
+    "Shares with 95 % intervals: wide, since these are few labels",
+    ["", "you", ""],
+    rows,
+  );
 }
 
 /** Whose labels yours are most likely to be, in a sentence. */
@@ -587,8 +643,10 @@ function nearestGroup(pairs, labels) {
   const [first, second] = [...groups].sort((a, b) => b.logLikelihood - a.logLikelihood);
   const times = Math.exp(first.logLikelihood - second.logLikelihood);
   const factor = times < 100 ? number(times, 1) : Math.round(times).toLocaleString("en");
-  return `They are likeliest from ${GROUP_NAMES[first.group]}: ${factor} times as likely as from ` +
-    `${GROUP_NAMES[second.group]}.`;
+  return (
+    `They are likeliest from ${GROUP_NAMES[first.group]}: ${factor} times as likely as from ` +
+    `${GROUP_NAMES[second.group]}.`
+  );
 }
 
 // --- Move ---
@@ -615,11 +673,15 @@ function startMove(pools) {
   if (pools.length === 0) {
     for (const id of ["move-pool", "move-beta", "move-n"]) $(id).hidden = true;
     $("move-missing").hidden = false;
-    $("move-missing").textContent = "The run kept no pools of candidates, so beta and n cannot be " +
+    $("move-missing").textContent =
+      "The run kept no pools of candidates, so beta and n cannot be " +
       "moved: run best_of_n.py, then page.py.";
     return;
   }
-  fillSelect($("pool"), pools.map((pool, k) => [k, pool.prompt]));
+  fillSelect(
+    $("pool"),
+    pools.map((pool, k) => [k, pool.prompt]),
+  );
   fillSelect($("judge"), Object.entries(JUDGES));
   const current = () => ({ pool: pools[Number($("pool").value)], judge: $("judge").value });
   const drawBeta = () => moveBeta(current());
@@ -657,43 +719,75 @@ function readOptimum(pool, judge, beta) {
 function moveBeta({ pool, judge }) {
   const beta = 10 ** Number($("beta").value);
   const reference = referenceOf(pool);
-  const start = { reward: dot(reference.probs, pool[judge]), gold: dot(reference.probs, pool.gold) };
+  const start = {
+    reward: dot(reference.probs, pool[judge]),
+    gold: dot(reference.probs, pool.gold),
+  };
   const now = readOptimum(pool, judge, beta);
-  $("beta-says").textContent = `The optimum lies ${number(now.kl)} nats from the SFT checkpoint: reward ` +
-    `${number(now.reward)} (${signed(now.reward - start.reward)}), gold utility ${number(now.gold)} ` +
-    `(${signed(now.gold - start.gold)}). The ${pool.texts.length} answers of the pool hold ` +
+  const [rewardGained, goldGained] = [now.reward - start.reward, now.gold - start.gold].map((x) =>
+    signed(x),
+  );
+  $("beta-says").textContent =
+    `The optimum lies ${number(now.kl)} nats from the SFT checkpoint: ` +
+    `reward ${number(now.reward)} (${rewardGained}), gold utility ${number(now.gold)} ` +
+    `(${goldGained}). The ${pool.texts.length} answers of the pool hold ` +
     `${percent(reference.mass)} of the checkpoint's probability; they count as all of it.`;
   drawBetaChart(pool, judge, now, start);
   const order = pool.texts.map((_, i) => i);
-  order.sort((a, b) => Math.max(now.probs[b], reference.probs[b]) - Math.max(now.probs[a], reference.probs[a]));
+  order.sort(
+    (a, b) =>
+      Math.max(now.probs[b], reference.probs[b]) - Math.max(now.probs[a], reference.probs[a]),
+  );
   const rows = order.slice(0, 8).map((i) => {
-    const bars = [[reference.probs[i], "sft"], [now.probs[i], "dpo"]].map(([p, color]) => {
-      return el("span", { class: "bar", style: `width:${(100 * p).toFixed(1)}%;background:var(--${color})` });
+    const bars = [
+      [reference.probs[i], "sft"],
+      [now.probs[i], "dpo"],
+    ].map(([p, color]) => {
+      return el("span", {
+        class: "bar",
+        style: `width:${(100 * p).toFixed(1)}%;background:var(--${color})`,
+      });
     });
     const both = `${percent(reference.probs[i])} → ${percent(now.probs[i])}`;
     const text = longText(pool.texts[i], " ", markSpan(pool.marks[i]), bars);
-    return { cells: [text, right(both), right(number(pool[judge][i])), right(number(pool.gold[i]))] };
+    return {
+      cells: [text, right(both), right(number(pool[judge][i])), right(number(pool.gold[i]))],
+    };
   });
   const caption = "The likeliest answers; grey the SFT checkpoint, blue the optimum";
-  $("beta-table").replaceChildren(table(caption, ["answer", "probability", "reward", "gold"], rows));
+  $("beta-table").replaceChildren(
+    table(caption, ["answer", "probability", "reward", "gold"], rows),
+  );
 }
 
 function drawBetaChart(pool, judge, now, start) {
-  const steps = Array.from({ length: 47 }, (_, k) => readOptimum(pool, judge, 10 ** (1 - k * 0.05)));
+  const steps = Array.from({ length: 47 }, (_, k) =>
+    readOptimum(pool, judge, 10 ** (1 - k * 0.05)),
+  );
   const line = (name) => steps.map((step) => [step.kl, step[name] - start[name]]);
   const values = ["reward", "gold"].flatMap((name) => line(name).map((point) => point[1]));
   const yRange = rangeOf([0, ...values]);
   const most = Math.max(...steps.map((step) => step.kl), 0.1);
   const axes = makeAxes($("beta-chart"), {
-    xTicks: niceTicks(0, most), yTicks: niceTicks(...yRange), xRange: [0, most], yRange,
-    xLabel: "KL from the SFT checkpoint, nats", yLabel: "gained, log-odds",
+    xTicks: niceTicks(0, most),
+    yTicks: niceTicks(...yRange),
+    xRange: [0, most],
+    yRange,
+    xLabel: "KL from the SFT checkpoint, nats",
+    yLabel: "gained, log-odds",
     says: "Reward and gold utility gained by the optimum, against its KL",
   });
-  for (const [name, color] of [["reward", "proxy"], ["gold", "gold"]]) {
+  drawGains($("beta-chart"), axes, line, (name) => [now.kl, now[name] - start[name]]);
+}
+
+/** Reward and gold as lines `line(name)` of points, each with a dot at the point `now(name)`. */
+function drawGains(place, axes, line, now) {
+  const colors = { reward: "proxy", gold: "gold" };
+  for (const [name, color] of Object.entries(colors)) {
     drawLine(axes, line(name), color);
-    drawDot(axes, now.kl, now[name] - start[name], color);
+    drawDot(axes, ...now(name), color);
   }
-  drawKey($("beta-chart"), [["reward", "proxy"], ["gold utility", "gold"]]);
+  drawKey(place, Object.entries({ reward: colors.reward, "gold utility": colors.gold }));
 }
 
 /** Of the first n candidates: the reward's favourite, and the best by gold; indices of texts. */
@@ -705,7 +799,10 @@ function favourites(pool, judge, n) {
 
 /** The candidates in the order drawn, as lists of reward and gold. */
 function drawnValues(pool, judge) {
-  return { rewards: pool.drawn.map((i) => pool[judge][i]), gold: pool.drawn.map((i) => pool.gold[i]) };
+  return {
+    rewards: pool.drawn.map((i) => pool[judge][i]),
+    gold: pool.drawn.map((i) => pool.gold[i]),
+  };
 }
 
 function moveN({ pool, judge }) {
@@ -724,13 +821,17 @@ function moveN({ pool, judge }) {
     return pool.gold[seen.favourite] < pool.gold[seen.best];
   });
   const peak = curves.gold.indexOf(Math.max(...curves.gold));
-  $("n-says").textContent = `Of the first ${n}, the reward chooses "${pool.texts[favourite]}" ` +
-    `(gold ${number(pool.gold[favourite])}). ` +
-    (isBest ? "None of them is better by gold. " : `By gold "${pool.texts[best]}" is better (${number(pool.gold[best])}). `) +
-    (first ? `The favourite is not the best for the first time at n = ${first}. ` : "Up to the end the favourite is always among the best. ") +
-    `Over all orders, best of ${n} has reward ${number(curves.reward[n - 1])} and gold ` +
-    `${number(curves.gold[n - 1])}, at a KL of at most ${number(bestOfNKlBound(n))} nats; gold is ` +
-    `highest at n = ${peak + 1} (${number(curves.gold[peak])}).`;
+  const better = `By gold "${pool.texts[best]}" is better (${number(pool.gold[best])}).`;
+  const since = `The favourite is not the best for the first time at n = ${first}.`;
+  $("n-says").textContent = [
+    `Of the first ${n}, the reward chooses "${pool.texts[favourite]}"`,
+    `(gold ${number(pool.gold[favourite])}).`,
+    isBest ? "None of them is better by gold." : better,
+    first ? since : "Up to the end the favourite is always among the best.",
+    `Over all orders, best of ${n} has reward ${number(curves.reward[n - 1])} and gold`,
+    `${number(curves.gold[n - 1])}, at a KL of at most ${number(bestOfNKlBound(n))} nats;`,
+    `gold is highest at n = ${peak + 1} (${number(curves.gold[peak])}).`,
+  ].join(" ");
   drawNChart(sizes, curves, n);
   $("n-table").replaceChildren(candidateTable(pool, judge, n, favourite));
 }
@@ -740,15 +841,16 @@ function drawNChart(sizes, curves, n) {
   const yRange = rangeOf([...line("reward"), ...line("gold")].map((point) => point[1]));
   const most = sizes.at(-1);
   const axes = makeAxes($("n-chart"), {
-    xTicks: [1, 2, 4, 8, 16, 32, 64].filter((k) => k <= most), yTicks: niceTicks(...yRange),
-    xRange: [1, Math.max(2, most)], yRange, scale: Math.log2, xLabel: "n, doubling", yLabel: "gained over one sample, log-odds",
+    xTicks: [1, 2, 4, 8, 16, 32, 64].filter((k) => k <= most),
+    yTicks: niceTicks(...yRange),
+    xRange: [1, Math.max(2, most)],
+    yRange,
+    scale: Math.log2,
+    xLabel: "n, doubling",
+    yLabel: "gained over one sample, log-odds",
     says: "Expected reward and gold utility of the best of n, against n",
   });
-  for (const [name, color] of [["reward", "proxy"], ["gold", "gold"]]) {
-    drawLine(axes, line(name), color);
-    drawDot(axes, n, curves[name][n - 1] - curves[name][0], color);
-  }
-  drawKey($("n-chart"), [["reward", "proxy"], ["gold utility", "gold"]]);
+  drawGains($("n-chart"), axes, line, (name) => line(name)[n - 1]);
 }
 
 function candidateTable(pool, judge, n, favourite) {
@@ -758,7 +860,12 @@ function candidateTable(pool, judge, n, favourite) {
     const times = seen.filter((j) => j === i).length;
     const chosen = i === favourite ? "→ " : "";
     const text = longText(chosen, pool.texts[i], " ", markSpan(pool.marks[i]));
-    const cells = [text, right(String(times)), right(number(pool[judge][i])), right(number(pool.gold[i]))];
+    const cells = [
+      text,
+      right(String(times)),
+      right(number(pool[judge][i])),
+      right(number(pool.gold[i])),
+    ];
     return { cells, now: i === favourite };
   });
   const rest = distinct.length > 8 ? `; the 8 of most reward of ${distinct.length} texts` : "";
@@ -768,7 +875,9 @@ function candidateTable(pool, judge, n, favourite) {
 
 function startEpsilon() {
   const draw = () => {
-    const [epsilon, ratio, advantage] = ["epsilon", "ratio", "advantage"].map((id) => Number($(id).value));
+    const [epsilon, ratio, advantage] = ["epsilon", "ratio", "advantage"].map((id) =>
+      Number($(id).value),
+    );
     const value = clippedSurrogate(ratio, advantage, epsilon);
     const says = isClipped(ratio, advantage, epsilon)
       ? "the gradient is zero: nothing pushes further."
@@ -778,14 +887,29 @@ function startEpsilon() {
     const line = ratios.map((r) => [r, clippedSurrogate(r, advantage, epsilon)]);
     const yRange = rangeOf([-1, 1, ...line.map((point) => point[1]), 2 * advantage]);
     const axes = makeAxes($("epsilon-chart"), {
-      xTicks: [0, 0.5, 1, 1.5, 2], yTicks: niceTicks(...yRange), xRange: [0, 2], yRange,
-      xLabel: "ratio of new to old probability", yLabel: "objective",
+      xTicks: [0, 0.5, 1, 1.5, 2],
+      yTicks: niceTicks(...yRange),
+      xRange: [0, 2],
+      yRange,
+      xLabel: "ratio of new to old probability",
+      yLabel: "objective",
       says: "The clipped surrogate against the ratio",
     });
-    drawLine(axes, [[0, 0], [2, 2 * advantage]], "sft", { "stroke-dasharray": "4 4" });
+    drawLine(
+      axes,
+      [
+        [0, 0],
+        [2, 2 * advantage],
+      ],
+      "sft",
+      { "stroke-dasharray": "4 4" },
+    );
     drawLine(axes, line, "dpo");
     drawDot(axes, ratio, value, "proxy");
-    drawKey($("epsilon-chart"), [["clipped", "dpo"], ["not clipped", "sft"]]);
+    drawKey($("epsilon-chart"), [
+      ["clipped", "dpo"],
+      ["not clipped", "sft"],
+    ]);
   };
   bindSlider("epsilon", (value) => number(value), draw);
   bindSlider("ratio", (value) => number(value), draw);
@@ -799,17 +923,51 @@ function startLambda() {
   const field = (name, t) => {
     const label = `${name === "rewards" ? "reward" : "value"} of token ${t + 1}`;
     const value = start[name][t];
-    return el("input", { type: "number", step: 0.1, value, id: `${name}-${t}`, "aria-label": label, input: () => draw() });
+    return el("input", {
+      type: "number",
+      step: 0.1,
+      value,
+      id: `${name}-${t}`,
+      "aria-label": label,
+      input: () => draw(),
+    });
   };
   const read = (name) => [0, 1, 2].map((t) => Number($(`${name}-${t}`).value) || 0);
-  const row = (title, cells) => el("tr", {}, el("th", { scope: "row" }, title), cells.map((cell) => el("td", {}, cell)));
+  const row = (title, cells) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, title),
+      cells.map((cell) => el("td", {}, cell)),
+    );
   const tokens = [0, 1, 2];
   $("gae").append(
-    el("thead", {}, el("tr", {}, el("td", {}), tokens.map((t) => el("th", { scope: "col" }, `token ${t + 1}`)))),
-    el("tbody", {},
-      row("reward", tokens.map((t) => field("rewards", t))),
-      row("value", tokens.map((t) => field("values", t))),
-      row("advantage", tokens.map((t) => el("output", { id: `advantage-${t}`, "aria-live": "off" })))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        el("td", {}),
+        tokens.map((t) => el("th", { scope: "col" }, `token ${t + 1}`)),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      row(
+        "reward",
+        tokens.map((t) => field("rewards", t)),
+      ),
+      row(
+        "value",
+        tokens.map((t) => field("values", t)),
+      ),
+      row(
+        "advantage",
+        tokens.map((t) => el("output", { id: `advantage-${t}`, "aria-live": "off" })),
+      ),
+    ),
   );
   const draw = () => {
     const [lambda, gamma] = ["lambda", "gamma"].map((id) => Number($(id).value));
@@ -821,15 +979,27 @@ function startLambda() {
     const rows = steps.map((l) => generalizedAdvantageEstimate(rewards, values, gamma, l));
     const yRange = rangeOf([0, ...rows.flat()]);
     const axes = makeAxes($("lambda-chart"), {
-      xTicks: [0, 0.25, 0.5, 0.75, 1], yTicks: niceTicks(...yRange), xRange: [0, 1], yRange,
-      xLabel: "lambda", yLabel: "advantage", says: "Advantages of the three tokens against lambda",
+      xTicks: [0, 0.25, 0.5, 0.75, 1],
+      yTicks: niceTicks(...yRange),
+      xRange: [0, 1],
+      yRange,
+      xLabel: "lambda",
+      yLabel: "advantage",
+      says: "Advantages of the three tokens against lambda",
     });
     const colors = ["dpo", "best", "both"];
     tokens.forEach((t) => {
-      drawLine(axes, steps.map((l, k) => [l, rows[k][t]]), colors[t]);
+      drawLine(
+        axes,
+        steps.map((l, k) => [l, rows[k][t]]),
+        colors[t],
+      );
       drawDot(axes, lambda, advantages[t], colors[t]);
     });
-    drawKey($("lambda-chart"), tokens.map((t) => [`token ${t + 1}`, colors[t]]));
+    drawKey(
+      $("lambda-chart"),
+      tokens.map((t) => [`token ${t + 1}`, colors[t]]),
+    );
   };
   bindSlider("lambda", (value) => number(value), draw);
   bindSlider("gamma", (value) => number(value), draw);
@@ -851,7 +1021,14 @@ function readAnswer(data, answers, k, base) {
     ? own.after[k] > own.before[k]
     : mine.reward !== null && mine.reward > before.reward;
   const worse = mine.gold < before.gold;
-  return { ...mine, changed: mine.text !== before.text, worse, hacked: worse && rose, from: before.gold, own };
+  return {
+    ...mine,
+    changed: mine.text !== before.text,
+    worse,
+    hacked: worse && rose,
+    from: before.gold,
+    own,
+  };
 }
 
 function goldCell(answer, isBase) {
@@ -869,7 +1046,8 @@ function startBrowse(data) {
   if (!base) {
     $("browse-body").hidden = true;
     $("browse-missing").hidden = false;
-    $("browse-missing").textContent = "The runs kept no answers: run the scripts again (run_all.py), then page.py.";
+    $("browse-missing").textContent =
+      "The runs kept no answers: run the scripts again (run_all.py), then page.py.";
     return;
   }
   const others = data.policies.slice(1);
@@ -940,7 +1118,18 @@ function policyTable(data, read) {
     const gold = sum(answers.map((answer) => answer.gold)) / answers.length;
     const rewards = answers.map((answer) => answer.reward);
     const reward = rewards.includes(null) ? "–" : number(sum(rewards) / rewards.length);
-    return { cells: [policy.name, policy.about, count("changed"), count("worse"), count("hacked"), count("good"), right(number(gold)), right(reward)] };
+    return {
+      cells: [
+        policy.name,
+        policy.about,
+        count("changed"),
+        count("worse"),
+        count("hacked"),
+        count("good"),
+        right(number(gold)),
+        right(reward),
+      ],
+    };
   });
   const head = ["policy", "what it is", "changed", "worse", "hacked", "good", "gold", "reward"];
   return table(`One answer to each of ${data.prompts.length} questions`, head, rows);
@@ -959,16 +1148,33 @@ function scorePredictions(predictions) {
   const scored = predictions.filter(({ outcome }) => outcome !== null);
   if (scored.length === 0) return null;
   const outcomes = scored.map(({ outcome }) => outcome);
-  const yours = brierScore(scored.map(({ probability }) => probability), outcomes);
+  const yours = brierScore(
+    scored.map(({ probability }) => probability),
+    outcomes,
+  );
   const sure = scored.filter(({ probability }) => Math.abs(probability - 0.5) >= 0.3);
-  const hits = sure.filter(({ probability, outcome }) => probability > 0.5 === (outcome === 1)).length;
-  return { count: scored.length, yours, always: brierScore(outcomes.map(() => 1), outcomes), sure: sure.length, hits };
+  const hits = sure.filter(
+    ({ probability, outcome }) => probability > 0.5 === (outcome === 1),
+  ).length;
+  return {
+    count: scored.length,
+    yours,
+    always: brierScore(
+      outcomes.map(() => 1),
+      outcomes,
+    ),
+    sure: sure.length,
+    hits,
+  };
 }
 
 function startPredict(claims) {
   const predictions = new Map(); // claim -> {probability, outcome}
   const sections = [...new Set(claims.map((claim) => claim.section))];
-  fillSelect($("predict-section"), [["", "all, in the order of the tutorial"], ...sections.map((s) => [s, s])]);
+  fillSelect($("predict-section"), [
+    ["", "all, in the order of the tutorial"],
+    ...sections.map((s) => [s, s]),
+  ]);
   let listed = claims;
   let place = 0;
 
@@ -977,7 +1183,8 @@ function startPredict(claims) {
     const told = predictions.get(claim);
     $("claim-count").textContent = `Claim ${place + 1} of ${listed.length}: ${claim.section}`;
     $("claim-says").textContent = `${claim.says[0].toUpperCase()}${claim.says.slice(1)}.`;
-    $("claim-measured").textContent = `Measured: ${claim.measured}. It holds where the interval is ${regionOf(claim)}.`;
+    $("claim-measured").textContent =
+      `Measured: ${claim.measured}. It holds where the interval is ${regionOf(claim)}.`;
     for (const input of document.querySelectorAll("#claim input")) input.disabled = Boolean(told);
     if (!told) for (const id of ["expect-holds", "expect-not"]) $(id).checked = false;
     $("claim-answer").replaceChildren(...(told ? answerTo(claim, told) : []));
@@ -1004,12 +1211,19 @@ function startPredict(claims) {
   function showScore() {
     const score = scorePredictions([...predictions.values()]);
     if (!score) return $("score").replaceChildren();
-    const sure = score.sure ? ` Where you were at least 80 % sure, you were right in ${score.hits} of ${score.sure}.` : "";
-    $("score").replaceChildren(el("p", {}, `Brier score of ${score.count} decided claims: you ` +
-      `${number(score.yours, 3)}; always saying "holds" ${number(score.always, 3)}; a coin 0.250.${sure}`));
+    const sure = score.sure
+      ? ` Where you were at least 80 % sure, you were right in ${score.hits} of ${score.sure}.`
+      : "";
+    const always = `always saying "holds" ${number(score.always, 3)}; a coin 0.250.`;
+    const yours = `Brier score of ${score.count} decided claims: you ${number(score.yours, 3)}`;
+    $("score").replaceChildren(el("p", {}, `${yours}; ${always}${sure}`));
   }
 
-  bindSlider("sure", (value) => `${value} %`, () => {});
+  bindSlider(
+    "sure",
+    (value) => `${value} %`,
+    () => {},
+  );
   $("claim-show").addEventListener("click", reveal);
   $("claim-next").addEventListener("click", () => {
     place = (place + 1) % listed.length;
@@ -1033,11 +1247,17 @@ function answerTo(claim, { probability, outcome }) {
   const digits = Math.abs(claim.mean) < 10 ? 2 : 1;
   const alike = claim.seeds > 1 ? ` Alone, ${claim.alike} of ${claim.seeds} seeds say so.` : "";
   const you = `You gave it ${percent(probability)}`;
-  const penalty = outcome === null
-    ? `${you}; an undecided claim is not scored.`
-    : `${you}: a squared error of ${number((probability - outcome) ** 2, 3)}.`;
+  const penalty =
+    outcome === null
+      ? `${you}; an undecided claim is not scored.`
+      : `${you}: a squared error of ${number((probability - outcome) ** 2, 3)}.`;
   return [
-    el("p", {}, el("strong", {}, `${claim.verdict[0].toUpperCase()}${claim.verdict.slice(1)}`), `: ${interval(claim, digits)}.${alike}`),
+    el(
+      "p",
+      {},
+      el("strong", {}, `${claim.verdict[0].toUpperCase()}${claim.verdict.slice(1)}`),
+      `: ${interval(claim, digits)}.${alike}`,
+    ),
     drawInterval(claim),
     el("p", {}, penalty),
   ];
@@ -1055,10 +1275,32 @@ function drawInterval(claim) {
   const marks = borders.map((border) => {
     return svg("text", { x: x(border), y: height - 4, "text-anchor": "middle" }, plain(border));
   });
-  return el("div", { class: "chart" }, svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": says },
-    svg("rect", { x: from, width: Math.max(0, to - from), y: 4, height: 36, fill: "var(--good)", opacity: 0.2 }),
-    svg("line", { x1: ends[0], x2: ends[1], y1: y, y2: y, stroke: "var(--text)", "stroke-width": 3 }),
-    svg("circle", { cx: x(claim.mean), cy: y, r: 5, fill: "var(--text)" }), marks));
+  return el(
+    "div",
+    { class: "chart" },
+    svg(
+      "svg",
+      { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": says },
+      svg("rect", {
+        x: from,
+        width: Math.max(0, to - from),
+        y: 4,
+        height: 36,
+        fill: "var(--good)",
+        opacity: 0.2,
+      }),
+      svg("line", {
+        x1: ends[0],
+        x2: ends[1],
+        y1: y,
+        y2: y,
+        stroke: "var(--text)",
+        "stroke-width": 3,
+      }),
+      svg("circle", { cx: x(claim.mean), cy: y, r: 5, fill: "var(--text)" }),
+      marks,
+    ),
+  );
 }
 
 // --- The frontier ---
@@ -1082,7 +1324,13 @@ const ALONG_A_RUN = ["best of n", "DPO", "online RL", "DPO + best of n"];
 function markerPath(method, biased, extra = {}) {
   const [color, marker] = LOOKS[method];
   const paint = `var(--${color})`;
-  return svg("path", { d: MARKERS[marker], fill: biased ? "var(--page)" : paint, stroke: paint, "stroke-width": 1.5, ...extra });
+  return svg("path", {
+    d: MARKERS[marker],
+    fill: biased ? "var(--page)" : paint,
+    stroke: paint,
+    "stroke-width": 1.5,
+    ...extra,
+  });
 }
 
 function startFrontier(data) {
@@ -1090,36 +1338,66 @@ function startFrontier(data) {
   const base = data.policies[0]?.answers;
   const hidden = new Set();
   let chosen = 0;
-  const nameOf = (point) => `${point.method}: ${point.label}${point.biased ? ", loves length" : ""}`;
-  fillSelect($("point"), points.map((point, i) => [i, nameOf(point)]));
+  const nameOf = (point) =>
+    `${point.method}: ${point.label}${point.biased ? ", loves length" : ""}`;
+  fillSelect(
+    $("point"),
+    points.map((point, i) => [i, nameOf(point)]),
+  );
 
   function draw() {
     const shown = points.filter((point) => !hidden.has(point.method));
     const most = Math.max(2, ...points.map((point) => point.kl.mean));
     const yRange = rangeOf([0, 4.1, ...points.map((point) => point.gold.mean)]);
     const axes = makeAxes($("plane"), {
-      xTicks: [0, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 64].filter((kl) => kl <= most), yTicks: niceTicks(...yRange),
-      xRange: [0, most * 1.05], yRange, scale: Math.sqrt, height: 460,
-      xLabel: "measured KL from SFT, nats (root axis)", yLabel: "gold utility, log-odds",
+      xTicks: [0, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 64].filter((kl) => kl <= most),
+      yTicks: niceTicks(...yRange),
+      xRange: [0, most * 1.05],
+      yRange,
+      scale: Math.sqrt,
+      height: 460,
+      xLabel: "measured KL from SFT, nats (root axis)",
+      yLabel: "gold utility, log-odds",
       says: "Gold utility against KL of every method; the list below names the points",
     });
-    drawLine(axes, limit.map((point) => [point.kl, point.gold]), "limit", { "stroke-width": 3 });
+    drawLine(
+      axes,
+      limit.map((point) => [point.kl, point.gold]),
+      "limit",
+      { "stroke-width": 3 },
+    );
     drawRuns(axes, shown);
     points.forEach((point, i) => {
-      if (!hidden.has(point.method)) drawPoint(axes, point, i);
+      if (!hidden.has(point.method) && i !== chosen) drawPoint(axes, point, i);
     });
+    drawPoint(axes, points[chosen], chosen); // above the others
   }
 
   function drawPoint({ node, x, y }, point, i) {
-    const at = `translate(${x(Math.max(0, point.kl.mean)).toFixed(1)},${y(point.gold.mean).toFixed(1)})`;
-    const ring = i === chosen ? svg("circle", { r: 10, fill: "none", stroke: "var(--text)", "stroke-width": 2 }) : null;
+    const [left, top] = [x(Math.max(0, point.kl.mean)), y(point.gold.mean)].map((v) =>
+      v.toFixed(1),
+    );
+    const at = `translate(${left},${top})`;
+    const ring =
+      i === chosen
+        ? svg("circle", { r: 10, fill: "none", stroke: "var(--text)", "stroke-width": 2 })
+        : null;
     const target = svg("circle", { r: 11, fill: "transparent" });
     const title = svg("title", {}, nameOf(point));
-    const group = svg("g", { class: "point", transform: at, click: () => choose(i) }, title, target, markerPath(point.method, point.biased), ring);
+    const group = svg(
+      "g",
+      { class: "point", transform: at, click: () => choose(i) },
+      title,
+      target,
+      markerPath(point.method, point.biased),
+      ring,
+    );
     if (i === chosen && point.gold.ci95) {
       const [low, high] = point.gold.ci95.map(y);
       const middle = x(Math.max(0, point.kl.mean));
-      node.append(svg("line", { x1: middle, x2: middle, y1: low, y2: high, stroke: "var(--text)" }));
+      node.append(
+        svg("line", { x1: middle, x2: middle, y1: low, y2: high, stroke: "var(--text)" }),
+      );
     }
     node.append(group);
   }
@@ -1130,13 +1408,18 @@ function startFrontier(data) {
     $("point-previous").disabled = chosen === 0;
     $("point-next").disabled = chosen === points.length - 1;
     const point = points[chosen];
-    const labels = point.annotations ? `${point.annotations.toLocaleString("en")} labels` : "no labels";
-    $("point-says").textContent = `${nameOf(point)}. KL ${interval(point.kl)} nats, gold utility ` +
+    const labels = point.annotations
+      ? `${point.annotations.toLocaleString("en")} labels`
+      : "no labels";
+    $("point-says").textContent =
+      `${nameOf(point)}. KL ${interval(point.kl)} nats, gold utility ` +
       `${interval(point.gold)}, good answers ${percent(point.good.mean)}; ${labels}.`;
     const rows = point.answers && base ? answerRows(point) : null;
     const missing = el("p", {}, "The run kept no answers of this point.");
     const caption = "Its answers, one to each question";
-    $("point-answers").replaceChildren(rows ? table(caption, ["question", "SFT", "this policy", "gold"], rows) : missing);
+    $("point-answers").replaceChildren(
+      rows ? table(caption, ["question", "SFT", "this policy", "gold"], rows) : missing,
+    );
     draw();
   }
 
@@ -1144,21 +1427,44 @@ function startFrontier(data) {
     return data.prompts.map((prompt, k) => {
       const before = readAnswer(data, base, k, base);
       const answer = readAnswer(data, point.answers, k, base);
-      const same = answer.changed ? longText(answer.text, " ", markSpan(answer.marks)) : longText(el("span", { class: "marks" }, "the same"));
+      const same = answer.changed
+        ? longText(answer.text, " ", markSpan(answer.marks))
+        : longText(el("span", { class: "marks" }, "the same"));
       const sft = longText(before.text, " ", markSpan(before.marks));
       return { cells: [longText(prompt), sft, same, goldCell(answer, false)] };
     });
   }
 
-  const legend = Object.keys(LOOKS).filter((method) => points.some((point) => point.method === method));
-  $("plane-legend").append(...legend.map((method) => {
-    const icon = svg("svg", { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" }, markerPath(method, false));
-    return el("li", {}, el("button", { type: "button", "aria-pressed": "true", click: (event) => {
-      hidden[hidden.has(method) ? "delete" : "add"](method);
-      event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(method)));
-      draw();
-    } }, icon, method));
-  }));
+  const legend = Object.keys(LOOKS).filter((method) =>
+    points.some((point) => point.method === method),
+  );
+  $("plane-legend").append(
+    ...legend.map((method) => {
+      const icon = svg(
+        "svg",
+        { width: 16, height: 16, viewBox: "-8 -8 16 16", "aria-hidden": "true" },
+        markerPath(method, false),
+      );
+      return el(
+        "li",
+        {},
+        el(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": "true",
+            click: (event) => {
+              hidden[hidden.has(method) ? "delete" : "add"](method);
+              event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(method)));
+              draw();
+            },
+          },
+          icon,
+          method,
+        ),
+      );
+    }),
+  );
   $("point").addEventListener("change", () => choose(Number($("point").value)));
   $("point-previous").addEventListener("click", () => choose(chosen - 1));
   $("point-next").addEventListener("click", () => choose(chosen + 1));
@@ -1177,7 +1483,12 @@ function drawRuns(axes, points) {
   for (const run of runs.values()) {
     const { method, biased } = run[0];
     const look = { "stroke-width": 1, "stroke-dasharray": biased ? "5 4" : null };
-    drawLine(axes, run.map((point) => [Math.max(0, point.kl.mean), point.gold.mean]), LOOKS[method][0], look);
+    drawLine(
+      axes,
+      run.map((point) => [Math.max(0, point.kl.mean), point.gold.mean]),
+      LOOKS[method][0],
+      look,
+    );
   }
 }
 
@@ -1204,9 +1515,25 @@ function startPage() {
 }
 
 const closedForms = {
-  klRegularizedOptimum, klDivergence, bestOfNWeights, expectedBestOfN, bestOfNKlBound,
-  clippedSurrogate, isClipped, generalizedAdvantageEstimate, wilson, brierScore, sigmoid,
-  readPairs, trialsOf, labelledRow, describeLabels, scorePredictions, favourites, readOptimum,
+  klRegularizedOptimum,
+  klDivergence,
+  bestOfNWeights,
+  expectedBestOfN,
+  bestOfNKlBound,
+  clippedSurrogate,
+  isClipped,
+  generalizedAdvantageEstimate,
+  wilson,
+  brierScore,
+  sigmoid,
+  readPairs,
+  trialsOf,
+  labelledRow,
+  describeLabels,
+  scorePredictions,
+  favourites,
+  readOptimum,
 };
-if (typeof module === "object") module.exports = closedForms; // for the tests
+if (typeof module === "object")
+  module.exports = closedForms; // for the tests
 else startPage();
