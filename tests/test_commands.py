@@ -260,7 +260,9 @@ def test_own_pairs(name, tmp_path):
     assert results["claims"] == []  # no gold standard, no verdict
     assert results["settings"]["dataset"] == "my pairs.jsonl"
     assert "1 empty (row 14), 1 identical (row 13)" in done.stdout
-    assert "1 pairs left out" in done.stdout and "the first is row 5 with " in done.stdout
+    assert (
+        " rows left out: 1 longer than" in done.stdout and "the first is row 5 with " in done.stdout
+    )
     if name != "reward_model":
         assert "knows only the lab's own world" in done.stdout
     assert ("The judge labels " in done.stdout) == (name == "dpo_variants")

@@ -341,12 +341,13 @@ def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch)
 
     monkeypatch.setattr(variant_results, "load_sft_checkpoint", lambda *_: ("sft", "tokenizer"))
     monkeypatch.setattr("support.start.sample_answers", sample)
-    monkeypatch.setattr(variant_results, "margins_of", lambda *_: np.ones(6))
+    changes = {"chosen": np.ones(6), "rejected": np.zeros(6)}
+    monkeypatch.setattr(variant_results, "changes_of", lambda *_: changes)
     arms = [
         Arm("dpo", "DPO", method, make_pairs(4), {"beta": 0.3, "epochs": 1}),
         Arm("other", "Other", method, make_pairs(4), {"beta": 0.5}),
     ]
-    data = PolicyData([], [], ["p"] * 6, ["q"], has_gold=True)
+    data = PolicyData(make_pairs(4), [], ["p"] * 6, ["q"], has_gold=True)
     training = {"epochs": 3, "seed": 1, "batch_size": 8}
     start = Start("sft", "tokenizer", data, training, (), 8, samples=1, smoke=False)
     results = run_arms(arms, start, [])
@@ -379,7 +380,7 @@ def compared(monkeypatch) -> dict:
         measured[key] = {name: summary(values.mean(1)) for name, values in readings.items()}
     margins = {"dpo_one_sided": np.full(5, 7.0), "ipo_one_sided": np.full(5, 2.0)}
     texts = {key: [] for key in UTILITY}
-    return compare_arms(arms, Results(answers, margins, measured, {}, texts), [])
+    return compare_arms(arms, Results(answers, margins, measured, {}, texts, {}), [])
 
 
 def test_every_claim_is_about_its_own_difference(compared):

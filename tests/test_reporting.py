@@ -539,6 +539,7 @@ def test_shared_flags_and_their_defaults(capsys):
         "model": "tiny-gpt2",
         "device": "auto",
         "dataset": None,
+        **dict.fromkeys(cli.READING),
     }
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])

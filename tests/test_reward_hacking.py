@@ -240,7 +240,7 @@ def test_gains_and_late_losses_of_a_curve():
 
 def test_equal_texts_of_a_prompt_get_equal_noise_and_others_do_not():
     texts = [["a", "b", "a", "c"], ["a", "a", "b", "b"]]
-    noise = hacking.noise_of_texts(texts, 3.0, np.random.default_rng(0))
+    noise = overoptimization.noise_of_texts(texts, 3.0, np.random.default_rng(0))
     assert noise.shape == (2, 4)
     assert noise[0, 0] == noise[0, 2] and noise[1, 0] == noise[1, 1] and noise[1, 2] == noise[1, 3]
     assert len(set(noise.ravel())) == 5  # the same text to another prompt is another text
@@ -249,10 +249,10 @@ def test_equal_texts_of_a_prompt_get_equal_noise_and_others_do_not():
 def test_noise_has_the_standard_deviation_asked_for_and_no_bias():
     texts = [[f"{k} {j}" for j in range(100)] for k in range(200)]
     gold = np.random.default_rng(1).normal(0, 1.5, (200, 100))
-    noise = hacking.noise_of_texts(texts, 3.0, np.random.default_rng(0))
+    noise = overoptimization.noise_of_texts(texts, 3.0, np.random.default_rng(0))
     assert noise.std() == pytest.approx(3, rel=0.02) and noise.mean() == pytest.approx(0, abs=0.1)
     assert np.corrcoef(noise.ravel(), gold.ravel())[0, 1] == pytest.approx(0, abs=0.03)
-    again = hacking.noise_of_texts(texts, 3.0, np.random.default_rng(0))
+    again = overoptimization.noise_of_texts(texts, 3.0, np.random.default_rng(0))
     assert (again == noise).all()
 
 
@@ -260,7 +260,7 @@ def test_noise_of_endlessly_many_texts_never_turns_the_gold_curve_down():
     rng, s = np.random.default_rng(0), 2.0
     gold = rng.normal(size=(400, 128))
     texts = [[f"{k} {j}" for j in range(128)] for k in range(400)]
-    noisy = gold + hacking.noise_of_texts(texts, s, rng)
+    noisy = gold + overoptimization.noise_of_texts(texts, s, rng)
     curve = best_of_n_curve(noisy, gold, [2, 4, 16, 64])
     expected = np.array([0.5642, 1.0294, 1.7661, 2.3440]) / math.sqrt(1 + s**2)
     error = curve.std(0) / math.sqrt(len(curve))

@@ -5,7 +5,7 @@ import math
 import random
 
 import support.contrasts as contrasts_module
-from support.artifacts import find_or_train, trained_settings
+from support.artifacts import find_or_train, stored_settings, trained_settings
 from support.contrasts import (
     absorbed_bias,
     contrast_rewards,
@@ -365,7 +365,7 @@ def test_what_tune_trains_is_kept_and_used_again(tmp_path, capsys):
     folder = tmp_path / "reward_model-annotator-length"
     biased = settings | {"annotator": "length"}
     kept = find_or_train(folder, biased, rm.tune, **where)
-    assert kept == folder and trained_settings(folder) == biased
+    assert kept == folder and trained_settings(folder) == stored_settings(biased)
     assert find_or_train(folder, biased, rm.tune, **where) == folder
     assert find_or_train(folder, settings, rm.tune, **where) != folder
     pairs = make_pairs(32, annotator="length", seed=2)

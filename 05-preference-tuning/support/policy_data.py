@@ -96,7 +96,7 @@ def policy_data(
         return PolicyData(train, held, asked, asked[:8], has_gold=False)
     prompts = prompts or 256
     test = [question.prompt for question in questions("test")[:prompts]]
-    watched = [question.prompt for question in questions("validation")[: 5 * prompts // 16]]
+    watched = [question.prompt for question in questions("validation")[: max(1, 5 * prompts // 16)]]
     train, held = make_pairs(pairs, seed=seed), make_pairs(held_out, "test", seed=seed)
     return PolicyData(train, held, test, watched, has_gold=True)
 
