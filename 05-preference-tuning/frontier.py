@@ -9,7 +9,7 @@ This script trains nothing: it collects what the other scripts measured on the s
 prompts, from outputs/ where a run is there, else from the committed run over all seeds.
 
 About 3 seconds. Expect best-of-16 at 95 % of the limit's gain at its KL, online RL at 88 % and DPO
-at 79 %, and all that is tuned for annotators who love length to bend down. Writes frontier.png.
+at 80 %, and all that is tuned for annotators who love length to bend down. Writes frontier.png.
 Left out: cost in memory and seconds as axes (the table has them).
 """
 

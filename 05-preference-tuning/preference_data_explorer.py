@@ -11,7 +11,7 @@ costs 4. The tutorial calls scores noisier; here they are not, beyond the raters
 noise is raised until pairs win: the break-even.
 
 About 2 seconds. Expect, at 96 responses read per prompt, a tau of 0.67 from pairs and 0.78 from
-rankings and from scores: pairs win only where every response has a rater of its own (0.63), or
+rankings and from scores: pairs win only where every response has a rater of its own (0.62), or
 where a score is twice as noisy. Left out: ties, pairs chosen adaptively, time beyond reading.
 """
 

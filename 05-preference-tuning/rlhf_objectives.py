@@ -9,8 +9,8 @@ responses to each of 20 held-out questions. The reference has the SFT checkpoint
 the reward is an annotator who likes length (the proxy), gold utility judges. Rewards and beta are
 in units of utility, KL in nats.
 
-About 2 seconds. Expect: without the KL term 99.5 % on the proxy's favourite, gold utility from 2.0
-over a peak of 2.4 to 1.7; with it 2.3, and a total variation of 0.003 to the closed form (up to
+About 2 seconds. Expect: without the KL term 99.6 % on the proxy's favourite, gold utility from 2.0
+over a peak of 2.4 to 1.6; with it 2.2, and a total variation of 0.003 to the closed form (up to
 0.2 with other learning rates and epochs, 0.9 without clipping). Writes
 outputs/ppo_objectives.png. Left out: tokens (a response is one action), learned reward and value
 models (a batch's mean stands in for the value), Adam.
