@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from common.preferences import SIDES, make_pairs, questions  # noqa: E402
 
 NEW_TOKENS, PROMPTS, CANDIDATES = 32, 8, 16
 BATCH = 8  # pairs per step
+UPDATES, SAMPLES = 2, 4  # of online RL: steps, answers to each prompt
 RATE = 1e-4
 
 # --- Timing ---
@@ -304,6 +306,59 @@ def peak_memory(kind: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+def train_rl(kind: str, judge: tuple) -> None:
+    """A few updates of online RL on answers that a reward model scores: "lab", "plain", "best"."""
+    from support.evaluation import score_texts
+    from support.rloo import as_prompts
+
+    import dpo_trainer
+    import online_rl
+    from trl import RLOOConfig, RLOOTrainer
+
+    model, tokenizer = large_gpt2()
+    prompts = [question.prompt for question in questions("train")[: UPDATES * PROMPTS]]
+    if kind == "lab":
+        size = {"prompts_per_update": PROMPTS, "samples": SAMPLES, "max_new_tokens": NEW_TOKENS}
+        online_rl.train_rl(
+            model, tokenizer, judge, prompts, learning_rate=RATE, updates=UPDATES, **size
+        )
+        return
+
+    def reward(prompts: list, completions: list, **_) -> list[float]:
+        asked = [messages[-1]["content"] for messages in prompts]
+        texts = [[messages[-1]["content"]] for messages in completions]
+        return score_texts(judge, asked, texts)[:, 0].tolist()
+
+    settings = trl_settings(at_best=False) | {"per_device_train_batch_size": PROMPTS * SAMPLES}
+    if kind == "best":
+        best = trl_settings(at_best=True)
+        settings |= {name: best[name] for name in ("bf16", "gradient_checkpointing")}
+    settings |= {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = RLOOTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=RLOOConfig(folder, beta=online_rl.BETA, max_steps=UPDATES, **settings),
+            train_dataset=as_prompts(prompts, PROMPTS),
+            processing_class=tokenizer,
+            peft_config=dpo_trainer.lora_config(model),
+        )
+        trainer.train()
+
+
+def rl_training(repeats: int) -> list[dict]:
+    """Updates per second of the lab's online RL and of TRL's: sampling, scoring, one step."""
+    from common.models import load_reward_model
+
+    judge = load_reward_model("tiny-distilbert")
+    entries = []
+    for kind in ("lab", "plain", "best"):
+        entries.append(Entry(partial(train_rl, kind, judge), kind != "plain"))
+    speeds = [UPDATES / time for time in medians(repeats, *entries)]
+    what = f"online RL with LoRA (82M, {PROMPTS} x {SAMPLES} answers) / TRL's default settings"
+    return [row(what, "updates/s", ">= 1.25", *speeds)]
+
+
 def scoring(repeats: int) -> list[dict]:
     """Candidates per second of `score_responses`, and of batches of the same size as they come."""
     import torch
@@ -382,4 +437,5 @@ def start_times(repeats: int) -> list[dict]:
     return rows
 
 
-CONTESTS = (start_times, candidates, reward_training, dpo_training, scoring, n_curve)
+CONTESTS = (start_times, candidates, reward_training, dpo_training, rl_training)
+CONTESTS += (scoring, n_curve)
