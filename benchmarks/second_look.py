@@ -63,8 +63,8 @@ def longer_chosen(seed: int) -> list[dict]:
 
 
 def with_role_marks(seed: int) -> list[dict]:
-    """Both answers begin with a role, as in exported chats."""
-    return [row | {side: f"Assistant: {row[side]}" for side in SIDES} for row in sound(seed)]
+    """Both answers begin with a role, as in exported chats; "Assistant:" would be taken away."""
+    return [row | {side: f"ASSISTANT: {row[side]}" for side in SIDES} for row in sound(seed)]
 
 
 def few_repeated(seed: int) -> list[dict]:
@@ -130,7 +130,7 @@ def love_of_agreement(seed: int) -> list[dict]:
 RANKING, DISTANCE = ("reversed", "chance"), ("too_far", "displaced")
 PLANTS = (
     Case("the longer answer is always chosen", longer_chosen, fires=("length",)),
-    Case("answers begin with “Assistant:”", with_role_marks, fires=("marks",)),
+    Case("answers begin with “ASSISTANT:”", with_role_marks, fires=("marks",)),
     Case("80 pairs, each under five prompts", few_repeated, fires=("repeats", "twins")),
     Case("chosen answers in capitals", in_capitals, fires=("unlike",)),
     Case("answers cut after two thirds", cut_answers, fires=("cut",)),
