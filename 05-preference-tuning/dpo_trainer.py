@@ -23,7 +23,7 @@ from support.evaluation import compare, pair_logps, show_answers, summarize
 from support.findings.dpo_training import findings
 from support.lora import lora_targets
 from support.own_pairs import pick
-from support.parity import difference_from_trl
+from support.parity import loss_difference
 from support.resuming import keep_checkpoints
 from support.second_look import look_after, look_before, look_on_the_way
 from support.start import Start, start_from_sft, tune_with
@@ -224,7 +224,7 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
     metrics = {
         "train_pairs": len(data.train),
         "first_loss": trained.history["loss"][0],
-        "loss_difference_from_trl": difference_from_trl(losses, trained),
+        **loss_difference(losses, trained),
         "reference": summarize(before),
         "policy": summarize(after),
         "held_out_pairs": {key: summary(values) for key, values in held_out.items()},

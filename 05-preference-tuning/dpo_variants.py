@@ -272,8 +272,7 @@ def main(argv: list[str] | None = None) -> dict:
     start = start_from_sft(**settings, **options, prompts=args.prompts, held_out=300)
     metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
     lines, claims = findings(metrics), CLAIMS if "differences" in metrics else ()
-    checks = [check for check in CHECKS if check.path in metrics]
-    return finish(args, metrics, draw_variants, lines, claims, checks, settings, device)
+    return finish(args, metrics, draw_variants, lines, claims, CHECKS, settings, device)
 
 
 if __name__ == "__main__":

@@ -212,10 +212,12 @@ def study(start: Start, training: dict, judges: dict[str, Path], adapter: Path) 
         "dpo": summarize(dpo["default"].values),
         "policy": summarize(rl["default"].values),
         "budget": budget,
-        "difference_from_trl": difference_from_trl(trained, start.tokenizer, models["human"], beta),
         "training": training_curve(trained, beta),
         "curves": {name: outcome.trained.curve for name, outcome in rl.items()},
     }
+    if not trained.trainer.args.bf16:  # its rounding would hide a difference
+        compared = (trained, start.tokenizer, models["human"], beta)
+        metrics["difference_from_trl"] = difference_from_trl(*compared)
     metrics |= look_after(second_look, start, rl["default"].texts, rl["default"].values)
     if data.has_gold:
         points = frontier_points(rl, arms, labels)

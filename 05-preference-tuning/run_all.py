@@ -6,7 +6,7 @@
 
 Scripts and seeds run side by side, as processes of one thread each: as many as there are cores, or
 --jobs. What a script prints goes to outputs/logs/. A run that was killed goes on where it stopped.
-About ten minutes a seed on 2 quiet cores. With several seeds it also writes every figure and JSON over
+About ten minutes a seed on 2 cores. With several seeds it also writes every figure and JSON over
 the seeds, claims.md and headlines.md, to --figures-dir (default: outputs/all-seeds). `make figures`
 does that for the committed run in figures/. With --panels it also writes slides, as slides.py does.
 """

@@ -222,7 +222,7 @@ def finish(
     panels; `default` are the metrics of the committed run, to stand in grey behind a run with other
     settings, or None. `settings` are what the script made of the flags (a default learning rate),
     `trained` the folders it wrote. Texts that were sampled, "answers" in the metrics, stand beside
-    the numbers in the JSON.
+    the numbers in the JSON. A check whose quantity a run does not measure is left out.
     """
     answers = metrics.pop("answers", None)
     settings = {**args.settings, **(settings or {})}
@@ -237,7 +237,7 @@ def finish(
         "wall_seconds": {"total": round(time.time() - args.started, 1), **(timings or {})},
         "metrics": metrics,
         "claims": judge(claims, metrics),
-        "checks": run_checks(checks, metrics),
+        "checks": run_checks([check for check in checks if check.path in metrics], metrics),
         **({"answers": answers} if answers else {}),
     }
     write_json(path, results)  # before the figure: a PNG without its JSON would be a stranger's

@@ -23,12 +23,24 @@ def difference_from_trl(losses, trained: "Trained") -> float:
     return abs(losses.mean().item() - trl_loss)
 
 
+def loss_difference(losses, trained: "Trained") -> dict:
+    """`difference_from_trl` for the metrics; nothing where the training was in bfloat16.
+
+    Its rounding, some thousandths of a nat, would hide what the check is about.
+    """
+    if trained.trainer.args.bf16:
+        return {}
+    return {"loss_difference_from_trl": difference_from_trl(losses, trained)}
+
+
 def loss_differences(trained: dict, ipo_loss: Callable, kto_loss: Callable) -> dict:
     """|loss in the open - TRL's| after training, on the first batch that was trained on.
 
     `trained` are (training, tokenizer, first pairs) by arm; only "ipo" and "kto" are read.
     """
     differences = {}
+    if any(training.trainer.args.bf16 for training, *_ in trained.values()):
+        return differences  # see loss_difference
     if "ipo" in trained:
         training, tokenizer, pairs = trained["ipo"]
         ours = ipo_loss(**ipo_inputs(training, tokenizer, pairs))
