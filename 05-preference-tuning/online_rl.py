@@ -11,8 +11,7 @@ relative. Then at half and twice the learning rate, as DPO is; and against a rew
 annotators who love length, with the KL term and without.
 
 About three minutes on one core. Expect good answers to rise from 35 % to 94 % in 20 updates, at a
-KL of 2 nats, where DPO ends at 88 %. Writes outputs/online_rl.png.
-Left out: a value head, clipping over several passes (PPO proper), full fine-tuning.
+KL of 2 nats, where DPO ends at 88 %. Left out: a value head, several passes (PPO proper).
 """
 
 import argparse
