@@ -129,7 +129,10 @@ def training_panel(ax, metrics: dict, default: dict | None) -> None:
         ax.plot(epochs, series(amounts[name], "accuracy")[1:], label=f"accuracy, {label}", **line)
         line |= {"marker": "v", "alpha": 0.5}
         ax.plot(epochs, series(amounts[name], "loss")[1:], label=f"loss, {label}", **line)
-    ax.set(title="Training shows only improvement", xlabel=epochs_label(amounts))
+    first, *_, last = series(amounts["biased"], "accuracy")[1:]
+    looks = "better" if last > first else "no better"
+    title = f"Training looks {looks}: {first:.0%} to {last:.0%}"
+    ax.set(title=title, xlabel=epochs_label(amounts))
     ax.set(ylabel="share of pairs; loss in nats", ylim=(0, 1.6))
     ax.set_yticks(SHARES)
     ax.legend(loc="upper left", fontsize=8)

@@ -134,8 +134,8 @@ def labels_panel(ax, metrics: dict, default: dict | None) -> None:
     ):
         style = {"marker": marker, "ms": 8, "mfc": "white"}
         draw_point(ax, point["agreement"], point["gold"], COLORS["proxy"], f"AI, {name}", **style)
-    side = "on" if abs(off_line) < 0.2 else "below" if off_line < 0 else "above"
-    title = f"RLAIF: the judge's labels lie {side}\nthe line of human labels"
+    side = f"{abs(off_line):.2f} {'below' if off_line < 0 else 'above'}"
+    title = f"RLAIF: the judge's labels lie\n{side} the line of human labels"
     ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
     legend_under_data(ax)
 
