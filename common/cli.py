@@ -8,6 +8,7 @@ import argparse
 import atexit
 import contextlib
 import ctypes
+import gc
 import hashlib
 import io
 import json
@@ -432,6 +433,7 @@ def init_compute(device: str) -> str:
     if device == "cpu":
         keep_freed_memory()
     state = PartialState(cpu=device == "cpu")
+    gc.freeze()  # what the libraries hold need not be searched for garbage at every training
     several = device == "cuda" and state.num_processes > 1
     return f"cuda:{state.local_process_index}" if several else device
 

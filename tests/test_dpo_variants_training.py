@@ -365,7 +365,7 @@ UTILITY = {
     **{"dpo_ties": 32.0, "ipo_ties": 64.0, "dpo_one_sided": 128.0, "ipo_one_sided": 256.0},
     **{"kto_singles": 512.0, "ai_labels": 2048.0, "ai_one_order": 4096.0, "policy": 8192.0},
     **{"sft": 16384.0, "written": 32768.0, "sft_on_chosen": 65536.0, "coin": 131072.0},
-    **{"flipped_0": 3.0, "flipped_10": 3.0, "flipped_20": 3.0, "flipped_30": 3.0},
+    **{"flipped_0": 3.0, "flipped_15": 3.0, "flipped_30": 3.0},
 }
 
 

@@ -4,7 +4,7 @@ Answers are read the same way everywhere: `readings` gives their length, and wha
 says of them where there is one, that is, where the prompts are questions of the world.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -75,25 +75,37 @@ def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> t
 def log_ratios(
     policy: "PreTrainedModel", tokenizer, prompts: list[Prompt], token_ids
 ) -> np.ndarray:
-    """log pi/pi_ref in nats of n sampled responses per prompt: (P, n); equal ones are read once.
+    """log pi/pi_ref in nats of n sampled responses per prompt: (P, n).
 
-    token_ids are lists (P, n) of lists. The mean over samples of the policy is KL(pi || pi_ref),
-    and it may be reweighted. A model without an adapter is its own reference: zeros.
+    The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted. A model
+    without an adapter is its own reference: zeros.
+    """
+
+    def read(asked: list[Prompt], responses: list[list[int]]) -> "torch.Tensor":
+        logps = response_logps(policy, tokenizer, asked, responses)
+        with policy.disable_adapter():
+            return logps - response_logps(policy, tokenizer, asked, responses)
+
+    if not hasattr(policy, "disable_adapter"):
+        return np.zeros((len(prompts), len(token_ids[0])))
+    return read_once(read, prompts, token_ids)
+
+
+def read_once(read: Callable, prompts: list[Prompt], token_ids) -> np.ndarray:
+    """What `read(prompts, responses)`, (N,), says of n responses per prompt: (P, n).
+
+    token_ids are lists (P, n) of lists. Equal responses to equal prompts are read once.
     """
     keys, prompt_of = [], {}
     for prompt, row in zip(prompts, token_ids, strict=True):
         key = prompt_key(prompt)
         prompt_of[key] = prompt
         keys += [(key, *ids) for ids in row]
-    ratio_of = dict.fromkeys(keys, 0.0)
-    if hasattr(policy, "disable_adapter"):
-        asked = [prompt_of[key[0]] for key in ratio_of]
-        responses = [list(key[1:]) for key in ratio_of]
-        logps = response_logps(policy, tokenizer, asked, responses)
-        with policy.disable_adapter():
-            ref_logps = response_logps(policy, tokenizer, asked, responses)
-        ratio_of = dict(zip(ratio_of, (logps - ref_logps).tolist(), strict=True))
-    return np.array([ratio_of[key] for key in keys]).reshape(len(prompts), -1)
+    distinct = list(dict.fromkeys(keys))
+    asked = [prompt_of[key[0]] for key in distinct]
+    values = read(asked, [list(key[1:]) for key in distinct]).tolist()
+    value_of = dict(zip(distinct, values, strict=True))
+    return np.array([value_of[key] for key in keys]).reshape(len(prompts), -1)
 
 
 def sequence_kl(
@@ -172,14 +184,11 @@ def sample_answers(
     Without a gold standard, `ended` says which answers ended within `max_new_tokens`.
     """
     sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
-    texts, token_ids = [], []
-    for row in sampled:
-        texts.append([response.text for response in row])
-        token_ids += [response.token_ids for response in row]
+    texts = [[response.text for response in row] for row in sampled]
+    token_ids = [[response.token_ids for response in row] for row in sampled]
     kl = np.zeros((len(prompts), n))
     if hasattr(model, "disable_adapter"):
-        repeated = [prompt for prompt in prompts for _ in range(n)]
-        kl = sequence_kl(model, tokenizer, repeated, token_ids).numpy().reshape(len(prompts), n)
+        kl = read_once(partial(sequence_kl, model, tokenizer), prompts, token_ids)
     return texts, {"kl": kl, **readings(prompts, texts), **which_ended(prompts, sampled)}
 
 

@@ -17,7 +17,7 @@ LOSSES = (  # all of TRL's
     *UNPAIRED,
 )
 ROUNDS = 3
-FLIPPED = (0, 10, 20, 30)  # per cent of the labels
+FLIPPED = (0, 15, 30)  # per cent of the labels
 HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
 AI_LABELS = ("ai_labels", "ai_one_order")
 WATCHED = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "dpo_noise", "kto_noise")  # on the way

@@ -42,9 +42,11 @@ class Results(NamedTuple):
 
 
 def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) -> Results:
-    """Train every arm and sample two answers to each prompt; margins are those of `margin_pairs`.
+    """Train every arm and sample two answers to each prompt.
 
-    Answers of a few arms are printed, of all where they are few.
+    Margins, and the share of them above 0, are those of `margin_pairs`: held-out pairs, or in the
+    section's own study the one-sided ones. Answers of a few arms are printed, of all where they are
+    few.
     """
     prompts, seed = start.data.prompts, start.training["seed"]
     labelled = "label" in start.data.train[0]
@@ -58,17 +60,17 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
         texts, readings = start.answer(trained.policy, prompts, 2, seed)
         if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
-        changes = changes_of(trained.policy, start.tokenizer, start.data.held)
+        changes = changes_of(trained.policy, start.tokenizer, margin_pairs)
         answers, when = (texts, readings), f"after {arm.name}"
         results.second_look.update(look_after(second_look, start, *answers, changes, when=when))
-        held_out = changes["chosen"] - changes["rejected"]
+        margins = changes["chosen"] - changes["rejected"]
         results.answers[arm.key], results.texts[arm.key] = readings, texts
-        results.margins[arm.key] = margins_of(trained.policy, start.tokenizer, margin_pairs)
+        results.margins[arm.key] = margins
         results.measured[arm.key] = {
             "name": arm.name,
             **summarize(readings),
-            "implicit_reward_accuracy": summary(held_out > 0),
-            "margin": summary(held_out),
+            "implicit_reward_accuracy": summary(margins > 0),
+            "margin": summary(margins),
             "curve": trained.curve,
         }
         if arm.key in ("ipo", "kto"):
@@ -92,12 +94,6 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
         settings["look"] = look
     model, tokenizer = load_sft_checkpoint(*start.sft)
     return arm.method(model, tokenizer, arm.pairs, **settings)
-
-
-def margins_of(policy, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
-    """h of each pair in nats, the log-ratio of chosen minus that of rejected; (N,)."""
-    changes = changes_of(policy, tokenizer, pairs)
-    return changes["chosen"] - changes["rejected"]
 
 
 def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
