@@ -11,7 +11,7 @@ clean, tied and one-sided pairs, KTO and DPO under label noise; DPO on labels of
 on those of a language model that says A or B; DPO on written pairs, samples of the checkpoint, and
 samples of the policy itself. Two controls: SFT on the chosen answers, and labels drawn by a coin.
 
-About four minutes on one core for 21 short trainings. Left out: training the judge.
+About three and a half minutes on one core for 20 short trainings. Left out: training the judge.
 """
 
 import argparse
@@ -166,6 +166,7 @@ def train_kto(
     lora_r=8,
     name,
     look=None,
+    look_at=(),
     **training,
 ) -> Trained:
     """Train a LoRA adapter on pairs, or on rows of prompt, completion, label.
@@ -188,7 +189,7 @@ def train_kto(
         processing_class=tokenizer,
         peft_config=lora_config(model, lora_r),
     )
-    return run_trainer(trainer, name, look)
+    return run_trainer(trainer, name, look, look_at=look_at)
 
 
 # --- 3. The arms ---

@@ -254,7 +254,9 @@ def main(argv: list[str] | None = None) -> dict:
     for section in SECTIONS if several else ():
         cli.check_replaceable(folder, section.name)
     scripts = args.scripts or [section.script for section in SECTIONS]
-    jobs = [Job(section.script, seed) for seed in seeds for section in SECTIONS]
+    # What waits for others comes last, so that there is other work until they are done.
+    in_order = sorted(SECTIONS, key=lambda section: bool(section.needs))
+    jobs = [Job(section.script, seed) for seed in seeds for section in in_order]
     jobs = [job for job in jobs if job.script in scripts]
     needs = {section.script: section.needs for section in SECTIONS}
     run_jobs(jobs, needs, args.jobs, args.output_dir, args.smoke)

@@ -329,34 +329,36 @@ def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
 
 
 def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch):
-    started, answered = [], []
+    started, answered, checkpoint = [], [], ["sft"]
 
-    def method(model, tokenizer, pairs, *, name, look=None, **settings):
-        started.append((name, settings, look is not None))
+    def method(model, tokenizer, pairs, *, name, look=None, look_at=(), **settings):
+        assert model == checkpoint and model is not checkpoint  # a copy: each starts from there
+        model.append("trained")
+        started.append((name, settings, look is not None, look_at))
         return Trained(f"policy of {name}", None, {}, [])
 
     def sample(model, tokenizer, prompts, n, max_new_tokens, seed):
         answered.append(model)
         return [["a", "b"]] * len(prompts), {"kl": np.zeros((len(prompts), n))}
 
-    monkeypatch.setattr(variant_results, "load_sft_checkpoint", lambda *_: ("sft", "tokenizer"))
     monkeypatch.setattr("support.start.sample_answers", sample)
     changes = {"chosen": np.ones(6), "rejected": np.zeros(6)}
     monkeypatch.setattr(variant_results, "changes_of", lambda *_: changes)
     arms = [
-        Arm("dpo", "DPO", method, make_pairs(4), {"beta": 0.3, "epochs": 1}),
+        Arm("dpo", "DPO", method, make_pairs(20), {"beta": 0.3, "epochs": 4}),
         Arm("other", "Other", method, make_pairs(4), {"beta": 0.5}),
     ]
     data = PolicyData(make_pairs(4), [], ["p"] * 6, ["q"], has_gold=True)
     training = {"epochs": 3, "seed": 1, "batch_size": 8}
-    start = Start("sft", "tokenizer", data, training, (), 8, samples=1, smoke=False)
+    start = Start(checkpoint, "tokenizer", data, training, (), 8, samples=1, smoke=False)
     results = run_arms(arms, start, [])
     names = ["training 1 of 2: DPO", "training 2 of 2: Other"]
     assert [entry[0] for entry in started] == names
-    assert [entry[1]["epochs"] for entry in started] == [1, 3]
+    assert [entry[1]["epochs"] for entry in started] == [4, 3]
     assert [entry[1]["beta"] for entry in started] == [0.3, 0.5]
     assert [entry[2] for entry in started] == [True, False]  # only watched arms are looked at
-    assert answered == ["sft", *(f"policy of {name}" for name in names)]
+    assert started[0][3] == (4, 8)  # of 12 steps
+    assert answered == [checkpoint, *(f"policy of {name}" for name in names)]
     assert results.measured["other"]["implicit_reward_accuracy"]["mean"] == 1
 
 

@@ -1,5 +1,6 @@
 """Running the arms of dpo_variants.py, and what is read off them for claims and frontier."""
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from support.evaluation import pair_logps, response_logps, show_answers, summari
 from support.own_pairs import pick
 from support.second_look import look_after, look_before
 from support.start import Start
-from support.training import Trained, load_sft_checkpoint
+from support.training import Trained
 from support.variant_arms import AI_LABELS, HUMAN_LABELS, SHOWN, WATCHED, Arm
 from support.variant_data import gold_agreement
 
@@ -91,9 +92,10 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
 
     settings = {**start.training, **arm.settings, "name": name}
     if start.data.has_gold and arm.key in WATCHED:
-        settings["look"] = look
-    model, tokenizer = load_sft_checkpoint(*start.sft)
-    return arm.method(model, tokenizer, arm.pairs, **settings)
+        steps = -(-len(arm.pairs) // settings["batch_size"]) * settings["epochs"]
+        settings |= {"look": look, "look_at": (steps // 3, 2 * steps // 3)}
+    model = copy.deepcopy(start.reference)
+    return arm.method(model, start.tokenizer, arm.pairs, **settings)
 
 
 def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
