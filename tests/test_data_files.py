@@ -2,8 +2,10 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import zipfile
 
 from support import data_files
 from support.data_files import read_rows
@@ -34,6 +36,14 @@ def arrow(text: str, kind: str) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def zipped(files: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
 FILES = {
     "a.ndjson": LINES.encode(),
     "a.jsonl": f"\n{LINES}\n\n".encode(),
@@ -55,6 +65,7 @@ FILES = {
     "a.jsonl.bz2": bz2.compress(LINES.encode()),
     "a.jsonl.xz": lzma.compress(LINES.encode()),
     "a.jsonl.zst": arrow(LINES, "zstd"),
+    "a.zip": zipped({"in a folder/pairs.csv": CSV, "__MACOSX/._pairs.csv": "x"}),
     "my.own.json.gz": gzip.compress(json.dumps(ROWS).encode()),
     "A.CSV.GZ": gzip.compress(CSV.encode()),
 }
@@ -106,6 +117,8 @@ REFUSED = {
     "a.jsonl.xz": (LINES.encode(), "cannot be read"),
     "a.xlsx": (b"x", r"must end in \.json, .*or in one of these and \.gz"),
     "a.gz": (b"x", "must end in"),
+    "a.zip": (zipped({"a.csv": CSV, "b.csv": CSV}), "a.zip: the archive holds 2 files; unpack it"),
+    "a.jsonl.zip": (b"x", "cannot be read"),
 }
 
 

@@ -77,7 +77,15 @@ ONE_ROW = {
         **{"response1": "c", "response2": "r", "overall_preference": -1},
     },
     "WebGPT": {"question": "p", "answer_0": "r", "answer_1": "c", "score_0": -1, "score_1": 1},
+    "WebGPT as it is": {
+        **{"question": {"dataset": "eli5", "id": "x", "full_text": "p"}, "quotes_0": {"title": []}},
+        **{"answer_0": "c", "answer_1": "r", "score_0": 0.5, "score_1": -0.5},
+    },
     "Arena": {**A_B, "winner": "model_a"},
+    "Arena 55k": {
+        **{"prompt": '["p"]', "response_a": '["r"]', "response_b": '["c"]'},
+        **{"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+    },
     "two scores": {**A_B, "score_a": 1, "score_b": -0.5},
     "AlpacaFarm": {"instruction": "p", "output_1": "r", "output_2": "c", "preference": 2},
     "UltraFeedback": {
@@ -110,6 +118,7 @@ TIES = {
     "SHP": {"labels": None},
     "HelpSteer2 pairs": {"preference_strength": 0},
     "Arena": {"winner": "tie (bothbad)"},
+    "Arena 55k": {"winner_model_b": 0, "winner_tie": 1},
     "two scores": {"score_b": 1.0},
     "WebGPT": {"score_0": None},
     "distilabel": {"ratings": [2, 2, 2]},
@@ -120,6 +129,19 @@ TIES = {
 def test_ties_are_counted(tmp_path, name, capsys):
     load_own_pairs(write(tmp_path, ONE_ROW[name], {**ONE_ROW[name], **TIES[name]}))
     assert "1 pairs; dropped: 1 tied or not labelled (row 2)" in capsys.readouterr().out
+
+
+def test_conversations_of_the_arena(tmp_path, capsys):
+    """Lists as JSON: a conversation that parts at its first answer teaches nothing of its last."""
+    lists = {"prompt": '["p", "q"]', "response_a": '["s", "r"]', "response_b": '["s", "c"]'}
+    row = {**ONE_ROW["Arena 55k"], **lists}
+    path = write(tmp_path, row, {**row, "response_a": '["t", "r"]'}, {**row, "prompt": '["p"]'})
+    rows = load_own_pairs(path)
+    assert [turn["content"] for turn in rows[0]["prompt"]] == ["p", "s", "q"]
+    assert (rows[0]["chosen"], rows[0]["rejected"]) == ("c", "r")
+    said = capsys.readouterr().out
+    assert "1 that part before the last answer (row 2)" in said
+    assert "1 not of the shape of the first row (row 3)" in said
 
 
 def test_summaries(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+from support.evidence import side_by_side
 from support.label_diagnosis import compare_labels
 from support.model_limits import find_readable, find_token, keep_readable, policy_rule, reward_rule
 from support.pair_diagnosis import study_own_pairs
@@ -144,6 +145,19 @@ def test_labels_are_kept_and_split_by_prompt(tokenizer):
         check_labels(rows.select([0, 2, 4]))
 
 
+def test_good_and_bad_answers_side_by_side():
+    rows = datasets.Dataset.from_list(
+        [{"prompt": f"{k}?", "completion": f"{k}.", "label": k in (1, 4)} for k in range(5)]
+    )
+    pairs = side_by_side(rows)
+    columns = ("prompt", "chosen", "rejected_prompt", "rejected")
+    assert [tuple(row[name] for name in columns) for row in pairs] == [
+        ("1?", "1.", "0?", "0."),
+        ("4?", "4.", "2?", "2."),
+    ]
+    assert side_by_side(pairs) is pairs
+
+
 def test_labels_are_compared(capsys):
     rows = [*LABELS[:3], {**LABELS[0], "label": False}]
     found = compare_labels(rows)
@@ -169,6 +183,9 @@ def test_labels_train_kto(tmp_path):
     done = run_script("dpo_variants", *flags, "--loss-type", "kto", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "40 answers, 20 good and 20 bad" in done.stdout and "1 of 1 pass" in done.stdout
+    said = " ".join(done.stdout.split())  # of good and bad answers side by side
+    assert "words that tell good from bad (|z| > 3.5): good: good bad: a, bad, one" in said
+    assert "The shorter answer wins 100 %" in said and "There is no gold standard" in said
     (results,) = (tmp_path / "outputs").glob("dpo_variants-*.json")
     metrics = json.loads(results.read_text())["metrics"]
     assert list(metrics["arms"]) == ["kto"] and metrics["kto_difference_from_trl"] < 1e-5

@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import lzma
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]
     """The rows of one file."""
     endings = [ending.lower() for ending in path.suffixes]
     packed = endings.pop() if endings and endings[-1] in OPENERS else ""
+    if packed == ".zip":
+        endings = [Path(_only_file(path, name)).suffix.lower()]
     reader = READERS.get(endings[-1] if endings else "")
     if reader is None:
         known = ", ".join(READERS)
@@ -35,6 +38,20 @@ def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]
 
 def _open_plain(path: Path):
     return path.open("rb")
+
+
+def _open_zip(path: Path):
+    return zipfile.ZipFile(path).open(_only_file(path, str(path)))
+
+
+def _only_file(path: Path, name: str) -> str:
+    """The name of the one file in a ZIP archive. Raises UserError where there are more."""
+    with zipfile.ZipFile(path) as archive:
+        files = [file.filename for file in archive.infolist() if not file.is_dir()]
+    files = [file for file in files if not file.startswith("__MACOSX/")]  # macOS's notes
+    if len(files) != 1:
+        raise UserError(f"{name}: the archive holds {len(files)} files; unpack it, and give one")
+    return files[0]
 
 
 def _open_with_arrow(path: Path, compression: str):
@@ -125,6 +142,7 @@ OPENERS: dict[str, Callable] = {
     ".xz": lzma.open,
     ".zst": functools.partial(_open_with_arrow, compression="zstd"),
     ".lz4": functools.partial(_open_with_arrow, compression="lz4"),
+    ".zip": _open_zip,
 }
 READERS: dict[str, Callable[..., Iterator[dict]]] = {
     ".json": _read_json,

@@ -54,7 +54,8 @@ class TwoAnswers(NamedTuple):
     second: str
     choice: tuple[str, ...]  # columns
     better: Callable[..., int | None]  # of their values: 0 or 1, None for a tie
-    prompt: str | None = None  # its column, where only data of this shape call it so
+    prompt: str | None = None  # its column, where only data of this shape hold it so
+    in_lists: bool = False  # prompt and answers are lists of texts as JSON, one text a turn
 
 
 TWO_ANSWERS = (
@@ -62,9 +63,13 @@ TWO_ANSWERS = (
     TwoAnswers("SHP", "human_ref_a", "human_ref_b", ("labels",), one_is_first, "history"),
     TwoAnswers("HelpSteer2", "response_1", "response_2", ("preference_strength",), by_sign),
     TwoAnswers("HelpSteer3", "response1", "response2", ("overall_preference",), by_sign),
-    TwoAnswers("WebGPT", "answer_0", "answer_1", ("score_0", "score_1"), by_scores),
+    TwoAnswers("WebGPT", "answer_0", "answer_1", ("score_0", "score_1"), by_scores, "question"),
     TwoAnswers("Chatbot Arena", "response_a", "response_b", ("winner",), by_last_letter),
     TwoAnswers("Chatbot Arena", "conversation_a", "conversation_b", ("winner",), by_last_letter),
+    TwoAnswers(
+        *("Chatbot Arena", "response_a", "response_b", ("winner_model_a", "winner_model_b")),
+        *(by_scores, "prompt", True),
+    ),
     TwoAnswers("AlpacaFarm", "output_1", "output_2", ("preference",), by_number_from_one),
     TwoAnswers("two answers", "response_a", "response_b", ("preference",), by_last_letter),
     TwoAnswers("two answers", "response_a", "response_b", ("score_a", "score_b"), by_scores),
@@ -217,7 +222,7 @@ def each_row(
             yield place, make(row)
         except DroppedRow as drop:
             yield place, drop
-        except (AttributeError, IndexError, KeyError, TypeError):
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             yield place, DroppedRow("not of the shape of the first row")
 
 
@@ -235,9 +240,23 @@ def choose_answer(row: dict, shape: TwoAnswers) -> dict:
     if better is None:
         raise DroppedRow("tied or not labelled")
     first, second = row[shape.first], row[shape.second]
-    sides = zip(SIDES, (second, first) if better else (first, second), strict=True)
-    prompt = {"prompt": row[shape.prompt]} if shape.prompt else {}
-    return {**row, **prompt, **dict(sides)}
+    sides = dict(zip(SIDES, (second, first) if better else (first, second), strict=True))
+    if shape.in_lists:
+        rest = {name: cell for name, cell in row.items() if name != shape.prompt}
+        return rest | {side: _turns_of(row[shape.prompt], sides[side]) for side in SIDES}
+    if shape.prompt:
+        prompt = row[shape.prompt]  # WebGPT's also says where the question comes from
+        sides["prompt"] = prompt["full_text"] if isinstance(prompt, dict) else prompt
+    return row | sides
+
+
+def _turns_of(questions: str, answers: str) -> list[dict]:
+    """A conversation as messages, from lists of texts as JSON; a text that is missing is empty."""
+    messages = []
+    for question, answer in zip(json.loads(questions), json.loads(answers), strict=True):
+        messages.append({"role": "user", "content": question or ""})
+        messages.append({"role": "assistant", "content": answer or ""})
+    return messages
 
 
 def choose_summary(row: dict) -> dict:

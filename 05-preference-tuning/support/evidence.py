@@ -27,6 +27,25 @@ MARK = re.compile(
 # --- What the pairs show ---
 
 
+def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
+    """Answers with a label as pairs of a good and a bad one; pairs as they are.
+
+    The bad answer is one to `rejected_prompt`. There are as many as of the rarer kind.
+    """
+    if "label" not in rows[0]:
+        return rows
+    from datasets import concatenate_datasets
+
+    labels, read = np.array(rows["label"]), ["prompt", "completion"]
+    count = min(labels.sum(), (~labels).sum())
+    good, bad = (
+        rows.select(np.flatnonzero(kind)[:count]).select_columns(read) for kind in (labels, ~labels)
+    )
+    good = good.rename_column("completion", "chosen")
+    bad = bad.rename_columns({"prompt": "rejected_prompt", "completion": "rejected"})
+    return concatenate_datasets([good, bad], axis=1)
+
+
 def read_pairs(train: Sequence[dict], held: Sequence[dict]) -> dict:
     """Shares of training pairs: won by one order of lengths, repeated; of held-out pairs: twins.
 

@@ -21,6 +21,7 @@ from support.evidence import (
     read_pairs,
     read_ranking,
     read_start,
+    side_by_side,
 )
 from support.own_pairs import pick
 from support.start import Start
@@ -151,16 +152,19 @@ def look_at_pairs(
 def look_before(start: Start, rate: float | None = None) -> SecondLook | None:
     """`look_at_pairs` for a policy, trained at a learning rate of its own.
 
-    None where there is a gold standard, and where answers do not come in pairs.
+    None where there is a gold standard. Good and bad answers are looked at side by side.
     """
-    if start.data.has_gold or "chosen" not in start.data.train[0]:
+    if start.data.has_gold:
         return None
     data, limit, (model, dataset, *_) = start.data, start.max_new_tokens, start.sft
     seed, rate = start.training["seed"], rate or start.training["learning_rate"]
     flags = {"again": shlex.join(TYPED), "model": shlex.quote(str(model))}
     flags |= {"longer": 4 * limit, "slower": rate / 3, "faster": rate * 5}
-    of_model = read_start(start.reference, start.tokenizer, data.train, limit, seed)
-    return look_at_pairs(data.train, data.held, dataset, start.reading, of_model, **flags)
+    train, held = side_by_side(data.train), side_by_side(data.held)
+    of_model = read_start(start.reference, start.tokenizer, train, limit, seed)
+    if "label" in data.train[0]:
+        del of_model["unlike"]  # what helps there, a term of SFT, needs pairs
+    return look_at_pairs(train, held, dataset, start.reading, of_model, **flags)
 
 
 def look_on_the_way(
@@ -206,7 +210,7 @@ def look_after(
     numbers = read_distance(start.tokenizer, texts, answers["kl"])
     if changes:
         chosen, rejected = changes["chosen"], changes["rejected"]
-        numbers |= read_displacement(start.tokenizer, start.data.held, chosen)
+        numbers |= read_displacement(start.tokenizer, side_by_side(start.data.held), chosen)
         numbers["unmoved"] = float(np.abs(chosen - rejected).mean())
         if not fires("unmoved", numbers):  # else there is nothing that could rank
             numbers |= read_ranking(chosen - rejected)

@@ -35,16 +35,22 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
 
 
 def show_pairs(rows: Sequence[dict], most: int = 3) -> None:
-    """Print the words that tell chosen from rejected, and the first pairs."""
-    telling = telling_words(rows)
+    """Print the words that tell chosen from rejected, and the first pairs.
+
+    Of `side_by_side` answers with a label, good and bad ones.
+    """
+    telling, labelled = telling_words(rows), "rejected_prompt" in rows[0]
+    good, bad = ("good", "bad") if labelled else SIDES
     words = {
-        "chosen": [word for word, z in telling.items() if z > 0],
-        "rejected": [word for word, z in telling.items() if z < 0],
+        good: [word for word, z in telling.items() if z > 0],
+        bad: [word for word, z in telling.items() if z < 0],
     }
-    print(f"\nwords that tell chosen from rejected (|z| > {TELLING}):")
-    for side in SIDES:
-        print(f"  {side + ':':<10} {', '.join(words[side][:10]) or 'none'}")
+    print(f"\nwords that tell {good} from {bad} (|z| > {TELLING}):")
+    for side, its_words in words.items():
+        print(f"  {side + ':':<10} {', '.join(its_words[:10]) or 'none'}")
     for row in pick(rows, range(min(most, len(rows)))):
         print(f"\n{in_short(row['prompt'])}")
-        for side in SIDES:
-            print(f"  {side + ':':<10} {shorten(row[side], 86, placeholder=' ...')}")
+        print(f"  {good + ':':<10} {shorten(row['chosen'], 86, placeholder=' ...')}")
+        if labelled:
+            print(in_short(row["rejected_prompt"]))
+        print(f"  {bad + ':':<10} {shorten(row['rejected'], 86, placeholder=' ...')}")

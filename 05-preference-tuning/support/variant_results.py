@@ -51,7 +51,7 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
     """
     prompts, seed = start.data.prompts, start.training["seed"]
     labelled = "label" in start.data.train[0]
-    second_look = None if labelled else look_before(start)
+    second_look = look_before(start)
     texts, readings = start.answer(start.reference, prompts, 2, seed)
     sft = {"name": "SFT", **summarize(readings)}
     results = Results({"reference": readings}, {}, {"reference": sft}, {}, {}, {})
@@ -101,16 +101,13 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
 def changes_of(policy, tokenizer, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
     """By how much log p of chosen and rejected has changed from the reference's, nats; (N,).
 
-    Of answers with a label, good ones stand for chosen and bad ones for rejected, side by side
-    until all have stood there: the answers of such a pair seldom have the same prompt.
+    Of answers with a label, good ones stand for chosen and bad ones for rejected, as they do in
+    `side_by_side`: the two answers of such a pair seldom have the same prompt.
     """
     if "label" in pairs[0]:
-        gains, good = (
-            answer_gains(policy, tokenizer, pairs),
-            np.array([row["label"] for row in pairs]),
-        )
-        count = max(good.sum(), (~good).sum())
-        return {"chosen": np.resize(gains[good], count), "rejected": np.resize(gains[~good], count)}
+        gains, good = answer_gains(policy, tokenizer, pairs), np.array(pairs["label"])
+        count = min(good.sum(), (~good).sum())
+        return {"chosen": gains[good][:count], "rejected": gains[~good][:count]}
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)
     chosen, rejected = (logps - ref_logps).numpy()
     return {"chosen": chosen, "rejected": rejected}
