@@ -1,5 +1,6 @@
 """The commands as a reader types them: from another folder, offline, with good and bad input."""
 
+import importlib
 import json
 import math
 import os
@@ -156,6 +157,9 @@ def test_claims(smoke, name):
         assert all(isinstance(claim[key], str) and claim[key] for key in ("id", "says", "measured"))
         assert math.isfinite(claim["mean"])
         assert claim["ci95"] is None or claim["ci95"][0] <= claim["ci95"][1]
+    made = [check["id"] for check in results["checks"]]
+    known = getattr(importlib.import_module(name), "CHECKS", ())
+    assert made == [check.id for check in known]  # none is left out
     for check in results["checks"]:
         assert check["passes"], check
     assert "claims   with this seed alone: " in smoke[name]
