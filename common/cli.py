@@ -29,8 +29,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads 
 NOT_A_SETTING = ("output_dir", "figures_dir", "device", "claims", "panels", "resume", "merge")
 # Flags that say how --dataset is read.
 READING = ("split", "config", "prompt_column", "chosen_column", "rejected_column")
-# The script of this run and its flags, for a command that differs from it in one.
-TYPED: list[str] = []
 # Flags that name a model: a hub id, a folder, or one of the embedded models.
 MODEL_FLAGS = ("model", "reward_backbone", "reward_model", "judge")
 # What the libraries say where another process of the run is gone.
@@ -208,7 +206,6 @@ def start(
     from common.files import sweep
 
     args = parser.parse_args(argv)
-    TYPED[:] = [parser.prog, *(sys.argv[1:] if argv is None else argv)]
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
     args.run_name = name_run(name, args.changed)

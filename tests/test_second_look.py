@@ -292,7 +292,9 @@ def write_pairs(rows: list[dict], path: Path) -> Path:
     return path
 
 
-def test_a_run_on_sound_pairs_raises_nothing_and_one_gone_too_far_does(tmp_path, capsys):
+def test_a_run_on_sound_pairs_raises_nothing_and_one_gone_too_far_does(
+    tmp_path, capsys, monkeypatch
+):
     path = write_pairs(make_pairs(128, seed=21), tmp_path / "pairs.jsonl")
     place = ["--dataset", str(path), "--output-dir", str(tmp_path / "outputs")]
     metrics = dpo_trainer.main([*place, "--prompts", "8"])
@@ -301,9 +303,9 @@ def test_a_run_on_sound_pairs_raises_nothing_and_one_gone_too_far_does(tmp_path,
     assert "too few to tell an accuracy from chance" in said
     assert "words that tell chosen from rejected" in said and "annotators with a bias" in said
 
-    metrics = dpo_trainer.main(
-        [*place, "--prompts", "8", "--pairs", "64", "--learning-rate", "3e-2"]
-    )
+    flags = ["--prompts", "8", "--pairs", "64", "--learning-rate", "3e-2"]
+    monkeypatch.setattr("sys.argv", ["/a folder/dpo_trainer.py", *place, *flags])
+    metrics = dpo_trainer.main()
     said = capsys.readouterr().out
     asked = metrics["second_look"]["questions"]
     on_the_way = [q for q in asked if q["check"] == "too_far" and q["when"].startswith("at step")]

@@ -8,8 +8,10 @@ a verdict. The limits were fixed before benchmarks/second_look.py planted the fa
 import math
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from operator import gt, lt
+from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
 
@@ -28,8 +30,6 @@ from support.start import Start
 from support.telling_words import show_pairs
 
 import numpy as np
-
-from common.cli import TYPED
 
 # --- The checks ---
 
@@ -158,7 +158,8 @@ def look_before(start: Start, rate: float | None = None) -> SecondLook | None:
         return None
     data, limit, (model, dataset, *_) = start.data, start.max_new_tokens, start.sft
     seed, rate = start.training["seed"], rate or start.training["learning_rate"]
-    flags = {"again": shlex.join(TYPED), "model": shlex.quote(str(model))}
+    again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # what the user typed
+    flags = {"again": again, "model": shlex.quote(str(model))}
     flags |= {"longer": 4 * limit, "slower": rate / 3, "faster": rate * 5}
     train, held = side_by_side(data.train), side_by_side(data.held)
     of_model = read_start(start.reference, start.tokenizer, train, limit, seed)
