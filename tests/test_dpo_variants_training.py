@@ -357,7 +357,7 @@ def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch)
     assert [entry[1]["epochs"] for entry in started] == [4, 3]
     assert [entry[1]["beta"] for entry in started] == [0.3, 0.5]
     assert [entry[2] for entry in started] == [True, False]  # only watched arms are looked at
-    assert started[0][3] == (4, 8)  # of 12 steps
+    assert started[0][3] == (1, 4, 8)  # of 12 steps
     assert answered == [checkpoint, *(f"policy of {name}" for name in names)]
     assert results.measured["other"]["implicit_reward_accuracy"]["mean"] == 1
 

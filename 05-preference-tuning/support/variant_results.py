@@ -93,7 +93,7 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
     settings = {**start.training, **arm.settings, "name": name}
     if start.data.has_gold and arm.key in WATCHED:
         steps = -(-len(arm.pairs) // settings["batch_size"]) * settings["epochs"]
-        settings |= {"look": look, "look_at": (steps // 3, 2 * steps // 3)}
+        settings |= {"look": look, "look_at": (steps // 8, steps // 3, 2 * steps // 3)}
     model = copy.deepcopy(start.reference)
     return arm.method(model, start.tokenizer, arm.pairs, **settings)
 
