@@ -86,6 +86,17 @@ ONE_ROW = {
         **{"prompt": '["p"]', "response_a": '["r"]', "response_b": '["c"]'},
         **{"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
     },
+    "Unified-Feedback": {
+        "conv_A": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
+        "conv_B": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}],
+        **{"conv_A_rating": 1.0, "conv_B_rating": 0.0},
+    },
+    "Preference Collection": {
+        **{"instruction": "Compare.", "orig_instruction": "p", "orig_preference": "B"},
+        **{"orig_response_A": "r", "orig_response_B": "c"},
+    },
+    "choice": {**A_B, "choice": "A"},
+    "winner": {"prompt": "p", "response_1": "r", "response_2": "c", "winner": "response_2"},
     "two scores": {**A_B, "score_a": 1, "score_b": -0.5},
     "AlpacaFarm": {"instruction": "p", "output_1": "r", "output_2": "c", "preference": 2},
     "UltraFeedback": {
@@ -131,6 +142,15 @@ def test_ties_are_counted(tmp_path, name, capsys):
     assert "1 pairs; dropped: 1 tied or not labelled (row 2)" in capsys.readouterr().out
 
 
+def test_pairs_as_openai_has_them(tmp_path):
+    asked = {"messages": [{"role": "user", "content": "p"}], "tools": []}
+    sides = {"preferred_output": "c", "non_preferred_output": "r"}
+    row = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+    assert load_preferences(write(tmp_path, {"input": asked, **row})).to_list() == [PAIR]
+    with pytest.raises(UserError, match="row 1: prompt: column tools changes what a model reads"):
+        load_preferences(write(tmp_path, {"input": {**asked, "tools": [{"type": "x"}]}, **row}))
+
+
 def test_conversations_of_the_arena(tmp_path, capsys):
     """Lists as JSON: a conversation that parts at its first answer teaches nothing of its last."""
     lists = {"prompt": '["p", "q"]', "response_a": '["s", "r"]', "response_b": '["s", "c"]'}
@@ -173,7 +193,7 @@ def test_where_the_choice_is_the_users_the_error_shows_a_line_of_python(tmp_path
         {"prompt": "p", "response": "r", "safety": 1, "taste": 4},
         {"prompt": "p", "response": "c", "safety": 3, "taste": 2},
     ]
-    with pytest.raises(UserError, match="which of safety, taste says what is better") as error:
+    with pytest.raises(UserError, match="What is better is your choice; safety, taste could say it") as error:
         load_preferences(write(tmp_path, *rows))
     line = str(error.value).split("for example: ")[1]
     assert eval(line, {"table": pandas.DataFrame(rows)}) == [PAIR]

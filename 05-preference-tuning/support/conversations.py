@@ -8,6 +8,7 @@ import ast
 import json
 import re
 
+from support.data_columns import refuse_other_inputs
 from support.transcripts import ROLES, Turn, split_transcript
 
 from common.cli import UserError
@@ -48,6 +49,9 @@ def read_turns(cell, role: str, where: str) -> list[Turn]:
                 _check_role(speaker, where)
             return turns or [(role, cell.strip())]
         cell = messages
+    if isinstance(cell, dict) and isinstance(cell.get("messages"), list):  # as OpenAI has prompts
+        refuse_other_inputs(cell, where)
+        cell = cell["messages"]
     if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         columns = zip(*cell.values(), strict=False)
         cell = [dict(zip(cell, values, strict=True)) for values in columns]

@@ -21,12 +21,13 @@ NAMES = {  # the usual names, the lab's own first; of the others one may hold a 
         *("chosen", "accepted", "preferred", "chosen_response", "response_chosen"),
         *("chosen_answer", "answer_chosen", "preferred_response", "better", "better_response"),
         *("positive", "pos", "accept", "winning_response", "response_w", "y_w", "response_j"),
+        "preferred_output",
     ),
     "rejected": (
         *("rejected", "dispreferred", "nonpreferred", "non_preferred", "rejected_response"),
         *("response_rejected", "rejected_answer", "answer_rejected", "dispreferred_response"),
         *("worse", "worse_response", "negative", "neg", "reject", "losing_response"),
-        *("response_l", "y_l", "response_k"),
+        *("response_l", "y_l", "response_k", "non_preferred_output"),
     ),
     "system": ("system", "system_prompt", "system_message", "system_instruction"),
     "completion": ("completion", "response", "output", "answer", "text"),
@@ -132,7 +133,7 @@ def explain_missing(row: dict, where: str) -> UserError:
     reason = f"{where}: no column {', '.join(missing)}; {columns}"
     if answer and numbers:
         made = MAKE_PAIRS.format(answer=answer, score=numbers[0], prompt=prompt)
-        which = f"which of {', '.join(numbers)} says what is better is your choice"
+        which = f"What is better is your choice; {', '.join(numbers)} could say it"
         return UserError(f"{reason}. {which}; with a pandas table of the rows, for example: {made}")
     if len(texts) == 2 and missing == list(SIDES):
         made = CHOOSE.format(first=texts[0], second=texts[1])

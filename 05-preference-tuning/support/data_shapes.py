@@ -70,11 +70,21 @@ TWO_ANSWERS = (
         *("Chatbot Arena", "response_a", "response_b", ("winner_model_a", "winner_model_b")),
         *(by_scores, "prompt", True),
     ),
+    TwoAnswers(
+        *("Unified-Feedback", "conv_a", "conv_b"),
+        *(("conv_a_rating", "conv_b_rating"), by_scores),
+    ),
+    TwoAnswers(
+        *("Preference Collection", "orig_response_a", "orig_response_b", ("orig_preference",)),
+        *(by_last_letter, "orig_instruction"),
+    ),
     TwoAnswers("AlpacaFarm", "output_1", "output_2", ("preference",), by_number_from_one),
     TwoAnswers("two answers", "response_a", "response_b", ("preference",), by_last_letter),
+    TwoAnswers("two answers", "response_a", "response_b", ("choice",), by_last_letter),
     TwoAnswers("two answers", "response_a", "response_b", ("score_a", "score_b"), by_scores),
     TwoAnswers("two answers", "response_0", "response_1", ("preference",), by_last_letter),
     TwoAnswers("two answers", "response_1", "response_2", ("preference",), by_number_from_one),
+    TwoAnswers("two answers", "response_1", "response_2", ("winner",), by_number_from_one),
     TwoAnswers("two answers", "response_1", "response_2", ("score_1", "score_2"), by_scores),
 )
 
