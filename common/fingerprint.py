@@ -1,11 +1,10 @@
 """Which weights a model has: a hash of its files, so that what came of them is known again."""
 
-import contextlib
 import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from common.model_names import adapter_base, local_folder
+from common.model_names import adapter_base, cached_folder, local_folder
 
 READ_BY_LOADING = (".safetensors", ".json", ".jinja", ".model", ".txt")  # what makes a model
 
@@ -25,15 +24,6 @@ def model_fingerprint(name: str) -> str | None:
     if base is not None:
         digest.update(str(model_fingerprint(base)).encode())
     return digest.hexdigest()
-
-
-def cached_folder(name: str) -> Path | None:
-    """Where the hub's cache has a model, if it has."""
-    from huggingface_hub import try_to_load_from_cache
-
-    with contextlib.suppress(ValueError):  # no name that a hub can have
-        cached = try_to_load_from_cache(name, "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
 
 
 @lru_cache(maxsize=1024)

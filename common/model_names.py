@@ -20,9 +20,21 @@ def is_embedded(name: str) -> bool:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of an embedded or local model, if there is one of this name."""
+    """The folder of an embedded or local model, or of an adapter in the hub's cache, if any."""
     folder = TINY / name if is_embedded(name) else Path(name).expanduser()
-    return folder.resolve() if folder.is_dir() else None
+    if folder.is_dir():
+        return folder.resolve()
+    cached = cached_folder(name, "adapter_config.json")
+    return cached if cached and adapter_base(str(cached)) else None
+
+
+def cached_folder(name: str, file: str = "config.json") -> Path | None:
+    """Where the hub's cache has a model with this file, if it has."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # no name that a hub can have
+        cached = try_to_load_from_cache(name, file)
+        return Path(cached).parent if isinstance(cached, str) else None
 
 
 def find_base(name: str) -> str | None:

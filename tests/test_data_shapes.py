@@ -193,7 +193,7 @@ def test_where_the_choice_is_the_users_the_error_shows_a_line_of_python(tmp_path
         {"prompt": "p", "response": "r", "safety": 1, "taste": 4},
         {"prompt": "p", "response": "c", "safety": 3, "taste": 2},
     ]
-    with pytest.raises(UserError, match="What is better is your choice; safety, taste could say it") as error:
+    with pytest.raises(UserError, match="is your choice; safety, taste could say it") as error:
         load_preferences(write(tmp_path, *rows))
     line = str(error.value).split("for example: ")[1]
     assert eval(line, {"table": pandas.DataFrame(rows)}) == [PAIR]

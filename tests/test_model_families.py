@@ -535,6 +535,19 @@ def test_an_adapter_to_an_adapter_is_used_as_its_readme_says(llama, tmp_path):
     torch.testing.assert_close(logits(names["model"]), expected)
 
 
+def test_an_adapter_in_the_cache_of_the_hub_has_its_id_as_name(llama, tmp_path, monkeypatch):
+    stored = tmp_path / "models--some--adapter"
+    adapter = save_lora(stored / "snapshots" / "abc", llama)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_model("some/adapter") == adapter
+    torch.testing.assert_close(
+        logits(load_causal_lm("some/adapter")[0]), logits(load_causal_lm(adapter)[0])
+    )
+    assert model_fingerprint("some/adapter") == model_fingerprint(adapter)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
