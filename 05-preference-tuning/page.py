@@ -36,8 +36,9 @@ import reward_model
 from run_all import SECTIONS
 
 from common import cli
-from common.models import load_reward_model, score_responses
+from common.models import load_reward_model
 from common.reporting import COMMITTED, name_seeds, read_results, replacing
+from common.scoring import score_responses
 
 PARTS = Path(__file__).parent / "support" / "page"
 GENERATOR = "page.py of the preference-tuning lab"  # said in the head of every page

@@ -35,10 +35,11 @@ import numpy as np
 from dpo_trainer import train_dpo
 
 from common import cli
-from common.models import autocast, encode_for_reward, load_reward_model
+from common.models import autocast, load_reward_model
 from common.preferences import SIDES
 from common.prompts import as_text
 from common.reporting import INFINITY, Check, Claim, finish
+from common.scoring import encode_for_reward
 
 CLAIMS = (
     Claim(

@@ -363,7 +363,7 @@ def scoring(repeats: int) -> list[dict]:
     """Candidates per second of `score_responses`, and of batches of the same size as they come."""
     import torch
 
-    from common.models import encode_for_reward, score_responses
+    from common.scoring import encode_for_reward, score_responses
 
     model, tokenizer = large_encoder()
     pairs = long_pairs(256, 16)

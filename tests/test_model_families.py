@@ -22,7 +22,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from common import models
+from common import models, scoring
 from common.cli import UserError, quiet_libraries
 from common.fingerprint import model_fingerprint
 from common.model_names import find_model
@@ -482,7 +482,7 @@ def test_positions_may_count_from_the_padding(kind, positions, tmp_path):
     model = getattr(transformers, f"{kind}ForMaskedLM")(config)
     loaded = load_reward_model(save_model(tmp_path / "model", model, tokenizer))
     assert loaded[1].model_max_length == positions
-    rewards = models.score_responses(*loaded, ["Why?"], ["word " * 200])
+    rewards = scoring.score_responses(*loaded, ["Why?"], ["word " * 200])
     assert rewards.isfinite().all()
 
 
@@ -649,7 +649,7 @@ def test_a_row_is_counted_as_its_model_reads_it(name):
     for row in PAIRS:
         texts = [row["chosen"], row["rejected"]]
         prompt, *answers = models.encode_row(tokenizer, row["prompt"], texts)
-        read = models.encode_for_reward(tokenizer, [row["prompt"]] * 2, texts)
+        read = scoring.encode_for_reward(tokenizer, [row["prompt"]] * 2, texts)
         lengths = read["attention_mask"].sum(-1).tolist()
         assert lengths == [len(prompt) + len(answer) for answer in answers]
         assert read["input_ids"][0, : len(prompt)].tolist() == prompt

@@ -12,7 +12,8 @@ import pytest
 from helpers import run_script
 
 from common.cli import UserError
-from common.models import encode_answers, encode_for_reward, load_tokenizer
+from common.models import encode_answers, load_tokenizer
+from common.scoring import encode_for_reward
 
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("transformers")

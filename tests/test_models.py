@@ -23,7 +23,7 @@ from safetensors import safe_open
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from common import model_names, models, sampling
+from common import model_names, models, sampling, scoring
 from common.cli import UserError, quiet_libraries
 from common.model_names import EMBEDDED, TINY
 from common.models import (
@@ -32,7 +32,6 @@ from common.models import (
     format_pair,
     format_prompt,
     is_plain,
-    judge_first_better,
 )
 from common.preferences import (
     STYLES,
@@ -43,6 +42,7 @@ from common.preferences import (
     write_response,
 )
 from common.sampling import draw_tokens, sample
+from common.scoring import judge_first_better
 from common.templates import use_template
 from common.tiny.__main__ import measure_judge
 from common.tiny.recipe import recipe_hash
@@ -135,7 +135,7 @@ def test_plain_models_see_the_plain_format(lm):
     assert is_plain(tokenizer)
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):
         assert format_prompt(tokenizer, prompt) == f"Question: {prompt}\nAnswer:"
-        assert models.format_answer(tokenizer, prompt, text) == (
+        assert scoring.format_answer(tokenizer, prompt, text) == (
             f"Question: {prompt}\nAnswer: {text}{tokenizer.eos_token}"
         )
         ids = encode_prompt(tokenizer, prompt), encode_response(tokenizer, text)
@@ -461,7 +461,7 @@ def test_sequence_kl_takes_the_reference_from_a_peft_model(lm):
 
 def test_rewards_depend_on_nothing_but_the_pair(reward):
     model, tokenizer = reward
-    scores = models.score_responses(model, tokenizer, PROMPTS, TEXTS)
+    scores = scoring.score_responses(model, tokenizer, PROMPTS, TEXTS)
     assert scores.shape == (24,) and scores.std() > 1e-3
     with torch.inference_mode():
         pairs = zip(PROMPTS, TEXTS, strict=True)
@@ -469,11 +469,11 @@ def test_rewards_depend_on_nothing_but_the_pair(reward):
     tolerance = {"atol": 1e-4 * float(scores.abs().max()), "rtol": 0}
     torch.testing.assert_close(scores, torch.tensor(alone), **tolerance)
     order = random.Random(0).sample(range(24), 24)
-    again = models.score_responses(
+    again = scoring.score_responses(
         model, tokenizer, [PROMPTS[i] for i in order], [TEXTS[i] for i in order], 5
     )
     torch.testing.assert_close(again, scores[order], **tolerance)
-    swapped = models.score_responses(model, tokenizer, TEXTS, PROMPTS)
+    swapped = scoring.score_responses(model, tokenizer, TEXTS, PROMPTS)
     assert (
         swapped - scores
     ).abs().max() > 1e-2 * scores.abs().max()  # which text is the response matters
@@ -495,7 +495,7 @@ def test_the_reward_model_is_a_scalar_head_on_the_embedded_backbone(reward):
 def test_only_the_response_is_cut_and_at_its_end(reward):
     tokenizer = reward[1]
     prompts = [" ".join(PROMPTS[:12]), PROMPTS[1]]
-    inputs = models.encode_for_reward(tokenizer, prompts, ["start " + "word " * 600, "It is so."])
+    inputs = scoring.encode_for_reward(tokenizer, prompts, ["start " + "word " * 600, "It is so."])
     assert inputs["input_ids"].shape == (2, tokenizer.model_max_length)
     ids = inputs["input_ids"][0].tolist()
     prompt = tokenizer(prompts[0])["input_ids"]  # [CLS] prompt [SEP]
@@ -516,7 +516,7 @@ def test_texts_beyond_the_window_are_cut_or_refused(lm, reward):
     long = "word " * 400
     with contextlib.suppress(UserError):
         assert (
-            models.score_responses(*reward, [long, PROMPTS[0]], ["It is so.", long])
+            scoring.score_responses(*reward, [long, PROMPTS[0]], ["It is so.", long])
             .isfinite()
             .all()
         )
@@ -575,7 +575,7 @@ def test_a_trained_model_replaces_what_the_lab_trained_as_a_whole(tmp_path, rewa
     assert {"config.json", "model.safetensors", "tokenizer.json", "lab_settings.json"} <= names
     assert not {"README.md", "pytorch_model.bin", "training_args.bin"} & names
     loaded = models.load_reward_model(str(folder))
-    scores = [models.score_responses(*judge, PROMPTS, TEXTS) for judge in (loaded, reward)]
+    scores = [scoring.score_responses(*judge, PROMPTS, TEXTS) for judge in (loaded, reward)]
     torch.testing.assert_close(*scores)
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from common.intervals import summary
-from common.models import score_responses
 from common.preferences import (
     AGREEMENTS,
     BIASES,
@@ -26,6 +25,7 @@ from common.preferences import (
     gold_utility,
     read_response,
 )
+from common.scoring import score_responses
 
 # Utility per unit: of a right answer, of one on topic, of a word of filler; the rest is bias alone.
 GOLD = {"right": 3.0, "on_topic": 1.0, "filler": -FILLER_COST, "style": 0.0, "agreement": 0.0}

@@ -18,11 +18,11 @@ from common.models import (
     encode_answers,
     encode_prompt,
     my_batches,
-    score_responses,
 )
 from common.preferences import SIDES, all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text, prompt_key
 from common.sampling import Response, sample
+from common.scoring import score_responses
 from common.texts import count_words
 
 if TYPE_CHECKING:

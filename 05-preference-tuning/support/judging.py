@@ -7,9 +7,9 @@ from support.variant_data import swap_sides
 import numpy as np
 
 from common.intervals import summary
-from common.models import judge_first_better
 from common.preferences import judge_prompt
 from common.prompts import as_text
+from common.scoring import judge_first_better
 
 
 def averaged_preference(forward, backward):

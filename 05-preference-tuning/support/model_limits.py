@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.cli import UserError, show_progress
-from common.models import REWARD_LENGTH, encode_answers, encode_for_reward
+from common.models import encode_answers
 from common.preferences import SIDES
 from common.prompts import as_text
+from common.scoring import REWARD_LENGTH, encode_for_reward
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -25,9 +25,10 @@ from support.training import DEFAULTS, training_settings
 import numpy as np
 
 from common.intervals import summary
-from common.models import load_causal_lm, load_tokenizer, score_responses
+from common.models import load_causal_lm, load_tokenizer
 from common.preferences import SIDES, Question, make_pairs, questions
 from common.prompts import Prompt
+from common.scoring import score_responses
 
 SIZES = (400, 1600)  # pairs, beside all of them
 SFT = "tiny-gpt2"  # InstructGPT's reward model started from such a checkpoint

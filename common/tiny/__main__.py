@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.cli import quiet_libraries
-from common.models import judge_first_better, load_causal_lm
+from common.models import load_causal_lm
 from common.preferences import (
     STYLES,
     draw_style,
@@ -34,6 +34,7 @@ from common.preferences import (
     write_response,
 )
 from common.sampling import sample
+from common.scoring import judge_first_better
 from common.tiny import recipe
 
 HERE = Path(__file__).resolve().parent
