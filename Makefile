@@ -1,5 +1,5 @@
 # make lab        install, and run all scripts with one seed      make test     the tests, offline
-# make figures    the committed run, eight seeds (two hours)      make bench    speed
+# make figures    the committed run, eight seeds (an hour)        make bench    speed
 # make slides     the figures as a talk: outputs/slides            make lint     what CI checks, too
 # make page       the lab as one page: figures/lab.html
 # make exercises  which of yours are right, which mistake it is    make clean    outputs/ goes

@@ -8,7 +8,7 @@ One pool of candidates per held-out prompt is sampled in one go, and each is sco
 then estimated from that pool without bias: for the SFT checkpoint and for the DPO policy, by a
 reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
 
-About 80 seconds on one core. Expect 4 candidates to gain more than 12 further ones, and gold to
+About 70 seconds on one core. Expect 4 candidates to gain more than 12 further ones, and gold to
 fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. Left out:
 early-stopped variants, weighted voting, distilling best-of-n back into the weights.
 """

@@ -8,7 +8,7 @@ for it. No policy gains more at its KL than the exact optimum pi* of gold, which
 This script trains nothing: it collects what the other scripts measured on the same 128 held-out
 prompts, from outputs/ where a run is there, else from the committed run over all seeds.
 
-About 3 seconds. Expect best-of-16 at 95 % of the limit's gain at its KL, online RL at 88 % and DPO
+About a second. Expect best-of-16 at 95 % of the limit's gain at its KL, online RL at 88 % and DPO
 at 80 %, and all that is tuned for annotators who love length to bend down. Writes frontier.png.
 Left out: cost in memory and seconds as axes (the table has them).
 """

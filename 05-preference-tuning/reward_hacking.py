@@ -8,7 +8,7 @@ Three groups of annotators have one bias each: for length, an expert's tone, agr
 user, who is wrong in every question here. Each bias is planted, seen in the labels, read off the
 reward model, and exploited by best-of-n and by DPO. Beside them: no bias, mere noise, mitigations.
 
-About four minutes on one core. Left out: RL against the reward (online_rl.py), your own pairs.
+About three minutes on one core. Left out: RL against the reward (online_rl.py), your own pairs.
 """
 
 import argparse
