@@ -1,8 +1,7 @@
 """Loading models, their format of prompts and responses, work for several processes.
 
 A causal language model sees its own chat template, or, where it has none, a question and its answer
-(common/templates.py). A reward model sees the pair (prompt, response). All functions work on
-batches sorted by length, and share the work among the processes of `accelerate launch`.
+(common/templates.py).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,8 @@
-"""Scoring text: rewards of responses by a reward model, A-or-B judgements by a language model."""
+"""Scoring text: rewards of responses by a reward model, A-or-B judgements by a language model.
+
+A reward model sees the pair (prompt, response). Batches are sorted by length and shared among the
+processes of `accelerate launch`.
+"""
 
 from typing import TYPE_CHECKING
 
