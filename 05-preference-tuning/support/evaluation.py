@@ -184,8 +184,10 @@ def sample_answers(
     Without a gold standard, `ended` says which answers ended within `max_new_tokens`.
     """
     sampled = sample(model, tokenizer, prompts, n, max_new_tokens, seed=seed)
-    texts = [[response.text for response in row] for row in sampled]
-    token_ids = [[response.token_ids for response in row] for row in sampled]
+    texts, token_ids = [], []
+    for row in sampled:  # of one prompt
+        texts.append([response.text for response in row])
+        token_ids.append([response.token_ids for response in row])
     kl = np.zeros((len(prompts), n))
     if hasattr(model, "disable_adapter"):
         kl = read_once(partial(sequence_kl, model, tokenizer), prompts, token_ids)
