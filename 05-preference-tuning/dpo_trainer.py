@@ -151,7 +151,7 @@ def train_dpo(
     from trl import DPOConfig, DPOTrainer
 
     settings = (learning_rate, epochs, batch_size, seed, schedule, checkpoints)
-    config = trainer_settings(model, *settings, by_length=True)
+    config = trainer_settings(model, *settings, by_length=True, has_reference=True)
     losses = {"loss_type": list(loss_type), "label_smoothing": label_smoothing}
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = DPOTrainer(

@@ -126,9 +126,9 @@ SECTIONS = (
         dpo_variants.CLAIMS,
         dpo_variants.CHECKS,
         {
-            "gold utility after two passes: DPO": "arms.dpo.utility",
-            "gold utility after two passes: IPO": "arms.ipo.utility",
-            "gold utility after two passes: KTO": "arms.kto.utility",
+            "gold utility after eight passes: DPO": "arms.dpo.utility",
+            "gold utility after eight passes: IPO": "arms.ipo.utility",
+            "gold utility after eight passes: KTO": "arms.kto.utility",
             "gold utility after one pass: DPO": "arms.flipped_0.utility",
             "gold utility after one pass: DPO on AI labels": "arms.ai_labels.utility",
         },

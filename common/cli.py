@@ -393,7 +393,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def quiet_libraries() -> None:
-    """Keep progress bars of weight loading and warnings about defaults out of the terminal."""
+    """Keep the libraries' progress bars and warnings about defaults out of the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     import datasets
@@ -403,6 +403,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"  # TRL's bars; set here, since it hides all if tqdm finds it
 
 
 def show_progress(items: Iterable, what: str) -> Iterable:

@@ -1,12 +1,13 @@
 """dpo_variants.py: what its trainings start from and read, who labels what, and the claims."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 from support import judging, variant_arms, variant_results
 from support.evaluation import response_logps
 from support.judging import judge_pairs, study_judge
-from support.parity import difference_from_trl, ipo_inputs
+from support.parity import difference_from_trl, ipo_inputs, kto_inputs
 from support.policy_data import PolicyData
 from support.start import Start
 from support.training import Trained
@@ -14,6 +15,7 @@ from support.variant_arms import (
     AI_LABELS,
     FLIPPED,
     HUMAN_LABELS,
+    ONE_SIDED,
     SHOWN,
     WATCHED,
     Arm,
@@ -90,6 +92,27 @@ def test_ipo_is_trained_per_token_with_its_own_beta(untrained):
     perturb(trained.policy)
     ours = variants.ipo_loss(**ipo_inputs(trained, tokenizer, pairs))
     assert difference_from_trl(ours, trained) < 1e-5
+
+
+def test_several_passes_read_the_reference_once_and_leave_the_losses(untrained, monkeypatch):
+    pairs = make_pairs(8, seed=3)
+    ipo = variants.loss_arm("ipo", "IPO", pairs, ("ipo",), epochs=2)
+    trained, tokenizer = train(ipo)
+    assert trained.trainer.precompute_ref_logps
+    perturb(trained.policy)
+    ours = variants.ipo_loss(**ipo_inputs(trained, tokenizer, pairs))
+    assert difference_from_trl(ours, trained) < 1e-5
+    trained, tokenizer = train(variants.loss_arm("kto", "KTO", pairs, ("kto",), epochs=2))
+    assert trained.trainer.precompute_ref_logps
+    perturb(trained.policy)
+    ours = variants.kto_loss(**kto_inputs(trained, tokenizer, 16))
+    assert difference_from_trl(ours, trained) < 1e-5
+    once, _ = train(variants.loss_arm("ipo", "IPO", pairs, ("ipo",)))
+    assert not once.trainer.precompute_ref_logps
+    # TRL's file of them is that of one process.
+    monkeypatch.setattr("support.training.process_count", lambda: 2)
+    several, _ = train(ipo)
+    assert not several.trainer.precompute_ref_logps
 
 
 def test_a_sum_of_losses_takes_the_beta_of_the_first_or_the_users():
@@ -300,14 +323,18 @@ def test_both_orders_see_through_a_position_bias(clear, monkeypatch):
 # --- The arms and their comparison ---
 
 
+FEW = 8
+
+
 def all_arms(monkeypatch, pairs: list[dict]) -> list[Arm]:
     """The arms of the default run, with a judge that agrees with every label."""
     ones = np.ones(len(pairs))
     verdicts = {"forward": ones, "backward": 0 * ones, "same": ones, "answered": ones}
     monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
-    arms = named_losses(variants.loss_arm, pairs, ())
-    arms += world_arms(variants.loss_arm, pairs, pairs[:4], 0, {}, None)
-    return arms + judge_arms(variants.loss_arm, (None, None), pairs, world=True)
+    often, once = variants.loss_arm, partial(variants.loss_arm, epochs=1)
+    arms = named_losses(often, pairs[:FEW], ())
+    arms += world_arms(often, pairs[:FEW], once, pairs, 0, {}, None)
+    return arms + judge_arms(once, pairs, (None, None), world=True)
 
 
 def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
@@ -316,11 +343,13 @@ def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
     listed = {*FRONTIER, *HUMAN_LABELS, *AI_LABELS, *WATCHED, *SHOWN}
     assert listed <= set(arms) and all(key.isidentifier() for key in arms)
     long = [arms[key] for key in WATCHED]
-    assert all(len(arm.pairs) == 32 and "epochs" not in arm.settings for arm in long)
+    assert all(len(arm.pairs) == FEW and "epochs" not in arm.settings for arm in long)
     once = [arms[key] for key in (*HUMAN_LABELS, *AI_LABELS, "coin", "sft_on_chosen")]
     assert all(len(arm.pairs) == 32 and arm.settings["epochs"] == 1 for arm in once)
     assert len({len(arms[key].pairs) for key in ("written", "sft", "policy")}) == 1
-    assert len(arms["dpo_one_sided"].pairs) == len(arms["ipo_one_sided"].pairs) == 32
+    one_sided = [arms[key] for key in ONE_SIDED]
+    assert all(len(arm.pairs) == 4 and "epochs" not in arm.settings for arm in one_sided)
+    assert one_sided[0].pairs == one_sided[1].pairs
     for key, share in zip(HUMAN_LABELS, FLIPPED, strict=True):
         same = [a["chosen"] == b["chosen"] for a, b in zip(arms[key].pairs, pairs, strict=True)]
         assert sum(same) == 32 - round(0.32 * share)
@@ -348,16 +377,16 @@ def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch)
         Arm("dpo", "DPO", method, make_pairs(20), {"beta": 0.3, "epochs": 4}),
         Arm("other", "Other", method, make_pairs(4), {"beta": 0.5}),
     ]
-    data = PolicyData(make_pairs(4), [], ["p"] * 6, ["q"], has_gold=True)
+    data = PolicyData(make_pairs(4), make_pairs(6), ["p"] * 6, ["q"], has_gold=True)
     training = {"epochs": 3, "seed": 1, "batch_size": 8}
     start = Start(checkpoint, "tokenizer", data, training, (), 8, samples=1, smoke=False)
-    results = run_arms(arms, start, [])
+    results = run_arms(arms, start, data.held)
     names = ["training 1 of 2: DPO", "training 2 of 2: Other"]
     assert [entry[0] for entry in started] == names
     assert [entry[1]["epochs"] for entry in started] == [4, 3]
     assert [entry[1]["beta"] for entry in started] == [0.3, 0.5]
     assert [entry[2] for entry in started] == [True, False]  # only watched arms are looked at
-    assert started[0][3] == (1, 4, 8)  # of 12 steps
+    assert started[0][3] == (1, 3, 6)  # of 12 steps
     assert answered == [checkpoint, *(f"policy of {name}" for name in names)]
     assert results.measured["other"]["implicit_reward_accuracy"]["mean"] == 1
 
@@ -367,7 +396,7 @@ UTILITY = {
     **{"dpo_ties": 32.0, "ipo_ties": 64.0, "dpo_one_sided": 128.0, "ipo_one_sided": 256.0},
     **{"kto_singles": 512.0, "ai_labels": 2048.0, "ai_one_order": 4096.0, "policy": 8192.0},
     **{"sft": 16384.0, "written": 32768.0, "sft_on_chosen": 65536.0, "coin": 131072.0},
-    **{"flipped_0": 3.0, "flipped_15": 3.0, "flipped_30": 3.0},
+    **{"flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 5.0},
 }
 
 
@@ -386,17 +415,24 @@ def compared(monkeypatch) -> dict:
 
 
 def test_every_claim_is_about_its_own_difference(compared):
+    agreements = [point["agreement"]["mean"] for point in compared["labels"]["human"]]
+    # The judge agrees with every label, so that its point lies above the first of the line.
+    on_line = np.polyval(np.polyfit(agreements, (3, 4, 5), 1), agreements[0])
     assert mean(compared["differences"]) == pytest.approx(
         {
-            "ipo_under_ties": (1 - 32) - (2 - 64),
+            "ipo_under_ties": 64 - 32,
+            "ipo_on_clean_pairs": 2 - 1,
+            "ties_cost_ipo_less": (1 - 32) - (2 - 64),
             "ipo_under_imbalance": 256 - 128,
             "dpo_extreme_margins": 7 - 2,
             "kto_no_pairs": 512,
-            "kto_noise": (1 - 8) - (4 - 16),
-            "data_bounds_quality": 1 - 8,
+            "kto_noise": 16 - 8,
+            "kto_on_clean_pairs": 4 - 1,
+            "noise_costs_kto_less": (1 - 8) - (4 - 16),
+            "data_bounds_quality": 3 - 5,
             "rlaif_is_dpo": 2048,
-            "rlaif_is_its_judge": 2048 - 3,
-            "one_order_off_line": 4096 - 3,
+            "rlaif_is_its_judge": 2048 - on_line,
+            "one_order_off_line": 4096 - on_line,
             "on_policy_is_better": 8192 - 16384,
             "written_minus_sft_samples": 32768 - 16384,
             "more_than_sft_on_chosen": 3 - 65536,
@@ -425,7 +461,7 @@ def test_label_quality_and_the_points_of_the_frontier(compared):
     points = {point["method"]: point for point in compared["frontier"]}
     assert set(points) == set(FRONTIER.values())
     assert points["IPO"]["gold"]["mean"] == 2 and points["IPO"]["gold"]["count"] == 128
-    assert points["on-policy DPO"]["annotations"] == 80 and points["KTO"]["annotations"] == 40
+    assert points["on-policy DPO"]["annotations"] == 80 and points["KTO"]["annotations"] == FEW
     assert not any(point["biased"] for point in points.values())
 
 

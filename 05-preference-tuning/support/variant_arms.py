@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 from support.judging import ai_labels
 from support.training import Trained, as_dataset, run_trainer, trainer_settings
-from support.variant_data import flip_labels, sample_pairs, single_labels, tied_pairs
+from support.variant_data import (
+    flip_labels,
+    one_sided_pairs,
+    sample_pairs,
+    single_labels,
+    tied_pairs,
+)
 
 from common.preferences import make_pairs
 
@@ -20,6 +26,7 @@ ROUNDS = 3
 FLIPPED = (0, 15, 30)  # per cent of the labels
 HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
 AI_LABELS = ("ai_labels", "ai_one_order")
+ONE_SIDED = ("dpo_one_sided", "ipo_one_sided")  # of them margins are read
 WATCHED = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "dpo_noise", "kto_noise")  # on the way
 SHOWN = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "policy")  # in the terminal
 
@@ -35,7 +42,7 @@ class Arm(NamedTuple):
 
 
 # --- The arms ---
-# In all of them `arm(key, name, pairs, losses, **settings)` makes an arm of TRL's losses.
+# In all of them `arm(key, name, pairs, losses)` makes an arm of TRL's losses.
 
 
 def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[Arm]:
@@ -54,65 +61,68 @@ def named_losses(arm: Callable[..., Arm], pairs, losses: Sequence[str]) -> list[
 
 
 def world_arms(
-    arm: Callable[..., Arm],
+    often: Callable[..., Arm],
+    few: list[dict],
+    once: Callable[..., Arm],
     pairs: list[dict],
-    once: list[dict],
     seed: int,
     rounds: dict,
     lora: Callable,
 ) -> list[Arm]:
-    """The arms beside DPO, IPO and KTO on `pairs`; `once` are one-sided pairs, shown 8 times.
+    """The arms beside DPO, IPO and KTO: a `few` pairs shown `often`, or all `pairs` `once`.
 
     `rounds` are settings of `train_in_rounds`, `lora` makes the adapter for SFT.
     """
-    many, settings = make_pairs(2 * len(pairs), seed=seed), {"lora": lora, "epochs": 1}
-    arms = [
-        *other_data(arm, pairs, once, seed),
-        *other_labels(arm, pairs, seed),
+    settings, singles = {"lora": lora, "epochs": 1}, make_pairs(2 * len(pairs), seed=seed + 500)
+    return [
+        *hard_pairs(often, few, one_sided_pairs(max(1, len(pairs) // 8), seed), seed),
+        once("kto_singles", "KTO without pairs", single_labels(singles, 0.25, seed), ("kto",)),
         Arm("sft_on_chosen", "SFT on the chosen", train_sft_on_chosen, pairs, settings),
+        *label_arms(once, pairs, seed),
+        *source_arms(make_pairs(2 * len(pairs), seed=seed), rounds),
     ]
-    names = {"written": "written pairs", "sft": "SFT samples", "policy": "on-policy DPO"}
-    for source, name in names.items():
-        settings = {**rounds, "source": source, "epochs": 1}
-        arms.append(Arm(source, name, train_in_rounds, many, settings))
-    return arms
 
 
-def other_data(arm: Callable, pairs: list[dict], once: list[dict], seed: int) -> list[Arm]:
-    """Ties and noise for as long as the clean pairs; one-sided pairs and single labels once."""
+def hard_pairs(arm: Callable, pairs: list[dict], one_sided: list[dict], seed: int) -> list[Arm]:
+    """Ties, noise and one-sided pairs, in as many passes as the clean pairs."""
     ties, noisy = tied_pairs(len(pairs), seed), flip_labels(pairs, 0.3, seed)
-    singles = single_labels(make_pairs(2 * len(pairs), seed=seed + 500), 0.25, seed)
     return [
         arm("dpo_ties", "DPO, 75 % ties", ties, ("sigmoid",)),
         arm("ipo_ties", "IPO, 75 % ties", ties, ("ipo",)),
         arm("dpo_noise", "DPO, 30 % flipped", noisy, ("sigmoid",)),
         arm("kto_noise", "KTO, 30 % flipped", noisy, ("kto",)),
-        arm("dpo_one_sided", "DPO, one-sided", once * 8, ("sigmoid",), epochs=1),
-        arm("ipo_one_sided", "IPO, one-sided", once * 8, ("ipo",), epochs=1),
-        arm("kto_singles", "KTO without pairs", singles, ("kto",), epochs=1),
+        arm("dpo_one_sided", "DPO, one-sided", one_sided, ("sigmoid",)),
+        arm("ipo_one_sided", "IPO, one-sided", one_sided, ("ipo",)),
     ]
 
 
-def other_labels(arm: Callable, pairs: list[dict], seed: int) -> list[Arm]:
-    """DPO on human labels of falling quality, down to a coin's, in one pass over the pairs."""
-    arms = []
+def label_arms(arm: Callable, pairs: list[dict], seed: int) -> list[Arm]:
+    """DPO on human labels of falling quality, down to a coin's."""
+    arms = [arm("coin", "labels by a coin", flip_labels(pairs, 0.5, seed), ("sigmoid",))]
     for key, share in zip(HUMAN_LABELS, FLIPPED, strict=True):
         flipped = flip_labels(pairs, share / 100, seed)
-        arms.append(arm(key, f"one pass, {share} % flipped", flipped, ("sigmoid",), epochs=1))
-    coin = flip_labels(pairs, 0.5, seed)
-    return [*arms, arm("coin", "labels by a coin", coin, ("sigmoid",), epochs=1)]
+        arms.append(arm(key, f"one pass, {share} % flipped", flipped, ("sigmoid",)))
+    return arms
 
 
-def judge_arms(arm: Callable, annotator: tuple, pairs: Sequence[dict], world: bool) -> list[Arm]:
-    """DPO on a language model's labels; in the world in one pass, and with one order as well."""
+def source_arms(pairs: list[dict], rounds: dict) -> list[Arm]:
+    """DPO on as many pairs of three sources, once."""
+    arms = []
+    names = {"written": "written pairs", "sft": "SFT samples", "policy": "on-policy DPO"}
+    for source, name in names.items():
+        settings = {**rounds, "source": source, "epochs": 1}
+        arms.append(Arm(source, name, train_in_rounds, pairs, settings))
+    return arms
+
+
+def judge_arms(arm: Callable, pairs: Sequence[dict], annotator: tuple, world: bool) -> list[Arm]:
+    """DPO on a language model's labels; in the world on those of one order as well."""
     labelled = ai_labels(*annotator, pairs)
-    if not world:
-        return [arm("ai_labels", "AI labels", labelled, ("sigmoid",))]
-    one_order = ai_labels(*annotator, pairs, orders=1)
-    return [
-        arm("ai_labels", "AI labels", labelled, ("sigmoid",), epochs=1),
-        arm("ai_one_order", "AI labels, one order", one_order, ("sigmoid",), epochs=1),
-    ]
+    arms = [arm("ai_labels", "AI labels", labelled, ("sigmoid",))]
+    if world:
+        labelled = ai_labels(*annotator, pairs, orders=1)
+        arms.append(arm("ai_one_order", "AI labels, one order", labelled, ("sigmoid",)))
+    return arms
 
 
 # --- Other ways to train ---

@@ -10,7 +10,7 @@ from support.own_pairs import pick
 from support.second_look import look_after, look_before
 from support.start import Start
 from support.training import Trained
-from support.variant_arms import AI_LABELS, HUMAN_LABELS, SHOWN, WATCHED, Arm
+from support.variant_arms import AI_LABELS, HUMAN_LABELS, ONE_SIDED, SHOWN, WATCHED, Arm
 from support.variant_data import gold_agreement
 
 import numpy as np
@@ -42,12 +42,12 @@ class Results(NamedTuple):
     second_look: dict  # of own pairs, for the metrics
 
 
-def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) -> Results:
+def run_arms(arms: Sequence[Arm], start: Start, held: Sequence[dict] | None) -> Results:
     """Train every arm and sample two answers to each prompt.
 
-    Margins, and the share of them above 0, are those of `margin_pairs`: held-out pairs, or in the
-    section's own study the one-sided ones. Answers of a few arms are printed, of all where they are
-    few.
+    Margins, and the share of them above 0, are those of the `held` pairs; without any, those of the
+    pairs that the one-sided arms were trained on. Answers of a few arms are printed, of all where
+    they are few.
     """
     prompts, seed = start.data.prompts, start.training["seed"]
     labelled = "label" in start.data.train[0]
@@ -61,19 +61,17 @@ def run_arms(arms: Sequence[Arm], start: Start, margin_pairs: Sequence[dict]) ->
         texts, readings = start.answer(trained.policy, prompts, 2, seed)
         if arm.key in SHOWN or len(arms) <= len(SHOWN):
             printed[arm.name] = texts
-        changes = changes_of(trained.policy, start.tokenizer, margin_pairs)
-        answers, when = (texts, readings), f"after {arm.name}"
-        results.second_look.update(look_after(second_look, start, *answers, changes, when=when))
-        margins = changes["chosen"] - changes["rejected"]
         results.answers[arm.key], results.texts[arm.key] = readings, texts
-        results.margins[arm.key] = margins
-        results.measured[arm.key] = {
-            "name": arm.name,
-            **summarize(readings),
-            "implicit_reward_accuracy": summary(margins > 0),
-            "margin": summary(margins),
-            "curve": trained.curve,
-        }
+        measured = {"name": arm.name, **summarize(readings), "curve": trained.curve}
+        if held or arm.key in ONE_SIDED:
+            changes = changes_of(trained.policy, start.tokenizer, held or arm.pairs)
+            margins = results.margins[arm.key] = changes["chosen"] - changes["rejected"]
+            measured["implicit_reward_accuracy"] = summary(margins > 0)
+            measured["margin"] = summary(margins)
+            read = (texts, readings, changes)
+            seen = look_after(second_look, start, *read, when=f"after {arm.name}")
+            results.second_look.update(seen)
+        results.measured[arm.key] = measured
         if arm.key in ("ipo", "kto"):
             answers_each = 1 if labelled else 2
             size = min(start.training["batch_size"], answers_each * len(arm.pairs) // 2)
@@ -93,7 +91,7 @@ def train_arm(arm: Arm, start: Start, name: str) -> Trained:
     settings = {**start.training, **arm.settings, "name": name}
     if start.data.has_gold and arm.key in WATCHED:
         steps = -(-len(arm.pairs) // settings["batch_size"]) * settings["epochs"]
-        settings |= {"look": look, "look_at": (steps // 8, steps // 3, 2 * steps // 3)}
+        settings |= {"look": look, "look_at": (steps // 8, steps // 4, steps // 2)}
     model = copy.deepcopy(start.reference)
     return arm.method(model, start.tokenizer, arm.pairs, **settings)
 
@@ -168,18 +166,22 @@ def differences(results: Results, labels: dict) -> dict:
         weights = line_weights(agreements, point["agreement"]["mean"])
         off_line[point["arm"]] = summary(gold[point["arm"]] - weights @ heights)
     return {
-        "ipo_under_ties": summary(cost("dpo", "dpo_ties") - cost("ipo", "ipo_ties")),
+        "ipo_under_ties": summary(gold["ipo_ties"] - gold["dpo_ties"]),
+        "ties_cost_ipo_less": summary(cost("dpo", "dpo_ties") - cost("ipo", "ipo_ties")),
         "ipo_under_imbalance": summary(gold["ipo_one_sided"] - gold["dpo_one_sided"]),
         "dpo_extreme_margins": summary(margins["dpo_one_sided"] - margins["ipo_one_sided"]),
         "kto_no_pairs": summary(gold["kto_singles"] - gold["reference"]),
-        "kto_noise": summary(cost("dpo", "dpo_noise") - cost("kto", "kto_noise")),
-        "data_bounds_quality": summary(cost("dpo", "dpo_noise")),
+        "kto_noise": summary(gold["kto_noise"] - gold["dpo_noise"]),
+        "noise_costs_kto_less": summary(cost("dpo", "dpo_noise") - cost("kto", "kto_noise")),
+        "data_bounds_quality": summary(cost("flipped_0", "flipped_30")),
         "rlaif_is_dpo": summary(gold["ai_labels"] - gold["reference"]),
         "rlaif_is_its_judge": off_line["ai_labels"],
         "one_order_off_line": off_line["ai_one_order"],
         "on_policy_is_better": summary(gold["policy"] - gold["sft"]),
         "written_minus_sft_samples": summary(gold["written"] - gold["sft"]),
         "more_than_sft_on_chosen": summary(gold["flipped_0"] - gold["sft_on_chosen"]),
+        "ipo_on_clean_pairs": summary(gold["ipo"] - gold["dpo"]),
+        "kto_on_clean_pairs": summary(gold["kto"] - gold["dpo"]),
         "coin_minus_reference": summary(gold["coin"] - gold["reference"]),
     }
 

@@ -20,11 +20,18 @@ def draw_variants(metrics: dict, default: dict | None = None) -> Drawing:
     """The whole section on the world's pairs, or a few losses, or a run on the user's pairs."""
     if "differences" not in metrics:
         return draw_losses(metrics, default)
-    shown = {"DPO": "dpo", "IPO": "ipo", "KTO": "kto", "AI labels": "ai_labels"}
     arms, sft = metrics["arms"], metrics["reference"]["good"]["mean"]
-    good = ", ".join(f"{name} {arms[key]['good']['mean']:.0%}" for name, key in shown.items())
-    title = f"Good answers of the SFT checkpoint {sft:.0%}, after {good}"
+    once = f"{arms['flipped_0']['good']['mean']:.0%}"
+    many = [f"{key.upper()} {arms[key]['good']['mean']:.0%}" for key in ("dpo", "ipo", "kto")]
+    title = f"Good answers: SFT {sft:.0%}; one pass of DPO {once}; {passes(metrics)} of "
+    title += ", ".join(many)
     return Drawing(title, PANELS, metrics, default, height=3.5)
+
+
+def passes(metrics: dict) -> str:
+    """How often the repeated pairs were shown: 8 passes."""
+    count = metrics["passes"]
+    return f"{count} passes" if count > 1 else "1 pass"
 
 
 def arms_of(metrics: dict) -> dict:
@@ -73,41 +80,41 @@ def legend_under_data(ax, share: float = 0.5, **options) -> None:
     ax.legend(loc="lower right", **options)
 
 
-def cost(arms: dict, arm: str, worse: str) -> float:
-    """Gold utility that worse data cost a method, at the end of the training."""
-    return arms[arm]["utility"]["mean"] - arms[worse]["utility"]["mean"]
+def ahead(by: dict, of: str = "DPO") -> str:
+    """By how much gold utility a loss ends above or below another: 0.5 above DPO."""
+    return f"{abs(by['mean']):.1f} {'above' if by['mean'] > 0 else 'below'} {of}"
 
 
 def ties_panel(ax, metrics: dict, default: dict | None) -> None:
-    """DPO and IPO on clean and on tied pairs.
+    """DPO and IPO on clean and on tied pairs, after 1, 2, 4 and 8 passes.
 
     Shown: quality along the training, on clean pairs and where most pairs are ties.
-    Notice: compare the ends of the lines; ties teach nothing, and can still push or hold back.
+    Notice: all lines rise together and part later; DPO goes on where IPO has stopped.
     Ask: What should a loss do with two answers that are equally good?
     """
     arms = arms_of(metrics)
     for loss, name in (("dpo", "DPO"), ("ipo", "IPO")):
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean pairs")
         plot_path(ax, arms[f"{loss}_ties"], ARM_COLORS[loss], "-", f"{name}, 75 % ties")
-    lost = [cost(arms, loss, f"{loss}_ties") for loss in ("dpo", "ipo")]
-    title = f"75 % ties cost DPO {lost[0]:.1f}, IPO {lost[1]:.1f}\nof gold utility in the end"
+    ties, clean = (metrics["differences"][key] for key in ("ipo_under_ties", "ipo_on_clean_pairs"))
+    title = f"75 % ties: IPO ends {ahead(ties)},\non clean pairs {ahead(clean)}"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
     legend_under_data(ax)
 
 
 def noise_panel(ax, metrics: dict, default: dict | None) -> None:
-    """DPO and KTO on clean and on flipped labels.
+    """DPO and KTO on clean and on flipped labels, after 1, 2, 4 and 8 passes.
 
     Shown: quality along the training, with clean labels and with some of them flipped.
-    Notice: each loss is compared with its own clean run, and that run may have gone too far.
-    Ask: Is the loss that loses least also the one that ends best?
+    Notice: on flipped labels DPO ends below where it started; KTO gains and stays.
+    Ask: Is a loss that stands many passes also one that stands noise?
     """
     arms = arms_of(metrics)
     for loss, name in (("dpo", "DPO"), ("kto", "KTO")):
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean labels")
         plot_path(ax, arms[f"{loss}_noise"], ARM_COLORS[loss], "-", f"{name}, 30 % flipped")
-    lost = [cost(arms, loss, f"{loss}_noise") for loss in ("dpo", "kto")]
-    title = f"30 % flipped labels cost DPO {lost[0]:.1f},\nKTO {lost[1]:.1f} of gold utility"
+    noise, clean = (metrics["differences"][key] for key in ("kto_noise", "kto_on_clean_pairs"))
+    title = f"30 % flipped labels: KTO ends {ahead(noise)},\non clean labels {ahead(clean)}"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
     legend_under_data(ax)
 
@@ -161,18 +168,18 @@ def sources_panel(ax, metrics: dict, default: dict | None) -> None:
 
 
 def budget_panel(ax, metrics: dict, default: dict | None) -> None:
-    """All losses after all passes, and after one pass DPO, KTO without pairs, and two controls.
+    """All losses after many passes, and after one pass DPO, KTO without pairs, and two controls.
 
     Shown: every loss on the same pairs, and two controls that any claim has to beat.
     Notice: labels by a coin gain nothing; imitating the chosen answers gains a good part.
     Ask: Which comparison would you ask for first when a paper reports only its own loss?
     """
-    arms = arms_of(metrics)
+    arms, many = arms_of(metrics), passes(metrics)
     points = (
         ("reference", "SFT", COLORS["sft"], "o"),
-        ("dpo", "DPO", COLORS["dpo"], "o"),
-        ("ipo", "IPO", COLORS["ipo"], "o"),
-        ("kto", "KTO", COLORS["kto"], "o"),
+        ("dpo", f"DPO, {many}", COLORS["dpo"], "o"),
+        ("ipo", f"IPO, {many}", COLORS["ipo"], "o"),
+        ("kto", f"KTO, {many}", COLORS["kto"], "o"),
         ("flipped_0", "DPO, one pass", COLORS["dpo"], "v"),
         ("kto_singles", "KTO, no pairs", COLORS["kto"], "v"),
         ("sft_on_chosen", "SFT on chosen", COLORS["sft"], "v"),
@@ -182,7 +189,9 @@ def budget_panel(ax, metrics: dict, default: dict | None) -> None:
         arm, fill = arms[key], color if marker == "o" else "white"
         style = {"marker": marker, "ms": 7, "mfc": fill}
         draw_point(ax, arm["kl"], arm["utility"], color, name, **style)
-    gains = [-cost(arms, "reference", key) for key in ("flipped_0", "sft_on_chosen", "coin")]
+    sft = arms["reference"]["utility"]["mean"]
+    once = ("flipped_0", "sft_on_chosen", "coin")
+    gains = [arms[key]["utility"]["mean"] - sft for key in once]
     title = f"One pass: DPO gains {gains[0]:.1f}, SFT on the\nchosen {gains[1]:.1f}, coin labels "
     title += f"{gains[2]:z.1f}"
     ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)

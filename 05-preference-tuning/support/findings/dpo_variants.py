@@ -18,14 +18,16 @@ def findings(metrics: dict) -> list[str]:
     return [
         f"One pair that wins in 80 %: DPO stops at h = {stops['dpo']:.2f} nats, IPO at "
         f"{stops['ipo']:.2f}; where it always wins, DPO never stops.",
-        f"Gold utility: {at_kl('reference', 'dpo', 'ipo', 'kto')}.",
+        f"Gold utility: {at_kl('reference')}; in {metrics['passes']} passes "
+        f"{at_kl('dpo', 'ipo', 'kto')}.",
         f"Ties: {at_kl('dpo_ties', 'ipo_ties')}.",
         f"One-sided pairs: {at_kl('dpo_one_sided', 'ipo_one_sided')}.",
-        f"Noise and single labels: {at_kl('dpo_noise', 'kto_noise', 'kto_singles')}.",
+        f"Noise: {at_kl('dpo_noise', 'kto_noise')}.",
         f"The judge labels {percent(judge['agreement'])} of the pairs in the gold order; from what "
         f"human labels of that quality give, DPO's gold utility differs by {interval(off_line)}.",
         f"Where the pairs come from: {at_kl('written', 'sft', 'policy')}.",
-        f"One pass, and its controls: {at_kl('flipped_0', 'sft_on_chosen', 'coin')}.",
+        f"One pass, single labels, and two controls: "
+        f"{at_kl('flipped_0', 'kto_singles', 'sft_on_chosen', 'coin')}.",
     ]
 
 
