@@ -41,8 +41,7 @@ SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
 DEFAULTS = {
     "reward model": {"pairs": 6400, "epochs": 1, "learning_rate": 5e-4, "batch_size": 16},
     "dpo": {"pairs": 768, "epochs": 1, "learning_rate": 7e-4, "batch_size": 8},
-    # Steps of twice the size of those of "dpo", and passes enough for the losses to differ, over a
-    # quarter of the pairs (on your own pairs over all of them).
+    # Steps of twice the size of those of "dpo", and passes enough for the losses to differ.
     "dpo variants": {"pairs": 384, "epochs": 8, "learning_rate": 1.4e-3, "batch_size": 8},
     # Long enough for beta to act and for a bias of the labels to show. Its reward models start from
     # tiny-gpt2, as InstructGPT's did from the SFT checkpoint: 1,200 pairs teach it 90, 91 and 78 %
