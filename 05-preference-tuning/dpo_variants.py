@@ -39,7 +39,7 @@ from common.reporting import Check, Claim, finish
 # pairs 0.3 is best for DPO, 1 for KTO and for IPO, whose beta is tau, per token; after eight passes
 # over 128 pairs 1 is best for all three.
 BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
-REPEATED, BETA_REPEATED = 128, 1.0  # so many of the world's pairs are shown in all passes
+BETA_REPEATED, REPEATED = 1.0, 128  # so many of the world's pairs are shown in every pass
 SMALLEST, SAME = 0.1, 0.2  # gold utility (log-odds): worth calling a difference; as good as equal
 DIFFERENCES = {  # id: what the tutorial says, what is measured
     "ipo_under_ties": (
@@ -220,16 +220,17 @@ def study(
     beside it, and DPO on the labels of a `judge` that is given.
     """
     data, seed = start.data, start.training["seed"]
-    world, few, often = data.has_gold and not losses, data.train, partial(loss_arm, beta=beta)
+    world = data.has_gold and not losses
+    few, often = data.train, partial(loss_arm, beta=beta)
     if data.has_gold:
         few, often = data.train[:REPEATED], partial(loss_arm, beta=beta or BETA_REPEATED)
-    metrics = {"train_pairs": len(few), "passes": start.training["epochs"]}
-    metrics["held_out_pairs"] = len(data.held)
     arms = named_losses(often, few, tuple(losses))
+    metrics = {"train_pairs": len(few), "held_out_pairs": len(data.held)}
     if world:
         once = partial(loss_arm, beta=beta, epochs=1)
         rounds = {"train": train_dpo, "beta": beta or BETA, "max_new_tokens": start.max_new_tokens}
         arms += world_arms(often, few, once, data.train, seed, rounds, lora_config)
+        metrics["passes"] = start.training["epochs"]
         metrics["table"] = study_table(dpo_loss, ipo_loss, stopping_points, table_steps)
     if judge or world:
         annotator = load_causal_lm(judge or "tiny-gpt2", str(start.reference.device))
@@ -249,7 +250,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__file__, __doc__)
     cli.add_model_flags(parser, model="tiny-gpt2")
     pairs, rate = "384 of the world, all of your own", "1.4e-3 embedded, 3e-4 other models"
-    group = cli.add_training_flags(parser, pairs, rate, 8, epochs="8 on the world, else 1")
+    epochs = f"8 over {REPEATED} of the world's, else 1"
+    group = cli.add_training_flags(parser, pairs, rate, 8, epochs=epochs)
     losses = f"the sum of these beside DPO: {', '.join(LOSSES)}"
     group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
     judge = "a language model; default: tiny-gpt2, of your own none"

@@ -80,9 +80,9 @@ def legend_under_data(ax, share: float = 0.5, **options) -> None:
     ax.legend(loc="lower right", **options)
 
 
-def ahead(by: dict, of: str = "DPO") -> str:
-    """By how much gold utility a loss ends above or below another: 0.5 above DPO."""
-    return f"{abs(by['mean']):.1f} {'above' if by['mean'] > 0 else 'below'} {of}"
+def side(difference: dict) -> str:
+    """On which side, and how far: 0.5 above."""
+    return f"{abs(difference['mean']):.1f} {'above' if difference['mean'] > 0 else 'below'}"
 
 
 def ties_panel(ax, metrics: dict, default: dict | None) -> None:
@@ -97,7 +97,7 @@ def ties_panel(ax, metrics: dict, default: dict | None) -> None:
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean pairs")
         plot_path(ax, arms[f"{loss}_ties"], ARM_COLORS[loss], "-", f"{name}, 75 % ties")
     ties, clean = (metrics["differences"][key] for key in ("ipo_under_ties", "ipo_on_clean_pairs"))
-    title = f"75 % ties: IPO ends {ahead(ties)},\non clean pairs {ahead(clean)}"
+    title = f"75 % ties: IPO ends {side(ties)} DPO,\non clean pairs {side(clean)}"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
     legend_under_data(ax)
 
@@ -114,7 +114,7 @@ def noise_panel(ax, metrics: dict, default: dict | None) -> None:
         plot_path(ax, arms[loss], ARM_COLORS[loss], "--", f"{name}, clean labels")
         plot_path(ax, arms[f"{loss}_noise"], ARM_COLORS[loss], "-", f"{name}, 30 % flipped")
     noise, clean = (metrics["differences"][key] for key in ("kto_noise", "kto_on_clean_pairs"))
-    title = f"30 % flipped labels: KTO ends {ahead(noise)},\non clean labels {ahead(clean)}"
+    title = f"30 % flipped: KTO ends {side(noise)} DPO,\non clean labels {side(clean)}"
     ax.set(title=title, xlabel=ROOT_KL, ylabel=GOLD)
     legend_under_data(ax)
 
@@ -141,8 +141,8 @@ def labels_panel(ax, metrics: dict, default: dict | None) -> None:
     ):
         style = {"marker": marker, "ms": 8, "mfc": "white"}
         draw_point(ax, point["agreement"], point["gold"], COLORS["proxy"], f"AI, {name}", **style)
-    side = f"{abs(off_line):.2f} {'below' if off_line < 0 else 'above'}"
-    title = f"RLAIF: the judge's labels lie\n{side} the line of human labels"
+    where = f"{abs(off_line):.2f} {'below' if off_line < 0 else 'above'}"
+    title = f"RLAIF: the judge's labels lie\n{where} the line of human labels"
     ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
     legend_under_data(ax)
 
