@@ -357,6 +357,55 @@ def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
     assert sum(flipped) == 16
 
 
+class Stopped(Exception):
+    """Raised where the arms of a study would be run."""
+
+
+def arms_of_study(monkeypatch, has_gold: bool, *flags) -> dict[str, Arm]:
+    """The arms that `study` makes of 160 pairs."""
+    made = []
+
+    def stop(arms, start, held):
+        made.extend(arms)
+        raise Stopped
+
+    monkeypatch.setattr(variants, "run_arms", stop)
+    monkeypatch.setattr(variants, "study_judge", lambda *_: {})
+    verdicts = {"forward": np.ones(160), "backward": np.zeros(160)}
+    monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
+    data = PolicyData(make_pairs(160), make_pairs(4, "test"), ["p"], ["q"], has_gold)
+    reference = SimpleNamespace(device="cpu")
+    training = {"epochs": 8, "seed": 0}
+    start = Start(reference, None, data, training, (), 8, samples=1, smoke=False)
+    with pytest.raises(Stopped):
+        variants.study(start, *flags, table_steps=2)
+    return {arm.key: arm for arm in made}
+
+
+def test_few_pairs_are_repeated_and_all_shown_once_each_with_its_beta(monkeypatch):
+    arms = arms_of_study(monkeypatch, True)
+    for key in (*WATCHED, *ONE_SIDED):
+        assert arms[key].settings["beta"] == variants.BETA_REPEATED
+        assert "epochs" not in arms[key].settings  # those of the command line
+    assert arms["dpo"].pairs == make_pairs(160)[: variants.REPEATED]
+    for key in (*HUMAN_LABELS, *AI_LABELS, "coin"):
+        assert len(arms[key].pairs) == 160 and arms[key].settings["epochs"] == 1
+        assert arms[key].settings["beta"] == dpo.BETA
+    assert arms["kto_singles"].settings["beta"] == variants.BETAS["kto"]
+    given = arms_of_study(monkeypatch, True, (), None, 0.7)
+    betas = {arm.settings["beta"] for key, arm in given.items() if key != "sft_on_chosen"}
+    assert betas == {0.7}
+
+
+def test_of_own_pairs_all_are_shown_as_often_as_asked(monkeypatch):
+    arms = arms_of_study(monkeypatch, False)
+    assert list(arms) == ["dpo", "ipo", "kto"]
+    assert all(len(arm.pairs) == 160 and "epochs" not in arm.settings for arm in arms.values())
+    assert arms["dpo"].settings["beta"] == dpo.BETA
+    few = arms_of_study(monkeypatch, True, ("sigmoid", "sft"))  # the world's, but not the study
+    assert len(few["sigmoid_sft"].pairs) == variants.REPEATED
+
+
 def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch):
     started, answered, checkpoint = [], [], ["sft"]
 
