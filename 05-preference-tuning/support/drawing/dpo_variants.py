@@ -89,7 +89,7 @@ def ties_panel(ax, metrics: dict, default: dict | None) -> None:
     """DPO and IPO on clean and on tied pairs, after 1, 2, 4 and 8 passes.
 
     Shown: quality along the training, on clean pairs and where most pairs are ties.
-    Notice: where most pairs are ties both fall in the end, DPO further; on clean pairs DPO alone.
+    Notice: both fall in the end, DPO further, with ties and on clean pairs alike.
     Ask: What should a loss do with two answers that are equally good?
     """
     arms = arms_of(metrics)
