@@ -328,10 +328,20 @@ def test_nothing_is_wider_than_the_window(lab):
         assert overflow == [0, []], width
 
 
-def test_every_control_has_a_name_and_every_id_is_alone(lab):
-    nodes = lab.devtools("Accessibility.getFullAXTree")["nodes"]
+def controls(lab: Browser) -> list[dict]:
+    """The nodes of the accessibility tree that a user can act on; the browser builds it lazily."""
     roles = ("button", "slider", "combobox", "radio", "spinbutton", "link", "textbox", "image")
-    named = [node for node in nodes if node.get("role", {}).get("value") in roles]
+    for _ in range(50):
+        nodes = lab.devtools("Accessibility.getFullAXTree")["nodes"]
+        found = [node for node in nodes if node.get("role", {}).get("value") in roles]
+        if found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def test_every_control_has_a_name_and_every_id_is_alone(lab):
+    named = controls(lab)
     assert len(named) > 30
     assert [node for node in named if not node.get("name", {}).get("value")] == []
     ids = lab.run("return [...document.querySelectorAll('[id]')].map(node => node.id)")
