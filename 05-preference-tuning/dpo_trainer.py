@@ -6,7 +6,8 @@
 
 TRL's DPOTrainer with LoRA on the SFT checkpoint; the loss stands in the open and is compared with
 TRL's. Then more of it at a constant learning rate: more epochs, other beta, labels that love
-length. Answers are sampled on the way: training metrics do not show when they break down.
+length. Answers are sampled on the way: training metrics do not show when they break down. Last, as
+many pairs that the SFT checkpoint sampled, or the policy itself, anew in every round.
 
 About two minutes on one core. Good answers rise from 36 % to 87 % at a KL of 1 nat; over 5 epochs
 they fall while training accuracy grows. Writes outputs/dpo/. Not here: reference-free losses.
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from support.amounts import AMOUNTS, study_amounts
+from support.answers import join_studies
 from support.artifacts import adapter_folders, save_adapter
 from support.drawing.dpo_training import draw_dpo
 from support.evaluation import compare, pair_logps, show_answers, summarize
@@ -26,6 +28,7 @@ from support.own_pairs import pick
 from support.parity import loss_difference
 from support.resuming import keep_checkpoints
 from support.second_look import look_after, look_before, look_on_the_way
+from support.sources import TRAININGS, study_sources
 from support.start import Start, start_from_sft, tune_with
 from support.style import log_odds
 from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
@@ -41,12 +44,14 @@ BETA = 0.3
 ROSE, FELL = "how far log p rose, held-out pairs, nats", "how far log p fell, held-out pairs, nats"
 LATE = "how far log p rose after 5 epochs at a constant rate, pairs of the training, nats"
 LOST = "gold utility lost from the best look to the last, log-odds"
+FRESH = "gold utility of DPO on samples of the current policy, minus on those of the SFT model"
 MOVES = (  # id, what the tutorial says, what is measured, where it stands
     ("dpo_raises_chosen", "DPO raises log p of chosen responses", ROSE, "chosen_rose"),
     ("dpo_lowers_rejected", "DPO lowers log p of rejected responses", FELL, "rejected_fell"),
     ("dpo_raises_chosen_to_the_end", "longer training still raises chosen", LATE, "rose_late"),
     ("optimal_amount_exists", "there is an optimal amount of tuning", LOST, "unbiased_lost"),
     ("optimal_amount_of_biased_labels", "beyond it a bias is exploited", LOST, "biased_lost"),
+    ("on_policy_is_better", "on-policy pairs are better than fixed ones", FRESH, "fresh_minus_old"),
 )
 
 CLAIMS = (
@@ -190,14 +195,15 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
     return {name: values.numpy().astype(float) for name, values in measured.items()}
 
 
-# --- 4. The study: train, look on the way, judge, and do more of it ---
+# --- 4. The study: train, look on the way, judge; do more of it, take other pairs ---
 
 
 def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[dict, object]:
     """The section: metrics, and the policy of the default training.
 
-    On the world's pairs there is a gold standard, and the trainings of AMOUNTS show too much of it.
-    The `judges`, (model, tokenizer) by name, compare the answers before and after.
+    On the world's pairs there is a gold standard: the trainings of AMOUNTS show too much of it, and
+    others take pairs that the model sampled itself. The `judges`, (model, tokenizer) by name,
+    compare the answers before and after.
     """
     data, tokenizer, training = start.data, start.tokenizer, start.training
     beta, seed = training["beta"], training["seed"]
@@ -213,7 +219,9 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
 
     second_look = look_before(start)
     texts, before = start.answer(start.reference, data.prompts, start.samples, seed)
-    name = f"training 1 of {len(AMOUNTS) + 1}" if data.has_gold else "DPO"
+    count = 1 + len(AMOUNTS) + TRAININGS  # on the world's pairs
+    bars = (f"training {k} of {count}" for k in range(1, count + 1))
+    name = next(bars) if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
     trained = train_dpo(start.reference, tokenizer, data.train, **training, **watched)
     policy = trained.policy
@@ -237,7 +245,10 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
     sides = (tuned_texts, after), (texts, before)
     metrics |= win_rates_without_gold(judges or {}, data.prompts, *sides)
     if data.has_gold:
-        metrics |= study_amounts(train_dpo, read_pairs, start, after, (texts, tuned_texts))
+        said = texts, tuned_texts
+        amounts = study_amounts(train_dpo, read_pairs, start, after, said, bars)
+        sources = study_sources(train_dpo, start, bars)
+        metrics |= join_studies(amounts, sources)
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}
     return metrics, policy
 

@@ -1,4 +1,4 @@
-"""DPO's variants: what do IPO, KTO, AI feedback and on-policy pairs change?
+"""DPO's variants: what do IPO, KTO and AI feedback change?
 
     python 05-preference-tuning/dpo_variants.py
     python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft   # a sum of TRL's losses
@@ -7,10 +7,10 @@
 First one pair of answers and a policy that is a table: where DPO, conservative DPO and IPO stop.
 Then the SFT checkpoint is trained and judged by sampled answers to held-out prompts. In 8 passes
 over few pairs: IPO and DPO on clean, tied and one-sided ones, KTO and DPO under label noise. In one
-pass: labels of falling quality, those of a language model that says A or B, pairs that the policy
-samples itself; two controls, SFT on the chosen answers and labels drawn by a coin.
+pass: labels of falling quality and those of a language model that says A or B; two controls, SFT on
+the chosen answers and labels drawn by a coin.
 
-About three and a half minutes on one core for 20 short trainings. Left out: training the judge.
+About three minutes on one core for 17 short trainings. Left out: training the judge.
 """
 
 import argparse
@@ -66,10 +66,6 @@ DIFFERENCES = {  # id: what the tutorial says, what is measured, in log-odds
     "rlaif_is_dpo": (
         "RLAIF is DPO once the labels are there",
         "gold utility gained over SFT by DPO on the labels of a language model",
-    ),
-    "on_policy_is_better": (
-        "pairs from the current policy are better than fixed ones",
-        "gold utility of DPO on samples of the current policy, minus on those of the SFT model",
     ),
     "more_than_sft_on_chosen": (
         "comparisons teach more than the chosen answers alone",
@@ -232,8 +228,7 @@ def study(
     metrics = {"train_pairs": len(few), "held_out_pairs": len(data.held)}
     if world:
         once = partial(loss_arm, beta=beta, epochs=1)
-        rounds = {"train": train_dpo, "beta": beta or BETA, "max_new_tokens": start.max_new_tokens}
-        arms += world_arms(often, few, once, data.train, seed, rounds, lora_config)
+        arms += world_arms(often, few, once, data.train, seed, lora_config)
         metrics["passes"] = start.training["epochs"]
         metrics["table"] = study_table(dpo_loss, ipo_loss, stopping_points, table_steps)
     if judge or world:

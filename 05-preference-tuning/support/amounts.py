@@ -1,6 +1,6 @@
 """How much preference tuning is right: what is seen along a training, and lost after its best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from support.answers import answers_of_points
@@ -49,17 +49,18 @@ def study_amounts(
     start: Start,
     answers: dict[str, np.ndarray],
     texts: tuple,
+    bars: Iterator[str],
 ) -> dict:
     """What there is to say of more of it, with the points of `frontier.py` and their answers.
 
     `train` is train_dpo, `read_pairs` says what pairs show, `answers` are readings of the default
     policy's, `texts` the SFT checkpoint's answers and the default policy's. All start from the SFT
-    checkpoint, on the same texts labelled by their annotators.
+    checkpoint, on the same texts labelled by their annotators. `bars` are names of progress bars.
     """
     amounts, looks = {}, {}
-    for number, arm in enumerate(AMOUNTS, start=2):
-        name = f"training {number} of {len(AMOUNTS) + 1}"
-        amounts[arm.name], looks[arm.name] = study_amount(arm, train, read_pairs, start, name)
+    for arm in AMOUNTS:
+        study = study_amount(arm, train, read_pairs, start, next(bars))
+        amounts[arm.name], looks[arm.name] = study
     points = frontier_points(amounts, answers, start)
     seen = [look for arm in looks.values() for look in arm[1:]]
     before, after = texts

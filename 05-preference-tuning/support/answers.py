@@ -48,6 +48,14 @@ def answers_of_points(
     return answers
 
 
+def join_studies(first: dict, second: dict) -> dict:
+    """The metrics of two studies of one script, their points and the answers put together."""
+    answers = {**first["answers"]}
+    answers["texts"] = first["answers"]["texts"] | second["answers"]["texts"]
+    points = [*first["frontier"], *second["frontier"]]
+    return {**first, **second, "frontier": points, "answers": answers}
+
+
 def _rounded(values: np.ndarray) -> list[float]:
     return np.round(np.asarray(values, dtype=float), 4).tolist()
 

@@ -1,6 +1,5 @@
-"""The trainings that dpo_variants.py compares: losses, data, labels, two other ways to train."""
+"""The trainings that dpo_variants.py compares: losses, data, labels, and SFT beside them."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,6 @@ from support.training import Trained, as_dataset, run_trainer, trainer_settings
 from support.variant_data import (
     flip_labels,
     one_sided_pairs,
-    sample_pairs,
     single_labels,
     tied_pairs,
 )
@@ -22,13 +20,12 @@ LOSSES = (  # all of TRL's
     *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sigmoid_norm", "sft"),
     *UNPAIRED,
 )
-ROUNDS = 3
 FLIPPED = (0, 15, 30)  # per cent of the labels
 HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
 AI_LABELS = ("ai_labels", "ai_one_order")
 ONE_SIDED = ("dpo_one_sided", "ipo_one_sided")  # of them margins are read
 WATCHED = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "dpo_noise", "kto_noise")  # on the way
-SHOWN = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "policy")  # in the terminal
+SHOWN = ("dpo", "ipo", "kto", "dpo_ties", "ipo_ties", "ai_labels")  # in the terminal
 
 
 class Arm(NamedTuple):
@@ -66,12 +63,11 @@ def world_arms(
     once: Callable[..., Arm],
     pairs: list[dict],
     seed: int,
-    rounds: dict,
     lora: Callable,
 ) -> list[Arm]:
     """The arms beside DPO, IPO and KTO: a `few` pairs shown `often`, or all `pairs` `once`.
 
-    `rounds` are settings of `train_in_rounds`, `lora` makes the adapter for SFT.
+    `lora` makes the adapter for SFT.
     """
     settings, singles = {"lora": lora, "epochs": 1}, make_pairs(2 * len(pairs), seed=seed + 500)
     return [
@@ -79,7 +75,6 @@ def world_arms(
         once("kto_singles", "KTO without pairs", single_labels(singles, 0.25, seed), ("kto",)),
         Arm("sft_on_chosen", "SFT on the chosen", train_sft_on_chosen, pairs, settings),
         *label_arms(once, pairs, seed),
-        *source_arms(make_pairs(2 * len(pairs), seed=seed), rounds),
     ]
 
 
@@ -105,16 +100,6 @@ def label_arms(arm: Callable, pairs: list[dict], seed: int) -> list[Arm]:
     return arms
 
 
-def source_arms(pairs: list[dict], rounds: dict) -> list[Arm]:
-    """DPO on as many pairs of three sources, once."""
-    arms = []
-    names = {"written": "written pairs", "sft": "SFT samples", "policy": "on-policy DPO"}
-    for source, name in names.items():
-        settings = {**rounds, "source": source, "epochs": 1}
-        arms.append(Arm(source, name, train_in_rounds, pairs, settings))
-    return arms
-
-
 def judge_arms(arm: Callable, pairs: Sequence[dict], annotator: tuple, world: bool) -> list[Arm]:
     """DPO on a language model's labels; in the world on those of one order as well."""
     labelled = ai_labels(*annotator, pairs)
@@ -125,35 +110,7 @@ def judge_arms(arm: Callable, pairs: Sequence[dict], annotator: tuple, world: bo
     return arms
 
 
-# --- Other ways to train ---
-
-
-def train_in_rounds(
-    model,
-    tokenizer,
-    pairs: Sequence[dict],
-    *,
-    train: Callable[..., Trained],
-    source: str,
-    max_new_tokens: int,
-    seed: int,
-    **training,
-) -> Trained:
-    """Training of pairs (`train`) in rounds on as many pairs as `pairs`, all against one reference.
-
-    A round's pairs are the next ones of `pairs` ("written"), or two answers of the SFT checkpoint
-    ("sft") or of the policy at the start of the round ("policy"), labelled by the human annotator.
-    """
-    reference, policy, count = copy.deepcopy(model), model, len(pairs) // ROUNDS
-    for k in range(ROUNDS):
-        rows = pairs[k * count : (k + 1) * count]
-        if source != "written":
-            sampler = policy if source == "policy" else reference
-            rows = sample_pairs(sampler, tokenizer, count, max_new_tokens, seed + k)
-        against = reference if k else None
-        trained = train(policy, tokenizer, rows, seed=seed, reference=against, **training)
-        policy = trained.policy
-    return trained
+# --- Another way to train ---
 
 
 def train_sft_on_chosen(

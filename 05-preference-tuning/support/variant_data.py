@@ -1,4 +1,4 @@
-"""The pairs of dpo_variants.py: tied, one-sided, with flipped or single labels, sampled."""
+"""The pairs of dpo_variants.py: tied, one-sided, with flipped or single labels."""
 
 import random
 import re
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.preferences import (
-    annotate,
     draw_style,
     gold_utility,
     make_pairs,
@@ -17,7 +16,6 @@ from common.preferences import (
     write_response,
 )
 from common.prompts import as_messages
-from common.sampling import sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -114,25 +112,3 @@ def format_labelled(row: dict) -> dict:
     """A row of prompt, completion, label as messages."""
     completion = [{"role": "assistant", "content": row["completion"]}]
     return {"prompt": as_messages(row["prompt"]), "completion": completion, "label": row["label"]}
-
-
-# --- Pairs that a policy samples ---
-
-
-def sample_pairs(policy, tokenizer, count: int, max_new_tokens: int, seed: int) -> list[dict]:
-    """`count` pairs of two different answers of the policy to one prompt.
-
-    The human annotator labels them.
-    """
-    rng, noise, rows = random.Random(f"on-policy {seed}"), np.random.default_rng([1, seed]), []
-    while len(rows) < count:
-        asked = rng.sample(questions("train"), min(count, 256))
-        prompts = [question.prompt for question in asked]
-        sampled = sample(policy, tokenizer, prompts, 4, max_new_tokens, seed=len(rows) + seed)
-        for prompt, answers in zip(prompts, sampled, strict=True):
-            texts = list(dict.fromkeys(answer.text for answer in answers))[:2]  # that differ
-            if len(texts) == 2:
-                utilities = np.array([gold_utility(prompt, text) for text in texts])
-                best = int(np.argmax(annotate(utilities, noise)))
-                rows.append({"prompt": prompt, "chosen": texts[best], "rejected": texts[1 - best]})
-    return rows[:count]

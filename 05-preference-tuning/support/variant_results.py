@@ -25,7 +25,6 @@ FRONTIER = {
     "ipo": "IPO",
     "kto": "KTO",
     "ai_labels": "AI labels",
-    "policy": "on-policy DPO",
     "sft_on_chosen": "SFT on chosen",
     "coin": "random labels",
 }
@@ -177,8 +176,6 @@ def differences(results: Results, labels: dict) -> dict:
         "rlaif_is_dpo": summary(gold["ai_labels"] - gold["reference"]),
         "rlaif_is_its_judge": off_line["ai_labels"],
         "one_order_off_line": off_line["ai_one_order"],
-        "on_policy_is_better": summary(gold["policy"] - gold["sft"]),
-        "written_minus_sft_samples": summary(gold["written"] - gold["sft"]),
         "more_than_sft_on_chosen": summary(gold["flipped_0"] - gold["sft_on_chosen"]),
         "ipo_on_clean_pairs": summary(gold["ipo"] - gold["dpo"]),
         "kto_on_clean_pairs": summary(gold["kto"] - gold["dpo"]),

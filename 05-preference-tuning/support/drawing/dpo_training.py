@@ -1,6 +1,15 @@
 """The figure of dpo_trainer.py."""
 
-from support.drawing import COLORS, Drawing, curve, draw_band, draw_bars, error_bars, smooth
+from support.drawing import (
+    COLORS,
+    Drawing,
+    curve,
+    draw_band,
+    draw_bars,
+    draw_point,
+    error_bars,
+    smooth,
+)
 
 import numpy as np
 
@@ -52,31 +61,16 @@ def good_panel(ax, metrics: dict, default: dict | None) -> None:
 
 
 def gold_panel(ax, metrics: dict, default: dict | None) -> None:
-    """Gold utility against the square root of the measured KL, whose labels.
+    """Gold utility against the square root of the measured KL, by labels and by beta.
 
     Shown: the quality of answers against the distance that the policy has moved from SFT.
-    Notice: the first steps buy most; beyond a point distance costs quality.
-    Ask: Why a square root? (Near the start reward grows with the root of the KL.)
+    Notice: the first steps buy most, and far out quality is lost; a weak beta only goes further.
+    Ask: Could early stopping do what beta does? (Largely: compare the curves where they overlap.)
     """
     amounts = metrics["amounts"]
-    plot_frontier(ax, amounts, LABELS, unbiased_run(default))
+    plot_frontier(ax, amounts, unbiased_run(default))
     lost = [amounts[name]["gold_lost"]["mean"] for name in LABELS]
     ax.set(title=f"Past its best point gold loses {lost[0]:.1f} and {lost[1]:.1f}")
-
-
-def beta_panel(ax, metrics: dict, default: dict | None) -> None:
-    """Gold utility against the square root of the measured KL, by beta.
-
-    Shown: the same training with a weaker and a stronger pull towards the reference.
-    Notice: how far each ends to the right; beta is a leash, and not a learning rate.
-    Ask: Could early stopping do the same? (Largely: compare the curves where they overlap.)
-    """
-    amounts = metrics["amounts"]
-    names = ("low_beta", "unbiased", "high_beta")
-    labels = {name: f"beta {amounts[name]['beta']:.2g}" for name in names}
-    plot_frontier(ax, amounts, labels, unbiased_run(default))
-    ax.set(title="A weak beta goes far, a strong one stays")
-    ax.legend(loc="lower center")
 
 
 def unbiased_run(default: dict | None) -> dict | None:
@@ -84,20 +78,17 @@ def unbiased_run(default: dict | None) -> dict | None:
     return (default or {}).get("amounts", {}).get("unbiased")
 
 
-def plot_frontier(ax, amounts: dict, labels: dict, grey: dict | None) -> None:
+def plot_frontier(ax, amounts: dict, grey: dict | None) -> None:
     """Gold utility against KL along trainings; hollow marks where the labels are biased."""
     if grey:
         kl, gold = np.sqrt(series(grey, "kl")), series(grey, "gold")
         ax.plot(kl, gold, color=COLORS["default"], label="the default run")
-    for name, label in labels.items():
-        gold = [seen["gold"] for seen in amounts[name]["curve"]]
+    for name, amount in amounts.items():
+        label = LABELS["biased"] if name == "biased" else f"beta {amount['beta']:.2g}"
         line = {"color": HUES.get(name, COLORS["dpo"]), "ls": LINES[name], "lw": 1.4}
-        marks = {
-            "marker": MARKERS.get(name, "o"),
-            "ms": 5,
-            "mfc": "white" if name == "biased" else None,
-        }
-        kl = np.sqrt(series(amounts[name], "kl"))
+        fill = "white" if name == "biased" else None
+        marks = {"marker": MARKERS.get(name, "o"), "ms": 5, "mfc": fill}
+        kl, gold = np.sqrt(series(amount, "kl")), [seen["gold"] for seen in amount["curve"]]
         ax.errorbar(kl, curve(gold)[0], error_bars(gold), label=label, **line, **marks)
     ax.set_xlabel("square root of the measured KL from SFT, nats")
     ax.set_ylabel("gold utility (log-odds)")
@@ -186,6 +177,32 @@ def change_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.legend(ncols=2, loc="upper left")
 
 
+# --- Other pairs ---
+
+
+def sources_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Where the pairs come from: gold utility against KL at as many annotations.
+
+    Shown: the same number of annotations, spent on written answers or on the model's own.
+    Notice: compare to the right as well as up: quality at which distance from SFT?
+    Ask: What can a pair of the model's own answers teach that a written one cannot?
+    """
+    points = (
+        (metrics["reference"], "SFT", COLORS["sft"], "o"),
+        (metrics["policy"], "written pairs", COLORS["theory"], "^"),
+        (metrics["sources"]["sft"], "samples of the SFT model", COLORS["chosen"], "s"),
+        (metrics["sources"]["policy"], "samples of the policy", COLORS["dpo"], "D"),
+    )
+    for point, name, color, marker in points:
+        draw_point(ax, point["kl"], point["utility"], color, name, marker=marker, ms=7)
+    gain = metrics["fresh_minus_old"]["mean"]
+    where = f"{abs(gain):.1f} {'above' if gain > 0 else 'below'}"
+    ax.set(title=f"The policy's samples end {where} SFT's")
+    ax.set_xlabel("measured KL(policy || reference), nats")
+    ax.set_ylabel("gold utility (log-odds)")
+    ax.legend(loc="lower right")
+
+
 # --- The user's own pairs ---
 
 
@@ -249,5 +266,5 @@ def plot_watched(ax, looks: list[dict], name: str) -> None:
     ax.set(xlabel="step", ylim=(0, None))
 
 
-PANELS = (good_panel, gold_panel, training_panel, sides_panel, beta_panel, change_panel)
+PANELS = (good_panel, gold_panel, training_panel, sides_panel, sources_panel, change_panel)
 OWN_PANELS = (loss_panel, rewards_panel, held_out_panel, kl_panel, words_panel)

@@ -119,6 +119,27 @@ def noise_panel(ax, metrics: dict, default: dict | None) -> None:
     legend_under_data(ax)
 
 
+def one_sided_panel(ax, metrics: dict, default: dict | None) -> None:
+    """Pairs with one winner: how far apart they are pushed, and what the answers are worth.
+
+    Shown: DPO and IPO after many passes over pairs in which the concise answer always wins.
+    Notice: to the right is more extreme, and not better.
+    Ask: Where would DPO go with ten times the passes? (Further: on such pairs it has no end.)
+    """
+    arms, margins = metrics["arms"], []
+    for loss, marker in (("dpo", "o"), ("ipo", "s")):
+        arm, style = arms[f"{loss}_one_sided"], {"marker": marker, "ms": 7}
+        color, name = ARM_COLORS[loss], f"{loss.upper()}, {passes(metrics)}"
+        draw_point(ax, arm["margin"], arm["utility"], color, name, **style)
+        margins.append(f"{arm['margin']['mean']:.0f}")
+    start = {"mean": 0.0, "ci95": None}
+    draw_point(ax, start, metrics["reference"]["utility"], COLORS["sft"], "SFT", marker="o", ms=7)
+    title = f"One-sided pairs, margins of {' and '.join(margins)} nats:\nIPO ends "
+    title += f"{side(metrics['differences']['ipo_under_imbalance'])} DPO"
+    ax.set(title=title, xlabel="margin h of the pairs trained on, nats", ylabel=GOLD)
+    legend_under_data(ax)
+
+
 def labels_panel(ax, metrics: dict, default: dict | None) -> None:
     """Gold utility against how often the labels agree with the gold order.
 
@@ -144,26 +165,6 @@ def labels_panel(ax, metrics: dict, default: dict | None) -> None:
     where = f"{abs(off_line):.2f} {'below' if off_line < 0 else 'above'}"
     title = f"RLAIF: the judge's labels lie\n{where} the line of human labels"
     ax.set(title=title, xlabel="labels that agree with the gold order, share", ylabel=GOLD)
-    legend_under_data(ax)
-
-
-def sources_panel(ax, metrics: dict, default: dict | None) -> None:
-    """Where the pairs come from: gold utility against KL at as many annotations.
-
-    Shown: the same number of annotations, spent on written answers or on the model's own.
-    Notice: compare to the right as well as up: quality at which distance from SFT?
-    Ask: What can a pair of the model's own answers teach that a written one cannot?
-    """
-    arms, gain = arms_of(metrics), metrics["differences"]["on_policy_is_better"]
-    names = {"reference": "SFT", "written": "written pairs", "sft": "samples of the SFT model"}
-    names["policy"] = "samples of the policy"
-    colors = (COLORS["sft"], COLORS["theory"], COLORS["chosen"], COLORS["dpo"])
-    for (key, name), color, marker in zip(names.items(), colors, "o^sD", strict=True):
-        arm = arms[key]
-        draw_point(ax, arm["kl"], arm["utility"], color, name, marker=marker, ms=7)
-    better = f"add {gain['mean']:.2f} to" if gain["mean"] > 0 else f"take {-gain['mean']:.2f} from"
-    title = f"Fresh samples of the policy {better}\nthe gold utility of old ones"
-    ax.set(title=title, xlabel="measured KL(policy || reference), nats", ylabel=GOLD)
     legend_under_data(ax)
 
 
@@ -261,4 +262,4 @@ def utility_panel(ax, metrics: dict, default: dict | None) -> None:
     ax.legend(loc="upper left")
 
 
-PANELS = (table_panel, ties_panel, noise_panel, labels_panel, sources_panel, budget_panel)
+PANELS = (table_panel, ties_panel, noise_panel, one_sided_panel, labels_panel, budget_panel)

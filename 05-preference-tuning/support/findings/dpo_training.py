@@ -1,6 +1,7 @@
 """What dpo_trainer.py found, in sentences."""
 
 from support.findings.second_look import second_look_findings, share_ended
+from support.sources import SOURCES
 
 from common.intervals import interval, percent
 
@@ -23,7 +24,8 @@ def findings(metrics: dict) -> list[str]:
         f"Good answers: {percent(before['good'])} before, {percent(after['good'])} after; "
         f"gold utility {interval(before['utility'])} and {interval(after['utility'])}."
     )
-    return [good, *lines, *style_findings(metrics), *amount_findings(metrics["amounts"])]
+    lines += [*style_findings(metrics), *amount_findings(metrics["amounts"])]
+    return [good, *lines, source_finding(metrics)]
 
 
 def win_rate_findings(rates: dict) -> list[str]:
@@ -79,3 +81,17 @@ def amount_findings(amounts: dict) -> list[str]:
         f"rejected ones by {interval(sides['rejected'])}."
     )
     return lines
+
+
+def source_finding(metrics: dict) -> str:
+    """What pairs from three sources are worth, in a sentence."""
+    policies = {"written": metrics["policy"]}
+    policies |= {name: metrics["sources"][source] for source, name in SOURCES.items()}
+    ends = []
+    for name, policy in policies.items():
+        gold, kl = policy["utility"]["mean"], policy["kl"]["mean"]
+        ends.append(f"{name} {gold:.2f} at KL {kl:.1f}")
+    return (
+        f"As many pairs of three sources, gold utility: {', '.join(ends)}; samples of the policy "
+        f"minus those of the SFT model {interval(metrics['fresh_minus_old'])}."
+    )

@@ -25,7 +25,6 @@ def findings(metrics: dict) -> list[str]:
         f"Noise: {at_kl('dpo_noise', 'kto_noise')}.",
         f"The judge labels {percent(judge['agreement'])} of the pairs in the gold order; from what "
         f"human labels of that quality give, DPO's gold utility differs by {interval(off_line)}.",
-        f"Where the pairs come from: {at_kl('written', 'sft', 'policy')}.",
         f"One pass, single labels, and two controls: "
         f"{at_kl('flipped_0', 'kto_singles', 'sft_on_chosen', 'coin')}.",
     ]
