@@ -482,7 +482,7 @@ def test_what_every_method_is_compared_by(saved):
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     rows = metrics["frontier"]
     assert rows[0]["method"] == "SFT" and rows[0]["kl"]["mean"] == 0
-    assert {row["method"] for row in rows[1:]} == {"DPO"}
+    assert {row["method"] for row in rows[1:]} == {"DPO", "on-policy DPO"}
     assert {row["biased"] for row in rows} == {True, False}
     for row in rows:
         for name in ("kl", "gold", "good"):
@@ -501,7 +501,7 @@ def test_the_figure_of_several_seeds_and_beside_the_default(saved, tmp_path):
 def test_every_claim_has_its_quantity_over_seeds(saved):
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     merged = over_seeds([metrics, metrics])
-    assert len(judge(dpo.CLAIMS, merged)) == len(dpo.CLAIMS) == 9
+    assert len(judge(dpo.CLAIMS, merged)) == len(dpo.CLAIMS) == 10
     for claim in dpo.CLAIMS:
         assert at(merged, claim.path)["by_seed"] == [at(metrics, claim.path)["mean"]] * 2
         assert claim.smallest > 0

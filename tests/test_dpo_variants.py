@@ -13,7 +13,6 @@ from support.variant_data import (
     flip_labels,
     gold_agreement,
     one_sided_pairs,
-    sample_pairs,
     single_labels,
     swap_sides,
     tied_pairs,
@@ -273,12 +272,6 @@ def test_kto_inputs_are_of_the_rows_as_trl_has_them():
     prompt, answer = (first[key][0]["content"] for key in ("prompt", "completion"))
     logp = response_logps(trained.policy, tokenizer, [prompt], [encode_response(tokenizer, answer)])
     assert logp.item() == pytest.approx(inputs["policy_logps"][0].item(), abs=1e-4)
-
-
-def test_pairs_are_sampled_from_the_policy():
-    rows = sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 48, 0)
-    assert len(rows) == 6 and all(row["chosen"] != row["rejected"] for row in rows)
-    assert {row["prompt"] for row in rows} <= {q.prompt for q in questions("train")}
 
 
 @pytest.mark.parametrize("b", [-2.0, 0.5, 3.0])

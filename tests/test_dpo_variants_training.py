@@ -21,11 +21,10 @@ from support.variant_arms import (
     Arm,
     judge_arms,
     named_losses,
-    train_in_rounds,
     train_sft_on_chosen,
     world_arms,
 )
-from support.variant_data import sample_pairs, unpaired
+from support.variant_data import unpaired
 from support.variant_results import FRONTIER, Results, compare_arms, run_arms
 
 import dpo_trainer as dpo
@@ -36,7 +35,7 @@ import torch
 
 from common.intervals import over_seeds, summary
 from common.models import encode_response, load_causal_lm
-from common.preferences import gold_utility, make_pairs, make_unpaired, questions
+from common.preferences import make_pairs, make_unpaired
 from common.reporting import judge
 
 D = torch.float64
@@ -180,73 +179,6 @@ def test_sft_reads_the_chosen_answers_alone(untrained):
     assert trainable and all("lora" in name for name in trainable)
 
 
-# --- Rounds ---
-
-
-@pytest.fixture
-def rounds(monkeypatch):
-    """What each round of `train_in_rounds` samples from and trains on."""
-    log = []
-
-    def sample(policy, tokenizer, count, max_new_tokens, seed):
-        log.append(SimpleNamespace(sampler=policy, seed=seed))
-        return [f"sampled {seed}"] * count
-
-    def fake_train(policy, tokenizer, rows, *, reference, seed, **settings):
-        if not log or hasattr(log[-1], "rows"):
-            log.append(SimpleNamespace(sampler=None))
-        log[-1].rows, log[-1].start, log[-1].reference = rows, policy, reference
-        return Trained(f"policy {len(log)}", None, {}, [])
-
-    monkeypatch.setattr(variant_arms, "sample_pairs", sample)
-
-    def run(source: str) -> list:
-        settings = {"train": fake_train, "source": source, "max_new_tokens": 8, "seed": 5}
-        trained = train_in_rounds("sft", None, list(range(9)), epochs=1, **settings)
-        assert trained.policy == "policy 3" and len(log) == 3
-        return log
-
-    return run
-
-
-def test_on_policy_rounds_sample_from_the_policy_so_far(rounds):
-    log = rounds("policy")
-    assert [entry.sampler for entry in log] == ["sft", "policy 1", "policy 2"]
-    assert [entry.start for entry in log] == ["sft", "policy 1", "policy 2"]
-    assert [entry.reference for entry in log] == [None, "sft", "sft"]
-    assert [entry.rows for entry in log] == [[f"sampled {seed}"] * 3 for seed in (5, 6, 7)]
-
-
-def test_fixed_rounds_sample_from_the_sft_checkpoint_with_the_same_seeds(rounds):
-    log = rounds("sft")
-    assert [entry.sampler for entry in log] == ["sft"] * 3
-    assert [entry.seed for entry in log] == [5, 6, 7]
-
-
-def test_written_rounds_read_every_pair_once(rounds):
-    assert [entry.rows for entry in rounds("written")] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-
-
-def test_rounds_with_trl_keep_the_checkpoint_as_reference(untrained):
-    model, tokenizer = load_causal_lm("tiny-gpt2")
-    settings = {"train": dpo.train_dpo, "source": "written", "max_new_tokens": 8}
-    pairs = make_pairs(6)
-    trained = train_in_rounds(model, tokenizer, pairs, name="x", beta=0.3, **settings, **TRAINING)
-    reference = trained.trainer.ref_model
-    assert reference is not None and not hasattr(reference, "disable_adapter")
-
-
-def test_sampled_pairs_are_labelled_by_the_annotator(monkeypatch):
-    monkeypatch.setattr("support.variant_data.annotate", lambda utilities, rng: utilities)
-    rows, gaps = sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 48, 2), []
-    for row in rows:
-        chosen, rejected = (gold_utility(row["prompt"], row[s]) for s in ("chosen", "rejected"))
-        gaps.append(chosen - rejected)
-    assert len(rows) == 6 and min(gaps) >= 0 and max(gaps) > 0.5
-    assert all(row["chosen"] != row["rejected"] for row in rows)
-    assert {row["prompt"] for row in rows} <= {q.prompt for q in questions("train")}
-
-
 # --- The judge ---
 
 
@@ -333,7 +265,7 @@ def all_arms(monkeypatch, pairs: list[dict]) -> list[Arm]:
     monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
     often, once = variants.loss_arm, partial(variants.loss_arm, epochs=1)
     arms = named_losses(often, pairs[:FEW], ())
-    arms += world_arms(often, pairs[:FEW], once, pairs, 0, {}, None)
+    arms += world_arms(often, pairs[:FEW], once, pairs, 0, None)
     return arms + judge_arms(once, pairs, (None, None), world=True)
 
 
@@ -346,7 +278,6 @@ def test_the_arms_are_of_equal_length_where_they_are_compared(monkeypatch):
     assert all(len(arm.pairs) == FEW and "epochs" not in arm.settings for arm in long)
     once = [arms[key] for key in (*HUMAN_LABELS, *AI_LABELS, "coin", "sft_on_chosen")]
     assert all(len(arm.pairs) == 32 and arm.settings["epochs"] == 1 for arm in once)
-    assert len({len(arms[key].pairs) for key in ("written", "sft", "policy")}) == 1
     one_sided = [arms[key] for key in ONE_SIDED]
     assert all(len(arm.pairs) == 4 and "epochs" not in arm.settings for arm in one_sided)
     assert one_sided[0].pairs == one_sided[1].pairs
@@ -443,8 +374,8 @@ def test_every_arm_starts_from_the_checkpoint_with_its_own_settings(monkeypatch)
 UTILITY = {
     **{"reference": 0.0, "dpo": 1.0, "ipo": 2.0, "kto": 4.0, "dpo_noise": 8.0, "kto_noise": 16.0},
     **{"dpo_ties": 32.0, "ipo_ties": 64.0, "dpo_one_sided": 128.0, "ipo_one_sided": 256.0},
-    **{"kto_singles": 512.0, "ai_labels": 2048.0, "ai_one_order": 4096.0, "policy": 8192.0},
-    **{"sft": 16384.0, "written": 32768.0, "sft_on_chosen": 65536.0, "coin": 131072.0},
+    **{"kto_singles": 512.0, "ai_labels": 2048.0, "ai_one_order": 4096.0},
+    **{"sft_on_chosen": 65536.0, "coin": 131072.0},
     **{"flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 5.0},
 }
 
@@ -482,8 +413,6 @@ def test_every_claim_is_about_its_own_difference(compared):
             "rlaif_is_dpo": 2048,
             "rlaif_is_its_judge": 2048 - on_line,
             "one_order_off_line": 4096 - on_line,
-            "on_policy_is_better": 8192 - 16384,
-            "written_minus_sft_samples": 32768 - 16384,
             "more_than_sft_on_chosen": 3 - 65536,
             "coin_minus_reference": 131072,
         }
@@ -510,7 +439,7 @@ def test_label_quality_and_the_points_of_the_frontier(compared):
     points = {point["method"]: point for point in compared["frontier"]}
     assert set(points) == set(FRONTIER.values())
     assert points["IPO"]["gold"]["mean"] == 2 and points["IPO"]["gold"]["count"] == 128
-    assert points["on-policy DPO"]["annotations"] == 80 and points["KTO"]["annotations"] == FEW
+    assert points["AI labels"]["annotations"] == 40 and points["KTO"]["annotations"] == FEW
     assert not any(point["biased"] for point in points.values())
 
 

@@ -10,6 +10,7 @@ from support.drawing import (
     error_bars,
     smooth,
 )
+from support.sources import SOURCES
 
 import numpy as np
 
@@ -190,8 +191,8 @@ def sources_panel(ax, metrics: dict, default: dict | None) -> None:
     points = (
         (metrics["reference"], "SFT", COLORS["sft"], "o"),
         (metrics["policy"], "written pairs", COLORS["theory"], "^"),
-        (metrics["sources"]["sft"], "samples of the SFT model", COLORS["chosen"], "s"),
-        (metrics["sources"]["policy"], "samples of the policy", COLORS["dpo"], "D"),
+        (metrics["sources"]["sft"], SOURCES["sft"], COLORS["chosen"], "s"),
+        (metrics["sources"]["policy"], SOURCES["policy"], COLORS["dpo"], "D"),
     )
     for point, name, color, marker in points:
         draw_point(ax, point["kl"], point["utility"], color, name, marker=marker, ms=7)
