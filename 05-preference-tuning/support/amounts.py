@@ -79,7 +79,7 @@ def study_amount(
     arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str
 ) -> tuple[dict, list[Look]]:
     """One arm and its looks: a third of the default's pairs, at most 128 test prompts."""
-    count, training = len(start.data.train) // 3, start.training
+    count, training = max(1, len(start.data.train) // 3), start.training
     rows = make_pairs(count, annotator=arm.annotator, seed=training["seed"])
     beta, epochs = arm.times_beta * training["beta"], 1 if start.smoke else arm.epochs
     prompts, looks = start.data.prompts[:128], []

@@ -32,11 +32,12 @@ def study_sources(train: Callable[..., Trained], start: Start, bars: Iterator[st
     """
     training, prompts, texts, answers = start.training, start.data.prompts, {}, {}
     seed, pairs = training["seed"], len(start.data.train)
+    per_round = max(1, pairs // ROUNDS)
     settings = {**training, "epochs": 1, "learning_rate": TIMES_RATE * training["learning_rate"]}
     reference, tokenizer = load_sft_checkpoint(*start.sft)
 
     def train_round(k: int, policy, sampler):
-        rows = sample_pairs(sampler, tokenizer, pairs // ROUNDS, start.max_new_tokens, seed + k)
+        rows = sample_pairs(sampler, tokenizer, per_round, start.max_new_tokens, seed + k)
         options = {"reference": reference if k else None, "name": next(bars)}
         return train(policy, tokenizer, rows, **options, **settings).policy
 
