@@ -221,9 +221,8 @@ def study(
     """
     data, seed = start.data, start.training["seed"]
     world = data.has_gold and not losses
-    few, often = data.train, partial(loss_arm, beta=beta)
-    if data.has_gold:
-        few, often = data.train[:REPEATED], partial(loss_arm, beta=beta or BETA_REPEATED)
+    few, usual = (data.train[:REPEATED], BETA_REPEATED) if data.has_gold else (data.train, None)
+    often = partial(loss_arm, beta=beta or usual)
     arms = named_losses(often, few, tuple(losses))
     metrics = {"train_pairs": len(few), "held_out_pairs": len(data.held)}
     if world:
@@ -268,8 +267,7 @@ def main(argv: list[str] | None = None) -> dict:
     if len(losses) > 1 and set(losses) & set(UNPAIRED):
         raise cli.UserError(f"--loss-type: {' and '.join(UNPAIRED)} stand alone: single labels")
     device = cli.init_compute(args.device)
-    flags = {**args.settings, "beta": None}  # every loss has a beta of its own
-    settings = training_settings("dpo variants", **flags)
+    settings = training_settings("dpo variants", **{**args.settings, "beta": None})  # see BETAS
     options = {"device": device, "output_dir": args.output_dir, "smoke": args.smoke}
     options["labelled"] = bool(set(losses) & set(UNPAIRED)) and not args.judge
     start = start_from_sft(**settings, **options, prompts=args.prompts, held_out=300)

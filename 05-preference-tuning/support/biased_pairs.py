@@ -6,6 +6,7 @@ expert's tone, an echo of the belief.
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from support.contrasts import absorbed_bias, contrast_rewards, scorer
@@ -47,6 +48,7 @@ def wrong_prompts(split: str, count: int) -> list[str]:
     return [question.prompt for question in wrong_users(split, count)]
 
 
+@cache  # they are read again and again, and never changed
 def group_pairs(group: str, count: int, seed: int, split: str = "train") -> list[dict]:
     """Pairs labelled by a group ("human" has no bias); with one seed all groups see the same."""
     # The user is wrong in a third of the world's pairs.
