@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from support import sources
-from support.answers import join_studies
+from support.answers import join_studies, point_name
 from support.policy_data import PolicyData
 from support.sources import TRAININGS, sample_pairs, study_sources
 from support.start import Start
@@ -67,16 +67,14 @@ def traced(monkeypatch) -> SimpleNamespace:
 
 
 def test_pairs_are_sampled_from_the_checkpoint_or_from_the_policy_so_far(traced):
-    assert (
-        traced.sampled
-        == [  # from the checkpoint?, after which rounds, how many, with which seed
-            (True, [], 10, 5),  # one first round for both
-            (True, [], 10, 6),
-            (True, [], 10, 7),
-            (False, ["old"], 10, 6),
-            (False, ["old", "fresh"], 10, 7),
-        ]
-    )
+    # From the checkpoint? After which rounds? How many, and with which seed?
+    assert traced.sampled == [
+        (True, [], 10, 5),  # one first round for both
+        (True, [], 10, 6),
+        (True, [], 10, 7),
+        (False, ["old"], 10, 6),
+        (False, ["old", "fresh"], 10, 7),
+    ]
     (answers,) = traced.metrics["answers"]["texts"].values()
     assert set(answers) == {"old+fresh+fresh"} and traced.start.rounds == []
 
@@ -103,15 +101,15 @@ def test_the_point_of_the_frontier_is_that_of_the_policy_on_its_prompts(traced):
     (point,) = traced.metrics["frontier"]
     assert point["gold"]["count"] == 128 and point["annotations"] == 30
     assert point["gold"]["mean"] == pytest.approx(2 * np.arange(256).mean())
-    other = {
-        "frontier": [1],
-        "answers": {"prompts": ["p"], "texts": {"a": 1}, "rewards": {}},
-        "x": 2,
-    }
-    joined = join_studies(other, traced.metrics)
-    assert joined["frontier"] == [1, point] and joined["x"] == 2
-    assert list(joined["answers"]["texts"]) == ["a", "on-policy DPO, policy, on-policy DPO"]
-    assert other["frontier"] == [1] and list(other["answers"]["texts"]) == ["a"]
+    assert point_name(point) in traced.metrics["answers"]["texts"]
+
+
+def test_the_points_and_answers_of_two_studies_are_put_together():
+    first = {"x": 1, "frontier": [1], "answers": {"prompts": ["p"], "texts": {"a": ["A"]}}}
+    second = {"y": 2, "frontier": [2], "answers": {"prompts": ["p"], "texts": {"b": ["B"]}}}
+    answers = {"prompts": ["p"], "texts": {"a": ["A"], "b": ["B"]}}
+    assert join_studies(first, second) == {"x": 1, "y": 2, "frontier": [1, 2], "answers": answers}
+    assert first["frontier"] == [1] and first["answers"]["texts"] == {"a": ["A"]}
 
 
 def test_one_source_leaves_no_trace_in_the_other(monkeypatch):
