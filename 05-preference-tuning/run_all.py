@@ -191,8 +191,6 @@ SECTIONS = (
     ),
 )
 
-LONGEST = "dpo_variants"
-
 # --- Results ---
 
 
@@ -255,9 +253,8 @@ def main(argv: list[str] | None = None) -> dict:
     for section in SECTIONS if several else ():
         cli.check_replaceable(folder, section.name)
     scripts = args.scripts or [section.script for section in SECTIONS]
-    # What waits for others comes last, and the longest script just before, so that the cores are
-    # busy to the end.
-    in_order = sorted(SECTIONS, key=lambda it: (bool(it.needs), it.script == LONGEST))
+    # What waits for others comes last, so that the cores are busy to the end.
+    in_order = sorted(SECTIONS, key=lambda section: bool(section.needs))
     jobs = [Job(section.script, seed) for seed in seeds for section in in_order]
     jobs = [job for job in jobs if job.script in scripts]
     needs = {section.script: section.needs for section in SECTIONS}
