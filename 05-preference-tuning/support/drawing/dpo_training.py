@@ -197,8 +197,8 @@ def sources_panel(ax, metrics: dict, default: dict | None) -> None:
     for point, name, color, marker in points:
         draw_point(ax, point["kl"], point["utility"], color, name, marker=marker, ms=7)
     gain = metrics["fresh_minus_old"]["mean"]
-    where = f"{abs(gain):.1f} {'above' if gain > 0 else 'below'}"
-    ax.set(title=f"The policy's samples end {where} SFT's")
+    adds = "adds" if gain > 0 else "costs"
+    ax.set(title=f"Sampling pairs anew {adds} {abs(gain):.1f} of gold utility")
     ax.set_xlabel("measured KL(policy || reference), nats")
     ax.set_ylabel("gold utility (log-odds)")
     ax.legend(loc="lower right")
