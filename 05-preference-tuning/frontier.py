@@ -131,8 +131,14 @@ def points_of(points: list[dict], method: str, series: str | None = None) -> lis
 
 
 def stands_for(method: Method, points: list[dict]) -> dict:
-    """The point that stands for a method: best-of-N's, or the end of its run."""
+    """The point that stands for a method: best-of-N's, or the end of its run.
+
+    Raises UserError where nothing was measured of it.
+    """
     rows = points_of(points, method.name, method.series)
+    if not rows:
+        reason = "the results are of another version of the lab; run the scripts again"
+        raise cli.UserError(f"nothing was measured of {method.name}: {reason}")
     return next((point for point in rows if point.get("n") == N), rows[-1])
 
 

@@ -195,14 +195,20 @@ SECTIONS = (
 
 
 def read_run(section: Section, seed: int, output_dir: Path, smoke: bool) -> dict:
-    """The results of a script with a seed. Raises UserError where they are missing."""
+    """The results of a script with a seed. Raises UserError where they are missing, or older."""
     changed = {"seed": seed} if seed else {}
     changed |= {"smoke": True} if smoke else {}
     path = output_dir / f"{cli.name_run(section.name, changed)}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise cli.UserError(f"{path} is missing: run {section.script}.py first") from None
+    tried = [claim["id"] for claim in results["claims"]]
+    if not smoke and tried != [claim.id for claim in section.claims]:
+        raise cli.UserError(
+            f"{path} is of another version of the lab: run {section.script}.py again"
+        )
+    return results
 
 
 def write_over_seeds(results: list[dict], folder: Path) -> None:

@@ -112,3 +112,18 @@ def test_two_seeds_write_figures_and_tables(tmp_path, capsys):
     assert (tmp_path / "ppo_objectives-seed-1-smoke.json").is_file()
     assert (tmp_path / "logs" / "rlhf_objectives-seed-1.txt").is_file()
     assert capsys.readouterr().out.count("rlhf_objectives") == 2
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    section = next(section for section in run_all.SECTIONS if section.name == "ppo_objectives")
+    place = tmp_path / "ppo_objectives-seed-3.json"
+    ids = [claim.id for claim in section.claims]
+    for kept in (ids, ids[:-1]):
+        claims = [{"id": claim_id} for claim_id in kept]
+        place.write_text(json.dumps({"claims": claims}), encoding="utf-8")
+        if kept == ids:
+            assert run_all.read_run(section, 3, tmp_path, smoke=False)["claims"] == claims
+    with pytest.raises(
+        UserError, match=r"seed-3\.json is of another version .* rlhf_objectives\.py"
+    ):
+        run_all.read_run(section, 3, tmp_path, smoke=False)
