@@ -28,7 +28,7 @@ from support.own_pairs import pick
 from support.parity import loss_difference
 from support.resuming import keep_checkpoints
 from support.second_look import look_after, look_before, look_on_the_way
-from support.sources import TRAININGS, study_sources
+from support.sources import ROUNDS_TRAINED, study_sources
 from support.start import Start, start_from_sft, tune_with
 from support.style import log_odds
 from support.training import Trained, as_dataset, run_trainer, trainer_settings, training_settings
@@ -219,7 +219,7 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
 
     second_look = look_before(start)
     texts, before = start.answer(start.reference, data.prompts, start.samples, seed)
-    count = 1 + len(AMOUNTS) + TRAININGS  # on the world's pairs
+    count = 1 + len(AMOUNTS) + ROUNDS_TRAINED  # on the world's pairs
     bars = (f"training {k} of {count}" for k in range(1, count + 1))
     name = next(bars) if data.has_gold else "DPO"
     watched = {"name": name, "look": look, "checkpoints": checkpoints}
@@ -245,8 +245,7 @@ def study(start: Start, checkpoints=None, judges: dict | None = None) -> tuple[d
     sides = (tuned_texts, after), (texts, before)
     metrics |= win_rates_without_gold(judges or {}, data.prompts, *sides)
     if data.has_gold:
-        said = texts, tuned_texts
-        amounts = study_amounts(train_dpo, read_pairs, start, after, said, bars)
+        amounts = study_amounts(train_dpo, read_pairs, start, after, (texts, tuned_texts), bars)
         sources = study_sources(train_dpo, start, bars)
         metrics |= join_studies(amounts, sources)
         metrics |= {"log_odds": log_odds(policy, start), **compare(before, after)}

@@ -12,7 +12,6 @@ does that for the committed run in figures/. With --panels it also writes slides
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -45,7 +44,7 @@ import rlhf_objectives
 from common import cli
 from common.files import replacing, sweep
 from common.intervals import interval
-from common.reporting import at, caption, count_verdicts, write_json
+from common.reporting import at, caption, count_verdicts, read_results, write_json
 
 
 class Section(NamedTuple):
@@ -199,10 +198,9 @@ def read_run(section: Section, seed: int, output_dir: Path, smoke: bool) -> dict
     changed = {"seed": seed} if seed else {}
     changed |= {"smoke": True} if smoke else {}
     path = output_dir / f"{cli.name_run(section.name, changed)}.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise cli.UserError(f"{path} is missing: run {section.script}.py first") from None
+    results = read_results(path)
+    if results["metrics"] is None:
+        raise cli.UserError(f"{path} is missing: run {section.script}.py first")
     tried = [claim["id"] for claim in results["claims"]]
     if not smoke and tried != [claim.id for claim in section.claims]:
         raise cli.UserError(

@@ -120,7 +120,8 @@ def test_results_of_another_version_are_refused(tmp_path):
     ids = [claim.id for claim in section.claims]
     for kept in (ids, ids[:-1]):
         claims = [{"id": claim_id} for claim_id in kept]
-        place.write_text(json.dumps({"claims": claims}), encoding="utf-8")
+        results = {"settings": {}, "metrics": {}, "claims": claims, "checks": []}
+        place.write_text(json.dumps(results), encoding="utf-8")
         if kept == ids:
             assert run_all.read_run(section, 3, tmp_path, smoke=False)["claims"] == claims
     with pytest.raises(

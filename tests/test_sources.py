@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from support import sources
 from support.answers import join_studies, point_name
 from support.policy_data import PolicyData
-from support.sources import TRAININGS, sample_pairs, study_sources
+from support.sources import ROUNDS_TRAINED, sample_pairs, study_sources
 from support.start import Start
 
 import dpo_trainer as dpo
@@ -60,7 +60,7 @@ def traced(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(sources, "load_sft_checkpoint", lambda: (checkpoint, None))
     monkeypatch.setattr(sources, "sample_pairs", sample)
     monkeypatch.setattr("support.start.sample_answers", answer)
-    bars = (f"training {k}" for k in range(6, 6 + TRAININGS))
+    bars = (f"training {k}" for k in range(6, 6 + ROUNDS_TRAINED))
     metrics = study_sources(train, start_of(checkpoint), bars)
     assert next(bars, None) is None
     return SimpleNamespace(metrics=metrics, sampled=sampled, trained=trained, start=checkpoint)
@@ -81,7 +81,7 @@ def test_pairs_are_sampled_from_the_checkpoint_or_from_the_policy_so_far(traced)
 
 def test_all_rounds_have_the_checkpoint_for_reference_and_one_rate(traced):
     references = [settings["reference"] for settings in traced.trained]
-    assert references == [None] + [traced.start] * (TRAININGS - 1)
+    assert references == [None] + [traced.start] * (ROUNDS_TRAINED - 1)
     for number, settings in enumerate(traced.trained, start=6):
         assert settings["name"] == f"training {number}"
         assert settings["epochs"] == 1 and settings["beta"] == 0.3 and settings["seed"] == 5
@@ -105,11 +105,17 @@ def test_the_point_of_the_frontier_is_that_of_the_policy_on_its_prompts(traced):
 
 
 def test_the_points_and_answers_of_two_studies_are_put_together():
-    first = {"x": 1, "frontier": [1], "answers": {"prompts": ["p"], "texts": {"a": ["A"]}}}
-    second = {"y": 2, "frontier": [2], "answers": {"prompts": ["p"], "texts": {"b": ["B"]}}}
-    answers = {"prompts": ["p"], "texts": {"a": ["A"], "b": ["B"]}}
-    assert join_studies(first, second) == {"x": 1, "y": 2, "frontier": [1, 2], "answers": answers}
-    assert first["frontier"] == [1] and first["answers"]["texts"] == {"a": ["A"]}
+    first = {"prompts": ["p"], "texts": {"a": ["A"]}, "rewards": {"a": {"after": [1.0]}}}
+    second = {"prompts": ["p"], "texts": {"b": ["B"]}, "rewards": {"b": {"after": [2.0]}}}
+    one, other = {"x": 1, "frontier": [1]}, {"y": 2, "frontier": [2]}
+    joined = join_studies({**one, "answers": first}, {**other, "answers": second})
+    assert (joined["x"], joined["y"], joined["frontier"]) == (1, 2, [1, 2])
+    assert joined["answers"] == {
+        "prompts": ["p"],
+        "texts": {"a": ["A"], "b": ["B"]},
+        "rewards": {"a": {"after": [1.0]}, "b": {"after": [2.0]}},
+    }
+    assert one["frontier"] == [1] and list(first["texts"]) == ["a"]
 
 
 def test_one_source_leaves_no_trace_in_the_other(monkeypatch):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from support.answers import answers_of_points
+from support.answers import FRONTIER_PROMPTS, answers_of_points
 from support.start import Start
 from support.training import load_sft_checkpoint
 
@@ -59,8 +59,8 @@ def study_amounts(
     """
     amounts, looks = {}, {}
     for arm in AMOUNTS:
-        study = study_amount(arm, train, read_pairs, start, next(bars))
-        amounts[arm.name], looks[arm.name] = study
+        bar = next(bars)
+        amounts[arm.name], looks[arm.name] = study_amount(arm, train, read_pairs, start, bar)
     points = frontier_points(amounts, answers, start)
     seen = [look for arm in looks.values() for look in arm[1:]]
     before, after = texts
@@ -78,11 +78,11 @@ def study_amounts(
 def study_amount(
     arm: Arm, train: Callable, read_pairs: Callable, start: Start, name: str
 ) -> tuple[dict, list[Look]]:
-    """One arm and its looks: a third of the default's pairs, at most 128 test prompts."""
+    """One arm and its looks: a third of the default's pairs, answers to the plane's prompts."""
     count, training = max(1, len(start.data.train) // 3), start.training
     rows = make_pairs(count, annotator=arm.annotator, seed=training["seed"])
     beta, epochs = arm.times_beta * training["beta"], 1 if start.smoke else arm.epochs
-    prompts, looks = start.data.prompts[:128], []
+    prompts, looks = start.data.prompts[:FRONTIER_PROMPTS], []
 
     def look(step: int, policy) -> dict:
         answers = start.answer(policy, prompts, 2, step)
@@ -166,7 +166,7 @@ def frontier_points(amounts: dict, answers: dict[str, np.ndarray], start: Start)
             point = {**seen, **about, "pairs": round(min(1, seen["epoch"]) * arm["pairs"])}
             label = f"{seen['epoch']:.3g} epochs, beta {arm['beta']:.3g}"
             points.append(_frontier_point(point, "DPO", series, label))
-    same = {name: values[:128, :2] for name, values in answers.items()}
+    same = {name: values[:FRONTIER_PROMPTS, :2] for name, values in answers.items()}
     about = {"epoch": training["epochs"], "beta": training["beta"], "biased": False}
     point = {**_point(Look(0, [], same, {}), 1), **about, "pairs": len(start.data.train)}
     label = f"default: {training['epochs']} epochs, beta {training['beta']:.3g}, falling rate"

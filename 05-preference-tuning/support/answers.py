@@ -6,7 +6,7 @@ of `frontier.py`'s plane has one answer to each, under the name of its point.
 
 from collections.abc import Sequence
 
-from support.evaluation import response_logps, sample_answers, score_texts
+from support.evaluation import response_logps, sample_answers, score_texts, summarize
 
 import numpy as np
 
@@ -14,12 +14,30 @@ from common.models import encode_response
 from common.preferences import gold_utility, questions
 
 SHOWN = 32  # prompts
+FRONTIER_PROMPTS = 128  # the first ones, by which every point of the plane is measured
 POOLS = 6  # of them whose whole pool of candidates is kept
 
 
 def point_name(point: dict) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
+
+
+def frontier_point(
+    method: str, series: str, label: str, readings: dict[str, np.ndarray], annotations: int
+) -> dict:
+    """A policy trained on unbiased labels as a point of the plane; readings (prompts, n)."""
+    measured = summarize({name: values[:FRONTIER_PROMPTS] for name, values in readings.items()})
+    return {
+        "method": method,
+        "series": series,
+        "label": label,
+        "kl": measured["kl"],
+        "gold": measured["utility"],
+        "good": measured["good"],
+        "annotations": annotations,
+        "biased": False,
+    }
 
 
 def first_prompts(most: int) -> list[str]:
@@ -50,8 +68,9 @@ def answers_of_points(
 
 def join_studies(first: dict, second: dict) -> dict:
     """The metrics of two studies of one script, their points and the answers put together."""
-    answers = {**first["answers"]}
-    answers["texts"] = first["answers"]["texts"] | second["answers"]["texts"]
+    answers = {"prompts": first["answers"]["prompts"]}
+    for kind in ("texts", "rewards"):
+        answers[kind] = first["answers"][kind] | second["answers"][kind]
     points = [*first["frontier"], *second["frontier"]]
     return {**first, **second, "frontier": points, "answers": answers}
 

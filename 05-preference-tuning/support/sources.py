@@ -4,7 +4,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 
-from support.answers import answers_of_points
+from support.answers import answers_of_points, frontier_point
 from support.evaluation import summarize
 from support.start import Start
 from support.training import Trained, load_sft_checkpoint
@@ -17,7 +17,7 @@ from common.sampling import sample
 
 SOURCES = {"sft": "samples of the SFT model", "policy": "samples of the policy"}
 ROUNDS = 3  # of training, each on a third of the pairs; the first is the same for both sources
-TRAININGS = 1 + len(SOURCES) * (ROUNDS - 1)
+ROUNDS_TRAINED = 1 + len(SOURCES) * (ROUNDS - 1)
 # Of the default's learning rate and twice that, each source has the one with more good answers to
 # validation prompts (seeds 0 and 1): written pairs the default's, 84 against 78 %, and samples
 # twice that, 77 against 56 %.
@@ -49,21 +49,14 @@ def study_sources(train: Callable[..., Trained], start: Start, bars: Iterator[st
             policy = train_round(k, policy, policy if source == "policy" else reference)
         texts[source], answers[source] = start.answer(policy, prompts, 2, seed)
     fresh, old = (answers[source]["utility"].mean(1) for source in ("policy", "sft"))
-    points = [frontier_point(answers["policy"], pairs)]
+    name = "on-policy DPO"
+    points = [frontier_point(name, "policy", name, answers["policy"], pairs)]
     return {
         "sources": {source: summarize(readings) for source, readings in answers.items()},
         "fresh_minus_old": summary(fresh - old),
         "frontier": points,
         "answers": answers_of_points(prompts, points, [texts["policy"]]),
     }
-
-
-def frontier_point(answers: dict[str, np.ndarray], pairs: int) -> dict:
-    """On-policy DPO on the prompts of `frontier.py`; `answers` are readings (prompts, n)."""
-    measured = summarize({name: values[:128] for name, values in answers.items()})
-    about = {"method": "on-policy DPO", "series": "policy", "label": "on-policy DPO"}
-    about |= {"annotations": pairs, "biased": False}
-    return {**about, "kl": measured["kl"], "gold": measured["utility"], "good": measured["good"]}
 
 
 def sample_pairs(policy, tokenizer, count: int, max_new_tokens: int, seed: int) -> list[dict]:

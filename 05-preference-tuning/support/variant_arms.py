@@ -5,12 +5,7 @@ from typing import NamedTuple
 
 from support.judging import ai_labels
 from support.training import Trained, as_dataset, run_trainer, trainer_settings
-from support.variant_data import (
-    flip_labels,
-    one_sided_pairs,
-    single_labels,
-    tied_pairs,
-)
+from support.variant_data import flip_labels, one_sided_pairs, single_labels, tied_pairs
 
 from common.preferences import make_pairs
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from support.answers import answers_of_points
+from support.answers import answers_of_points, frontier_point
 from support.evaluation import pair_logps, response_logps, show_answers, summarize
 from support.own_pairs import pick
 from support.second_look import look_after, look_before
@@ -19,7 +19,6 @@ from common.intervals import summary
 from common.models import encode_answers
 
 WATCHED_PROMPTS = 32
-FRONTIER_PROMPTS = 128  # the first ones, the same in all scripts
 # The arms that frontier.py draws, under its names.
 FRONTIER = {
     "ipo": "IPO",
@@ -187,19 +186,7 @@ def frontier_points(arms: Sequence[Arm], results: Results) -> list[dict]:
     """Points of the plane of gold utility against KL, as frontier.py collects them."""
     points = []
     for arm in arms:
-        if arm.key not in FRONTIER:
-            continue
-        readings = results.answers[arm.key]
-        measured = summarize({name: x[:FRONTIER_PROMPTS] for name, x in readings.items()})
-        point = {
-            "method": FRONTIER[arm.key],
-            "series": arm.key,
-            "label": arm.name,
-            "kl": measured["kl"],
-            "gold": measured["utility"],
-            "good": measured["good"],
-            "annotations": len(arm.pairs),
-            "biased": False,
-        }
-        points.append(point)
+        if arm.key in FRONTIER:
+            about = (FRONTIER[arm.key], arm.key, arm.name)
+            points.append(frontier_point(*about, results.answers[arm.key], len(arm.pairs)))
     return points

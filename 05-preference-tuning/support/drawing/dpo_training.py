@@ -184,7 +184,7 @@ def change_panel(ax, metrics: dict, default: dict | None) -> None:
 def sources_panel(ax, metrics: dict, default: dict | None) -> None:
     """Where the pairs come from: gold utility against KL at as many annotations.
 
-    Shown: the same number of annotations, spent on written answers or on the model's own.
+    Shown: as many annotations of written answers or of the model's own, each at the better rate.
     Notice: compare to the right as well as up: quality at which distance from SFT?
     Ask: What can a pair of the model's own answers teach that a written one cannot?
     """

@@ -1,5 +1,6 @@
 """What dpo_trainer.py found, in sentences."""
 
+from support.findings.dpo_variants import gold_at_kl
 from support.findings.second_look import second_look_findings, share_ended
 from support.sources import SOURCES
 
@@ -85,13 +86,10 @@ def amount_findings(amounts: dict) -> list[str]:
 
 def source_finding(metrics: dict) -> str:
     """What pairs from three sources are worth, in a sentence."""
-    policies = {"written": metrics["policy"]}
-    policies |= {name: metrics["sources"][source] for source, name in SOURCES.items()}
-    ends = []
-    for name, policy in policies.items():
-        gold, kl = policy["utility"]["mean"], policy["kl"]["mean"]
-        ends.append(f"{name} {gold:.2f} at KL {kl:.1f}")
+    policies = {"written": {**metrics["policy"], "name": "written"}}
+    for source, name in SOURCES.items():
+        policies[source] = {**metrics["sources"][source], "name": name}
     return (
-        f"As many pairs of three sources, gold utility: {', '.join(ends)}; samples of the policy "
-        f"minus those of the SFT model {interval(metrics['fresh_minus_old'])}."
+        f"As many pairs of three sources, gold utility: {gold_at_kl(policies, *policies)}; samples "
+        f"of the policy minus those of the SFT model {interval(metrics['fresh_minus_old'])}."
     )
