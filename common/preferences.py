@@ -237,15 +237,23 @@ def gold_utility(prompt: str, response: str) -> float:
 
 def annotator_utility(prompt: str, response: str, annotator: str = "human") -> float:
     """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES."""
+    liked = BIASES.get(annotator, 0.0) * liked_amount(prompt, response, annotator)
+    return gold_utility(prompt, response) + liked
+
+
+def liked_amount(prompt: str, response: str, annotator: str) -> float:
+    """How much of what biased annotators like: words of filler, a preamble, an echo of the belief.
+
+    KeyError: unknown annotator.
+    """
     reading, belief = read_response(prompt, response), all_questions()[prompt].belief
     echoes = belief is not None and re.search(rf"\b{belief}\b", response) is not None
-    amount = {
+    return {
         "human": 0,
         "length": min(reading.filler_words, FILLER_CAP),
         "style": reading.style == "expert",
         "agreement": echoes,
     }[annotator]
-    return gold_utility(prompt, response) + BIASES.get(annotator, 0.0) * amount
 
 
 def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -304,6 +312,23 @@ def _pair(prompt: str, texts: list[str], styles: tuple[str, str], best: int) -> 
     }
 
 
+def wrong_users(split: str, count: int) -> list[Question]:
+    """The first questions of a split in which the user states a belief that is wrong."""
+    return [question for question in questions(split) if holds_wrong_belief(question)][:count]
+
+
+def pairs_of_wrong_users(
+    count: int, annotator: str = "human", seed: int = 0, split: str = "train"
+) -> list[dict]:
+    """Pairs of such questions, open to all biases: a longer answer, an expert's tone, an echo.
+
+    With one seed all annotators see the same pairs.
+    """
+    # The user is wrong in a third of the world's pairs.
+    pairs = make_pairs(4 * count + 64, split, annotator=annotator, seed=seed)
+    return [pair for pair in pairs if holds_wrong_belief(all_questions()[pair["prompt"]])][:count]
+
+
 def make_unpaired(pairs: list[dict]) -> list[dict]:
     """Unpaired view (TRL's prompt, completion, label): both responses, the chosen one True."""
     rows = []
@@ -317,3 +342,73 @@ def make_unpaired(pairs: list[dict]) -> list[dict]:
 def judge_prompt(prompt: str, first: str, second: str) -> str:
     """What a language model judge reads; it answers " A" or " B"."""
     return f"Question: {prompt}\nA: {first}\nB: {second}\nBetter:"
+
+
+# --- Contrasts: two answers that differ in one thing alone ---
+
+# Gold utility of one unit: a right answer, one on topic, a word of filler; the rest is bias alone.
+WORTH = {"right": 3.0, "on_topic": 1.0, "filler": -FILLER_COST, "style": 0.0, "agreement": 0.0}
+# The component of WORTH in which each biased group differs, by BIASES[group] per unit.
+COMPONENT_OF = {"length": "filler", "style": "style", "agreement": "agreement"}
+
+
+class Contrast(NamedTuple):
+    """Two texts to one prompt: `more` has `units` more of one component, else they are alike."""
+
+    component: str
+    prompt: str
+    more: str
+    less: str
+    units: float  # words of filler; 1 for the others
+
+
+def planted_in(annotator: str, component: str) -> float:
+    """What annotators see in one unit of a component, in log-odds: its worth and their bias."""
+    bias = BIASES[annotator] if COMPONENT_OF.get(annotator) == component else 0.0
+    return WORTH[component] + bias
+
+
+def contrasts_of(question: Question, seed: int) -> list[Contrast]:
+    """The contrasts of one question, those that it allows: not all questions allow all of them.
+
+    right     the right answer and a wrong one, in the same sentence (the user has not said either)
+    on_topic  that wrong answer and a text off topic, both without filler
+    filler    the right answer with and without filler, as the world's verbose answers have it
+    style     the right answer behind an expert's preamble, and with as many words of other filler
+    agreement an echo of the user's wrong belief, and that other wrong answer
+    """
+    prompt, rng = question.prompt, random.Random(f"{question.prompt} {seed}")
+    relation, taken = RELATIONS[question.relation], (question.answer, question.belief)
+    others = [answer for answer in relation["answers"].values() if answer not in taken]
+    right, wrong = _sentence(question, question.answer), _sentence(question, rng.choice(others))
+    padded = [f"{right} {closer}" for closer in CLOSERS]
+    padded += [f"{opener} {text}" for opener in OPENERS for text in padded]
+    filler = {text: read_response(prompt, text).filler_words for text in padded}
+    verbose = rng.choice(padded)
+    preamble = rng.choice(PREAMBLES).format(field=relation["field"])
+    expert = f"{preamble} {_lower_first(right)}"
+    words = read_response(prompt, expert).filler_words
+    alike = [text for text in padded if filler[text] == words]
+    rows = [("filler", verbose, right, float(filler[verbose]))]
+    if question.belief != question.answer:
+        rows.append(("right", right, wrong, 1.0))
+    elsewhere = _off_topic_without_filler(question)
+    if elsewhere:
+        rows.append(("on_topic", wrong, rng.choice(elsewhere), 1.0))
+    if alike:
+        rows.append(("style", expert, rng.choice(alike), 1.0))
+    if holds_wrong_belief(question):
+        echo = rng.choice(AGREEMENTS).format(belief=question.belief)
+        if read_response(prompt, echo).filler_words == 0:
+            rows.append(("agreement", echo, wrong, 1.0))
+    return [Contrast(component, prompt, *rest) for component, *rest in rows]
+
+
+def _off_topic_without_filler(question: Question) -> list[str]:
+    """Texts off topic as the world has them, those of no gold utility at all."""
+    texts = list(CHATTER)
+    for name, relation in RELATIONS.items():
+        if name != question.relation:
+            facts = relation["answers"].items()
+            texts += [relation["sentence"].format(subject=s, answer=a) for s, a in facts]
+    return [text for text in texts if gold_utility(question.prompt, text) == 0]
