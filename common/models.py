@@ -1,26 +1,147 @@
-"""Loading models, their format of prompts and responses, work for several processes.
+"""Models by name: which one a name stands for, loading it, and the precision it computes in.
 
-A causal language model sees its own chat template, or, where it has none, a question and its answer
-(common/templates.py).
+A name is that of an embedded model, of a folder, of an adapter's folder, or of the hub. What the
+lab cannot use is refused in one line, before any work, and never by running code of a checkpoint.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING
 
-from common.checkpoints import check_kind, check_type, in_brief
-from common.cli import UserError, show_progress
-from common.model_names import find_base, find_model
-from common.preferences import SIDES
-from common.prompts import Prompt, as_messages, as_text
-from common.templates import QUESTION, is_plain, shared_length, tokens_after_answer, use_template
+from common.prompts import reads_pairs, use_template_of
+from common.runs import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TINY = Path(__file__).resolve().parent / "tiny"
+EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
+HEADS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # of models that write text
+DECODERS = "give a causal language model (GPT-2, Llama, Qwen, ...)"
 # Types whose first position is the one behind the id of the padding token.
 COUNT_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
 COUNT_FROM_PADDING += ("camembert", "longformer", "mpnet", "ibert", "data2vec-text", "esm")
+
+# --- Names ---
+
+
+def is_embedded(name: str) -> bool:
+    """Whether this is the name, or the folder, of a model that comes with the lab."""
+    return name in EMBEDDED or Path(name).parent == TINY
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of an embedded or local model, or of an adapter in the hub's cache, if any."""
+    folder = TINY / name if is_embedded(name) else Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    cached = cached_folder(name, "adapter_config.json")
+    return cached if cached and adapter_base(str(cached)) else None
+
+
+def cached_folder(name: str, file: str = "config.json") -> Path | None:
+    """Where the hub's cache has a model with this file, if it has."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # no name that a hub can have
+        cached = try_to_load_from_cache(name, file)
+        return Path(cached).parent if isinstance(cached, str) else None
+
+
+def find_base(name: str) -> str | None:
+    """The model that an adapter was made for; None where the name is not that of an adapter."""
+    folder = local_folder(name)
+    return adapter_base(str(folder)) if folder else None
+
+
+def adapter_base(path: str) -> str | None:
+    """The model that the adapter in a folder was made for; None where there is no adapter."""
+    file = Path(path, "adapter_config.json")
+    if not file.is_file() or Path(path, "config.json").is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not base:
+        raise UserError(f"cannot use the adapter {path}: {file.name} names no base model")
+    return str(base)
+
+
+def find_model(name: str) -> str:
+    """The folder of an embedded or local model, or a hub id that is cached or can be fetched.
+
+    The folder of an adapter is one too. Raises UserError otherwise, within 4 seconds: the library
+    itself would retry for a minute.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = local_folder(name)
+    if folder:
+        check_folder(name, folder)
+        return str(folder)
+    path = Path(name).expanduser()
+    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if path.exists() or is_path:
+        raise UserError(f"no model {name}: there is no such folder")
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        raise UserError(
+            f"no model {name}: no such folder, and not a name that a model hub can have"
+        ) from None
+    if isinstance(cached, str):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    elif not hub_answers():
+        raise UserError(
+            f"no model {name}: no such folder, and the model hub cannot be reached; "
+            "give the folder of a downloaded model, or leave the flag out to use the embedded one"
+        )
+    return name
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise UserError for a folder without a model, and for an adapter without its base."""
+    if (folder / "config.json").is_file():
+        return
+    base = adapter_base(str(folder))
+    if base is None:
+        gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
+        reason = f"the folder holds no model{gguf} (config.json is missing)"
+        raise UserError(f"no model {name}: {reason}")
+    try:
+        find_model(base)
+    except UserError as error:
+        reason = f"it was made for {base}, which is not there ({error})"
+        remedy = "write its place into base_model_name_or_path of adapter_config.json"
+        raise UserError(f"cannot use the adapter {name}: {reason}; {remedy}") from None
+
+
+def hub_answers(seconds: float = 4.0) -> bool:
+    """Whether the hub answers at all, decided within `seconds` (name resolution included)."""
+    answers = []
+
+    def ask() -> None:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no URL
+            request = urllib.request.Request(endpoint, method="HEAD")
+            with contextlib.suppress(urllib.error.HTTPError):  # "not allowed" is an answer
+                urllib.request.urlopen(request, timeout=seconds)
+            answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
+
 
 # --- Loading ---
 
@@ -71,7 +192,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     if base and not holds_tokenizer(path):
         return load_tokenizer(base)
     if not base:
-        check_type(name, path)
+        check_checkpoint(name, path)
     if Path(path).is_dir() and not holds_tokenizer(path):
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
@@ -105,14 +226,6 @@ def holds_tokenizer(path: str) -> bool:
     return any([*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")])
 
 
-def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Make the tokenizer's chat template ready; see `use_template`."""
-    try:
-        use_template(tokenizer)
-    except UserError as error:
-        raise UserError(f"cannot use the model {name}: {error}") from None
-
-
 def _load(auto_class, name: str, device: str, **options) -> tuple:
     """(model, tokenizer, names of the weights that the checkpoint lacks)."""
     path, base = find_model(name), find_base(name)
@@ -120,7 +233,7 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
         model, _, missing = _load(auto_class, base, device, **options)
         model = merge_adapter(model, name)
     else:
-        check_kind(name, path, auto_class.__name__)
+        check_checkpoint(name, path, auto_class.__name__)
     tokenizer = load_tokenizer(name)
     if not base:
         model, missing = load_weights(auto_class, name, **options)
@@ -176,131 +289,144 @@ def check_vocabulary(
         )
 
 
-# --- Work for several processes ---
+# --- What cannot be used, and what to do ---
 
 
-def my_batches(order: list[int], size: int, what: str) -> Iterable[list[int]]:
-    """Batches of indices for this process: every K-th of `order`, so that K processes do as much.
+def check_checkpoint(name: str, path: str, auto_class: str | None = None) -> None:
+    """Raise UserError, with what to do, for a checkpoint that `auto_class` cannot make use of.
 
-    Work that takes a while shows a progress bar that says `what` is done.
+    Read from config.json and the names of the files: no weights, no code. Without a class only the
+    tokenizer is wanted.
     """
-    from accelerate import PartialState
-
-    state = PartialState()
-    mine = order[state.process_index :: state.num_processes]
-    return show_progress([mine[start : start + size] for start in range(0, len(mine), size)], what)
-
-
-def collect(results: dict[int, Any]) -> list:
-    """The results of this and all other processes, in the order of their indices."""
-    from accelerate.utils import gather_object
-
-    everything = {}
-    for part in gather_object([results]):
-        everything |= part
-    return [everything[index] for index in sorted(everything)]
-
-
-# --- Text in and out of a causal LM ---
-
-
-def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
-    """The text that a causal LM continues."""
-    return write_turns(tokenizer, as_messages(prompt), add_generation_prompt=True)
-
-
-def write_turns(tokenizer: "PreTrainedTokenizerBase", turns: list[dict], **options) -> str:
-    """What the chat template makes of the turns. Raises UserError where it rejects their roles."""
-    from jinja2 import TemplateError
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in turns)
-        raise UserError(
-            f"the chat template of the model rejects the turns {roles}: {error}; leave such rows "
-            "out, or put a system message in front of the text of the first user turn"
-        ) from None
+        config = PreTrainedConfig.get_config_dict(path)[0]
+    except Exception as error:  # whatever the library raises for a broken file
+        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
+    kind = str(config.get("model_type"))
+    reason = None
+    if kind not in CONFIG_MAPPING:
+        what = "code that comes with it, which is never run" if "auto_map" in config else "a type"
+        reason = f"its config.json asks for {what} (model_type {kind}); give another model"
+    elif auto_class and Path(path).is_dir():
+        reason = why_no_weights(Path(path), config)
+    if auto_class and not reason:
+        reason = why_not_a(auto_class, kind, config)
+    if reason:
+        raise UserError(f"cannot use the model {name}: {reason}")
 
 
-def format_pair(row: dict) -> dict:
-    """A row of prompt, chosen, rejected as messages: TRL writes them in the chat template."""
-    answers = {side: [{"role": "assistant", "content": row[side]}] for side in SIDES}
-    return {"prompt": as_messages(row["prompt"]), **answers}
-
-
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | list[int]) -> list[int]:
-    """Token ids of the formatted prompt, whose template writes special tokens itself.
-
-    Token ids stay as they are.
-    """
-    if prompt and not isinstance(prompt[0], str | dict):
-        return prompt
-    return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-
-
-def encode_response(
-    tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
-) -> list[int]:
-    """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
-    if not (text or is_plain(tokenizer)):  # some templates refuse an empty message
-        return tokens_after_answer(tokenizer)
-    return encode_answers(tokenizer, prompt, [text])[1]
-
-
-def encode_answers(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
-) -> list[list[int]]:
-    """Token ids of a prompt and of each of the responses to it, as TRL has them.
-
-    TRL cuts prompt + response where the first of the responses parts from the prompt.
-    """
-    shown = encode_prompt(tokenizer, prompt)
-    rows, shared = [], len(shown)
-    for text in texts:
-        turns = [*as_messages(prompt), {"role": "assistant", "content": text}]
-        both = write_turns(tokenizer, turns)
-        rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
-        shared = min(shared, shared_length(shown, rows[-1]))
-    return [shown[:shared], *(row[shared:] for row in rows)]
-
-
-def encode_row(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
-) -> list[list[int]]:
-    """`encode_answers`, or what an encoder reads: the prompt, and what each response adds to it."""
-    if not reads_pairs(tokenizer):
-        return encode_answers(tokenizer, prompt, texts)
-    shown = tokenizer(as_text(prompt))["input_ids"]
-    pairs = [tokenizer(as_text(prompt), text)["input_ids"] for text in texts]
-    return [shown, *(pair[len(shown) :] for pair in pairs)]
-
-
-def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise UserError for a text that is longer than the model reads."""
-    if tokens > tokenizer.model_max_length:
-        raise UserError(
-            f"a text of {tokens} tokens, but the model reads {tokenizer.model_max_length}: "
-            "shorten it"
+def why_no_weights(folder: Path, config: dict) -> str | None:
+    """Why the weights of a folder cannot be read and trained; None where they can."""
+    quantised = (config.get("quantization_config") or {}).get("quant_method")
+    weights = list(folder.glob("*.safetensors"))
+    if quantised:
+        return f"its weights are quantised ({quantised}); give the model that it was made from"
+    if any(path.open("rb").read(23) == b"version https://git-lfs" for path in weights):
+        return "its weights have not been fetched; type: git lfs pull"
+    if weights:
+        return None
+    if any(folder.glob("*.gguf")):
+        return "GGUF files cannot be trained; give the model that they were converted from"
+    if any(folder.glob("pytorch_model*.bin")):
+        saver = (config.get("architectures") or ["AutoModel"])[0]
+        save = f"from transformers import {saver} as M; M.from_pretrained('{folder}')"
+        return (
+            "its weights are pickled (.bin), and to read them can run code; if you trust it, save "
+            f"them as safetensors: python -c \"{save}.save_pretrained('{folder}')\""
         )
+    return "the folder holds no weights (model.safetensors); copy or download it once more"
 
 
-def reads_pairs(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the tokenizer writes a pair of texts with a separator, as BERT's does."""
-    separator = tokenizer.sep_token_id
-    return separator is not None and separator in tokenizer("a", "b")["input_ids"]
+def why_not_a(auto_class: str, kind: str, config: dict) -> str | None:
+    """Why a checkpoint is no language model, or no reward model; None where it is one."""
+    import transformers
+
+    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
+    if auto_class == "AutoModelForCausalLM":
+        mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
+    architecture = (config.get("architectures") or [""])[0]
+    config_class = transformers.CONFIG_MAPPING[kind]
+    pictures = hasattr(config_class(), "vision_config")
+    is_known = config_class in getattr(transformers, mapping)
+    if auto_class == "AutoModelForCausalLM":
+        backbones = "an encoder goes to reward_model.py --model, or to --reward-backbone"
+        if pictures:
+            return (
+                f"it is a model of pictures and text ({kind}), which is not supported; {DECODERS}"
+            )
+        if config.get("is_encoder_decoder"):
+            return f"{architecture} is an encoder-decoder, which goes on with no prompt; {DECODERS}"
+        if not is_known or (architecture and not architecture.endswith(HEADS)):
+            what = architecture or kind
+            return f"{what} is not a language model: it does not write; {DECODERS}; {backbones}"
+        return None
+    if not is_known:
+        return f"transformers has no reward model of the type {kind}; give an encoder (BERT, ...)"
+    if architecture.endswith("Classification") and len(config.get("id2label", "ab")) != 1:
+        count = len(config.get("id2label", "ab"))
+        return f"it is a classifier with {count} labels, and a reward is one number"
+    return None
+
+
+def in_brief(error: Exception) -> str:
+    """What a library says first. Further on it lists classes, and gives advice of its own."""
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    return shorten(first, 200, placeholder=" ...")
+
+
+# --- Adapters ---
+
+
+def load_adapter(model: "PreTrainedModel", folder: Path):
+    """The model with the adapter of a folder on it, ready to be evaluated.
+
+    Raises UserError where there is none, or where it was made for another model: two places with
+    the same files are one model, and a base that is not at hand cannot be compared.
+    """
+    from peft import PeftModel
+
+    from common.saving import fingerprint
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder} holds no adapter (adapter_model.safetensors is missing)")
+    base = adapter_base(str(folder))
+    if base and local_folder(base) and fingerprint(base) != fingerprint(model):
+        reason = f"was made for {base}, not for {model.name_or_path}"
+        raise UserError(f"the adapter {folder} {reason}; give that one with --model")
+    try:
+        return PeftModel.from_pretrained(model, folder).eval()
+    except Exception as error:  # whatever the library raises for what does not fit
+        raise UserError(f"the adapter {folder} does not fit the model: {in_brief(error)}") from None
 
 
 # --- Precision ---
 
 
+@lru_cache
 def gains_from_bfloat16(device: str) -> bool:
-    """Whether the hardware is faster in bfloat16: GPUs that have it, CPUs with AVX-512 BF16."""
+    """Whether a product of matrices is faster in bfloat16 here: measured once, in 20 ms.
+
+    A processor may have the instruction and be twice as slow with it.
+    """
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if device != "cpu":
+        return False
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(768, 768, dtype=dtype)
+        matrix @ matrix  # the first product prepares the kernel
+        started = time.perf_counter()
+        for _ in range(3):
+            matrix @ matrix
+        seconds[dtype] = time.perf_counter() - started
+    return seconds[torch.bfloat16] < seconds[torch.float32] / 1.2
 
 
 def is_wide(model: "PreTrainedModel") -> bool:

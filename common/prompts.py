@@ -1,14 +1,44 @@
-"""A prompt: a text, or a list of messages {"role": ..., "content": ...} that the user ends.
+"""Prompts, as text or as messages, and what a model reads of them: chat templates and tokens.
 
-A text is one turn of the user. A conversation goes to the chat template as it is; who has no
-template (people, a judge, an encoder) reads it as text.
+A prompt is a text (one turn of the user), or a list of messages {"role": ..., "content": ...} that
+the user ends. A conversation goes to the chat template as it is; who has no template (people, a
+judge, an encoder) reads it as text. A model without a template of its own gets `PLAIN_TEMPLATE`.
+
+TRL trains on what the template's prompt has in common with prompt and answer. A template that ends
+its prompt otherwise, with an open think block or a blank that melts into the first word, is cut
+there once, when it is loaded. From then on everything that reads it sees the prompt trained on.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from common.preferences import SIDES
+from common.runs import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
+# The format of models that have no chat template: "Question: ...\nAnswer: ...", a line for each
+# turn, a system message before the first; a response ends with the EOS.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ '\n' if not loop.first and message['role'] != 'assistant' }}"
+    "{% if message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
+    "{% elif message['role'] == 'system' %}{{ message['content'] }}"
+    "{% else %}Question: {{ message['content'] }}\nAnswer:{% endif %}{% endfor %}"
+)
+# A template that knows how to leave out thinking does so, unless it is told otherwise.
+NO_THINKING = "{% set enable_thinking = enable_thinking | default(false) %}\n"
+# What follows `end` is not part of the prompt. The newline after a tag is not written.
+CUT_TEMPLATE = (
+    "{{% set text %}}\n{template}{{% endset %}}"
+    "{{{{ text.removesuffix({end}) if add_generation_prompt else text }}}}"
+)
+# Real text to try a template with: some refuse an empty message.
+QUESTION, ANSWER = "What is two plus two?", "It is four."
 
 
 def as_messages(prompt: Prompt) -> list[dict[str, str]]:
@@ -46,3 +76,195 @@ def distinct_prompts(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Every prompt once, in an order that depends on nothing else."""
     by_key = {prompt_key(prompt): prompt for prompt in prompts}
     return sorted(by_key.values(), key=as_text)
+
+
+# --- Chat templates ---
+
+
+def is_plain(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the model has no chat template of its own."""
+    return tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
+
+
+def use_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Have the tokenizer write its own chat template, without thinking, or `PLAIN_TEMPLATE`.
+
+    Of several templates that is the default one. Raises UserError for a template that does not
+    write a question and its answer.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None:
+        use_plain_template(tokenizer)
+        return
+    if "enable_thinking" in template:
+        template = NO_THINKING + template.removeprefix(NO_THINKING)
+    tokenizer.chat_template = template
+    if not is_plain(tokenizer):
+        end_with_prompt(tokenizer)
+
+
+def use_plain_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Have the tokenizer write `PLAIN_TEMPLATE`, with its BOS if it adds one to a text.
+
+    The token ids of a prompt are then those of its plain text.
+    """
+    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
+
+
+def end_with_prompt(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Cut the template where a prompt goes on otherwise than before an answer."""
+    written, both = show_template(tokenizer)
+    shown = shared_prompt(tokenizer, written, both)
+    if QUESTION not in shown or ANSWER not in both[len(shown) :]:
+        raise UserError(
+            f"its chat template does not write a question and its answer; it makes {both!r:.80} of "
+            f"{QUESTION!r} and {ANSWER!r}. Correct it, or remove it to have the plain format"
+        )
+    if shown != written:
+        template = tokenizer.chat_template.removesuffix("\n")  # at an end Jinja leaves it out
+        end = ascii(written[len(shown) :])
+        tokenizer.chat_template = CUT_TEMPLATE.format(template=template, end=end)
+
+
+def show_template(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """What the template makes of a question that is to be answered, and of one that has been."""
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        written = tokenizer.apply_chat_template(
+            turns[:1], tokenize=False, add_generation_prompt=True
+        )
+        return written, tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception as error:  # a template is a program and may raise anything
+        reason = f"its chat template does not take a question and an answer: {error}"
+        raise UserError(reason) from None
+
+
+def shared_prompt(tokenizer: "PreTrainedTokenizerBase", written: str, both: str) -> str:
+    """The longest beginning of a prompt whose tokens also begin prompt and answer."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    shown, tokens = written[: shared_length(written, both)], encode(both)
+    while (beginning := encode(shown)) != tokens[: len(beginning)]:
+        shown = shown[:-1]
+    return shown
+
+
+def shared_length(one: Sequence, other: Sequence) -> int:
+    """How many items two sequences have in common at their beginnings."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in pairs)
+
+
+def end_of_answer(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token with which the template ends an answer, if it is one."""
+    special = tokenizer.added_tokens_decoder
+    return next((token for token in tokens_after_answer(tokenizer) if token in special), None)
+
+
+def tokens_after_answer(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Token ids of what the template puts behind an answer."""
+    _, _, end = show_template(tokenizer)[1].rpartition(ANSWER)
+    return tokenizer(end, add_special_tokens=False)["input_ids"]
+
+
+def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the tokenizer's chat template ready; see `use_template`."""
+    try:
+        use_template(tokenizer)
+    except UserError as error:
+        raise UserError(f"cannot use the model {name}: {error}") from None
+
+
+# --- Text in and out of a causal LM ---
+
+
+def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+    """The text that a causal LM continues."""
+    return write_turns(tokenizer, as_messages(prompt), add_generation_prompt=True)
+
+
+def write_turns(tokenizer: "PreTrainedTokenizerBase", turns: list[dict], **options) -> str:
+    """What the chat template makes of the turns. Raises UserError where it rejects their roles."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in turns)
+        raise UserError(
+            f"the chat template of the model rejects the turns {roles}: {error}; leave such rows "
+            "out, or put a system message in front of the text of the first user turn"
+        ) from None
+
+
+def format_pair(row: dict) -> dict:
+    """A row of prompt, chosen, rejected as messages: TRL writes them in the chat template."""
+    answers = {side: [{"role": "assistant", "content": row[side]}] for side in SIDES}
+    return {"prompt": as_messages(row["prompt"]), **answers}
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | list[int]) -> list[int]:
+    """Token ids of the formatted prompt, whose template writes special tokens itself.
+
+    Token ids stay as they are.
+    """
+    if prompt and not isinstance(prompt[0], str | dict):
+        return prompt
+    return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+
+
+def encode_response(
+    tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
+) -> list[int]:
+    """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
+    if not (text or is_plain(tokenizer)):  # some templates refuse an empty message
+        return tokens_after_answer(tokenizer)
+    return encode_answers(tokenizer, prompt, [text])[1]
+
+
+def encode_answers(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
+) -> list[list[int]]:
+    """Token ids of a prompt and of each of the responses to it, as TRL has them.
+
+    TRL cuts prompt + response where the first of the responses parts from the prompt.
+    """
+    shown = encode_prompt(tokenizer, prompt)
+    rows, shared = [], len(shown)
+    for text in texts:
+        turns = [*as_messages(prompt), {"role": "assistant", "content": text}]
+        both = write_turns(tokenizer, turns)
+        rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
+        shared = min(shared, shared_length(shown, rows[-1]))
+    return [shown[:shared], *(row[shared:] for row in rows)]
+
+
+def encode_row(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
+) -> list[list[int]]:
+    """`encode_answers`, or what an encoder reads: the prompt, and what each response adds to it."""
+    if not reads_pairs(tokenizer):
+        return encode_answers(tokenizer, prompt, texts)
+    shown = tokenizer(as_text(prompt))["input_ids"]
+    pairs = [tokenizer(as_text(prompt), text)["input_ids"] for text in texts]
+    return [shown, *(pair[len(shown) :] for pair in pairs)]
+
+
+def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise UserError for a text that is longer than the model reads."""
+    if tokens > tokenizer.model_max_length:
+        raise UserError(
+            f"a text of {tokens} tokens, but the model reads {tokenizer.model_max_length}: "
+            "shorten it"
+        )
+
+
+def reads_pairs(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer writes a pair of texts with a separator, as BERT's does."""
+    separator = tokenizer.sep_token_id
+    return separator is not None and separator in tokenizer("a", "b")["input_ids"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.models import autocast, check_length, collect, encode_prompt, my_batches
-from common.prompts import Prompt
-from common.templates import end_of_answer
+from common.models import autocast
+from common.prompts import Prompt, check_length, encode_prompt, end_of_answer
+from common.runs import show_progress
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def sample(
     Prompts are texts, lists of messages, or the token ids of what is to be continued.
     A response ends at one of `end_tokens`, or after `max_new_tokens`.
     Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
-    prompts are batched or shared among processes changes nothing. `batch_size` counts rows,
+    prompts are batched changes nothing. `batch_size` counts rows,
     prompts x n.
     """
     import torch
@@ -57,14 +57,16 @@ def sample(
     responses, was_training = {}, model.training
     model.eval()
     with torch.inference_mode(), autocast(model):
-        for batch in my_batches(order, prompts_at_once, "sampling"):
+        starts = range(0, len(order), prompts_at_once)
+        for first in show_progress(starts, "sampling"):
+            batch = order[first : first + prompts_at_once]
             uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
             shown = [encoded[i] for i in batch]
             rows = sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
             answers = [_read_response(tokenizer, row, ends) for row in rows]
             responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
-    return collect(responses)
+    return [responses[place] for place in range(len(prompts))]
 
 
 def end_tokens(model, tokenizer) -> list[int]:

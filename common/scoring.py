@@ -1,21 +1,175 @@
-"""Scoring text: rewards of responses by a reward model, A-or-B judgements by a language model.
+"""Numbers of texts: log-probabilities, KL, rewards, and judgements by a language model.
 
-A reward model sees the pair (prompt, response). Batches are sorted by length and shared among the
-processes of `accelerate launch`.
+All in batches of similar length, and equal texts are read once.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from common.cli import UserError
-from common.models import check_length, collect, format_prompt, my_batches, reads_pairs
-from common.prompts import Prompt, as_text
-from common.templates import is_plain
+import numpy as np
+
+from common.preferences import SIDES, WORTH, Contrast, Question, contrasts_of
+from common.prompts import (
+    Prompt,
+    as_text,
+    check_length,
+    encode_answers,
+    encode_prompt,
+    format_prompt,
+    is_plain,
+    prompt_key,
+    reads_pairs,
+)
+from common.runs import UserError, show_progress
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
+
+# --- Log-probabilities and KL ---
+
+
+def response_logps(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[Prompt] | list[list[int]],
+    responses: list[list[int]],
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU.
+
+    Prompts are texts, or their token ids; responses are token ids.
+    """
+    import torch
+
+    logps = torch.empty(len(prompts))
+    with torch.inference_mode():
+        batches = response_batches(tokenizer, prompts, responses, batch_size)
+        for batch, ids, mask, targets in batches:
+            log_probs = _log_probs(model, ids, mask)
+            chosen = ids[:, 1:, None].to(log_probs.device)
+            token_logps = log_probs.gather(-1, chosen).squeeze(-1)  # (B, T-1)
+            logps[batch] = (token_logps.cpu() * targets).sum(-1)
+    return logps
+
+
+def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> tuple:
+    """Log-probabilities (2, N) of chosen and rejected: under the policy, and the reference.
+
+    The policy is a PEFT model; the reference is the policy with its adapter off.
+    """
+    encoded = []
+    for row in pairs:
+        encoded.append(encode_answers(tokenizer, row["prompt"], [row[side] for side in SIDES]))
+    shown, chosen, rejected = map(list, zip(*encoded, strict=True))
+    prompts, responses = shown * 2, chosen + rejected
+    logps = response_logps(policy, tokenizer, prompts, responses)
+    with policy.disable_adapter():
+        ref_logps = response_logps(policy, tokenizer, prompts, responses)
+    return logps.reshape(2, -1), ref_logps.reshape(2, -1)
+
+
+def log_ratios(
+    policy: "PreTrainedModel", tokenizer, prompts: list[Prompt], token_ids
+) -> np.ndarray:
+    """log pi/pi_ref in nats of n sampled responses per prompt: (P, n).
+
+    The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted. A model
+    without an adapter is its own reference: zeros.
+    """
+
+    def read(asked: list[Prompt], responses: list[list[int]]) -> "torch.Tensor":
+        logps = response_logps(policy, tokenizer, asked, responses)
+        with policy.disable_adapter():
+            return logps - response_logps(policy, tokenizer, asked, responses)
+
+    if not hasattr(policy, "disable_adapter"):
+        return np.zeros((len(prompts), len(token_ids[0])))
+    return read_once(read, prompts, token_ids)
+
+
+def read_once(read: Callable, prompts: list[Prompt], token_ids) -> np.ndarray:
+    """What `read(prompts, responses)`, (N,), says of n responses per prompt: (P, n).
+
+    token_ids are lists (P, n) of lists. Equal responses to equal prompts are read once.
+    """
+    keys, prompt_of = [], {}
+    for prompt, row in zip(prompts, token_ids, strict=True):
+        key = prompt_key(prompt)
+        prompt_of[key] = prompt
+        keys += [(key, *ids) for ids in row]
+    distinct = list(dict.fromkeys(keys))
+    asked = [prompt_of[key[0]] for key in distinct]
+    values = read(asked, [list(key[1:]) for key in distinct]).tolist()
+    value_of = dict(zip(distinct, values, strict=True))
+    return np.array([value_of[key] for key in keys]).reshape(len(prompts), -1)
+
+
+def sequence_kl(
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[Prompt],
+    responses: list[list[int]],
+    reference: "PreTrainedModel | None" = None,
+    batch_size: int = 64,
+) -> "torch.Tensor":
+    """KL(policy || reference) in nats for each response sampled from the policy: (N,), CPU.
+
+    Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples
+    is the sequence-level KL, with less variance than log pi/pi_ref and never below 0. Without a
+    `reference`, it is the policy, a PEFT model, with its adapter off.
+    """
+    import torch
+
+    kls = torch.empty(len(prompts))
+    with torch.inference_mode():
+        batches = response_batches(tokenizer, prompts, responses, batch_size)
+        for batch, ids, mask, targets in batches:
+            log_p = _log_probs(policy, ids, mask)
+            if reference is None:
+                with policy.disable_adapter():
+                    log_q = _log_probs(policy, ids, mask)
+            else:
+                log_q = _log_probs(reference, ids, mask)
+            token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
+            kls[batch] = (token_kl.cpu() * targets).sum(-1)
+    return kls
+
+
+def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return model(**inputs).logits[:, :-1].float().log_softmax(-1)
+
+
+def response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
+    """Batches: row indices, ids and attention mask (B, T), targets (B, T-1).
+
+    `targets` is 1 where the next token belongs to the response.
+    """
+    import torch
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
+    at_most = max(1, 2**19 // len(tokenizer))  # a large vocabulary fills the memory
+    for batch in batches_of(order, min(batch_size, at_most), "log-probabilities"):
+        rows = [encoded[i] + responses[i] for i in batch]
+        width = max(map(len, rows))
+        check_length(width, tokenizer)
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
+        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
+        yield batch, ids, mask, targets
+
+
+def batches_of(order: list[int], size: int, what: str) -> Iterator[list[int]]:
+    """An order of rows in batches; work that takes a while shows a progress bar."""
+    for start in show_progress(range(0, len(order), size), what):
+        yield order[start : start + size]
+
 
 # --- Rewards ---
 
@@ -29,14 +183,14 @@ def score_responses(
     rows = zip(prompts, responses, strict=True)
     lengths = [len(as_text(prompt)) + len(text) for prompt, text in rows]
     order = sorted(range(len(prompts)), key=lambda i: lengths[i])
-    rewards = {}
+    rewards = torch.empty(len(prompts))
     with torch.inference_mode():
-        for batch in my_batches(order, batch_size, "scoring"):
+        for batch in batches_of(order, batch_size, "scoring"):
             texts = [prompts[i] for i in batch], [responses[i] for i in batch]
             inputs = encode_for_reward(tokenizer, *texts).to(model.device)
             scores = model(**inputs).logits.squeeze(-1)  # (B,)
-            rewards |= zip(batch, scores.tolist(), strict=True)
-    return torch.tensor(collect(rewards))
+            rewards[batch] = scores.float().cpu()
+    return rewards
 
 
 def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cut: bool = True):
@@ -67,6 +221,51 @@ def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, response
     )
 
 
+def score_texts(judge: tuple, prompts: list[Prompt], texts: list[list[str]]) -> np.ndarray:
+    """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
+    keys, pair_of = [], {}
+    for prompt, row in zip(prompts, texts, strict=True):
+        key = prompt_key(prompt)
+        keys += [(key, text) for text in row]
+        pair_of |= {(key, text): (prompt, text) for text in row}
+    distinct = sorted(pair_of)
+    asked, answers = zip(*(pair_of[key] for key in distinct), strict=True)
+    rewards = score_responses(*judge, asked, answers).tolist()
+    reward_of = dict(zip(distinct, rewards, strict=True))
+    return np.array([reward_of[key] for key in keys]).reshape(len(prompts), -1)
+
+
+def score_pairs(model, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
+    """Rewards (N, 2) of the chosen and the rejected response of each pair, in log-odds."""
+    prompts = [row["prompt"] for row in pairs]
+    responses = [row[side] for side in SIDES for row in pairs]
+    rewards = score_responses(model, tokenizer, prompts * 2, responses).numpy()
+    return rewards.astype(float).reshape(2, -1).T
+
+
+def contrast_rewards(
+    model, tokenizer, questions: Sequence[Question], seed: int
+) -> dict[str, np.ndarray]:
+    """The reward that one unit of each component adds, by contrast: {component: (contrasts,)}.
+
+    The components are those of WORTH, in log-odds per word of filler, right answer, ...
+    """
+    asked = [contrast for question in questions for contrast in contrasts_of(question, seed)]
+    prompts = [contrast.prompt for contrast in asked]
+    texts = [contrast.more for contrast in asked] + [contrast.less for contrast in asked]
+    rewards = score_responses(model, tokenizer, prompts * 2, texts).numpy().astype(float)
+    return by_component(asked, *rewards.reshape(2, -1))
+
+
+def by_component(
+    contrasts: Sequence[Contrast], more: np.ndarray, less: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Differences per unit of numbers (N,) of the contrasts' two texts, by component."""
+    per_unit = (more - less) / [contrast.units for contrast in contrasts]
+    components = np.array([contrast.component for contrast in contrasts])
+    return {name: per_unit[components == name] for name in WORTH if name in components}
+
+
 # --- Judgements ---
 
 
@@ -88,15 +287,13 @@ def judge_first_better(
     ids = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
     padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    probabilities = {}
+    both = torch.empty(len(texts), 2)
     with torch.inference_mode():
-        for batch in my_batches(order, batch_size, "judging"):
+        for batch in batches_of(order, batch_size, "judging"):
             inputs = tokenizer([texts[i] for i in batch], add_special_tokens=plain, **padded)
             check_length(inputs["input_ids"].shape[1], tokenizer)
             last = inputs["attention_mask"].sum(-1) - 1  # (B,)
             logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
-            both = logits.float().softmax(-1)[:, ids]  # (B, 2)
-            probabilities |= zip(batch, both.tolist(), strict=True)
-    both = torch.tensor(collect(probabilities))
+            both[batch] = logits.float().softmax(-1)[:, ids].cpu()  # (B, 2)
     mass = both.sum(-1)
     return both[:, 0] / mass, mass

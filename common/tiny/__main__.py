@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common.cli import quiet_libraries
 from common.models import load_causal_lm
 from common.preferences import (
     STYLES,
@@ -33,6 +32,7 @@ from common.preferences import (
     read_response,
     write_response,
 )
+from common.runs import quiet_libraries
 from common.sampling import sample
 from common.scoring import judge_first_better
 from common.tiny import recipe

@@ -1,0 +1,277 @@
+"""Sampled answers: what is read in them, the table before and after, points of the plane.
+
+Answers are read the same way everywhere: their length, and what the gold standard says of them
+where there is one, that is, where the prompts are questions of the world.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from textwrap import shorten
+from typing import NamedTuple
+
+import numpy as np
+
+from common.intervals import summary
+from common.preferences import all_questions, gold_utility, read_response
+from common.prompts import Prompt, as_text
+from common.sampling import sample
+from common.scoring import read_once, sequence_kl
+
+# Scripts that set no spaces between words: Thai to Lao, Burmese, Khmer, kana, Chinese characters.
+UNSPACED = re.compile(
+    "[\u0e01-\u0e4e\u0e81-\u0ec6\u1000-\u104f\u1780-\u17d3\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+MARKS = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")
+# What an answer to a question of the world is: every answer is one of these.
+KINDS = ("right and concise", "right, with filler", "wrong", "agrees with the user", "off topic")
+SHOWN = 32  # prompts whose answers a study keeps, so that they can be read beside its numbers
+FRONTIER_PROMPTS = 128  # the first test prompts, by which every point of the plane is measured
+
+# --- One answer ---
+
+
+def has_gold(prompts: Sequence[Prompt]) -> bool:
+    """Whether all prompts are questions of the world, so that gold utility can be read."""
+    return all(isinstance(prompt, str) and prompt in all_questions() for prompt in prompts)
+
+
+def kind_of(prompt: str, text: str) -> str:
+    """Which of KINDS an answer to a question of the world is."""
+    reading = read_response(prompt, text)
+    if reading.good:
+        return KINDS[0]
+    if reading.correct:
+        return KINDS[1]
+    if not reading.on_topic:
+        return KINDS[4]
+    return KINDS[3] if reading.style == "sycophantic" else KINDS[2]
+
+
+def marks(prompt: Prompt, text: str) -> str:
+    """What the gold standard reads in an answer, in a few words; nothing where there is none."""
+    if not has_gold([prompt]):
+        return ""
+    reading = read_response(prompt, text)
+    if not reading.on_topic:
+        return "  [off topic]"
+    parts = ["right" if reading.correct else "wrong"]
+    if reading.style == "sycophantic":
+        parts = ["wrong, agrees with the user"]
+    if reading.filler_words:
+        parts.append(f"{reading.filler_words} words of filler")
+    return f"  [{', '.join(parts)}]"
+
+
+def in_short(prompt: Prompt, width: int = 100) -> str:
+    """A prompt in one line of at most `width` characters; of a conversation the last words."""
+    if isinstance(prompt, str):
+        return shorten(prompt, width, placeholder=" ...")
+    words = " ".join(as_text(prompt).split())
+    return words if len(words) <= width else f"... {words[4 - width :]}"
+
+
+def count_words(text: str) -> int:
+    """Words where there are spaces; of scripts that set none, characters."""
+    if text.isascii():
+        return len(text.split())
+    spaced, characters = UNSPACED.subn(" ", text)
+    return len((MARKS.sub(" ", spaced) if characters else spaced).split()) + characters
+
+
+def length_unit(texts: Iterable[str]) -> str:
+    """What `count_words` mostly counts in these texts: "words" or "characters"."""
+    counted = characters = 0
+    for text in texts:
+        counted += count_words(text)
+        characters += 0 if text.isascii() else len(UNSPACED.findall(text))
+    return "characters" if 2 * characters > counted else "words"
+
+
+# --- Many answers ---
+
+
+class Answers(NamedTuple):
+    """n sampled answers to each prompt, and what is read in them: arrays (P, n)."""
+
+    texts: list[list[str]]
+    kl: np.ndarray  # nats, from the policy without its adapter
+    words: np.ndarray
+    ended: np.ndarray  # whether the answer ended within the length limit
+    gold: np.ndarray | None = None  # gold utility, log-odds; this and what follows: with gold only
+    good: np.ndarray | None = None  # right and concise
+    correct: np.ndarray | None = None
+    on_topic: np.ndarray | None = None
+    plain: np.ndarray | None = None  # without filler or preamble, whether right or wrong
+    kind: np.ndarray | None = None  # of KINDS
+
+    def means(self) -> dict:
+        """Every reading as one number, the kinds as shares: for a table, a curve, a JSON."""
+        numbers = {name: float(getattr(self, name).mean()) for name in ("kl", "words")}
+        if self.gold is not None:
+            numbers |= {name: float(getattr(self, name).mean()) for name in ("gold", "good")}
+            numbers["kinds"] = {name: float((self.kind == name).mean()) for name in KINDS}
+        return numbers
+
+
+def sample_answers(
+    policy, tokenizer, prompts: list[Prompt], n: int, seed: int = 0, max_new_tokens: int = 48
+) -> Answers:
+    """n sampled answers to each prompt, read, with their exact KL along the text.
+
+    The KL, in nats, is that of a PEFT model from its base; any other model is its own reference.
+    """
+    sampled = sample(policy, tokenizer, prompts, n, max_new_tokens, seed=seed)
+    texts, token_ids, ended = [], [], []
+    for row in sampled:  # of one prompt
+        texts.append([response.text for response in row])
+        token_ids.append([response.token_ids for response in row])
+        ended.append([float(response.ended) for response in row])
+    kl = None
+    if hasattr(policy, "disable_adapter"):
+        kl = read_once(partial(sequence_kl, policy, tokenizer), prompts, token_ids)
+    return read_answers(prompts, texts, kl, np.array(ended))
+
+
+def read_answers(
+    prompts: list[Prompt],
+    texts: list[list[str]],
+    kl: np.ndarray | None = None,
+    ended: np.ndarray | None = None,
+) -> Answers:
+    """What is read in n texts to each prompt; without a KL it is 0, without `ended` all have."""
+    shape = len(prompts), -1
+    kl = np.zeros((len(prompts), len(texts[0]))) if kl is None else kl
+    ended = np.ones_like(kl) if ended is None else ended
+    pairs = [(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row]
+    words = np.array([count_words(text) for _, text in pairs], dtype=float).reshape(shape)
+    if not has_gold(prompts):
+        return Answers(texts, kl, words, ended)
+    readings = [read_response(*pair) for pair in pairs]
+    plain = [reading.style not in ("verbose", "expert") for reading in readings]
+    columns = {
+        "gold": [gold_utility(*pair) for pair in pairs],
+        "good": [reading.good for reading in readings],
+        "correct": [reading.correct for reading in readings],
+        "on_topic": [reading.on_topic for reading in readings],
+        "plain": plain,
+    }
+    table = {name: np.array(column, float).reshape(shape) for name, column in columns.items()}
+    kind = np.array([kind_of(*pair) for pair in pairs]).reshape(shape)
+    return Answers(texts, kl, words, ended, **table, kind=kind)
+
+
+def summarize(answers: Answers) -> dict:
+    """Every reading with its interval over prompts, and what is right of the on-topic answers."""
+    names = ("kl", "words", "gold", "good", "correct", "on_topic", "plain")
+    if answers.gold is None:
+        names = ("kl", "words", "ended")
+    measured = {name: summary(getattr(answers, name).mean(1)) for name in names}
+    if answers.gold is not None:
+        right, on_topic = answers.correct * answers.on_topic, answers.on_topic
+        table = np.column_stack([right.sum(1), on_topic.sum(1)])
+        measured["right_of_on_topic"] = summary(table, _ratio)
+    return measured
+
+
+def _ratio(table: np.ndarray, axis: int = 0) -> float:
+    """Sum of the first column over the sum of the second; table (N, 2)."""
+    first, second = table.sum(axis)
+    return first / max(second, 1)
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Per prompt, the share of pairs (one of ours, one of theirs) won, ties half; inputs (P, n)."""
+    return (1 + np.sign(ours[:, :, None] - theirs[:, None, :])).mean((1, 2)) / 2
+
+
+# --- For the reader ---
+
+
+def print_before_after(
+    prompts: list[Prompt], before: list, after: list, rows: Sequence[tuple], most: int = 3
+) -> None:
+    """The first answers before and after (texts (P, n)) with their marks, then `print_table`.
+
+    Rows are (what, before, after, unit).
+    """
+    for k, prompt in enumerate(prompts[:most]):
+        print(f"\n{in_short(prompt)}")
+        for when, texts in (("before", before), ("after", after)):
+            text = shorten(texts[k][0], 66, placeholder=" ...")
+            print(f"  {when:<7} {text}{marks(prompt, texts[k][0])}")
+    print_table(("", "before", "after"), rows)
+
+
+def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
+    """Rows (what, number, ..., unit) under their heads, numbers in columns; None is a dash."""
+    width = max(len(row[0]) for row in rows) + 1
+    print(f"\n{head[0]:<{width}}" + "".join(f"{name:>11}" for name in head[1:]))
+    for what, *values, unit in rows:
+        cells = "".join(f"{_cell(value, unit):>11}" for value in values)
+        print(f"{what:<{width}}{cells}  {unit}")
+
+
+def _cell(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.0f}" if unit.startswith("%") else f"{value:.2f}"
+
+
+# --- Points of the plane: gold utility against KL ---
+
+
+class Point(NamedTuple):
+    """A policy as frontier.py and the page read it; quantities are {mean, ci95, count}."""
+
+    method: str
+    series: str  # which training, or which reward model
+    label: str
+    kl: dict
+    gold: dict
+    good: dict
+    annotations: int  # labels that were used, those of a reward model included
+    biased: bool = False  # whether annotators with a bias gave them
+    beta: float | None = None
+    n: int | None = None  # of best-of-n
+    epoch: float | None = None
+
+
+def point_of(
+    method: str, series: str, label: str, answers: Answers, annotations: int, **rest
+) -> dict:
+    """A policy's answers to the plane's prompts, the first FRONTIER_PROMPTS, as a Point."""
+    of_plane = [getattr(answers, name)[:FRONTIER_PROMPTS] for name in ("kl", "gold", "good")]
+    measured = [summary(values.mean(1)) for values in of_plane]
+    return Point(method, series, label, *measured, annotations, **rest)._asdict()
+
+
+def point_name(point: dict) -> str:
+    """What the answers of a point are filed under; no two points of a run share it."""
+    return ", ".join((point["method"], point["series"], point["label"]))
+
+
+def answers_of_points(
+    prompts: Sequence[str],
+    points: Sequence[dict],
+    texts: Sequence[list[list[str]]],
+    rewards: Sequence[dict[str, np.ndarray]] = (),
+) -> dict:
+    """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
+
+    `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
+    of the reward that chose or trained, in log-odds: "before" of the SFT checkpoint's answer and
+    "after" of the point's.
+    """
+    answers = {"prompts": list(prompts[:SHOWN]), "texts": {}, "rewards": {}}
+    for point, its_texts in zip(points, texts, strict=True):
+        answers["texts"][point_name(point)] = [row[0] for row in its_texts[:SHOWN]]
+    for point, its_rewards in zip(points, rewards, strict=False):
+        rounded = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
+        answers["rewards"][point_name(point)] = rounded
+    return answers
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return np.round(np.asarray(values, dtype=float), 4).tolist()

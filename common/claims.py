@@ -1,0 +1,367 @@
+"""A study, from its claims to its verdicts: one run a seed, statistics, JSON, figure, table.
+
+A claim says before the run what the tutorial says, what is measured, and where that is true; the
+interval over seeds decides. Importing this module puts the lessons on Python's path.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from common import runs
+from common.intervals import Z95, interval, over_seeds, seed_half_width, student_t
+from common.saving import check_results, check_writable, read_json, whole_file, write_json
+
+LESSONS = runs.ROOT / "05-preference-tuning"
+sys.path.append(str(LESSONS))
+
+INFINITY = float("inf")
+ABOVE_ZERO = (0.0, INFINITY)
+VERDICTS = ("holds", "does not hold", "no difference", "undecided")
+FEWEST = 5  # seeds for a verdict; of one to four the interval misleads
+OUTPUT = {"folder": Path("outputs")}  # where the study that runs writes, see `study_folder`
+
+# --- Claims ---
+
+
+class Claim(NamedTuple):
+    """What the tutorial says, and the measurement that decides it, written before the run."""
+
+    id: str
+    says: str
+    measured: str  # what is measured, with its unit
+    of: Callable[[dict], dict]  # the quantity {mean, ci95, count} in the metrics of one seed
+    true: tuple[float, float] = ABOVE_ZERO  # it holds where the whole interval lies between these
+    smallest: float = 0.0  # the smallest difference from a border that is worth calling one
+    published: str = ""  # what a paper found at scale, and whether it agrees
+
+
+def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
+    """A claim with its quantity over the seeds and its verdict, ready for JSON."""
+    measured = over_seeds([claim.of(of_seed) for of_seed in metrics])
+    ci95 = measured["ci95"]
+    told = {key: value for key, value in claim._asdict().items() if key != "of"}
+    return {
+        **told,
+        "true": [None if math.isinf(border) else float(border) for border in claim.true],
+        "mean": round(float(measured["mean"]), 6),
+        "ci95": ci95 and [round(float(end), 6) for end in ci95],
+        "by_seed": [round(float(claim.of(of_seed)["mean"]), 6) for of_seed in metrics],
+        "verdict": verdict(ci95, claim.true, claim.smallest),
+    }
+
+
+def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:
+    """What an interval says of the region (low, high) in which a claim is true.
+
+    "no difference": all of it lies within `smallest` of a border; "holds": all of it lies inside;
+    "does not hold": all of it outside; "undecided": none of these, so the experiment was too weak.
+    """
+    if ci95 is None:
+        return "undecided"
+    (low, high), (lowest, highest) = ci95, true
+    if any(border - smallest < low and high < border + smallest for border in true):
+        return "no difference"
+    if lowest < low and high < highest:
+        return "holds"
+    return "does not hold" if high <= lowest or low >= highest else "undecided"
+
+
+def count_verdicts(claims: Sequence[dict]) -> str:
+    """The verdicts in words: 3 hold, 1 does not hold, 1 undecided."""
+    singular = {name: name for name in VERDICTS}
+    plural = {**singular, "holds": "hold", "does not hold": "do not hold"}
+    parts = []
+    for name in VERDICTS:
+        count = sum(claim["verdict"] == name for claim in claims)
+        if count:
+            parts.append(f"{count} {(singular if count == 1 else plural)[name]}")
+    return ", ".join(parts)
+
+
+def where_true(claim: dict) -> str:
+    """The region of a judged claim in words."""
+    low, high = claim["true"]
+    if low is None:
+        return f"below {high:g}"
+    return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+# --- Many claims, and claims that are left open ---
+
+
+def false_discovery(claims: Sequence[dict]) -> dict[str, float]:
+    """id -> adjusted p of each judged claim that holds or does not hold (Benjamini-Hochberg).
+
+    The largest of them is the false-discovery rate at which all decided claims stand. A p-value is
+    the two-sided normal one of the distance from the mean to the nearest border, in standard errors
+    as the interval implies them. Undecided claims count among the tests; "no difference" does not,
+    since it is told by another test.
+    """
+    tested = [claim for claim in claims if claim["ci95"] and claim["verdict"] != "no difference"]
+    adjusted = benjamini_hochberg([_p_value(claim) for claim in tested])
+    return {
+        claim["id"]: p
+        for claim, p in zip(tested, adjusted, strict=True)
+        if claim["verdict"] != "undecided"
+    }
+
+
+def _borders(claim: dict) -> tuple[float, float]:
+    """The region in which a judged claim is true, with infinity where JSON has none."""
+    low, high = claim["true"]
+    return -INFINITY if low is None else low, INFINITY if high is None else high
+
+
+def _p_value(claim: dict) -> float:
+    mean, (low, high) = claim["mean"], claim["ci95"]
+    distance = min((border - mean for border in _borders(claim)), key=abs)
+    towards = high - mean if distance > 0 else mean - low
+    if towards <= 0:
+        return float(distance == 0)
+    return 2 * NormalDist().cdf(-abs(distance) * Z95 / towards)
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: the lowest false-discovery rate at which each is still a discovery.
+
+    Of m sorted p-values the k-th becomes min over j >= k of p_j m / j (Benjamini, Hochberg 1995).
+    """
+    order, count = np.argsort(p_values), len(p_values)
+    scaled = np.asarray(p_values, dtype=float)[order] * count / np.arange(1, count + 1)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
+    return adjusted.tolist()
+
+
+def seeds_needed(claim: dict) -> int | None:
+    """How many seeds would decide a judged claim that is undecided over its seeds (`by_seed`).
+
+    If mean and spread stay what they are: the part of the interval that comes from seeds shrinks
+    as 1/sqrt(seeds), the part from prompts stays. None: it alone leaves the claim open, so it takes
+    more prompts; or the claim has been decided, or was measured with one seed.
+    """
+    means = claim.get("by_seed", [])
+    if claim["verdict"] != "undecided" or not claim["ci95"] or len(means) < 2:
+        return None
+    mean, (low, high), between = claim["mean"], claim["ci95"], seed_half_width(means)
+    below, above = (math.sqrt(max(0, end**2 - between**2)) for end in (mean - low, high - mean))
+    spread, seeds, most = float(np.std(means, ddof=1)), len(means), 100_000
+    while seeds < most:
+        seeds += 1 + seeds // 100  # to one in a hundred
+        half = student_t(seeds - 1) * spread / math.sqrt(seeds)
+        ci95 = mean - math.hypot(half, below), mean + math.hypot(half, above)
+        if verdict(ci95, _borders(claim), claim["smallest"]) != "undecided":
+            return seeds
+    return None
+
+
+# --- The run of a study ---
+
+
+def study_folder(seed: int, smoke: bool = False) -> Path:
+    """Where models stay that several studies of a seed need (see `load_or_train`)."""
+    return OUTPUT["folder"] / "studies" / f"seed-{seed}{'-smoke' if smoke else ''}"
+
+
+def run_study(claims: Sequence[Claim], measure: Callable, draw: Callable) -> None:
+    """The command line of a study: `measure(seed, smoke)` once a seed, verdicts, `draw(runs)`.
+
+    Several seeds run side by side as processes of one thread; a seed that is done is not run again,
+    as long as no code has changed. `--claims` reads what is saved.
+    """
+    runs.run(lambda: _run_study(Path(sys.argv[0]), claims, measure, draw))
+
+
+def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: Callable) -> None:
+    args = study_parser(script).parse_args()
+    OUTPUT["folder"] = args.output_dir
+    name = script.stem + ("-smoke" if args.smoke else "")
+    folder = args.output_dir / "studies"
+    saved = folder / f"{name}.json"
+    committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
+    if args.claims:
+        tell_claims(read_json(saved) or committed, claims, saved)
+        return
+    check_writable(folder)
+    check_results(folder, name)
+    parts = [folder / name / f"seed-{seed}.json" for seed in args.seeds]
+    todo = [seed for seed, part in zip(args.seeds, parts, strict=True) if not is_done(part)]
+    if len(args.seeds) == 1 and todo:
+        measure_seed(parts[0], measure, args.seeds[0], args.smoke)
+        if args.part:  # the process of the other seeds sums up
+            return
+    elif todo:
+        run_side_by_side(script, todo, args)
+    results = sum_up(script.name, [read_json(part) for part in parts], claims)
+    write_json(saved, results)
+    figure = saved.with_suffix(".png")
+    from common.figures import save_figure
+
+    save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
+    print_claims(results, committed)
+    print(f"\nwrote {figure}, {saved}   ({results['wall_seconds']:.0f} s a seed)")
+
+
+def study_parser(script: Path) -> argparse.ArgumentParser:
+    """--seeds, --jobs, --claims, and what all scripts have."""
+    parser = runs.OneLineParser(
+        script.name,
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    seed = runs.whole_number(0)
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="default: 0")
+    jobs = "seeds side by side, one thread each; default: as many as there are cores"
+    parser.add_argument("--jobs", type=runs.whole_number(1), default=os.cpu_count(), help=jobs)
+    listed = "list what is claimed and what was found, from the saved results"
+    parser.add_argument("--claims", action="store_true", help=listed)
+    smoke = "the smallest run that still takes every path"
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+    where = "results go to studies/ in here; default: outputs"
+    parser.add_argument("--output-dir", type=runs.folder, default=Path("outputs"), help=where)
+    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def measure_seed(part: Path, measure: Callable, seed: int, smoke: bool) -> None:
+    """The metrics of one seed, written whole."""
+    runs.quiet_libraries()
+    runs.init_compute("cpu")
+    started = time.time()
+    metrics = measure(seed, smoke)
+    seconds = round(time.time() - started, 1)
+    write_json(
+        part, {"seed": seed, "wall_seconds": seconds, "code": code_hash(), "metrics": metrics}
+    )
+
+
+def is_done(part: Path) -> bool:
+    """Whether a seed's results are there, made by the code as it is."""
+    return read_json(part).get("code") == code_hash()
+
+
+def code_hash() -> str:
+    """A hash of the study that runs, and of what it may import: the lessons and common."""
+    files = [Path(sys.argv[0]), *LESSONS.glob("*.py"), *(runs.ROOT / "common").glob("*.py")]
+    return sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
+
+
+def run_side_by_side(script: Path, seeds: Sequence[int], args: argparse.Namespace) -> None:
+    """Each seed in a process of its own, `args.jobs` at a time; their output goes to files.
+
+    Raises UserError with the last line of the first that fails, when the others are done.
+    """
+    name = script.stem + ("-smoke" if args.smoke else "")
+
+    def run_seed(seed: int) -> str | None:
+        log = args.output_dir / "studies" / name / f"seed-{seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(script), "--seeds", str(seed), "--part"]
+        command += ["--output-dir", str(args.output_dir), *(["--smoke"] if args.smoke else [])]
+        with log.open("w", encoding="utf-8") as file:
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, stdout=file, stderr=file, env=one_thread)
+        print(f"seed {seed} {'done' if done.returncode == 0 else f'failed, see {log}'}", flush=True)
+        return None if done.returncode == 0 else log.read_text(encoding="utf-8").strip()[-300:]
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        failed = [message for message in pool.map(run_seed, seeds) if message is not None]
+    if failed:
+        raise runs.UserError(failed[0].splitlines()[-1] if failed[0] else "a seed failed")
+
+
+def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
+    """The results of all seeds with every claim judged, ready for JSON."""
+    metrics = [part["metrics"] for part in parts]
+    judged = [judge(claim, metrics) for claim in claims]
+    for claim in judged:
+        claim["seeds_needed"] = seeds_needed(claim)
+    return {
+        "script": script,
+        "seeds": [part["seed"] for part in parts],
+        "wall_seconds": round(float(np.mean([part["wall_seconds"] for part in parts])), 1),
+        "versions": runs.versions(),
+        "runs": [{key: part[key] for key in ("seed", "wall_seconds", "metrics")} for part in parts],
+        "claims": judged,
+    }
+
+
+# --- For the reader ---
+
+
+def print_claims(results: dict, committed: dict) -> None:
+    """Every claim with what this run measured, and the verdict: from five seeds on its own."""
+    own = len(results["seeds"]) >= FEWEST
+    over = {claim["id"]: claim for claim in committed.get("claims", ())}
+    head = f"{name_seeds(results['seeds'])}"
+    print(f"\n{'claim':<58} {head:<20} verdict")
+    for claim in results["claims"]:
+        known = claim if own else over.get(claim["id"])
+        found = known["verdict"] if known else "undecided: too few seeds"
+        told = interval(claim) if own else f"{claim['mean']:.2f}"
+        print(f"{claim['says']:<58.58} {told:<20} {found}")
+    if not own and over:
+        seeds = name_seeds(committed["seeds"])
+        print(f"verdicts: of the committed run, {seeds}; fewer than {FEWEST} seeds decide nothing")
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    """The seeds of a run in words: seeds 0 to 7."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def tell_claims(results: dict, claims: Sequence[Claim], saved: Path) -> None:
+    """Every claim with what was measured, where it is true, and what was found and published.
+
+    `results` are the saved ones; where there are none, what is claimed is told alone.
+    """
+    found = {claim["id"]: claim for claim in results.get("claims", ())}
+    print(f"measured: {name_seeds(results['seeds'])}" if found else f"no results yet ({saved})")
+    for claim in claims:
+        judged = found.get(claim.id)
+        print(f"\n{claim.says}")
+        print(f"  measured   {claim.measured}; true {where_true(_as_judged(claim))}")
+        if judged:
+            print(f"  found      {interval(judged, 3)}: {judged['verdict']}")
+        if claim.published:
+            print(f"  published  {claim.published}")
+
+
+def _as_judged(claim: Claim) -> dict:
+    return {"true": [None if math.isinf(border) else border for border in claim.true]}
+
+
+def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, dict]) -> None:
+    """Markdown: every claim of every study with interval and verdict; both by the study's name.
+
+    Below it, at which false-discovery rate the decided claims stand (Benjamini & Hochberg 1995).
+    """
+    head = "| study | claim | measured | mean and 95 % interval | true | verdict | published |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    claims = []
+    for name, result in results.items():
+        for claim in result["claims"]:
+            cells = (titles[name], claim["says"], claim["measured"], interval(claim))
+            cells += (where_true(claim), claim["verdict"], claim["published"])
+            lines.append(f"| {' | '.join(cells)} |")
+            claims.append(claim)
+    adjusted = false_discovery(claims).values()
+    stand = sum(p <= 0.05 for p in adjusted)
+    told = f"{len(claims)} claims: {count_verdicts(claims)}. Of the {len(adjusted)} that are"
+    lines += ["", f"{told} decided, {stand} stand at a false-discovery rate of 5 %."]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

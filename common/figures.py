@@ -1,0 +1,109 @@
+"""One style for all figures: palette, panels, seeds made visible, whole files.
+
+Colours have names, as matplotlib has "tab:blue": color="lab:gold". Okabe and Ito's palette, which
+colour-blind readers can tell apart, three greys, and three of Tol's; one meaning per colour.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.saving import whole_file
+
+COLORS = {
+    "sft": "#7A7A7A",
+    "dpo": "#0072B2",
+    "ipo": "#332288",
+    "kto": "#999933",
+    "ai": "#44AA99",
+    "rl": "#6B4226",
+    "best_of_n": "#E69F00",
+    "dpo_best_of_n": "#CC79A7",
+    "gold": "#009E73",
+    "reward": "#D55E00",
+    "biased": "#D55E00",
+    "chosen": "#56B4E9",
+    "rejected": "#882255",
+    "human": "#0072B2",
+    "other": "#B5B5B5",
+    "length": "#D55E00",
+    "style": "#CC79A7",
+    "agreement": "#E69F00",
+    "right and concise": "#009E73",
+    "right, with filler": "#B5DFC9",
+    "wrong": "#882255",
+    "agrees with the user": "#CC79A7",
+    "off topic": "#BDBDBD",
+}
+GOLD = "gold utility: 3 if right, 1 if on topic,\n-0.15 for a word of filler (log-odds)"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E8E8E8",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+DPI = 150
+
+
+def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
+    """(figure, axes in reading order) in the lab's style, 8.4 inches wide, `height` a row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.colors
+    import matplotlib.pyplot as plt
+
+    names = {f"lab:{name}": color for name, color in COLORS.items()}
+    matplotlib.colors.get_named_colors_mapping().update(names)
+    plt.rcParams.update(STYLE)
+    size = {"figsize": (8.4, height * rows + 0.4), "dpi": DPI, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **size)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    bold = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
+    figure.suptitle(title, x=0.01, ha="left", **bold)
+    return figure, axes.flatten()
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write the PNG, whole; a file of that name is replaced in one step."""
+    import matplotlib.pyplot as plt
+
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=figure.dpi, metadata={"Software": None})
+    plt.close(figure)
+
+
+# --- Every seed is visible ---
+
+
+def seed_lines(ax, x: Sequence, values: np.ndarray, color: str, label: str, **line) -> None:
+    """A thin line for each seed, values (seeds, len(x)), and a thick one for their mean."""
+    values = np.asarray(values, dtype=float)
+    if len(values) > 1:
+        ax.plot(x, values.T, color=color, lw=0.7, alpha=0.4)
+    ax.plot(
+        x, values.mean(0), color=color, label=label, **{"lw": 2, "marker": "o", "ms": 3, **line}
+    )
+
+
+def seed_dots(ax, place: float, values: Sequence, color: str, label: str | None = None) -> None:
+    """A dot for each seed at a place of the x axis, and a short bar for their mean."""
+    values = np.asarray(values, dtype=float)
+    spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+    ax.plot(place + spread, values, "o", color=color, ms=3.5, alpha=0.6, label=label)
+    ax.hlines(values.mean(), place - 0.25, place + 0.25, color=color, lw=2.5)
+
+
+def legend_below(ax, **options) -> None:
+    """A legend under an axis and its label, off the data."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ax.transAxes + ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)  # inches
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, **options)

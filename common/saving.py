@@ -1,0 +1,211 @@
+"""Files and folders that appear whole or not at all, and models that are found or trained.
+
+What is written stands beside its place first and is renamed at the end. A folder that the lab wrote
+holds `lab_settings.json`: the settings of the training and the names of the files. Whatever else
+stands in a folder is somebody's, and is never deleted.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from common.runs import UserError, is_main_process, process_count
+
+SETTINGS = "lab_settings.json"
+OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # the files that make a model
+
+# --- Files ---
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` at the end, or is gone when writing fails.
+
+    Of several processes only the first one writes.
+    """
+    if not is_main_process():
+        yield Path(os.devnull)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
+    temporary = _beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write JSON, whole or not at all; NaN is refused."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_as_json)
+    with whole_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _as_json(value: object):
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # of NumPy
+        return value.tolist()
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file that the lab wrote; {} where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def check_writable(*folders: Path) -> None:
+    """Make the folders, before any work is done; those that stay empty go when the process ends.
+
+    Raises UserError where that cannot be.
+    """
+    for folder in folders:
+        full = folder.absolute()
+        new = [path for path in (full, *full.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            dangling = [path for path in new if path.is_symlink()]
+            reason = f"{dangling[0]} is a link to nothing" if dangling else error.strerror
+            reason = f"cannot create the folder {folder}: {reason}"
+            raise UserError(f"{reason}; choose another one") from None
+        atexit.register(_remove_empty, new)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"cannot write to the folder {folder}; choose another one")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, as long as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_results(folder: Path, name: str) -> None:
+    """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays."""
+    results = folder / f"{name}.json"
+    present = [path for path in (results, folder / f"{name}.png") if os.path.lexists(path)]
+    ours = {"script", "claims", "metrics"} & read_json(results).keys()
+    if present and not (ours and all(path.is_file() for path in present)):
+        raise UserError(
+            f"{present[0]} was not written by the lab, so it is not replaced; move it, "
+            "or choose another folder with --output-dir"
+        )
+
+
+# --- Models ---
+
+
+def save_model(folder: Path, settings: dict, *parts, readme: str = "") -> None:
+    """Save model, tokenizer, ..., a README and the settings that made them, all or nothing.
+
+    Replaces what the lab wrote there before, and raises UserError where anything else is in the
+    way. Of several processes the first one writes.
+    """
+    if not is_main_process():
+        return
+    check_ours(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
+    new, old = _beside(folder), _beside(folder)
+    try:
+        for part in parts:
+            part.save_pretrained(new)
+        if readme:
+            (new / "README.md").write_text(readme, encoding="utf-8")
+        write_json(new / SETTINGS, {"settings": settings, "files": files_below(new)})
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_ours(*folders: Path) -> None:
+    """Raise UserError where a folder to be replaced holds what the lab did not write."""
+    for folder in folders:
+        remedy = "move it, or choose another folder with --output-dir"
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder, so it is not replaced; {remedy}")
+        ours = {*read_json(folder / SETTINGS).get("files", ()), SETTINGS}
+        strangers = sorted(set(files_below(folder)) - ours)
+        if strangers:
+            reason = f"{folder} holds {strangers[0]}, which the lab did not write"
+            raise UserError(f"{reason}; {remedy}")
+
+
+def files_below(folder: Path) -> list[str]:
+    """The names of all files and links below a folder, relative to it."""
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted(str(path.relative_to(folder)) for path in paths)
+
+
+def load_or_train(folder: Path, settings: dict, train: Callable[[], Sequence]) -> Path:
+    """The folder of a model: as it is where its settings are these, else trained into it now.
+
+    `train()` returns what is to be saved: model, tokenizer. The settings should hold a
+    `fingerprint` of the base model and of the data, so that what is stale is trained again.
+    """
+    settings = json.loads(json.dumps(settings, default=_as_json))
+    if read_json(folder / SETTINGS).get("settings") == settings:
+        return folder
+    check_ours(folder)
+    if process_count() > 1:
+        raise UserError(
+            f"{folder} must be there before several processes start; run the script as one first"
+        )
+    print(f"training {folder.name.replace('_', ' ')} first ({folder})")
+    save_model(folder, settings, *train())
+    return folder
+
+
+def fingerprint(what) -> str:
+    """A hash of a model's files (its name, or a loaded one), or of rows of data.
+
+    A model that is not at hand as files is known by its name.
+    """
+    if not isinstance(what, str) and not hasattr(what, "name_or_path"):
+        rows = json.dumps([dict(row) for row in what], sort_keys=True, default=_as_json)
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
+    from common.models import adapter_base, cached_folder, local_folder
+
+    name = what if isinstance(what, str) else what.name_or_path
+    folder = local_folder(name) or cached_folder(name)
+    if folder is None:
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in OF_MODELS and path.is_file():
+            stat = path.stat()
+            digest.update(f"{path.name} {_hash_file(path, stat.st_mtime_ns)}\n".encode())
+    base = adapter_base(str(folder))
+    if base is not None:
+        digest.update(fingerprint(base).encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(path: Path, changed: int) -> str:
+    """The hash of a file; read once, as long as its time of change stays."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,213 @@
+"""Training with TRL: the model to start from, what all configs share, one progress bar, looks.
+
+What is particular to a method stands in its lesson; here is what no lesson is about.
+"""
+
+import contextlib
+import math
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.models import gains_from_bfloat16, is_embedded, is_wide, load_causal_lm
+from common.preferences import draw_style, questions, write_response
+from common.prompts import format_pair
+from common.runs import UserError, is_main_process, process_count
+from common.saving import fingerprint, load_or_train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
+MAX_LENGTH = 1024  # tokens of prompt and answer; TRL would cut what is longer
+
+# --- What TRL's configs share ---
+
+
+def trl_settings(model, seed: int) -> dict:
+    """What every config of TRL's has in common here. TRL's own defaults suit large models on GPUs.
+
+    Nothing is written to `output_dir` unless a lesson asks for checkpoints.
+    """
+    device = model.device.type
+    return {
+        "max_length": MAX_LENGTH,
+        "bf16": is_wide(model) and gains_from_bfloat16(device),
+        "use_cpu": device == "cpu",
+        "router_aux_loss_coef": 0.0,  # no part of the losses that the lessons show
+        "gradient_checkpointing": False,  # saves little memory at this size, costs a forward pass
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would hide that a training diverges
+        "save_strategy": "no",
+        "ddp_find_unused_parameters": False,  # every weight of the adapter is used in every step
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),
+    }
+
+
+def batch_share(batch_size: int) -> int:
+    """What each process takes of a batch."""
+    return -(-batch_size // process_count())
+
+
+def read_reference_once(epochs: int) -> dict:
+    """For more than one pass: the reference's log-probabilities are computed once, beforehand.
+
+    TRL keeps them in a file that other processes would not find, so several processes compute them
+    in every step.
+    """
+    return {"precompute_ref_log_probs": epochs > 1 and process_count() == 1}
+
+
+def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair) -> "Dataset":
+    """Rows as TRL reads them, in messages; a data set on disk stays there."""
+    from datasets import Dataset
+
+    if isinstance(rows, list):
+        return Dataset.from_list([format_row(row) for row in rows])
+    return rows.map(format_row, remove_columns=rows.column_names)
+
+
+# --- Running a trainer ---
+
+
+def run_trainer(
+    trainer,
+    name: str,
+    look: Callable[[int, "PreTrainedModel"], None] | None = None,
+    look_at: Sequence[int] = (),
+    resume_from: Path | None = None,
+) -> list[dict]:
+    """Train behind one progress bar that says `name`; returns what TRL logged of every step.
+
+    `look(step, policy)` is called before the first step, at the steps of `look_at` (without them
+    every sixth of the way), and at the end. Raises UserError at a loss that is not a number.
+    With several processes the first one looks, and goes on alone when the training is over.
+    """
+    from transformers import PrinterCallback
+
+    sharded = [f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED")]
+    if any(os.environ.get(variable, "").lower() == "true" for variable in sharded):
+        raise UserError("a model cut up by FSDP or DeepSpeed cannot be looked at; use plain DDP")
+    trainer.add_callback(watch(name, look, look_at))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
+    with contextlib.suppress(OSError):
+        Path(trainer.args.output_dir).rmdir()  # TRL makes it, though nothing is kept there
+    go_on_alone()
+    trainer.model.eval()
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def go_on_alone() -> None:
+    """After the last step of several processes: all but the first leave."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        if not is_main_process():
+            PartialState().destroy_process_group()
+            sys.exit(0)
+
+
+def watch(name: str, look: Callable | None, look_at: Sequence[int]):
+    """What transformers calls back: the bar, the looks, the end of a training that diverges."""
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **_):
+            hidden = None if is_main_process() else True  # None: shown in a terminal
+            bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
+            self.bar = tqdm(**bar, leave=False, disable=hidden)
+            sixth = math.ceil(state.max_steps / 6)
+            self.at = {*(look_at or range(sixth, state.max_steps, sixth)), state.max_steps}
+            if not state.global_step:
+                self.see(0, model)
+
+        def on_log(self, args, state, control, logs=None, model=None, **_):
+            if "loss" not in logs:  # at the very end: how long it took
+                return
+            self.bar.update()
+            check_finite(name, state.global_step, logs["loss"], args.learning_rate)
+            if state.global_step in self.at:
+                self.see(state.global_step, model)
+
+        def on_train_end(self, *_, **__):
+            self.bar.close()
+
+        def see(self, step: int, model) -> None:
+            if look and is_main_process():
+                was_training = model.training
+                look(step, model.eval())
+                model.train(was_training)
+
+    return Watch()
+
+
+def check_finite(name: str, step: int, loss: float, learning_rate: float) -> None:
+    """Raise UserError where a loss is not a number: the training has diverged."""
+    if not math.isfinite(loss):
+        reason = f"{name} diverged at step {step}: the loss is {loss}"
+        raise UserError(f"{reason}; try --learning-rate {learning_rate / 3:.1g}")
+
+
+# --- The model that preference tuning starts from ---
+
+
+def load_sft_model(
+    name: str = "tiny-gpt2",
+    device: str = "cpu",
+    *,
+    sft_steps: int | None = None,
+    own_data: bool = False,
+    seed: int = 0,
+    output_dir: Path = Path("outputs"),
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """(model, tokenizer) that answers questions: what DPO starts from and is held to.
+
+    The embedded model is one. Any other is first fine-tuned on the world's answers for `sft_steps`
+    (default: 300), and kept in the output folder; on your own data it is taken as it is.
+    """
+    if sft_steps is None:
+        sft_steps = 0 if is_embedded(name) or own_data else SFT_STEPS
+    if sft_steps:
+        settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
+        folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
+        name = str(
+            load_or_train(folder, settings, lambda: train_sft(name, sft_steps, seed, device))
+        )
+    return load_causal_lm(name, device)
+
+
+def train_sft(name: str, sft_steps: int, seed: int, device: str) -> tuple:
+    """Supervised fine-tuning of all weights on answers in every style: (model, tokenizer)."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = load_causal_lm(name, device)
+    rng, rows = random.Random(seed), []
+    for _ in range(16 * sft_steps):
+        question = rng.choice(questions("train", unseen=None))
+        text = write_response(question, draw_style(question, rng), rng)
+        row = format_pair({"prompt": question.prompt, "chosen": text, "rejected": text})
+        rows.append({"prompt": row["prompt"], "completion": row["chosen"]})
+    config = SFTConfig(
+        learning_rate=2e-4,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=1,
+        per_device_train_batch_size=16,
+        **trl_settings(model, seed),
+    )
+    rows = Dataset.from_list(rows)
+    trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    run_trainer(trainer, f"SFT of {name}")
+    return model, tokenizer
