@@ -339,6 +339,25 @@ def make_unpaired(pairs: list[dict]) -> list[dict]:
     return rows
 
 
+def swap_sides(row: dict) -> dict:
+    """The pair labelled the other way round, with all that it says of either side."""
+    other = {"chosen": "rejected", "rejected": "chosen"}
+    swapped = {}
+    for key, value in row.items():
+        swapped[re.sub("^(chosen|rejected)", lambda side: other[side[0]], key)] = value
+    return swapped
+
+
+def flip_labels(pairs: list[dict], share: float, seed: int) -> list[dict]:
+    """The pairs with chosen and rejected swapped in a `share` of them.
+
+    A larger share swaps the same ones and more.
+    """
+    order = random.Random(f"flips {seed}").sample(range(len(pairs)), len(pairs))
+    flipped = set(order[: round(share * len(pairs))])
+    return [swap_sides(row) if k in flipped else row for k, row in enumerate(pairs)]
+
+
 def judge_prompt(prompt: str, first: str, second: str) -> str:
     """What a language model judge reads; it answers " A" or " B"."""
     return f"Question: {prompt}\nA: {first}\nB: {second}\nBetter:"
