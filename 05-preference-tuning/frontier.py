@@ -1,240 +1,220 @@
-"""What to notice: all methods on one plane, gold utility against KL, with the theoretical limit.
+"""What to notice: which method buys how much quality, and how far does it move the model?
 
     python 05-preference-tuning/frontier.py
-    python 05-preference-tuning/frontier.py --seed 1     # what the other scripts measured with it
 
-Every method moves a policy away from the SFT checkpoint, at a cost in KL, and gains gold utility
-for it. No policy gains more at its KL than the exact optimum pi* of gold, which no training sees.
-This script trains nothing: it collects what the other scripts measured on the same 128 held-out
-prompts, from outputs/ where a run is there, else from the committed run over all seeds.
+collected from   four studies, all measured on the same 128 held-out questions: from outputs/
+                 where one was run, else from the committed run over all seeds
+trained          nothing
+judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
+                 against the measured KL from the SFT model, in nats
+writes           outputs/frontier.png, outputs/frontier.json
 
-About a second. Expect best-of-16 at 95 % of the limit's gain at its KL, online RL at 88 % and DPO
-at 80 %, and all that is tuned for annotators who love length to bend down. Writes frontier.png.
-Left out: cost in memory and seconds as axes (the table has them).
+The SFT model is the one that all methods start from. KL says how far a policy's answers have moved
+away from it: 0 nats is not at all. No policy gains more at its KL than pi*, the exact optimum of
+gold utility, which no training sees: that is the black line.
+
+About a second. Left out: seconds and memory (studies/rl_beside_dpo.py and rlhf_objectives.py).
 """
 
 import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from support.drawing.frontier import draw_frontier
-from support.findings.frontier import findings
-
 import numpy as np
 
-from common import cli
-from common.reporting import COMMITTED, Check, Claim, finish, read_results
+from common import runs
+from common.answers import print_table
+from common.figures import legend_below, new_figure
+from common.intervals import over_seeds
+from common.saving import read_json
 
-# Who measured what: the results' name, and the script that makes them.
-SOURCES = {
-    "dpo_training": "dpo_trainer.py",
-    "dpo_variants": "dpo_variants.py",
-    "online_rl": "online_rl.py",
-    "best_of_n": "best_of_n.py",
-}
+STUDIES = (
+    "too_much_dpo",
+    "on_policy_pairs",
+    "ties_noise_and_margins",
+    "label_quality",
+    "rl_beside_dpo",
+    "best_of_n_and_the_limit",
+)
 TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
 N = 16  # of the best-of-n that stands for the method
 
 
 class Method(NamedTuple):
-    """A method: which of its runs stands for it, and what must be held and sampled.
-
-    A LoRA policy counts once in memory: its reference is the same model with the adapter off.
-    """
+    """A method, which of its trainings stands for it, its colour, and what an answer costs."""
 
     name: str
     series: str
-    models_in_training: int = 1
-    models_in_use: int = 1
-    samples_per_answer: int = 1
+    color: str
+    samples: int = 1  # for one answer
 
 
 METHODS = (
-    Method("best of n", "human", 1, 2, N),
-    Method("DPO", "default"),
-    Method("DPO + best of n", "human", 2, 2, N),
-    Method("IPO", "ipo"),
-    Method("KTO", "kto"),
-    Method("AI labels", "ai_labels"),
-    Method("on-policy DPO", "policy"),
-    Method("online RL", "default", 2),
-    Method("SFT on chosen", "sft_on_chosen"),
-    Method("random labels", "coin"),
+    Method("best of n", "human", "best_of_n", N),
+    Method("DPO", "default", "dpo"),
+    Method("DPO + best of n", "human", "dpo_best_of_n", N),
+    Method("IPO", "ipo", "ipo"),
+    Method("KTO", "kto", "kto"),
+    Method("AI labels", "ai_labels", "ai"),
+    Method("on-policy DPO", "policy", "chosen"),
+    Method("online RL", "default", "rl"),
+    Method("SFT on chosen", "sft_on_chosen", "sft"),
+    Method("random labels", "coin", "other"),
 )
+LINES = ("best of n", "DPO", "online RL", "DPO + best of n")  # several points, along one training
 
-CLAIMS = (
-    Claim(
-        "best_of_n_is_a_strong_baseline",
-        "best-of-N is a strong baseline: a large part of the gain of tuning with zero training",
-        f"gold utility gained by best-of-{N}, as a share of what the best tuned policy gains",
-        path="best_of_n_share",
-        true=(0.5, float("inf")),
-        smallest=0.05,
-    ),
-    Claim(
-        "best_of_n_spends_kl_better",
-        "best-of-N is nearer to the limit at its KL than DPO is at its own",
-        f"share of pi*'s gain at the same KL, best-of-{N} minus DPO",
-        path="best_of_n_minus_dpo",
-        smallest=0.05,
-    ),
-    Claim(
-        "online_rl_spends_kl_better",
-        "online RL is nearer to the limit at its KL than DPO is at its own",
-        "share of pi*'s gain at the same KL, online RL minus DPO",
-        path="online_rl_minus_dpo",
-        smallest=0.05,
-    ),
-    Claim(
-        "over_optimization_is_real",
-        "over-optimisation is a real risk: tuned on for a flawed reward, quality falls",
-        "gold utility that DPO on length-biased labels loses from its best point to its last",
-        path="lost_by_biased_dpo",
-        smallest=0.1,
-    ),
-)
-CHECKS = (
-    Check("limit", "no method's interval lies above pi* at its KL", "excess", (-float("inf"), 0.1)),
-)
+# --- 1. Collecting what the studies measured ---
 
 
-# --- 1. Collecting what the other scripts measured ---
+def collect_points(output_dir: Path) -> list[dict]:
+    """Every study's points of (KL, gold utility), averaged over its seeds.
 
-
-def collect(seed: int, output_dir: Path, smoke: bool) -> tuple[list[dict], dict]:
-    """Every script's points of (KL, gold), and the seconds that its parts took.
-
-    Raises UserError where a result is missing, and says which script makes it.
+    Raises UserError where a result is missing, and says which command makes it.
     """
-    changed = {"seed": seed} if seed else {}
-    changed |= {"smoke": True} if smoke else {}
-    points, seconds, places = [], {}, []
-    for name, script in SOURCES.items():
-        here = output_dir / f"{cli.name_run(name, changed)}.json"
-        place = here if here.is_file() else COMMITTED / f"{name}.json"
-        results = read_results(place)
-        metrics = results["metrics"] or {}
-        if "frontier" not in metrics:
-            command = f"python 05-preference-tuning/{script}"
-            raise cli.UserError(f"{here} is missing; {command} makes it")
-        points += metrics["frontier"]
-        seconds[script] = results["wall_seconds"]
-        places.append(str(place))
-    print(f"reading {', '.join(places)}")
-    return points, seconds
+    points, read = [], []
+    for study in STUDIES:
+        places = (output_dir / "studies", runs.COMMITTED / "studies")
+        place = next((p / f"{study}.json" for p in places if (p / f"{study}.json").is_file()), None)
+        results = read_json(place) if place else {}
+        parts = [run["metrics"].get("points") for run in results.get("runs", ())]
+        if not parts or None in parts:
+            command = f"python 05-preference-tuning/studies/{study}.py"
+            raise runs.UserError(f"no results of {study} that can be read; {command} makes them")
+        points += over_seeds(parts)
+        read.append(f"  {place}  ({len(results['seeds'])} seeds)")
+    print("reading", *read, sep="\n")
+    return points
 
 
-def points_of(points: list[dict], method: str, series: str | None = None) -> list[dict]:
-    """The points of a method, or of one of its runs, in the order of the run."""
-    rows = [point for point in points if point["method"] == method]
-    return [point for point in rows if series in (None, point["series"])]
-
-
-def stands_for(method: Method, points: list[dict]) -> dict:
-    """The point that stands for a method: best-of-N's, or the end of its run.
-
-    Raises UserError where nothing was measured of it.
-    """
-    rows = points_of(points, method.name, method.series)
+def point_for(method: Method, points: list[dict]) -> dict:
+    """The point that stands for a method: best-of-N's, or the end of its training."""
+    rows = [p for p in points if (p["method"], p["series"]) == (method.name, method.series)]
     if not rows:
-        reason = "the results are of another version of the lab; run the scripts again"
-        raise cli.UserError(f"nothing was measured of {method.name}: {reason}")
+        raise runs.UserError(f"nothing was measured of {method.name}: run the studies again")
     return next((point for point in rows if point.get("n") == N), rows[-1])
 
 
-# --- 2. The limit: pi* of gold at every KL ---
+# --- 2. The limit: pi* of gold utility at every KL ---
 
 
-def limit_curve(points: list[dict]) -> list[dict]:
-    """KL and gold utility of pi* along beta, from the SFT checkpoint as far as the pool can tell.
+def limit_curve(points: list[dict]) -> list[tuple[float, float]]:
+    """(KL, gold utility) of pi* along beta, from the SFT model as far as the pool can tell.
 
-    pi* = pi_ref exp(u / beta) / Z of gold u on best_of_n.py's pool; `sample_share` is the effective
-    sample size over the pool's.
+    pi* = pi_ref exp(u / beta) / Z of gold utility u, on the pool of best_of_n_and_the_limit;
+    `sample_share` is the effective sample size over the pool's.
     """
-    trusted = [p for p in points_of(points, "optimum") if p["sample_share"] >= TRUSTED]
-    start = points_of(points, "best of n", "human")[0]  # n = 1: the checkpoint, on the same pool
-    rows = [{"kl": point["kl"]["mean"], "gold": point["gold"]["mean"]} for point in trusted]
-    rows.append({"kl": 0.0, "gold": start["gold"]["mean"]})
-    return sorted(rows, key=lambda row: row["kl"])
+    optima = [point for point in points if point["method"] == "optimum"]
+    rows = []
+    for point in optima:
+        if point["sample_share"] >= TRUSTED:
+            rows.append((point["kl"]["mean"], point["gold"]["mean"]))
+    start = point_of_sft(points)["gold"]["mean"]
+    return sorted([*rows, (0.0, start)])
 
 
-def gain_and_share(point: dict, limit: list[dict]) -> dict:
-    """Gold utility gained over the SFT checkpoint, and as a share of pi*'s gain at the same KL.
+def point_of_sft(points: list[dict]) -> dict:
+    """The SFT model on the pool of the limit: best-of-n with n = 1."""
+    return next(p for p in points if p["method"] == "best of n" and p["series"] == "human")
+
+
+def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict:
+    """Gold utility gained over the SFT model, and as a share of what pi* gains at the same KL.
 
     Beyond the last KL of the limit pi* counts as flat.
     """
-    start = limit[0]["gold"]
-    kl = [row["kl"] for row in limit]
-    gold = [row["gold"] for row in limit]
+    kl, gold = zip(*limit, strict=True)
+    start = gold[0]
     best = float(np.interp(point["kl"]["mean"], kl, gold))
-    gain = shifted(point["gold"], start)
-    share = scaled(gain, 1 / max(best - start, 0.05))
-    return {"gain": gain, "share": share, "excess": point["gold"]["ci95"][0] - best}
-
-
-def shifted(measured: dict, by: float) -> dict:
-    """A quantity minus a number."""
-    return {"mean": measured["mean"] - by, "ci95": [end - by for end in measured["ci95"]]}
-
-
-def scaled(measured: dict, factor: float) -> dict:
-    """A quantity times a number above 0."""
-    return {"mean": measured["mean"] * factor, "ci95": [end * factor for end in measured["ci95"]]}
-
-
-def difference(first: dict, second: dict) -> dict:
-    """first - second of two quantities, their errors taken as independent."""
-    mean = first["mean"] - second["mean"]
-    halves = [(q["ci95"][1] - q["ci95"][0]) / 2 for q in (first, second)]
-    half = float(np.hypot(*halves))
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
-
-
-# --- 3. The study ---
-
-
-def study(points: list[dict]) -> dict:
-    """The limit, every method's gain and share of it, and the comparisons of the claims."""
-    limit = limit_curve(points)
-    rows = {}
-    for method in METHODS:
-        point = stands_for(method, points)
-        about = {"method": method.name, "label": point["label"], "kl": point["kl"]}
-        costs = {**method._asdict(), "annotations": point["annotations"]}
-        rows[method.name] = {**about, **gain_and_share(point, limit), "costs": costs}
-    best, dpo, online = (rows[name] for name in ("best of n", "DPO", "online RL"))
-    one_answer = [row for row in rows.values() if row["costs"]["samples_per_answer"] == 1]
-    tuned = max(one_answer, key=lambda row: row["gain"]["mean"])
-    biased = points_of(points, "DPO", "biased")
-    top = max(biased, key=lambda point: point["gold"]["mean"])
+    ends = np.array([point["gold"]["mean"], *point["gold"]["ci95"]]) - start
+    share = ends / max(best - start, 0.05)
     return {
-        "points": [point for point in points if point["method"] != "optimum"],
-        "limit": limit,
-        "methods": list(rows.values()),
-        "best_tuned": tuned["method"],
-        "best_of_n_share": scaled(best["gain"], 1 / tuned["gain"]["mean"]),
-        "best_of_n_minus_dpo": difference(best["share"], dpo["share"]),
-        "online_rl_minus_dpo": difference(online["share"], dpo["share"]),
-        "lost_by_biased_dpo": difference(top["gold"], biased[-1]["gold"]),
-        "excess": max(row["excess"] for row in rows.values()),
+        "gain": {"mean": ends[0], "ci95": list(ends[1:])},
+        "share": {"mean": share[0], "ci95": list(share[1:])},
     }
+
+
+# --- 3. The figure ---
+
+
+def draw(points: list[dict], limit: list, rows: list[dict]):
+    """The plane, and two rankings of the methods."""
+    figure, axes = new_figure(2, 2, "Quality that each method buys, and what it moves", 3.4)
+    grid = axes[0].get_gridspec()
+    for ax in axes[:2]:
+        ax.remove()
+    plane_of_methods(figure.add_subplot(grid[0, :]), points, limit)
+    ranking_panel(axes[2], [row for row in rows if row["kl"] > 0.1], "share")
+    axes[2].set(title="Share of the limit's gain at the same KL", xlabel="share")
+    ranking_panel(axes[3], rows, "gain")
+    axes[3].set(title="Gold utility gained over the SFT model", xlabel="log-odds")
+    return figure
+
+
+def plane_of_methods(ax, points: list[dict], limit: list) -> None:
+    """Every point of every method, the limit above them; hollow: annotators who prefer length."""
+    ax.plot(*zip(*limit, strict=True), color="black", label="limit: pi* of gold utility")
+    for method in METHODS:
+        of_method = [point for point in points if point["method"] == method.name]
+        for series in dict.fromkeys(point["series"] for point in of_method):
+            rows = [point for point in of_method if point["series"] == series]
+            x, y = ([point[name]["mean"] for point in rows] for name in ("kl", "gold"))
+            biased, joined = rows[0]["biased"], method.name in LINES
+            style = {"color": f"lab:{method.color}", "marker": "o", "ms": 4, "lw": 0.8}
+            style |= {"mfc": "white"} if biased else {}
+            named = joined and series == method.series
+            ax.plot(
+                x, y, ls="-" if joined else "none", label=method.name if named else None, **style
+            )
+            if not joined:
+                ax.annotate(f" {method.name}", (x[-1], y[-1]), fontsize=7, va="center")
+    start = point_of_sft(points)
+    ax.plot(0, start["gold"]["mean"], "s", color="lab:sft", label="SFT model")
+    ax.plot([], [], "o", mfc="white", color="black", label="hollow: annotators prefer length")
+    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
+    ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, None))
+    ax.set(title="Quality against distance", ylabel="gold utility (log-odds)")
+    legend_below(ax, ncols=4)
+
+
+def ranking_panel(ax, rows: list[dict], name: str) -> None:
+    """One quantity of every method with its interval, the best on top."""
+    rows = sorted(rows, key=lambda row: row[name]["mean"])
+    means = np.array([row[name]["mean"] for row in rows])
+    ends = np.array([row[name]["ci95"] for row in rows]).T
+    colors = [f"lab:{row['color']}" for row in rows]
+    bars = {"xerr": np.abs(ends - means), "error_kw": {"lw": 0.8}}
+    ax.barh([row["method"] for row in rows], means, color=colors, **bars)
+    ax.grid(axis="y", visible=False)
 
 
 # --- Main ---
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return cli.make_parser(__file__, __doc__)
+    return runs.make_parser(__file__, __doc__)
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Collect, compare, draw; returns the metrics."""
-    args = cli.start(build_parser(), argv, "frontier")
-    points, seconds = collect(args.seed, args.output_dir, args.smoke)
-    metrics = study(points)
-    lines = findings(metrics, N)
-    return finish(args, metrics, draw_frontier, lines, CLAIMS, CHECKS, timings={"of": seconds})
+    """Collect, compare, print, draw; returns the metrics."""
+    args = runs.start(build_parser(), argv, "frontier")
+    points = collect_points(args.output_dir)
+    limit, rows = limit_curve(points), []
+    for method in METHODS:
+        point = point_for(method, points)
+        about = {"method": method.name, "color": method.color, "kl": point["kl"]["mean"]}
+        costs = {"labels": point["annotations"], "samples": method.samples}
+        rows.append({**about, **costs, "gold": point["gold"], **gain_and_share(point, limit)})
+    table = []
+    for row in sorted(rows, key=lambda row: -row["gain"]["mean"]):
+        of_row = (row["kl"], row["gain"]["mean"], row["labels"], row["samples"])
+        table.append((row["method"], *of_row, ""))
+    print_table(("method", "KL (nats)", "gold gained", "labels", "samples"), table)
+    print("samples: answers that are drawn for one answer; labels: those of a reward model count")
+    metrics = {"limit": limit, "methods": rows, "points": points}
+    next_step = "python 05-preference-tuning/run_all.py --studies: measure all of it yourself"
+    return runs.finish(args, metrics, draw(points, limit, rows), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

@@ -1,296 +1,131 @@
-"""Run every script of the lab and sum up: what was measured, which claims hold, how long it took.
+"""Run every lesson, or every study, side by side.
 
-    python 05-preference-tuning/run_all.py                       # one seed
-    python 05-preference-tuning/run_all.py --seeds 0 1 2         # the same over three seeds
-    python 05-preference-tuning/run_all.py --scripts best_of_n   # again; keeps the others' results
+    python 05-preference-tuning/run_all.py                              # the nine lessons
+    python 05-preference-tuning/run_all.py --studies                    # all studies, one seed
+    python 05-preference-tuning/run_all.py --studies --seeds 0 1 2 3 4 5 6 7
+    python 05-preference-tuning/run_all.py --scripts best_of_n frontier # only these
 
-Scripts and seeds run side by side, as processes of one thread each: as many as there are cores, or
---jobs. What a script prints goes to outputs/logs/. A run that was killed goes on where it stopped.
-About eight minutes a seed on 2 cores. With several seeds it also writes every figure and JSON over
-the seeds, claims.md and headlines.md, to --figures-dir (default: outputs/all-seeds). `make figures`
-does that for the committed run in figures/. With --panels it also writes slides, as slides.py does.
+Each script is a process of one thread, as many at a time as there are cores, or --jobs. What it
+prints goes to outputs/logs/. A study's seed that is done is not run again. With --figures-dir the
+figures and results are copied there, with a table of all claims: `make figures` does that for the
+committed run, lessons with seed 0 and studies with eight seeds, in about an hour and a half.
 """
 
 import argparse
+import ast
 import os
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-from support.drawing.best_of_n import draw_best_of_n
-from support.drawing.dpo_training import draw_dpo
-from support.drawing.dpo_variants import draw_variants
-from support.drawing.frontier import draw_frontier
-from support.drawing.online_rl import draw_online_rl
-from support.drawing.ppo_objectives import draw_objectives
-from support.drawing.preference_data import draw_preference_data
-from support.drawing.reward_hacking import draw_hacking
-from support.drawing.reward_model import draw_reward_model
-from support.jobs import Job, run_jobs
-from support.seeds import adjust_claims, claims_table, headlines_table, merge_runs
-from support.slides import write_slides
+from common import runs
+from common.claims import write_claims_table
+from common.saving import check_writable, read_json
 
-import best_of_n
-import dpo_trainer
-import dpo_variants
-import frontier
-import online_rl
-import preference_data_explorer
-import reward_hacking
-import reward_model
-import rlhf_objectives
-
-from common import cli
-from common.files import replacing, sweep
-from common.intervals import interval
-from common.reporting import at, caption, count_verdicts, read_results, write_json
+HERE = Path(__file__).resolve().parent
+# Of each lesson the name of its figure, in the order of the tutorial.
+LESSONS = {
+    "preference_data_explorer": "preference_data",
+    "reward_model": "reward_model",
+    "rlhf_objectives": "ppo_objectives",
+    "dpo_trainer": "dpo_training",
+    "online_rl": "online_rl",
+    "dpo_variants": "dpo_variants",
+    "best_of_n": "best_of_n",
+    "reward_hacking": "reward_hacking",
+    "frontier": "frontier",
+}
+STUDIES = sorted(path.stem for path in (HERE / "studies").glob("*.py"))
+# These train what others use; the rest waits for them, so that nothing is trained twice.
+FIRST = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
 
 
-class Section(NamedTuple):
-    """A section of the tutorial: its script, the figure's name and function, and its numbers."""
+def run_scripts(scripts: Sequence[Path], flags: Sequence[str], jobs: int, logs: Path) -> None:
+    """Each script in a process of its own, `jobs` at a time, those of FIRST before the others.
 
-    title: str
-    script: str
-    name: str
-    draw: Callable
-    claims: tuple
-    checks: tuple
-    headlines: dict[str, str]  # label: path of a quantity in the metrics
-    needs: tuple[str, ...] = ()  # scripts that have to be done before, with the same seed
+    Raises UserError for the first that fails, once all that run are done.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
 
+    def run_script(script: Path) -> str | None:
+        started, log = time.time(), logs / f"{script.stem}.log"
+        with log.open("w", encoding="utf-8") as file:
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, str(script), *flags]
+            code = subprocess.run(command, stdout=file, stderr=file, env=one_thread).returncode
+        last = (log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"])[-1]
+        result = "done" if code == 0 else "failed"
+        print(f"{script.stem:<32} {result} in {time.time() - started:.0f} s", flush=True)
+        return None if code == 0 else f"{script.stem}: {last.removeprefix('error: ')} (see {log})"
 
-SECTIONS = (
-    Section(
-        "Preference data formats",
-        "preference_data_explorer",
-        "preference_data",
-        draw_preference_data,
-        preference_data_explorer.CLAIMS,
-        (),
-        {
-            "Kendall's tau of pairs, 96 responses read": "tau.pairwise.3",
-            "Kendall's tau of scores, the same reading": "tau.new_rater_each_time.3",
-            "Kendall's tau of rankings of 4, the same reading": "tau.listwise.3",
-            "noise of scores from which pairs win, times": "break_even.at_equal_cost",
-        },
-    ),
-    Section(
-        "Reward models",
-        "reward_model",
-        "reward_model",
-        draw_reward_model,
-        reward_model.CLAIMS,
-        reward_model.CHECKS,
-        {
-            "pairs in the gold order": "gold_order.all",
-            "pairs in the gold order, facts that no pair asked about": "gold_order_unseen_facts",
-            "noisy labels predicted": "label_accuracy",
-            "reward of a word of filler, people's labels": "contrasts.people.filler.reward",
-            "reward of a word of filler, length-lovers' labels": "contrasts.length.filler.reward",
-        },
-    ),
-    Section(
-        "PPO-based RLHF",
-        "rlhf_objectives",
-        "ppo_objectives",
-        draw_objectives,
-        rlhf_objectives.CLAIMS,
-        rlhf_objectives.CHECKS,
-        {
-            "gold utility after PPO with the KL term": "end.with_kl.gold",
-            "gold utility after PPO without it": "end.without_kl.gold",
-        },
-    ),
-    Section(
-        "DPO",
-        "dpo_trainer",
-        "dpo_training",
-        draw_dpo,
-        dpo_trainer.CLAIMS,
-        dpo_trainer.CHECKS,
-        {
-            "good answers of the SFT checkpoint": "reference.good",
-            "good answers after DPO": "policy.good",
-            "KL of DPO, nats": "policy.kl",
-            "gold utility lost by five passes": "unbiased_lost",
-            "gold utility lost by five passes, length-biased labels": "biased_lost",
-        },
-    ),
-    Section(
-        "DPO variants",
-        "dpo_variants",
-        "dpo_variants",
-        draw_variants,
-        dpo_variants.CLAIMS,
-        dpo_variants.CHECKS,
-        {
-            "gold utility after eight passes: DPO": "arms.dpo.utility",
-            "gold utility after eight passes: IPO": "arms.ipo.utility",
-            "gold utility after eight passes: KTO": "arms.kto.utility",
-            "gold utility after one pass: DPO": "arms.flipped_0.utility",
-            "gold utility after one pass: DPO on AI labels": "arms.ai_labels.utility",
-        },
-    ),
-    Section(
-        "Online RL",
-        "online_rl",
-        "online_rl",
-        draw_online_rl,
-        online_rl.CLAIMS,
-        online_rl.CHECKS,
-        {
-            "good answers after online RL": "policy.good",
-            "KL of online RL, nats": "policy.kl",
-            "gold utility, online RL minus DPO": "rl_minus_dpo",
-            "gold utility saved by the KL term, length-biased reward": "held_by_kl",
-        },
-        needs=("reward_model", "dpo_trainer"),
-    ),
-    Section(
-        "Best-of-N",
-        "best_of_n",
-        "best_of_n",
-        draw_best_of_n,
-        best_of_n.CLAIMS,
-        best_of_n.CHECKS,
-        {
-            "share of DPO's gain, best of 16, as many pairs": "share_of_dpo_gain.as_many_pairs",
-            "share of DPO's gain, best of 16, 6,400 pairs": "share_of_dpo_gain.best_of_n",
-            "good answers, DPO and best of 16": "methods.dpo_best_of_n.good",
-        },
-        needs=("reward_model", "dpo_trainer"),
-    ),
-    Section(
-        "Reward hacking",
-        "reward_hacking",
-        "reward_hacking",
-        draw_hacking,
-        reward_hacking.CLAIMS,
-        reward_hacking.CHECKS,
-        {
-            "gold utility of SFT": "sft.utility",
-            "gold utility of DPO, unbiased labels": "dpo.human.utility",
-            "gold utility of DPO, length-biased labels": "dpo.length.utility",
-            "gold utility of DPO, style-biased labels": "dpo.style.utility",
-            "gold utility of DPO, agreement-biased labels": "dpo.agreement.utility",
-        },
-    ),
-    Section(
-        "What to notice",
-        "frontier",
-        "frontier",
-        draw_frontier,
-        frontier.CLAIMS,
-        frontier.CHECKS,
-        {
-            "gain of best-of-16 over that of the best tuned policy": "best_of_n_share",
-        },
-        needs=("dpo_trainer", "dpo_variants", "online_rl", "best_of_n"),
-    ),
-)
-
-# --- Results ---
+    early = [script for script in scripts if script.stem in FIRST]
+    late = [script for script in scripts if script.stem not in FIRST]
+    failed = []
+    for wave in (early, late):
+        with ThreadPoolExecutor(jobs) as pool:
+            failed += [message for message in pool.map(run_script, wave) if message]
+        if failed:
+            raise runs.UserError(failed[0])
 
 
-def read_run(section: Section, seed: int, output_dir: Path, smoke: bool) -> dict:
-    """The results of a script with a seed. Raises UserError where they are missing, or older."""
-    changed = {"seed": seed} if seed else {}
-    changed |= {"smoke": True} if smoke else {}
-    path = output_dir / f"{cli.name_run(section.name, changed)}.json"
-    results = read_results(path)
-    if results["metrics"] is None:
-        raise cli.UserError(f"{path} is missing: run {section.script}.py first")
-    tried = [claim["id"] for claim in results["claims"]]
-    if not smoke and tried != [claim.id for claim in section.claims]:
-        raise cli.UserError(
-            f"{path} is of another version of the lab: run {section.script}.py again"
-        )
-    return results
+def copy_figures(names: Sequence[str], source: Path, folder: Path) -> None:
+    """PNG and JSON of each name, into the committed run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for end in ("png", "json"):
+            shutil.copy(source / f"{name}.{end}", folder)
 
 
-def write_over_seeds(results: list[dict], folder: Path) -> None:
-    """Every section's JSON and figure over the seeds, and the two tables."""
-    for section, result in zip(SECTIONS, results, strict=True):
-        write_json(folder / f"{section.name}.json", result)
-        drawing = section.draw(result["metrics"])
-        drawing.save(folder / f"{section.name}.png", caption(result["settings"]))
-    tables = {"claims.md": claims_table, "headlines.md": headlines_table}
-    for name, make_table in tables.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_text(make_table(SECTIONS, results), encoding="utf-8")
-
-
-def print_overview(results: list[dict]) -> None:
-    """Every headline number, of one seed or of several."""
-    for section, result in zip(SECTIONS, results, strict=True):
-        print(f"\n{section.title} ({section.script}.py, {result['wall_seconds']['total']:.0f} s)")
-        for label, path in section.headlines.items():
-            print(f"  {label}: {interval(at(result['metrics'], path))}")
+def title_of(script: Path) -> str:
+    """The first line of a script's docstring."""
+    return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()[0]
 
 
 # --- Main ---
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    seed = cli.whole_number(0)
-    parser.add_argument("--seeds", type=seed, nargs="+", help="default: the one of --seed")
-    names = [section.script for section in SECTIONS]
+    parser = runs.make_parser(__file__, __doc__)
+    parser.add_argument("--studies", action="store_true", help="the studies, not the lessons")
+    seeds = "of the studies; default: the one of --seed"
+    parser.add_argument("--seeds", type=runs.whole_number(0), nargs="+", help=seeds)
+    names = [*LESSONS, *STUDIES]
     parser.add_argument("--scripts", nargs="+", choices=names, metavar="NAME", help="only these")
-    jobs = "processes side by side, of one thread each; default: as many as there are cores"
-    parser.add_argument("--jobs", type=cli.whole_number(1), default=os.cpu_count(), help=jobs)
+    jobs = "processes side by side; default: as many as there are cores"
+    parser.add_argument("--jobs", type=runs.whole_number(1), default=os.cpu_count(), help=jobs)
+    figures = "copy figures, results and the table of claims there"
+    parser.add_argument("--figures-dir", type=runs.folder, help=figures)
     return parser
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Run, sum up, and write run_all.json; returns its content."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    started, seeds = time.time(), args.seeds or [args.seed]
-    if len(set(seeds)) < len(seeds):
-        raise cli.UserError("--seeds: the same seed twice would count one run as two")
-    folder = args.figures_dir or args.output_dir / "all-seeds"
-    several = len(seeds) > 1
-    cli.check_writable(args.output_dir, *([folder] if several or args.figures_dir else []))
-    sweep(args.output_dir, folder)
-    for section in SECTIONS if several else ():
-        cli.check_replaceable(folder, section.name)
-    scripts = args.scripts or [section.script for section in SECTIONS]
-    # What waits for others comes last, so that the cores are busy to the end.
-    in_order = sorted(SECTIONS, key=lambda section: bool(section.needs))
-    jobs = [Job(section.script, seed) for seed in seeds for section in in_order]
-    jobs = [job for job in jobs if job.script in scripts]
-    needs = {section.script: section.needs for section in SECTIONS}
-    run_jobs(jobs, needs, args.jobs, args.output_dir, args.smoke)
-    results = []
-    for section in SECTIONS:
-        runs = [read_run(section, seed, args.output_dir, args.smoke) for seed in seeds]
-        results.append(merge_runs(runs, section.claims, section.checks) if several else runs[0])
-    if several:
-        adjust_claims(results)
-        write_over_seeds(results, folder)
-    summary = {
-        "seeds": seeds,
-        "jobs": args.jobs,
-        "wall_seconds": round(time.time() - started, 1),
-        "seconds": {result["script"]: result["wall_seconds"]["total"] for result in results},
-    }
-    path = (folder if several else args.output_dir) / "run_all.json"
-    write_json(path, summary)
-    if args.panels:
-        write_slides(SECTIONS, results, path.parent / "run_all-panels")
-    print_overview(results)
-    claims = [claim for result in results for claim in result["claims"]]
-    checks = [check for result in results for check in result["checks"]]
-    passed = sum(check["passes"] for check in checks)
-    seconds = summary["wall_seconds"]
-    print(
-        f"\n{len(claims)} claims: {count_verdicts(claims)}; {passed} of {len(checks)} checks pass"
-    )
-    print(f"{len(seeds)} seed(s) in {seconds:.0f} s; results in {path.parent}")
-    return summary
+def main(argv: list[str] | None = None) -> None:
+    """Run the lessons or the studies, and say how long each took."""
+    args, started = build_parser().parse_args(argv), time.time()
+    check_writable(args.output_dir, *([args.figures_dir] if args.figures_dir else []))
+    wanted = args.scripts or (STUDIES if args.studies else list(LESSONS))
+    lessons = [HERE / f"{name}.py" for name in LESSONS if name in wanted]
+    studies = [HERE / "studies" / f"{name}.py" for name in STUDIES if name in wanted]
+    seeds, logs = args.seeds or [args.seed], args.output_dir / "logs"
+    shared = ["--output-dir", str(args.output_dir), *(["--smoke"] if args.smoke else [])]
+    run_scripts(lessons, [*shared, "--seed", str(args.seed)], args.jobs, logs)
+    several = len(seeds) > 1  # then a study runs its seeds side by side
+    flags = [*shared, "--jobs", str(args.jobs), "--seeds", *map(str, seeds)]
+    run_scripts(studies, flags, 1 if several else args.jobs, logs)
+    if args.figures_dir:
+        copy_figures([LESSONS[path.stem] for path in lessons], args.output_dir, args.figures_dir)
+        results = {path.stem: path for path in studies}
+        copy_figures(list(results), args.output_dir / "studies", args.figures_dir / "studies")
+        found = {name: read_json(args.figures_dir / "studies" / f"{name}.json") for name in results}
+        if found:
+            titles = {name: title_of(path) for name, path in results.items()}
+            write_claims_table(args.figures_dir / "claims.md", titles, found)
+    print(f"{len(lessons) + len(studies)} scripts in {time.time() - started:.0f} s")
+    print(f"figures and results are in {args.output_dir}, what the scripts said in {logs}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)
