@@ -22,9 +22,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from own_data.look import SecondLook
-from own_data.read import own_pairs
-
 import numpy as np
 
 from common import answers, figures, models, runs, saving, training
@@ -32,7 +29,7 @@ from common.preferences import make_pairs, questions
 from common.prompts import as_messages
 from common.scoring import pair_logps
 
-SHOWN = 3  # questions whose answers are printed
+SHOWN = 2  # questions whose answers are printed
 LOOKS = "looks.json"  # beside the checkpoints: what was seen until then
 
 # --- 1. The loss ---
@@ -194,8 +191,6 @@ def table(before: dict, after: dict) -> list[tuple]:
         ("length", before["words"], after["words"], "words"),
         ("KL from the SFT model, measured", before["kl"], after["kl"], "nats"),
         ("held-out pairs ranked as labelled", None, after["ranked"], "% of pairs"),
-        ("log p of chosen answers, change", None, after["chosen"], "nats"),
-        ("log p of rejected answers, change", None, after["rejected"], "nats"),
     ]
 
 
@@ -229,13 +224,13 @@ def log_panel(ax, history: list[dict]) -> None:
     loss, ranked = (recent(history, name, width) for name in ("loss", "rewards/accuracies"))
     steps = np.arange(1, len(history) + 1)
     ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
-    ax.text(len(history), math.log(2), "ln 2 ", ha="right", va="bottom")
+    ax.text(len(history), math.log(2), "ln 2: the loss before training ", ha="right", va="bottom")
     line = {"color": "lab:dpo", "lw": 1.6}
     ax.plot(
         steps[width:], ranked[width:], ls="--", label="pairs ranked as labelled (share)", **line
     )
-    ax.plot(steps, loss, label="loss (nats); before training it is ln 2", **line)
-    ax.set(title="What the training log shows", ylim=(0, 1))
+    ax.plot(steps, loss, label="loss (nats: natural logarithm)", **line)
+    ax.set(title="What the training log shows", ylim=(0, 1), ylabel="share of pairs, and nats")
     ax.set_xlabel(f"step (mean of the last {width})")
     ax.legend(loc="lower left")
 
@@ -253,7 +248,12 @@ def sides_panel(ax, looks: list[dict]) -> None:
     for side in ("chosen", "rejected"):
         values = [look[side] for look in looks]
         ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
-        ax.text(steps[-1], values[-1], f"  {values[-1]:+.1f}", va="center")
+        ax.text(
+            steps[-1],
+            values[-1],
+            f"  {values[-1]:+.1f}".replace("-", "\N{MINUS SIGN}"),
+            va="center",
+        )
     ax.set(title="Held-out pairs: which answers became likelier", xlabel="step")
     ax.set(ylabel="change of log p (nats)", xlim=(0, 1.12 * steps[-1]))
     ax.legend(loc="lower left")
@@ -317,7 +317,8 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove what a training keeps for the case that it is killed, and nothing else."""
     for state in folder.glob("checkpoint-*/trainer_state.json"):
         shutil.rmtree(state.parent, ignore_errors=True)
-    (folder / LOOKS).unlink(missing_ok=True)
+    for name in (LOOKS, "README.md"):  # TRL writes the second one
+        (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody's files, or no such folder
         folder.rmdir()
 
@@ -357,8 +358,9 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt)
     """The adapter with a README that says how to use it; in a second folder the merged model."""
     base, place = policy.peft_config["default"].base_model_name_or_path, folders[0].resolve()
     load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
+    told = {name: value for name, value in settings.items() if value is not None}
     text = README.format(
-        settings=", ".join(f"{name} {value}" for name, value in settings.items()),
+        settings=", ".join(f"{name} {value}" for name, value in told.items()),
         load=load.format(folder=json.dumps(str(place))),
         chat=json.dumps(as_messages(prompt)),
     )
@@ -399,6 +401,9 @@ def main(argv: list[str] | None = None) -> dict:
     place = {"seed": args.seed, "output_dir": args.output_dir}
     model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
     if args.dataset:
+        from own_data.look import SecondLook
+        from own_data.read import own_pairs
+
         reading = {"pairs": args.pairs, "max_new_tokens": args.max_new_tokens, **args.reading}
         pairs, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
         n, few, draw_figure = 1, 16, draw_own
@@ -438,6 +443,8 @@ def main(argv: list[str] | None = None) -> dict:
     policy, history = train_dpo(model, tokenizer, pairs, **args.training, look=look, **kept)
     before, after = looks[0], looks[-1]
     answers.print_before_after(asked, before["shown"], after["shown"], table(before, after), SHOWN)
+    logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
+    history = [{name: row[name] for name in logged} for row in history]
     metrics = {"before": before, "after": after, "looks": looks, "training": history}
     save_adapter(folders, settings, policy, tokenizer, asked[0])
     remove_checkpoints(checkpoints)
