@@ -190,7 +190,12 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def print_before_after(
-    prompts: list[Prompt], before: list, after: list, rows: Sequence[tuple], most: int = 3
+    prompts: list[Prompt],
+    before: list,
+    after: list,
+    rows: Sequence[tuple],
+    most: int = 3,
+    head: Sequence[str] = ("", "before", "after"),
 ) -> None:
     """The first answers before and after (texts (P, n)) with their marks, then `print_table`.
 
@@ -201,7 +206,7 @@ def print_before_after(
         for when, texts in (("before", before), ("after", after)):
             text = shorten(texts[k][0], 66, placeholder=" ...")
             print(f"  {when:<7} {text}{marks(prompt, texts[k][0])}")
-    print_table(("", "before", "after"), rows)
+    print_table(head, rows)
 
 
 def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
@@ -261,17 +266,20 @@ def answers_of_points(
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
-    of the reward that chose or trained, in log-odds: "before" of the SFT checkpoint's answer and
-    "after" of the point's.
+    of the reward that chose or trained, in log-odds: "before" of the SFT model's answer and "after"
+    of the point's. That answer of the SFT model may stand beside them, as "texts" (prompts,).
     """
     answers = {"prompts": list(prompts[:SHOWN]), "texts": {}, "rewards": {}}
     for point, its_texts in zip(points, texts, strict=True):
         answers["texts"][point_name(point)] = [row[0] for row in its_texts[:SHOWN]]
     for point, its_rewards in zip(points, rewards, strict=False):
-        rounded = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
-        answers["rewards"][point_name(point)] = rounded
+        kept = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
+        answers["rewards"][point_name(point)] = kept
     return answers
 
 
-def _rounded(values: np.ndarray) -> list[float]:
+def _rounded(values: Sequence) -> list:
+    """Numbers to four digits; texts as they are."""
+    if isinstance(values[0], str):
+        return list(values)
     return np.round(np.asarray(values, dtype=float), 4).tolist()
