@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from transformers import get_linear_schedule_with_warmup
 
-from common.models import encode_prompt, encode_response
+from common.prompts import encode_prompt, encode_response
 
 
 def plackett_luce_nll(scores_in_rank_order):

@@ -2,31 +2,28 @@
 
 import importlib.util
 import inspect
+import json
 import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-from support import grading
-from support.grading import loop, losses, objectives, running, samples
-from support.grading.grade import Exercise, Verdict, compare, expected, grade, is_mistake
-
+import check
+import grade as grading
+import mistakes_of_training as loop
 import numpy as np
 import pytest
 import solved_exercises
+from grade import Graded, compare, expected, grade, is_mistake
 from helpers import SCRIPTS, run_script
+from mistakes_of_losses import LOSSES
+from mistakes_of_samples import SAMPLES
 
-from common.cli import UserError
-from common.reporting import COMMITTED, read_results
+from common.runs import UserError
 
 FOLDER = SCRIPTS / "exercises"
-MODULES = (samples, losses, objectives)
-EXERCISES = {
-    value.file: value
-    for module in MODULES
-    for value in vars(module).values()
-    if isinstance(value, Exercise)
-}
+EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES)}
 FILES = (*sorted(EXERCISES), loop.FILE)
 MISTAKES = [(file, name) for file in sorted(EXERCISES) for name in EXERCISES[file].mistakes]
 SOLVED = Path(solved_exercises.__file__).read_text(encoding="utf-8")
@@ -45,7 +42,7 @@ def solved_copy(folder: Path, file: str) -> Path:
 
 
 def test_there_is_a_file_for_every_formula_in_the_order_of_the_tutorial():
-    assert tuple(grading.graders()) == FILES
+    assert tuple(check.graders()) == FILES
     assert tuple(sorted(path.stem for path in FOLDER.glob("e*.py"))) == FILES
 
 
@@ -81,16 +78,16 @@ def parameters(function):
 @pytest.mark.parametrize("file", sorted(EXERCISES))
 def test_right_answers_pass(file, tmp_path):
     exercise = EXERCISES[file]
-    assert compare(exercise, exercise.right, ANY) == Verdict("right")
+    assert compare(exercise, exercise.right, ANY) == Graded("right")
     solved_copy(tmp_path, file)
-    assert grade(exercise, tmp_path) == Verdict("right")
+    assert grade(exercise, tmp_path) == Graded("right")
 
 
 @pytest.mark.parametrize(("file", "name"), MISTAKES)
 def test_every_mistake_is_told_from_all_others(file, name):
     exercise = EXERCISES[file]
     mistake = exercise.mistakes[name]
-    assert compare(exercise, mistake, ANY) == Verdict("wrong", name)
+    assert compare(exercise, mistake, ANY) == Graded("wrong", name)
     rows = []
     for case in exercise.cases:
         rows.append(
@@ -187,7 +184,7 @@ ODD_ANSWERS = {
 
 @pytest.mark.parametrize("text", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
 def test_an_odd_answer_is_answered_in_one_line(text, tmp_path, monkeypatch):
-    monkeypatch.setattr("support.grading.grade.SECONDS", 0.3 if "while" in text else 10)
+    monkeypatch.setattr("grade.SECONDS_OF_A_FORMULA", 0.3 if "while" in text else 10)
     exercise = EXERCISES["e02_bradley_terry_loss"]
     exercise = exercise._replace(cases=exercise.cases[:1])
     (tmp_path / f"{exercise.file}.py").write_text(text, encoding="utf-8")
@@ -199,8 +196,8 @@ def test_an_odd_answer_is_answered_in_one_line(text, tmp_path, monkeypatch):
 def test_a_file_that_is_gone_or_does_not_end_when_read(tmp_path):
     assert "git checkout" in grade(EXERCISES["e08_dpo_loss"], tmp_path).reason
     (tmp_path / "endless.py").write_text("while True: pass", encoding="utf-8")
-    with pytest.raises(running.Failed, match="does not end"):
-        running.load_function(tmp_path / "endless.py", "f", seconds=0.2)
+    with pytest.raises(grading.Failed, match="does not end"):
+        grading.load_function(tmp_path / "endless.py", "f", seconds=0.2)
 
 
 def test_a_missing_gradient_and_lost_digits_are_seen():
@@ -212,7 +209,9 @@ def test_a_missing_gradient_and_lost_digits_are_seen():
     def narrow(*inputs):
         return exercise.right(*inputs).float()
 
-    assert "no gradient flows" in compare(exercise, cut, ANY).reason
+    assert compare(exercise, cut, ANY).reason.startswith(
+        "it has the right values, but no gradient flows: "
+    )
     assert "returns float32 where float64" in compare(exercise, narrow, ANY).reason
 
 
@@ -220,14 +219,14 @@ def test_of_two_gaps_one_may_be_filled(tmp_path, monkeypatch):
     path = tmp_path / f"{loop.FILE}.py"
     gaps = (FOLDER / f"{loop.FILE}.py").read_text(encoding="utf-8")
     path.write_text(gaps, encoding="utf-8")
-    assert loop.grade_loop(tmp_path) == Verdict("not begun")
+    assert loop.grade_training(tmp_path) == Graded("not begun")
     path.write_text(f"{gaps}\n\nresponse_logps = print\n", encoding="utf-8")
     monkeypatch.setattr(loop, "fault_of_logps", lambda *_: None)
-    assert loop.grade_loop(tmp_path) == Verdict("not begun", "response_logps is right")
+    assert loop.grade_training(tmp_path) == Graded("not begun", "response_logps is right")
 
 
 def test_ctrl_c_is_left_alone():
-    with pytest.raises(KeyboardInterrupt), running.careful(ANY, 1):
+    with pytest.raises(KeyboardInterrupt), grading.careful(ANY, 1):
         raise KeyboardInterrupt
 
 
@@ -251,7 +250,7 @@ def traces():
 
 def test_mistakes_in_the_loop_are_told_from_each_other(traces):
     for name, trace in traces.items():
-        assert [other for other in traces if loop.close(trace, traces[other])] == [name]
+        assert [other for other in traces if loop.equal_nats(trace, traces[other])] == [name]
 
 
 LOOP_SLIPS = (
@@ -276,10 +275,10 @@ LOOP_SLIPS = (
 def test_a_slip_in_the_loop_is_named(traces, right, wrong, said, tmp_path):
     path = solved_copy(tmp_path, loop.FILE)
     path.write_text(path.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
-    train = running.load_function(path, "train_dpo")
+    train = grading.load_function(path, "train_dpo")
     try:
         fault = loop.fault_of_steps(train, path)
-    except running.Failed as failed:
+    except grading.Failed as failed:
         fault = str(failed)
     assert fault is None if said is None else said in fault
 
@@ -303,15 +302,15 @@ def test_a_slip_in_the_log_probabilities_is_named(right, wrong, said, tmp_path):
     path = solved_copy(tmp_path, loop.FILE)
     path.write_text(path.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
     try:
-        fault = loop.fault_of_logps(running.load_function(path, "response_logps"), path)
+        fault = loop.fault_of_logps(grading.load_function(path, "response_logps"), path)
     finally:
         loop.torch.set_grad_enabled(True)
     assert said in fault
 
 
 def test_log_probabilities_are_told_from_each_other():
-    model, tokenizer = loop.load_causal_lm(loop.MODEL)
-    rows = loop.make_pairs(3, seed=loop.SEED)
+    model, tokenizer = loop.load_causal_lm(loop.TINY)
+    rows = loop.make_pairs(3, seed=0)
     responses = [loop.encode_response(tokenizer, row["chosen"]) for row in rows]
     mistaken = loop.mistaken_logps(model, tokenizer, [row["prompt"] for row in rows], responses)
     for name, logps in mistaken.items():
@@ -324,13 +323,27 @@ def test_log_probabilities_are_told_from_each_other():
 def test_a_solved_loop_is_judged_by_its_answers(traces, good, kl, state, tmp_path, monkeypatch):
     """The training itself is compared with TRL's above; here it is short, and answers are given."""
     solved_copy(tmp_path, loop.FILE)
-    answers = {"good": np.array([good]), "kl": np.array([kl])}
-    settings = {**loop.training_settings("dpo", model=loop.MODEL), "pairs": 8}
-    monkeypatch.setattr(loop, "training_settings", lambda *_, **__: settings)
-    monkeypatch.setattr(loop, "sample_answers", lambda *_: ([], answers))
-    verdict = loop.grade_loop(tmp_path)
+    answers = SimpleNamespace(good=np.array([good]), kl=np.array([kl]))
+    measured = {"good": [0.84, 0.86, 0.88], "kl": [1.1, 1.2, 1.3]}
+    monkeypatch.setattr(loop, "WHOLE", 8)
+    monkeypatch.setattr(loop, "sample_answers", lambda *_, **__: answers)
+    monkeypatch.setattr(loop, "measured_of_trl", measured.get)
+    verdict = loop.grade_training(tmp_path)
     assert verdict.state == state
     assert f"{good:.0%}".replace("%", " %") + f" good answers at a KL of {kl:.2f}" in verdict.reason
+
+
+def test_the_seeds_of_the_committed_run_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MEASURED", tmp_path / "what_dpo_does.json")
+    with pytest.raises(UserError, match="git checkout figures"):
+        loop.measured_of_trl("good")
+    runs = []
+    for good in (0.5, 0.75):
+        quantities = {"good": {"mean": good, "ci95": None}, "kl": {"mean": 1.0, "ci95": None}}
+        other = {"method": "DPO", "series": "unbiased", **quantities}
+        runs.append({"metrics": {"points": [other, {**other, "series": "default"}]}})
+    loop.MEASURED.write_text(json.dumps({"runs": runs}), encoding="utf-8")
+    assert loop.measured_of_trl("good") == [0.5, 0.75]
 
 
 def test_where_one_more_seed_lies():
@@ -357,10 +370,10 @@ def test_states_and_names(tmp_path, capsys):
     solved_copy(tmp_path, FILES[0])
     (tmp_path / f"{FILES[2]}.py").write_text("kl_regularized_optimum = print", encoding="utf-8")
     names = ["plackett_luce_nll", "e02", f"some/folder/{FILES[2]}.py"]
-    assert grading.grade_all(tmp_path, names) == ["right", "not begun", "wrong"]
+    assert check.grade_all(tmp_path, names) == ["right", "not begun", "wrong"]
     assert "1 right, 1 wrong, 1 not begun" in capsys.readouterr().out
     with pytest.raises(UserError, match="no exercise e99; there are e01_"):
-        grading.grade_all(tmp_path, ["e99"])
+        check.grade_all(tmp_path, ["e99"])
 
 
 @pytest.mark.parametrize(("states", "code"), [(["right", "not begun"], 0), (["wrong"], 1)])
@@ -373,58 +386,9 @@ def test_exit_codes(states, code, monkeypatch):
     assert ended.value.code == code
 
 
-# --- The open questions: their answers are those of the committed run ---
+# --- The read-along of the exercises ---
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
-
-
-def committed(name: str) -> dict:
-    return read_results(COMMITTED / f"{name}.json")["metrics"]
-
-
-def says(sentence: str) -> bool:
-    return sentence in " ".join(README.split())
-
-
-def test_the_answer_on_wrong_answers_compares_with_the_committed_run():
-    metrics = committed("dpo_training")
-    before, after = (metrics[who]["right_of_on_topic"]["mean"] for who in ("reference", "policy"))
-    assert says(f"right ones rise from {before:.0%} to {after:.0%} (dpo".replace("%", " %"))
-
-
-def test_the_answer_on_beta_is_that_of_the_committed_run():
-    optimum, amounts = committed("ppo_objectives")["optimum"], committed("dpo_training")["amounts"]
-    kls = [kl["mean"] for kl in optimum["kl"]]
-    assert kls == sorted(kls)
-    beta = np.exp(np.interp(0.5, kls, np.log(optimum["beta"])))
-    assert says(f"With a beta of {beta:.1f} the optimum lies 0.5 nats from the reference")
-    for arm, name in (("unbiased", "0.3"), ("high_beta", "1")):
-        once, twice = (kl_after(amounts[arm], epochs) for epochs in (1, 2))
-        assert says(
-            f"beta {name} it is {once:.1f} nats after one pass over 256 pairs, {twice:.1f} after"
-        )
-
-
-def kl_after(amount: dict, epochs: int) -> float:
-    return next(look["kl"]["mean"] for look in amount["curve"] if look["epoch"] == epochs)
-
-
-def test_the_answer_on_annotations_is_that_of_the_committed_run():
-    curves, points = committed("best_of_n")["curves"], committed("dpo_training")["frontier"]
-    few, many = (curves[arm]["utility"][8 - 1]["mean"] for arm in ("as_many_pairs", "sft"))
-    golds = {point["annotations"]: point["gold"]["mean"] for point in one_pass(points)}
-    labels = np.interp(few, list(golds.values()), list(golds))
-    assert says(f"has gold utility {few:.2f}")
-    assert says(f"{golds[128]:.2f} after 128 comparisons, {golds[256]:.2f} after 256")
-    assert says(f"{golds[768]:.2f} after 768")
-    assert says(f"so about {round(labels, -1):.0f} comparisons buy as much")
-    assert says(f"with a reward model of 6,400 it has {many:.2f}") and many > golds[768]
-
-
-def one_pass(points: list[dict]) -> list[dict]:
-    """DPO's points within its first pass over unbiased pairs, and its default training."""
-    rows = [point for point in points if point["series"] in ("unbiased", "default")]
-    return [point for point in rows if point["epoch"] <= 1]
 
 
 def test_the_table_lists_every_exercise():

@@ -9,26 +9,63 @@ exit status is 1 only where an answer is wrong.
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # the scripts: the right answers are their functions
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lessons have the right answers
 
-from support.grading import grade_all  # noqa: E402
+from common import runs
 
-from common import cli  # noqa: E402
+EXERCISES = Path(__file__).resolve().parent
+
+
+def graders() -> dict[str, Callable[[Path], object]]:
+    """By the name of an exercise's file, what grades it in a folder; in the tutorial's order."""
+    from grade import grade
+    from mistakes_of_losses import LOSSES
+    from mistakes_of_samples import SAMPLES
+    from mistakes_of_training import FILE, grade_training
+
+    formulas = sorted((*LOSSES, *SAMPLES), key=lambda exercise: exercise.file)
+    return {item.file: partial(grade, item) for item in formulas} | {FILE: grade_training}
+
+
+def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
+    """Print what is said of the exercises of these names, or of all; returns their states.
+
+    A name is that of the file, with or without its folder and number.
+    """
+    known = graders()
+    files = [find_exercise(name, known) for name in names] or list(known)
+    states = []
+    for file in files:
+        graded = known[file](folder)
+        states.append(graded.state)
+        print(f"{file:<36}{': '.join(filter(None, graded))}", flush=True)
+    if len(states) > 1:
+        counts = [f"{states.count(state)} {state}" for state in ("right", "wrong", "not begun")]
+        print(f"\n{', '.join(counts)}")
+    return states
+
+
+def find_exercise(name: str, known: Sequence[str]) -> str:
+    """The exercise that is meant by e08_dpo_loss, dpo_loss, e08, or the path of its file."""
+    for file in known:
+        if Path(name).stem in (file, *file.split("_", 1)):
+            return file
+    raise runs.UserError(f"no exercise {name}; there are {', '.join(known)}")
 
 
 def main() -> None:
     """Grade what is named, print a line for each, and exit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="file or function; default: all")
     args, unknown = parser.parse_known_args()
-    states = grade_all(HERE, args.names + unknown)
+    states = grade_all(EXERCISES, args.names + unknown)
     sys.exit(1 if "wrong" in states else 0)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

@@ -13,7 +13,7 @@ Predict first: the loss of the first step, and the share of good answers at the 
 
 import torch
 
-from common.models import encode_prompt, encode_response  # noqa: F401
+from common.prompts import encode_prompt, encode_response  # noqa: F401
 
 
 def response_logps(

@@ -11,17 +11,16 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts
-
-from support.evaluation import sample_answers, summarize
-from support.training import training_settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lessons
 
 from dpo_trainer import train_dpo
 
-from common import cli
+from common import answers, runs
 from common.intervals import interval, percent
 from common.models import load_causal_lm
 from common.preferences import SIDES, make_pairs, questions, read_response
+
+PAIRS = 768
 
 
 def shows_wrong(pair: dict) -> bool:
@@ -32,30 +31,28 @@ def shows_wrong(pair: dict) -> bool:
 
 def main() -> None:
     """Train, sample, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="of pairs and training")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = runs.OneLineParser(description=__doc__, formatter_class=formatter)
+    seed_help = "of pairs and training"
+    parser.add_argument("--seed", type=runs.whole_number(0), default=0, help=seed_help)
     seed = parser.parse_args().seed
-    cli.quiet_libraries()
-    settings = training_settings("dpo", model="tiny-gpt2")
-    count = settings["pairs"]
-    pairs = [pair for pair in make_pairs(4 * count, seed=seed) if not shows_wrong(pair)][:count]
-    training = {name: settings[name] for name in ("learning_rate", "epochs", "batch_size")}
+    runs.quiet_libraries()
+    pairs = [pair for pair in make_pairs(4 * PAIRS, seed=seed) if not shows_wrong(pair)][:PAIRS]
 
-    reference, tokenizer = load_causal_lm("tiny-gpt2")
+    model, tokenizer = load_causal_lm("tiny-gpt2")
     prompts = [question.prompt for question in questions("test")[:256]]
-    before = summarize(sample_answers(reference, tokenizer, prompts, 3, 48, seed)[1])
-    policy = train_dpo(reference, tokenizer, pairs, **training, seed=seed).policy
-    after = summarize(sample_answers(policy, tokenizer, prompts, 3, 48, seed)[1])
+    before = answers.sample_answers(model, tokenizer, prompts, n=3, seed=seed)
+    policy, _ = train_dpo(model, tokenizer, pairs, seed=seed)
+    after = answers.sample_answers(policy, tokenizer, prompts, n=3, seed=seed)
     print(f"{len(pairs)} pairs, none of which shows a wrong answer")
-    for name, answers in (("before", before), ("after", after)):
+    for when, sampled in (("before", before), ("after", after)):
+        found = answers.summarize(sampled)
         print(
-            f"{name}: of the answers on topic {percent(answers['right_of_on_topic'])} are right; "
-            f"without filler {percent(answers['plain'])}, "
-            f"gold utility {interval(answers['utility'])}, KL {interval(answers['kl'])} nats"
+            f"{when}: of the answers on topic {percent(found['right_of_on_topic'])} are right; "
+            f"without filler {percent(found['plain'])}, "
+            f"gold utility {interval(found['gold'])}, KL {interval(found['kl'])} nats"
         )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)
