@@ -211,7 +211,7 @@ def print_before_after(
 
 def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
     """Rows (what, number, ..., unit) under their heads, numbers in columns; None is a dash."""
-    width = max(len(row[0]) for row in rows) + 1
+    width = max(len(row[0]) for row in [head, *rows]) + 1
     print(f"\n{head[0]:<{width}}" + "".join(f"{name:>11}" for name in head[1:]))
     for what, *values, unit in rows:
         cells = "".join(f"{_cell(value, unit):>11}" for value in values)

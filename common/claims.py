@@ -21,7 +21,8 @@ import numpy as np
 
 from common import runs
 from common.intervals import Z95, interval, over_seeds, seed_half_width, student_t
-from common.saving import check_results, check_writable, read_json, whole_file, write_json
+from common.models import init_compute
+from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
 
 LESSONS = runs.ROOT / "05-preference-tuning"
 sys.path.append(str(LESSONS))
@@ -216,11 +217,7 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
 
 def study_parser(script: Path) -> argparse.ArgumentParser:
     """--seeds, --jobs, --claims, and what all scripts have."""
-    parser = runs.OneLineParser(
-        script.name,
-        description=sys.modules["__main__"].__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = runs.OneLineParser(script.name, description=sys.modules["__main__"].__doc__)
     seed = runs.whole_number(0)
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="default: 0")
     jobs = "seeds side by side, one thread each; default: as many as there are cores"
@@ -237,8 +234,7 @@ def study_parser(script: Path) -> argparse.ArgumentParser:
 
 def measure_seed(part: Path, measure: Callable, seed: int, smoke: bool) -> None:
     """The metrics of one seed, written whole."""
-    runs.quiet_libraries()
-    runs.init_compute("cpu")
+    init_compute("cpu")
     started = time.time()
     metrics = measure(seed, smoke)
     seconds = round(time.time() - started, 1)
@@ -292,7 +288,7 @@ def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
         "script": script,
         "seeds": [part["seed"] for part in parts],
         "wall_seconds": round(float(np.mean([part["wall_seconds"] for part in parts])), 1),
-        "versions": runs.versions(),
+        "versions": versions(),
         "runs": [{key: part[key] for key in ("seed", "wall_seconds", "metrics")} for part in parts],
         "claims": judged,
     }

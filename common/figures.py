@@ -87,7 +87,7 @@ def seed_lines(ax, x: Sequence, values: np.ndarray, color: str, label: str, **li
     """A thin line for each seed, values (seeds, len(x)), and a thick one for their mean."""
     values = np.asarray(values, dtype=float)
     if len(values) > 1:
-        ax.plot(x, values.T, color=color, lw=0.7, alpha=0.4)
+        ax.plot(x, values.T, color=color, lw=0.7, alpha=0.4, ls=line.get("ls", "-"))
     ax.plot(
         x, values.mean(0), color=color, label=label, **{"lw": 2, "marker": "o", "ms": 3, **line}
     )
@@ -99,6 +99,37 @@ def seed_dots(ax, place: float, values: Sequence, color: str, label: str | None 
     spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
     ax.plot(place + spread, values, "o", color=color, ms=3.5, alpha=0.6, label=label)
     ax.hlines(values.mean(), place - 0.25, place + 0.25, color=color, lw=2.5)
+
+
+def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
+    """A table of cells, values (seeds, rows, columns); None where nothing was measured.
+
+    In each cell the mean over seeds, and how many seeds are above 0: green where all of them are,
+    purple where none is, pale in between.
+    """
+    values = np.array(values, dtype=float)
+    rows, columns, count = list(rows), list(columns), len(values)
+    for (i, k), mean in np.ndenumerate(values.mean(0)):
+        if np.isnan(mean):
+            continue
+        above = int((values[:, i, k] > 0).sum())
+        color = COLORS["gold"] if 2 * above > count else COLORS["rejected"]
+        strength = 0.75 if above in (0, count) else 0.2
+        ax.add_patch(_cell_patch(k, i, color, strength))
+        told = f"{mean:+.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
+        white = {"color": "white"} if strength > 0.5 else {}
+        ax.text(k, i, told, ha="center", va="center", fontsize=8, **white)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+
+
+def _cell_patch(x: float, y: float, color: str, strength: float):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=color, alpha=strength, lw=0)
 
 
 def legend_below(ax, **options) -> None:

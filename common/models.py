@@ -5,19 +5,24 @@ lab cannot use is refused in one line, before any work, and never by running cod
 """
 
 import contextlib
+import ctypes
+import gc
+import hashlib
 import json
+import logging
 import os
 import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from common.basics import UserError
 from common.prompts import reads_pairs, use_template_of
-from common.runs import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +31,7 @@ TINY = Path(__file__).resolve().parent / "tiny"
 EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
 HEADS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # of models that write text
 DECODERS = "give a causal language model (GPT-2, Llama, Qwen, ...)"
+OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # the files that make a model
 # Types whose first position is the one behind the id of the padding token.
 COUNT_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
 COUNT_FROM_PADDING += ("camembert", "longformer", "mpnet", "ibert", "data2vec-text", "esm")
@@ -141,6 +147,36 @@ def hub_answers(seconds: float = 4.0) -> bool:
     thread.start()
     thread.join(seconds)
     return bool(answers)
+
+
+def fingerprint(what) -> str:
+    """A hash of a model's files (its name, or a loaded one), or of rows of data.
+
+    A model that is not at hand as files is known by its name.
+    """
+    if not isinstance(what, str) and not hasattr(what, "name_or_path"):
+        rows = json.dumps([dict(row) for row in what], sort_keys=True, default=str)
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
+    name = what if isinstance(what, str) else what.name_or_path
+    folder = local_folder(name) or cached_folder(name)
+    if folder is None:
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in OF_MODELS and path.is_file():
+            stat = path.stat()
+            digest.update(f"{path.name} {_hash_file(path, stat.st_mtime_ns)}\n".encode())
+    base = adapter_base(str(folder))
+    if base is not None:
+        digest.update(fingerprint(base).encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(path: Path, changed: int) -> str:
+    """The hash of a file; read once, as long as its time of change stays."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Loading ---
@@ -389,8 +425,6 @@ def load_adapter(model: "PreTrainedModel", folder: Path):
     """
     from peft import PeftModel
 
-    from common.saving import fingerprint
-
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder} holds no adapter (adapter_model.safetensors is missing)")
     base = adapter_base(str(folder))
@@ -403,7 +437,47 @@ def load_adapter(model: "PreTrainedModel", folder: Path):
         raise UserError(f"the adapter {folder} does not fit the model: {in_brief(error)}") from None
 
 
-# --- Precision ---
+# --- Device and precision ---
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and warnings about defaults out of the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    import datasets
+    import transformers
+
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"  # TRL's bars; set here, since it hides all if tqdm finds it
+
+
+def init_compute(device: str) -> str:
+    """Make ready to compute: "auto" becomes cuda, mps or cpu; of several processes each has a GPU.
+
+    Raises UserError for a device that is not there.
+    """
+    quiet_libraries()
+    import torch
+    from accelerate import PartialState
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = {"cuda": cuda, "mps": mps, "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        raise UserError(f"--device {device}: PyTorch finds no such device; use --device auto")
+    if device == "cpu":  # glibc keeps freed tensors: giving them back costs up to half of a step
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD
+    state = PartialState(cpu=device == "cpu")
+    gc.freeze()  # what the libraries hold need not be searched for garbage at every training
+    several = device == "cuda" and state.num_processes > 1
+    return f"cuda:{state.local_process_index}" if several else device
 
 
 @lru_cache

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from common.basics import UserError
 from common.preferences import SIDES
-from common.runs import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

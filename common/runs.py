@@ -1,4 +1,4 @@
-"""How every script starts and ends: flags, one-line errors, the device, the files that it writes.
+"""How every script starts and ends: flags, one-line errors, the files that it writes.
 
 Nothing here imports torch, so that `--help` answers at once.
 """
@@ -8,66 +8,60 @@ import contextlib
 import hashlib
 import inspect
 import io
-import logging
 import os
-import platform
 import re
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from common.basics import UserError, is_main_process, process_count, show_progress
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "figures"  # the committed run; only `make figures` writes there
-# Flags that change where a run writes and what it says, but nothing that it measures.
-NOT_A_SETTING = ("output_dir", "device", "resume", "merge")
+NOT_A_SETTING = ("output_dir", "device", "resume", "merge")  # flags that change no measurement
 # Flags that say how --dataset is read.
 READING = ("split", "config", "prompt_column", "chosen_column", "rejected_column")
-# Flags that name a model: a hub id, a folder, or one of the embedded models.
-MODEL_FLAGS = ("model", "reward_backbone", "judge")
+MODEL_FLAGS = ("model", "reward_backbone", "judge")  # a hub id, a folder, or an embedded model
 # Flags that shape what one lesson trains for another.
-OF_TRAINED = (
-    "model",
-    "reward_backbone",
-    "dataset",
-    *READING,
-    "pairs",
-    "seed",
-    "smoke",
-    "sft_steps",
-)
-PACKAGES = ("numpy", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib")
+OF_TRAINED = ("model", "reward_backbone", "dataset", *READING, "pairs", "seed", "smoke")
+OF_TRAINED += ("sft_steps",)
 HELP = {
     "beta": "how strongly the policy is held to its reference",
     "epochs": "passes over the data",
-    "batch_size": "rows a step, over all processes",
-    "learning_rate": "of AdamW at its highest",
-    "lora_r": "rank of the LoRA adapter",
-    "schedule": "of the learning rate",
 }
-
-
-class UserError(Exception):
-    """Something the user can put right: one line that says what is wrong, where, what to do."""
+HELP |= {"batch_size": "rows a step, over all processes", "lora_r": "rank of the LoRA adapter"}
 
 
 # --- Flags ---
 
 
 class OneLineParser(argparse.ArgumentParser):
+    """A parser that shows a docstring as it is written, and whose errors are one line."""
+
+    def __init__(self, *args, **options):
+        as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, formatter_class=as_written, **options)
+
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+class Once(argparse.Action):
+    """A flag that may be given once: the second of two data sets would be read alone."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; join the files into one")
+        setattr(namespace, self.dest, values)
+
+
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of a script (its __file__ and __doc__), with the flags that all scripts have."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = OneLineParser(Path(script).name, description=description, formatter_class=as_written)
+    parser = OneLineParser(Path(script).name, description=description)
     seed = "seed of data, training and sampling; default: 0"
     parser.add_argument("--seed", type=whole_number(0), default=0, help=seed)
     where = "results, figures and what was trained go here; default: outputs"
@@ -91,43 +85,29 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{role}-column", type=non_empty, metavar="COLUMN", help=column)
 
 
-class Once(argparse.Action):
-    """A flag that may be given once: the second of two data sets would be read alone."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is given twice; join the files into one")
-        setattr(namespace, self.dest, values)
-
-
 def add_hyperparameters(parser: argparse.ArgumentParser, train: Callable, **texts: str) -> None:
     """A flag for every keyword-only number or text of `train`, with the default that stands there.
 
     A default of None depends on the model; `texts` says how.
     """
     group = parser.add_argument_group("training")
-    for name in hyperparameters(train):
-        default = inspect.signature(train).parameters[name].default
-        kinds = {int: whole_number(1), float: positive_float, str: non_empty}
-        kind = float if default is None else type(default)
+    kinds = {int: whole_number(1), float: positive_float, str: non_empty}
+    for name, default in hyperparameters(train).items():
+        kind = kinds[float if default is None else type(default)]
         told = f"{HELP.get(name, name.replace('_', ' '))}; default: {texts.get(name, default)}"
         flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=kinds[kind], default=default, metavar="N", help=told)
+        group.add_argument(flag, type=kind, default=default, metavar="X", help=told)
 
 
-def hyperparameters(train: Callable) -> list[str]:
-    """The names of the keyword-only numbers and texts that a training function takes."""
-    names = []
+def hyperparameters(train: Callable) -> dict:
+    """The keyword-only numbers and texts that a training function takes, with their defaults."""
+    found = {}
     for name, parameter in inspect.signature(train).parameters.items():
-        simple = re.fullmatch(r"(int|float|str)( \| None)?", _annotation(parameter))
-        if parameter.kind is parameter.KEYWORD_ONLY and simple and name not in ("seed", "name"):
-            names.append(name)
-    return names
-
-
-def _annotation(parameter: inspect.Parameter) -> str:
-    annotation = parameter.annotation
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        kind = re.sub(r"<class '(\w+)'>", r"\1", str(parameter.annotation))
+        simple = re.fullmatch(r"(int|float|str)( \| None)?", kind) and name not in ("seed", "name")
+        if simple and parameter.kind is parameter.KEYWORD_ONLY:
+            found[name] = parameter.default
+    return found
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -149,23 +129,16 @@ def positive_float(text: str) -> float:
     return float(text)
 
 
-def fraction(text: str) -> float:
-    """argparse type: a number between 0 and 1, both left out."""
-    if not 0 < float(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return float(text)
-
-
-def folder(text: str) -> Path:
-    """argparse type: the name of a folder."""
-    return Path(non_empty(text))
-
-
 def non_empty(text: str) -> str:
     """argparse type: a text that is not blank."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def folder(text: str) -> Path:
+    """argparse type: the name of a folder."""
+    return Path(non_empty(text))
 
 
 # --- The start ---
@@ -180,21 +153,17 @@ def start(
 ) -> argparse.Namespace:
     """Parse the command line and check all that can be checked before work begins.
 
-    Adds to the flags: `changed`, those that differ from their defaults; `settings`, all that shape
-    what is measured; `reading`, those given of READING; `training`, what `train` takes of them;
-    `run_name`, under which the run writes its files. With --smoke the values of `smoke` are upper
-    limits. Raises UserError for folders that cannot be written and models that are not there.
+    Adds: `changed`, the flags that differ from their defaults; `settings`, all that shape what is
+    measured; `reading`, those given of READING; `training`, what `train` takes; `run_name`, under
+    which the run writes its files. With --smoke the values of `smoke` are upper limits.
     """
     from common.saving import check_results, check_writable
 
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
-    args.run_name, args.script, args.started = (
-        name_run(name, args.changed),
-        parser.prog,
-        time.time(),
-    )
+    args.run_name = name_run(name, args.changed)
+    args.script, args.started = parser.prog, time.time()
     for flag, most in (smoke or {}).items() if args.smoke else ():
         setattr(args, flag, most if given[flag] is None else min(given[flag], most))
     args.reading = {flag: given[flag] for flag in READING if given.get(flag)}
@@ -208,11 +177,10 @@ def start(
     check_results(args.output_dir, args.run_name)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):
-        from common.models import find_model
+        from common.models import find_model, init_compute
 
         for model in filter(None, names):
             find_model(str(model))
-        quiet_libraries()
         args.device = init_compute(args.device)
     return args
 
@@ -222,22 +190,18 @@ def name_run(name: str, changed: dict, longest: int = 150) -> str:
 
     Two different values never share a name: what a name cannot hold is told apart by a hash.
     """
+
+    def in_name(value) -> str:
+        slug = re.sub(r"[^\w.-]+", "_", str(value)).strip("_.")[-40:]
+        return slug if slug == str(value) else f"{slug}_{_hash(str(value))}"
+
     parts = [name]
     for flag, value in sorted(changed.items()):
         parts.append(flag.replace("_", "-"))
-        if value is not True:
-            values = value if isinstance(value, list | tuple) else [value]
-            parts += [str(v) if isinstance(v, int | float) else _slug(str(v)) for v in values]
+        values = value if isinstance(value, list | tuple) else [value]
+        parts += [] if value is True else map(in_name, values)
     full = "-".join(parts)
-    if len(full.encode()) <= longest:
-        return full
-    return f"{name}-{'-'.join(flag.replace('_', '-') for flag in sorted(changed))}-{_hash(full)}"
-
-
-def _slug(text: str, longest: int = 40) -> str:
-    """A text as part of a file name; where it cannot stand as it is, with a hash of the whole."""
-    slug = re.sub(r"[^\w.]+", "_", text).strip("_.")[-longest:]
-    return slug if slug == text else f"{slug}_{_hash(text)}"
+    return full if len(full.encode()) <= longest else f"{full[:100]}-{_hash(full)}"
 
 
 def _hash(text: str) -> str:
@@ -245,10 +209,7 @@ def _hash(text: str) -> str:
 
 
 def trained_folder(args: argparse.Namespace, name: str, without: tuple[str, ...] = ()) -> Path:
-    """Where the lesson that trains NAME keeps it, run with the flags that this run shares with it.
-
-    `without` names flags of this run that are not its flags, too.
-    """
+    """Where the lesson that trains NAME keeps it, with the flags of this run that are its, too."""
     shared = {k: v for k, v in args.changed.items() if k in OF_TRAINED and k not in without}
     return args.output_dir / name_run(name, shared)
 
@@ -266,60 +227,47 @@ def finish(
 ) -> dict:
     """Write the JSON and the figure, say where, and what to try next; returns the metrics.
 
-    `settings` are what the script made of the flags (a default learning rate), `trained` the
-    folders that it wrote.
+    `settings` are what the script made of the flags, `trained` the folders that it wrote.
     """
     from common.figures import save_figure
-    from common.saving import write_json
+    from common.saving import versions, write_json
 
     seconds = round(time.time() - args.started, 1)
     written = [args.output_dir / f"{args.run_name}.{end}" for end in ("png", "json")]
-    content = {
-        "script": args.script,
-        "settings": {**args.settings, **(settings or {})},
-        "versions": versions(),
-        "seed": args.seed,
-        "device": args.device,
-        "wall_seconds": seconds,
-        "metrics": metrics,
-    }
-    write_json(written[1], content)  # before the figure: a PNG without its JSON would be strange
+    about = {"script": args.script, "settings": {**args.settings, **(settings or {})}}
+    about |= {"versions": versions(), "seed": args.seed, "device": args.device}
+    # Before the figure: a PNG without its JSON would be nobody's.
+    write_json(written[1], {**about, "wall_seconds": seconds, "metrics": metrics})
     save_figure(figure, written[0])
     print(f"\nwrote {', '.join(map(str, [*written, *trained]))}   ({seconds:.0f} s)")
     print(f"next  {next_step}")
     return metrics
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that are installed."""
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            installed[package] = version(package)
-    return installed
-
-
 def run(main: Callable[[], object]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and process_count() == 1:
         signal.signal(signal.SIGTERM, _end)  # `kill` cleans up like Ctrl-C
+    silence = contextlib.redirect_stdout(io.StringIO())
+    message, code = "", 2
     try:
-        silence = contextlib.redirect_stdout(io.StringIO())
         with contextlib.nullcontext() if is_main_process() else silence:
             main()
-    except UserError as error:
-        sys.exit(_complain(f"error: {error}", 2))
-    except ModuleNotFoundError as error:
-        if error.name and (error.name.split(".")[0] == "common" or (ROOT / error.name).exists()):
-            raise  # a fault of the lab
-        sys.exit(_complain(f"error: {missing_package(error.name)}", 2))
+        return
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a full disk, a folder that became unwritable
-        sys.exit(_complain(f"error: {error}", 2))
+        return
+    except ModuleNotFoundError as error:
+        if (error.name or "common").split(".")[0] in ("common", "own_data"):
+            raise  # a fault of the lab
+        message = f"error: {missing_package(error.name)}"
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder that became unwritable
+        message = f"error: {error}"
     except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        sys.exit(_complain("interrupted", 128 + number))
+        message, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
+    if is_main_process():
+        print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
 
 
 def _end(number: int, frame) -> None:
@@ -335,70 +283,19 @@ def missing_package(name: str | None) -> str:
     return f"no package {name} in this Python; type: {todo}"
 
 
-def _complain(message: str, code: int) -> int:
-    if is_main_process():
-        print(" ".join(message.split()), file=sys.stderr)
-    return code
+# temporary: these live in common.models and common.basics
 
 
-# --- Processes, libraries, progress, device ---
+def quiet_libraries():
+    from common.models import quiet_libraries as q
+
+    q()
 
 
-def is_main_process() -> bool:
-    """Whether this process speaks and writes files: the first that `accelerate launch` starts."""
-    return int(os.environ.get("RANK", 0)) == 0
+def init_compute(device):
+    from common.models import init_compute as i
+
+    return i(device)
 
 
-def process_count() -> int:
-    """How many processes `accelerate launch` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and warnings about defaults out of the terminal."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore")
-    import datasets
-    import transformers
-
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    os.environ["TQDM_DISABLE"] = "1"  # TRL's bars; set here, since it hides all if tqdm finds it
-
-
-def show_progress(items: Iterable, what: str) -> Iterable:
-    """The items, behind a progress bar in a terminal once two seconds have passed."""
-    from tqdm import tqdm
-
-    hidden = None if is_main_process() else True  # None: shown where there is a terminal
-    return tqdm(items, desc=what, delay=2, leave=False, disable=hidden)
-
-
-def init_compute(device: str) -> str:
-    """Make ready to compute: "auto" becomes cuda, mps or cpu; of several processes each has a GPU.
-
-    Raises UserError for a device that is not there.
-    """
-    import ctypes
-    import gc
-
-    import torch
-    from accelerate import PartialState
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    available = {"cuda": cuda, "mps": mps, "cpu": True}
-    if device == "auto":
-        device = next(name for name, there in available.items() if there)
-    if not available[device]:
-        raise UserError(f"--device {device}: PyTorch finds no such device; use --device auto")
-    if device == "cpu":  # glibc keeps freed tensors: giving them back costs up to half of a step
-        with contextlib.suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            mallopt(-4, 0)  # M_MMAP_MAX
-            mallopt(-1, -1)  # M_TRIM_THRESHOLD
-    state = PartialState(cpu=device == "cpu")
-    gc.freeze()  # what the libraries hold need not be searched for garbage at every training
-    several = device == "cuda" and state.num_processes > 1
-    return f"cuda:{state.local_process_index}" if several else device
+__all__ = ["UserError", "is_main_process", "process_count", "show_progress"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from common.basics import show_progress
 from common.models import autocast
 from common.prompts import Prompt, check_length, encode_prompt, end_of_answer
-from common.runs import show_progress
 
 if TYPE_CHECKING:
     import torch

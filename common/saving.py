@@ -7,19 +7,19 @@ stands in a folder is somebody's, and is never deleted.
 
 import atexit
 import contextlib
-import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.runs import UserError, is_main_process, process_count
+from common.basics import UserError, is_main_process, process_count
 
 SETTINGS = "lab_settings.json"
-OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # the files that make a model
+PACKAGES = ("numpy", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib")
 
 # --- Files ---
 
@@ -110,6 +110,15 @@ def check_results(folder: Path, name: str) -> None:
         )
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that are installed."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
+
+
 # --- Models ---
 
 
@@ -179,33 +188,7 @@ def load_or_train(folder: Path, settings: dict, train: Callable[[], Sequence]) -
     return folder
 
 
-def fingerprint(what) -> str:
-    """A hash of a model's files (its name, or a loaded one), or of rows of data.
+def fingerprint(what):  # temporary: it lives in common.models
+    from common.models import fingerprint as f
 
-    A model that is not at hand as files is known by its name.
-    """
-    if not isinstance(what, str) and not hasattr(what, "name_or_path"):
-        rows = json.dumps([dict(row) for row in what], sort_keys=True, default=_as_json)
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
-    from common.models import adapter_base, cached_folder, local_folder
-
-    name = what if isinstance(what, str) else what.name_or_path
-    folder = local_folder(name) or cached_folder(name)
-    if folder is None:
-        return name
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in OF_MODELS and path.is_file():
-            stat = path.stat()
-            digest.update(f"{path.name} {_hash_file(path, stat.st_mtime_ns)}\n".encode())
-    base = adapter_base(str(folder))
-    if base is not None:
-        digest.update(fingerprint(base).encode())
-    return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=1024)
-def _hash_file(path: Path, changed: int) -> str:
-    """The hash of a file; read once, as long as its time of change stays."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return f(what)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.basics import UserError, show_progress
 from common.preferences import SIDES, WORTH, Contrast, Question, contrasts_of
 from common.prompts import (
     Prompt,
@@ -20,7 +21,6 @@ from common.prompts import (
     prompt_key,
     reads_pairs,
 )
-from common.runs import UserError, show_progress
 
 if TYPE_CHECKING:
     import torch

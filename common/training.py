@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.models import gains_from_bfloat16, is_embedded, is_wide, load_causal_lm
+from common.basics import UserError, is_main_process, process_count
+from common.models import fingerprint, gains_from_bfloat16, is_embedded, is_wide, load_causal_lm
 from common.preferences import draw_style, questions, write_response
 from common.prompts import format_pair
-from common.runs import UserError, is_main_process, process_count
-from common.saving import fingerprint, load_or_train
+from common.saving import load_or_train
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common.models import load_causal_lm
+from common.models import load_causal_lm, quiet_libraries
 from common.preferences import (
     STYLES,
     draw_style,
@@ -32,7 +32,6 @@ from common.preferences import (
     read_response,
     write_response,
 )
-from common.runs import quiet_libraries
 from common.sampling import sample
 from common.scoring import judge_first_better
 from common.tiny import recipe
