@@ -212,9 +212,10 @@ def print_before_after(
 def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
     """Rows (what, number, ..., unit) under their heads, numbers in columns; None is a dash."""
     width = max(len(row[0]) for row in [head, *rows]) + 1
-    print(f"\n{head[0]:<{width}}" + "".join(f"{name:>11}" for name in head[1:]))
+    column = max(11, *(len(name) + 2 for name in head[1:]))
+    print(f"\n{head[0]:<{width}}" + "".join(f"{name:>{column}}" for name in head[1:]))
     for what, *values, unit in rows:
-        cells = "".join(f"{_cell(value, unit):>11}" for value in values)
+        cells = "".join(f"{_cell(value, unit):>{column}}" for value in values)
         print(f"{what:<{width}}{cells}  {unit}")
 
 
