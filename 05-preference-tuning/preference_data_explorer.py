@@ -1,141 +1,32 @@
-"""Preference data formats: how are preferences written down, and what does each format recover?
+"""Preference data: how are preferences written down, and what is chosen and rejected?
 
     python 05-preference-tuning/preference_data_explorer.py
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl  # yours
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl --model FOLDER
 
-One prompt in every format; how far raters disagree; what is chosen and what is rejected. Then 12
-responses per prompt, whose true order is known, are annotated in each format, and Kendall's tau
-says how much of that order comes back. A score costs 1 response read, a pair 2, a ranking of 4
-costs 4. The tutorial calls scores noisier; here they are not, beyond the raters' leniency. So their
-noise is raised until pairs win: the break-even.
+looked at    1,500 pairs of answers, labelled by noisy annotators without a bias
+by           counting; one prompt is written down in four formats, one reading of it behind all
+judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if it is on topic,
+             -0.15 for a word of filler; differences are log-odds
+writes       outputs/preference_data.png, outputs/preference_data.json
 
-About 2 seconds. Expect, at 96 responses read per prompt, a tau of 0.67 from pairs and 0.78 from
-rankings and from scores: pairs win only where every response has a rater of its own (0.62), or
-where a score is twice as noisy. Left out: ties, pairs chosen adaptively, time beyond reading.
+About 2 seconds. With --dataset: what is wrong with your pairs, or with your answers labelled good
+and bad; with --model too, counted in the tokens of that model. Left out: which format recovers more
+of the true order (studies/pairs_or_scores.py).
 """
 
-import argparse
 import random
-from collections.abc import Sequence
-from functools import partial
-
-from support.annotation_study import (
-    DESIGNS,
-    NEW_RATER,
-    OWN_RATER,
-    RESPONSES,
-    Rater,
-    RaterDesign,
-    Readings,
-    assign_raters,
-    crossing,
-    draw_raters,
-    kendall_tau,
-    mean_scores,
-    rater_for_each,
-    read_responses,
-    response_utilities,
-    standardise,
-    tau_of_rankings,
-)
-from support.drawing.preference_data import draw_preference_data, example_lines
-from support.findings.preference_data import findings
-from support.pair_diagnosis import diagnose, study_own_pairs, style_shares
+import textwrap
+from typing import NamedTuple
 
 import numpy as np
 
-from common import cli
 from common import preferences as world
-from common.intervals import summaries, summary
-from common.reporting import INFINITY, Claim, finish
+from common import runs
+from common.answers import count_words, in_short, marks, print_table
+from common.figures import new_figure
 
-LIST_SIZE, RATER_POOL = 4, 400
-PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 responses is read
-COMPARED = -3  # the place in PASSES at which formats are compared: 96 responses read
-NOISE_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # a score's reading against a pair's
-ONE_PAIR = 0.03  # tau moves by 2/66 when one of the 66 pairs of responses turns round
-
-TAU = "difference of Kendall's tau, at 96 responses read or at 48 annotations"
-FACTOR = "how many times as noisy a score's reading may be until pairs recover as much, factor"
-DIFFERENCES = (
-    ("pairwise_beats_pointwise_at_equal_cost", "pairs beat scores at equal cost"),
-    ("pairwise_beats_pointwise_per_annotation", "pairs beat as many scores"),
-    (
-        "pairwise_beats_one_rater_per_response",
-        "calibration across raters is difficult: pairs beat scores by one rater per response",
-    ),
-    ("listwise_more_per_annotation", f"rankings of {LIST_SIZE} beat as many pairs"),
-    ("listwise_more_at_equal_cost", f"rankings of {LIST_SIZE} beat pairs at equal cost"),
-)
-BREAK_EVENS = (
-    ("at_equal_cost", "at equal cost pairs win only where scores are noisier"),
-    ("per_annotation", "per annotation pairs win only where scores are noisier"),
-)
-CLAIMS = (
-    *(Claim(id, says, TAU, f"differences.{id}", smallest=ONE_PAIR) for id, says in DIFFERENCES),
-    *(
-        Claim(f"break_even_{basis}", says, FACTOR, f"break_even.{basis}", (1, INFINITY), 0.1)
-        for basis, says in BREAK_EVENS
-    ),
-)
-
-
-# --- 1. The formats: views of one annotation ---
-
-
-def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
-    """Scores 1 to 5 of perceived utilities, same shape; the average rater maps -1 ... 4 evenly."""
-    centred = 0.8 * (np.asarray(perceived) - 1.5)
-    return np.clip(np.rint(3 + rater.offset + rater.scale * centred), 1, 5).astype(int)
-
-
-def example_in_every_format(seed: int) -> dict:
-    """Four responses to one prompt, read once: as a pair, scores, a ranking and unpaired labels."""
-    rng, noise = random.Random(seed), np.random.default_rng(seed)
-    question = next(filter(world.holds_wrong_belief, world.questions("train")))
-    styles = ("concise", "verbose", "sycophantic", "expert")
-    texts = [world.write_response(question, style, rng) for style in styles]
-    utilities = np.array([world.gold_utility(question.prompt, text) for text in texts])
-    perceived = world.annotate(utilities, noise)
-    better = int(np.argmax(perceived[:2]))
-    worse = 1 - better
-    pair = {"prompt": question.prompt, "chosen": texts[better], "rejected": texts[worse]}
-    scores = np.array([rate(perceived, rater) for rater in draw_raters(3, noise)])  # (3 raters, 4)
-    pointwise = []
-    for i in (better, worse):
-        pointwise.append({"response": texts[i], "scores": " ".join(map(str, scores[:, i]))})
-    listwise = []
-    for i in np.argsort(-perceived):
-        listwise.append({"response": texts[i], "utility": f"{utilities[i]:.2f}"})
-    unpaired = world.make_unpaired([pair])
-    return {"pairwise": pair, "pointwise": pointwise, "listwise": listwise, "unpaired": unpaired}
-
-
-# --- 2. One person's 4 is another's 3 ---
-
-
-def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
-    """How two raters score the same responses of gold `utilities` (N,), two new ones for each.
-
-    `second_given_first` (5, 5) is P(second rater's score | first rater's score).
-    """
-    rng, count = np.random.default_rng(seed), len(utilities)
-    first, second = rater_for_each(count, rng), rater_for_each(count, rng)
-    one_look, other_look = world.annotate(utilities, rng), world.annotate(utilities, rng)
-    scores = rate(one_look, first)  # (N,)
-    scores_of_second = rate(other_look, second)
-    table = np.histogram2d(scores, scores_of_second, bins=np.arange(0.5, 6))[0]
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    return {
-        "second_given_first": shares.tolist(),
-        "two_raters_agree": summary(scores == scores_of_second),
-        "two_raters_agree_if_they_perceive_the_same": summary(scores == rate(one_look, second)),
-        "one_rater_asked_twice_agrees": summary(scores == rate(other_look, first)),
-    }
-
-
-# --- 3. From annotations to qualities: Plackett-Luce, of which Bradley-Terry is the case of two ---
+# --- 1. From qualities to rankings ---
 
 
 def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
@@ -143,138 +34,310 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
 
     The best is chosen among K, the next among the rest, and so on (Luce 1959; Plackett 1975). K = 2
     is Bradley-Terry's -log sigmoid(s_1 - s_2); K > 2 is K - 1 choices among ever fewer, not the
-    mean of the pairwise losses. `fit_plackett_luce` minimises it.
+    mean of the pairwise losses. studies/pairs_or_scores.py fits qualities by minimising it.
     """
     scores = np.asarray(scores_in_rank_order, dtype=float)
     rest = np.logaddexp.accumulate(scores[..., ::-1], axis=-1)[..., ::-1]  # logsumexp over j >= k
     return (rest - scores).sum(-1)
 
 
-# --- 4. Which format recovers the true order? ---
+# --- 2. From qualities to scores: one person's 4 is another's 3 ---
 
 
-def tau_of_scores(readings: Readings, rater: Rater, design: RaterDesign) -> np.ndarray:
-    """Kendall's tau (P,) of the order of mean scores, given who scores each reading."""
-    n = readings.items.shape[1]  # the budget; raters are assigned to the largest one
-    scores = rate(readings.perceived, Rater(rater.offset[:, :n], rater.scale[:, :n]))
-    if design.standardised:
-        scores = standardise(scores, design.ratings)
-    return kendall_tau(readings.gold, mean_scores(readings.items, scores))
+class Rater(NamedTuple):
+    """How people turn a perceived utility into a score; arrays of one shape."""
+
+    offset: np.ndarray  # in points of the score: how lenient
+    scale: np.ndarray  # 1: the average rater's
 
 
-def recover_order(
-    readings: Readings, costs: Sequence[int], raters: list[Rater], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Kendall's tau (budgets, P) of every format, for budgets of `costs` responses read."""
-    budgets = [readings.first(n) for n in costs]
-    taus = {}
-    for name, size in (("listwise", LIST_SIZE), ("pairwise", 2)):
-        taus[name] = np.array([tau_of_rankings(budget, size) for budget in budgets])
-    for design in DESIGNS:
-        rater = assign_raters(raters, readings.items, design.ratings, rng)
-        taus[design.name] = np.array([tau_of_scores(budget, rater, design) for budget in budgets])
-    return taus
+def draw_raters(count: int, rng: np.random.Generator) -> Rater:
+    """Raters with an offset (standard deviation 0.8 points) and a scale (log-normal, 30 %)."""
+    offset, scale = rng.normal(0, (0.8, 0.3), size=(count, 2)).T
+    return Rater(offset, np.exp(scale))
 
 
-def differences(taus: dict[str, np.ndarray]) -> dict:
-    """The claims as differences of tau, paired by prompt.
+def rate(perceived: np.ndarray, rater: Rater) -> np.ndarray:
+    """Scores 1 to 5 of perceived utilities; the average rater maps -1 ... 4 evenly."""
+    centred = 0.8 * (np.asarray(perceived) - 1.5)
+    return np.clip(np.rint(3 + rater.offset + rater.scale * centred), 1, 5).astype(int)
 
-    The budget doubles from row to row of `taus`: for equally many annotations pairs take one row
-    more than scores, and rankings of 4 one row more than pairs.
+
+def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
+    """How two raters score the same answers of gold `utilities` (N,), two new ones for each.
+
+    `second_given_first` (5, 5) is P(second rater's score | first rater's score).
     """
-    pairs, rankings = taus["pairwise"], taus["listwise"]
-    scores, own_rater = taus[NEW_RATER.name], taus[OWN_RATER.name]
-    at = COMPARED
-    rows = {
-        "pairwise_beats_pointwise_at_equal_cost": pairs[at] - scores[at],
-        "pairwise_beats_pointwise_per_annotation": pairs[at] - scores[at - 1],
-        "pairwise_beats_one_rater_per_response": pairs[at] - own_rater[at],
-        "listwise_more_per_annotation": rankings[at + 1] - pairs[at],
-        "listwise_more_at_equal_cost": rankings[at] - pairs[at],
-    }
-    return {name: summary(values) for name, values in rows.items()}
-
-
-# --- 5. How much noisier may a score be? ---
-
-
-def break_even(
-    readings: Readings, pairs: np.ndarray, costs: Sequence[int], raters: list[Rater], rng
-) -> dict:
-    """The factor of noise at which scores recover no more than pairs, tau (P,), do.
-
-    A new rater each time. Scores read as many responses as the pairs, or half: one an annotation.
-    """
-    rater = assign_raters(raters, readings.items, NEW_RATER.ratings, rng)
-    where_equal = partial(crossing, factors=NOISE_FACTORS)
-    measured = {"factors": NOISE_FACTORS, "pairs": summary(pairs)}
-    for basis, n in (("at_equal_cost", costs[COMPARED]), ("per_annotation", costs[COMPARED - 1])):
-        budget = readings.first(n)
-        taus = [tau_of_scores(budget.noisier(f), rater, NEW_RATER) for f in NOISE_FACTORS]
-        measured[f"scores_{basis}"] = summaries(np.array(taus))
-        measured[basis] = summary(np.column_stack([pairs, *taus]), where_equal)
-    return measured
-
-
-# --- 6. The study ---
-
-
-def study(
-    *,
-    seed: int,
-    dataset: str | None = None,
-    model: str | None = None,
-    reading: dict[str, str] | None = None,
-    pairs: int = 1500,
-    prompts: int = 150,
-    passes: Sequence[int] = PASSES,
-) -> dict:
-    """The section on the world's pairs, or what of it your own pairs allow."""
-    if dataset:
-        return study_own_pairs(dataset, model, seed, **(reading or {}))
-    rows = world.make_pairs(pairs, seed=seed)
-    example = example_in_every_format(seed)
-    print("\n".join(example_lines(example)))
-    utilities = np.array([row[f"{side}_utility"] for row in rows for side in world.SIDES])
-    costs = [RESPONSES * times for times in passes]
-    rng = np.random.default_rng(seed)
-    readings = read_responses(response_utilities(prompts, RESPONSES), passes[-1], rng)
-    raters = draw_raters(RATER_POOL, rng)
-    taus = recover_order(readings, costs, raters, rng)
+    rng, count = np.random.default_rng(seed), len(utilities)
+    first, second = draw_raters(count, rng), draw_raters(count, rng)
+    one_look, other_look = world.annotate(utilities, rng), world.annotate(utilities, rng)
+    scores = rate(one_look, first)  # (N,)
+    scores_of_second = rate(other_look, second)
+    table = np.histogram2d(scores, scores_of_second, bins=np.arange(0.5, 6))[0]
+    same_look = scores == rate(one_look, second)
     return {
-        "pairs": diagnose(rows, seed)[0],
-        "example": example,
-        "raters": rater_disagreement(utilities, seed),
-        "styles": {side: style_shares(rows, side) for side in world.SIDES},
-        "responses_read": costs,
-        "tau": {name: summaries(budgets) for name, budgets in taus.items()},
-        "differences": differences(taus),
-        "break_even": break_even(readings, taus["pairwise"][COMPARED], costs, raters, rng),
+        "second_given_first": (table / np.maximum(table.sum(1, keepdims=True), 1)).tolist(),
+        "two_raters_agree": float((scores == scores_of_second).mean()),
+        "two_raters_agree_if_they_perceive_the_same": float(same_look.mean()),
+        "one_rater_asked_twice_agrees": float((scores == rate(other_look, first)).mean()),
     }
+
+
+# --- 3. One prompt in every format: views of one annotation ---
+
+
+def example_in_every_format(seed: int) -> dict:
+    """Four answers to one prompt, read once: as a pair, scores, a ranking and unpaired labels."""
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    question = next(filter(world.holds_wrong_belief, world.questions("train")))
+    styles = ("concise", "verbose", "sycophantic", "expert")
+    texts = [world.write_response(question, style, rng) for style in styles]
+    utilities = np.array([world.gold_utility(question.prompt, text) for text in texts])
+    perceived = world.annotate(utilities, noise)
+    better = int(np.argmax(perceived[:2]))
+    pair = {"prompt": question.prompt, "chosen": texts[better], "rejected": texts[1 - better]}
+    raters = draw_raters(3, noise)
+    scores = rate(perceived, Rater(raters.offset[:, None], raters.scale[:, None]))  # (3 raters, 4)
+    by_side = [" ".join(map(str, scores[:, i])) for i in (better, 1 - better)]
+    ranking = [{"text": texts[i], "utility": float(utilities[i])} for i in np.argsort(-perceived)]
+    return {
+        "pairwise": pair,
+        "pointwise": dict(zip(world.SIDES, by_side, strict=True)),
+        "listwise": ranking,
+        "unpaired": world.make_unpaired([pair]),
+    }
+
+
+# --- 4. What is chosen, and what is rejected ---
+
+
+def describe_sides(rows: list[dict]) -> dict:
+    """Of chosen and rejected: how often each style, how many words; and how often length wins."""
+    words = np.array([[count_words(row[side]) for side in world.SIDES] for row in rows])  # (N, 2)
+    sides = {}
+    for k, side in enumerate(world.SIDES):
+        styles = np.array([row[f"{side}_style"] for row in rows])
+        shares = {style: float((styles == style).mean()) for style in world.STYLES}
+        sides[side] = {"styles": shares, "words": words[:, k].tolist()}
+    longer = (np.sign(words @ [1, -1]) + 1) / 2  # a tie counts half
+    return {**sides, "longer_is_chosen": float(longer.mean())}
+
+
+# --- 5. The figure ---
+
+
+def draw(metrics: dict):
+    """The cards of the example; what a second rater says; both sides by style and by length."""
+    figure, axes = new_figure(2, 3, "One prompt in four formats, and what annotators choose")
+    grid = axes[0].get_gridspec()
+    grid.set_height_ratios([0.8, 1])
+    for ax in axes[:3]:
+        ax.remove()
+    cards_panel(figure.add_subplot(grid[0, :]), metrics["example"])
+    raters_panel(axes[3], np.array(metrics["raters"]["second_given_first"]))
+    styles_panel(axes[4], metrics["sides"])
+    words_panel(axes[5], metrics["sides"])
+    return figure
+
+
+def cards_panel(ax, example: dict) -> None:
+    """The same answers to one prompt as each format records them."""
+    from matplotlib.patches import Rectangle
+
+    pair, scores = example["pairwise"], example["pointwise"]
+    grey = "#888888"
+    columns = {
+        "Pairwise: which is better?": [
+            (f"{side}: {pair[side]}", f"lab:{side}") for side in world.SIDES
+        ],
+        "Pointwise: scores 1 to 5": [
+            (f"{scores[side]}: {pair[side]}", grey) for side in world.SIDES
+        ],
+        "Listwise: a ranking": [
+            (f"{place}. {row['text']}", grey) for place, row in enumerate(example["listwise"], 1)
+        ],
+        "Unpaired: good or bad?": [
+            (f"{'good' if row['label'] else 'bad'}: {row['completion']}", f"lab:{side}")
+            for side, row in zip(world.SIDES, example["unpaired"], strict=True)
+        ],
+    }
+    for left, (heading, cards) in enumerate(columns.items()):
+        ax.text(left, 0.8, heading, weight="bold")
+        y = 1.4
+        for text, color in cards:
+            lines = textwrap.wrap(text, 30, max_lines=10 // len(cards), placeholder=" ...")
+            size = {"width": 0.97, "height": len(lines) + 0.4}
+            ax.add_patch(Rectangle((left, y), **size, color=color, alpha=0.2, lw=0))
+            for k, line in enumerate(lines):
+                ax.text(left + 0.02, y + k + 0.9, line, size=8, parse_math=False)
+            y += len(lines) + 0.8
+    ax.set_title(f"The prompt: {pair['prompt']}", parse_math=False)
+    ax.set(xlim=(0, 4), ylim=(12, 0))
+    ax.set_axis_off()
+
+
+def raters_panel(ax, shares: np.ndarray) -> None:
+    """P(second rater's score | first rater's score) for the same answer."""
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for place, share in np.ndenumerate(shares):
+        color = "white" if share > 0.5 else "black"
+        ax.text(*place[::-1], f"{100 * share:.0f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(5), range(1, 6))
+    ax.set_yticks(range(5), range(1, 6))
+    ax.grid(visible=False)
+    ax.set(title="What a second rater says (%)", xlabel="score by a second rater")
+    ax.set_ylabel("score by a first rater")
+
+
+def styles_panel(ax, sides: dict) -> None:
+    """Share of every style among the chosen and among the rejected."""
+    for k, side in enumerate(world.SIDES):
+        shares = [100 * share for share in sides[side]["styles"].values()]
+        ax.barh(np.arange(len(shares)) + 0.4 * k, shares, 0.38, color=f"lab:{side}", label=side)
+    told = {"off_topic": "off topic", "sycophantic": "agrees with\nthe user"}
+    names = [told.get(style, style) for style in world.STYLES]
+    ax.set_yticks(np.arange(len(names)) + 0.2, names)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(title="What is chosen, by style", xlabel="% of the chosen, of the rejected")
+    ax.legend(loc="lower right")
+
+
+def words_panel(ax, sides: dict) -> None:
+    """How many words chosen and rejected answers have."""
+    longest = max(max(sides[side]["words"]) for side in world.SIDES)
+    bins = np.arange(0, longest + 2) - 0.5
+    for side, filled in zip(world.SIDES, (True, False), strict=True):
+        counts, edges = np.histogram(sides[side]["words"], bins)
+        style = {"color": f"lab:{side}"} if filled else {"ec": f"lab:{side}", "lw": 1.6}
+        ax.stairs(counts, edges, fill=filled, label=side, **style)
+    ax.set(title="What is chosen, by length", xlabel="words", ylabel="answers")
+    ax.legend()
+
+
+# --- 6. Your own data ---
+
+
+def draw_own(found: dict):
+    """Lengths of your pairs and what is wrong with them; or of answers with a label."""
+    kinds = ("good", "bad") if found["kind"] == "labels" else world.SIDES
+    what = "answers with a label" if found["kind"] == "labels" else "pairs"
+    title = f"{found['usable']:,} of {found['rows']:,} rows are usable {what}"
+    figure, axes = new_figure(1, 2 if found["kind"] == "labels" else 3, title)
+    own_lengths_panel(axes[0], found, kinds)
+    if found["kind"] == "pairs":
+        difference_panel(axes[1], found)
+    faults_panel(axes[-1], found)
+    return figure
+
+
+def own_lengths_panel(ax, found: dict, kinds: tuple[str, str]) -> None:
+    """How long the answers of both kinds are."""
+    for kind, color in zip(kinds, world.SIDES, strict=True):
+        if kind not in found["lengths"]:
+            continue
+        counts, edges = found["lengths"][kind]["counts"], found["lengths"][kind]["edges"]
+        filled = color == "chosen"
+        style = {"color": f"lab:{color}"} if filled else {"ec": f"lab:{color}", "lw": 1.6}
+        label = f"{kind}, mean {found['words'][kind]['mean']:.1f}"
+        ax.stairs(counts, edges, fill=filled, label=label, **style)
+    ax.set(title="How long the answers are", ylabel="answers")
+    ax.set_xlabel(f"{found['unit']} (last bin: or more)")
+    ax.legend()
+
+
+def difference_panel(ax, found: dict) -> None:
+    """How much longer the chosen answer is than the rejected one."""
+    difference = found["lengths"]["difference"]
+    ax.stairs(difference["counts"], difference["edges"], fill=True, color="#888888")
+    ax.axvline(0, color="black", lw=0.8, ls=":")
+    ax.set(title="How much longer the chosen one is", ylabel="pairs")
+    ax.set_xlabel(f"{found['unit']} of chosen - of rejected")
+
+
+def faults_panel(ax, found: dict) -> None:
+    """How many rows have which fault."""
+    counts = {reason: len(rows) for reason, rows in found["dropped"].items()}
+    counts["labelled both ways"] = found["contradictory"]
+    if found["kind"] == "pairs":
+        counts[f"prompt leaks\n({found['held_out']} held out)"] = found["leaked"]
+    names = [textwrap.fill(name, 22) for name in counts]
+    ax.bar_label(ax.barh(names, counts.values(), color="#888888"), padding=3)
+    ax.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *counts.values())))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
 
 
 # --- Main ---
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    group = parser.add_argument_group("data")
-    cli.add_dataset_flag(group)
-    group.add_argument("--model", type=cli.non_empty, help="count your pairs in its tokens")
-    return parser
+def print_example(example: dict) -> None:
+    """One prompt in every format."""
+    pair, scores = example["pairwise"], example["pointwise"]
+    print(f"\n{pair['prompt']}")
+    for what, side in zip(("pairwise", ""), world.SIDES, strict=True):
+        mark = marks(pair["prompt"], pair[side])
+        print(f"  {what:<10} {side}: {in_short(pair[side], 52)}{mark}")
+    print(f"  pointwise  three raters give the chosen {scores['chosen']}, the rejected ", end="")
+    print(scores["rejected"])
+    for place, row in enumerate(example["listwise"], 1):
+        what = "listwise" if place == 1 else ""
+        mark = marks(pair["prompt"], row["text"])
+        print(f"  {what:<10} {place}. {in_short(row['text'], 52)}{mark}")
+    good, bad = (in_short(row["completion"], 30) for row in example["unpaired"])
+    print(f"  unpaired   good: {good}  bad: {bad}")
+
+
+def print_what_was_counted(metrics: dict) -> None:
+    """Raters, styles and lengths as a table."""
+    raters, sides = metrics["raters"], metrics["sides"]
+    rows = [
+        ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
+        ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
+    ]
+    for side in world.SIDES:
+        rows.append((f"concise answers among the {side}", sides[side]["styles"]["concise"], "%"))
+    for side in world.SIDES:
+        rows.append((f"length of the {side}", float(np.mean(sides[side]["words"])), "words"))
+    rows.append(("the longer answer is chosen", sides["longer_is_chosen"], "% of pairs"))
+    print_table(("", "measured"), rows)
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Measure, draw; returns the metrics."""
-    args = cli.start(build_parser(), argv, "preference_data")
+    """Look at the world's pairs or at yours; returns the metrics."""
+    parser = runs.make_parser(__file__, __doc__)
+    runs.add_dataset_flags(parser)
+    parser.add_argument("--model", type=runs.non_empty, help="count your pairs in its tokens")
+    pairs = "of the world, to look at; default: 1500"
+    parser.add_argument("--pairs", type=runs.whole_number(1), default=1500, help=pairs)
+    args = runs.start(parser, argv, "preference_data", smoke={"pairs": 200})
     if args.model and not args.dataset:
-        raise cli.UserError("--model says how it reads your pairs: give them with --dataset")
-    small = {"pairs": 200, "prompts": 10, "passes": PASSES[:4]} if args.smoke else {}
-    own = {"dataset": args.dataset, "model": args.model, "reading": args.reading}
-    metrics = study(seed=args.seed, **own, **small)
-    lines, claims = findings(metrics, COMPARED), () if args.dataset else CLAIMS
-    return finish(args, metrics, draw_preference_data, lines, claims)
+        raise runs.UserError("--model says how it reads your pairs: give them with --dataset")
+
+    if args.dataset:
+        from own_data.look import describe_pairs, print_description
+
+        metrics = describe_pairs(args.dataset, args.model, args.seed, **args.reading)
+        print_description(metrics)
+        trainer = (
+            "dpo_variants.py --loss-type kto" if metrics["kind"] == "labels" else "dpo_trainer.py"
+        )
+        next_step = f"python 05-preference-tuning/{trainer} --dataset {args.dataset}"
+        return runs.finish(args, metrics, draw_own(metrics), next_step)
+
+    print(f"{args.pairs:,} pairs of answers, labelled by noisy annotators without a bias")
+    rows = world.make_pairs(args.pairs, seed=args.seed)
+    utilities = np.array([row[f"{side}_utility"] for row in rows for side in world.SIDES])
+    metrics = {
+        "example": example_in_every_format(args.seed),
+        "raters": rater_disagreement(utilities, args.seed),
+        "sides": describe_sides(rows),
+    }
+    print_example(metrics["example"])
+    print_what_was_counted(metrics)
+    next_step = "python 05-preference-tuning/studies/pairs_or_scores.py: which format tells more?"
+    return runs.finish(args, metrics, draw(metrics), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

@@ -1,85 +1,29 @@
-"""PPO-based RLHF: what is optimised, what does the KL term buy, and why is it called hard?
+"""PPO-based RLHF: what is optimised, what does the KL term buy, and what has to fit in memory?
 
     python 05-preference-tuning/rlhf_objectives.py
-    python 05-preference-tuning/rlhf_objectives.py --beta 4         # the policy hardly moves
-    python 05-preference-tuning/rlhf_objectives.py --epsilon 0.8    # a clip that clips little
+    python 05-preference-tuning/rlhf_objectives.py --beta 4       # a stronger pull to the reference
+    python 05-preference-tuning/rlhf_objectives.py --billions 70  # the memory of a larger model
 
-The formulas, in NumPy, and a policy so small that its optimum is known: a softmax over ten
-responses to each of 20 held-out questions. The reference has the SFT checkpoint's shares of styles,
-the reward is an annotator who likes length (the proxy), gold utility judges. Rewards and beta are
-in units of utility, KL in nats.
+trained on   the reward of an annotator who likes long answers: ten answers to each of 20 questions
+by           PPO on a softmax over the ten answers, in NumPy (`train_bandit`)
+judged by    gold utility, and the optimum, which has a formula (`kl_regularized_optimum`)
+writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
-About 2 seconds. Expect: without the KL term 99.6 % on the proxy's favourite, gold utility from 2.0
-over a peak of 2.4 to 1.6; with it 2.2, and a total variation of 0.003 to the closed form (up to
-0.2 with other learning rates and epochs, 0.9 without clipping). Writes
-outputs/ppo_objectives.png. Left out: tokens (a response is one action), learned reward and value
-models (a batch's mean stands in for the value), Adam.
+About a second. With --beta 4 the policy moves 0.13 nats from the reference instead of 0.90. A nat
+is the unit of natural logarithms: a log-probability that rises by 1 nat is a probability 2.7 times
+as high. Left out: tokens (an answer is one action), learned reward and value models (the mean of a
+batch stands in for the value), Adam. online_rl.py runs the loop on a language model.
 """
 
-import argparse
-
-from support.bandit import curve_at, describe, log_softmax, make_bandit
-from support.drawing.ppo_objectives import draw_objectives
-from support.findings.ppo_objectives import findings
-from support.model_sizes import Sizes, in_gb, model_sizes
-from support.objective_curves import advantage_curves, clip_curves, expected_estimates
+import random
+from typing import NamedTuple
 
 import numpy as np
 
-from common import cli
-from common.intervals import summaries, summary
-from common.reporting import INFINITY, Check, Claim, finish
-
-BATCH, LEARNING_RATE, PASSES = 64, 0.3, 4  # responses per update, step on the logits, epochs
-BETAS = np.geomspace(8, 0.05, 25)
-RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
-TOLERANCE = 0.01  # of total variation: converged
-TOO_FAR = 1e100  # of a logit: the next products overflow
-
-CLAIMS = (
-    Claim(
-        "no_kl_runs_to_proxy_favourite",
-        "without the KL penalty the policy overfits to the reward model's idiosyncrasies",
-        "probability of the proxy's favourite response at the end",
-        path="end.without_kl.favourite",
-        true=(0.5, INFINITY),
-        smallest=0.05,
-    ),
-    Claim(
-        "no_kl_lowers_gold",
-        "the KL penalty keeps quality from falling",
-        "gold utility at the end with the KL term minus that without it",
-        path="gold_kept_by_kl",
-        smallest=0.1,
-    ),
-    Claim(
-        "kl_term_converges_to_closed_form",
-        "with the KL term PPO ends at the optimum pi_ref exp(r / beta) / Z",
-        "total variation from it at the end",
-        path="end.with_kl.distance",
-        true=(-INFINITY, TOLERANCE),
-        smallest=0.002,
-    ),
-    Claim(
-        "ppo_is_sensitive",
-        "PPO is sensitive to how learning rate and epochs per batch meet",
-        "total variation added by 16 epochs at the learning rate that suits 1",
-        path="distance_added_by_epochs",
-        true=(TOLERANCE, INFINITY),
-        smallest=0.002,
-    ),
-    Claim(
-        "clipping_tames_bad_settings",
-        "clipping tames bad settings",
-        "total variation without clipping minus with it, mean over all settings",
-        path="distance_saved_by_clipping",
-        smallest=TOLERANCE,
-    ),
-)
-CHECKS = (
-    Check("four_models_vs_two", "PPO holds twice DPO's weights", "ppo_over_dpo", (1.999, 2.001)),
-)
-
+from common import preferences as world
+from common import runs
+from common.answers import in_short, print_table
+from common.figures import new_figure
 
 # --- 1. The objective: maximise E[r] - beta KL(pi || pi_ref) ---
 
@@ -135,24 +79,75 @@ def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarra
     return {"k1": -x, "k2": x**2 / 2, "k3": np.expm1(x) - x}  # exp(x) - 1 - x may round below 0
 
 
-# --- 3. PPO on a policy whose optimum is known ---
+# --- 3. A world so small that its optimum is known ---
+
+STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
+STYLES += ("sycophantic", "off_topic")
 
 
-def train_ppo(ref_probs, rewards, beta, updates, seed, rate, epsilon, epochs) -> np.ndarray:
-    """PPO-clip from the reference: log-probabilities of each update, (updates + 1, ..., N, K).
+class Bandit(NamedTuple):
+    """N questions with K answers each; arrays (N, K), utilities in log-odds."""
 
-    Each of the N questions has a policy and batches of its own; ref_probs and rewards are (N, K),
-    rewards in units of utility like beta. A learning rate or epsilon of shape (M, 1, 1) trains M
-    policies for each. In each update the batch is read `epochs` times.
+    prompts: list[str]
+    texts: list[list[str]]
+    ref: np.ndarray  # probabilities of the reference, the SFT model's shares of styles
+    gold: np.ndarray  # gold utility: what is wanted
+    reward: np.ndarray  # what is rewarded: gold utility + 0.3 for each word of filler
+    favourite: np.ndarray  # whether no other answer is rewarded more; where they tie, several
+
+
+def make_bandit(count: int, seed: int) -> Bandit:
+    """Questions in which the user holds a wrong belief, so that every style can answer."""
+    rng = random.Random(f"bandit {seed}")
+    pool = [question for question in world.questions("test") if world.holds_wrong_belief(question)]
+    asked, texts = rng.sample(pool, count), []
+    for question in asked:
+        answers: list[str] = []
+        for style in STYLES:
+            while (text := world.write_response(question, style, rng)) in answers:
+                pass
+            answers.append(text)
+        texts.append(answers)
+    prompts = [question.prompt for question in asked]
+    rows = list(zip(prompts, texts, strict=True))
+    gold = np.array([[world.gold_utility(p, text) for text in answers] for p, answers in rows])
+    reward = np.array(
+        [[world.annotator_utility(p, text, "length") for text in answers] for p, answers in rows]
+    )
+    shares = np.array([world.STYLE_SHARES[style] / STYLES.count(style) for style in STYLES])
+    ref = np.tile(shares / shares.sum(), (count, 1))
+    favourite = np.isclose(reward, reward.max(-1, keepdims=True))
+    return Bandit(prompts, texts, ref, gold, reward, favourite)
+
+
+# --- 4. PPO ---
+
+
+def train_bandit(
+    ref_probs: np.ndarray,
+    rewards: np.ndarray,
+    *,
+    beta: float = 1.0,
+    epsilon: float = 0.2,
+    learning_rate: float = 0.3,
+    epochs: int = 4,
+    batch_size: int = 64,
+    updates: int = 200,
+    seed: int = 0,
+) -> np.ndarray:
+    """PPO-clip from the reference: log-probabilities before and after each update, (U + 1, N, K).
+
+    Each question has a policy and batches of its own; ref_probs and rewards are (N, K), beta is in
+    units of reward per nat. A learning rate or epsilon of shape (M, 1, 1) trains M policies each.
     """
     log_ref, rng = np.log(ref_probs), np.random.default_rng(seed)
-    shape = np.broadcast_shapes(log_ref.shape, np.shape(rate), np.shape(epsilon))
+    shape = np.broadcast_shapes(log_ref.shape, np.shape(learning_rate), np.shape(epsilon))
     logits = np.broadcast_to(log_ref, shape)
     history = [log_softmax(logits)]
     for _ in range(updates):
-        # Generate: how often each response was sampled.
+        # Generate: how often each answer was sampled.
         old = history[-1]
-        share = rng.multinomial(BATCH, np.exp(old)) / BATCH
+        share = rng.multinomial(batch_size, np.exp(old)) / batch_size
         # Score: the KL term enters each sample's reward, as k1.
         penalised = rewards - beta * (old - log_ref)
         advantage = penalised - (share * penalised).sum(-1, keepdims=True)
@@ -162,118 +157,250 @@ def train_ppo(ref_probs, rewards, beta, updates, seed, rate, epsilon, epochs) ->
             ratio = np.exp(np.where(share > 0, np.minimum(new - old, 50), 0))  # no overflow
             alive = clipped_surrogate(ratio, advantage, epsilon) == ratio * advantage
             gradient = share * advantage * ratio * alive  # with respect to log pi
-            logits = logits + rate * (gradient - np.exp(new) * gradient.sum(-1, keepdims=True))
-        if not np.abs(logits).max() < TOO_FAR:
-            raise cli.UserError(f"with beta {beta:g} PPO's policy diverges; take a smaller --beta")
+            step = gradient - np.exp(new) * gradient.sum(-1, keepdims=True)  # ... to the logits
+            logits = logits + learning_rate * step
+        if not np.abs(logits).max() < 1e100:  # the next products would overflow
+            raise runs.UserError(f"with beta {beta:g} PPO diverges; take a smaller --beta")
         history.append(log_softmax(logits))
     return np.array(history)
 
 
-def measure_sensitivity(world: dict, beta: float, epsilon: float, updates: int, seed: int) -> dict:
-    """Total variation to pi* by epochs and learning rate, with clipping and without."""
-    ref, proxy = world["ref"], world["proxy"]
-    optimum = kl_regularized_optimum(ref, proxy, beta)
-    rates = np.reshape(RATES, (-1, 1, 1))
-    clips = np.reshape([epsilon, np.inf], (2, 1, 1, 1))
-    distances = []
-    for epochs in EPOCHS:
-        history = train_ppo(ref, proxy, beta, updates, seed, rates, clips, epochs)
-        distances.append(describe(history[-1], world, optimum)["distance"])
-    clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, RATES, N)
-    suits_fewest = clipped[0].mean(-1).argmin()
-    suits_most = clipped[-1].mean(-1).argmin()
-    added = clipped[-1, suits_fewest] - clipped[-1, suits_most]
-    return {
-        "sensitivity": {
-            "rates": RATES,
-            "epochs": EPOCHS,
-            "clipped": summaries(clipped),
-            "unclipped": summaries(unclipped),
-        },
-        "distance_added_by_epochs": summary(added),
-        "distance_saved_by_clipping": summary((unclipped - clipped).mean((0, 1))),
-    }
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-# --- 4. Memory: four models against two ---
+# --- 5. What is measured ---
 
 
-def memory(sizes: Sizes) -> dict[str, dict]:
-    """What each method holds: GB (1e9 bytes) of fp16 weights by role, and what of it is trained.
+def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> dict:
+    """Of policies (..., N, K): reward, gold utility, KL in nats, ... each (..., N).
 
-    The value model is as large as the reward model from which it starts. With LoRA the reference is
-    the policy, and the reward model the value model, with the adapter off; both adapters count
-    alike. Gradients and activations come on top, and AdamW's two fp32 moments, `adamw_gb`.
+    `distance` is the total variation from the optimum: the probability that is elsewhere, 0 to 1.
     """
-    policy, reward, adapter = sizes
-    held = {  # trained, frozen
-        "PPO": ({"policy": policy, "value": reward}, {"reference": policy, "reward": reward}),
-        "DPO": ({"policy": policy}, {"reference": policy}),
-        "PPO + LoRA": ({"adapters": 2 * adapter}, {"policy": policy, "reward": reward}),
-        "DPO + LoRA": ({"adapter": adapter}, {"policy": policy}),
-        "best-of-n": ({}, {"policy": policy, "reward": reward}),
+    probs = np.exp(log_probs)
+    read = {name: (probs * getattr(bandit, name)).sum(-1) for name in ("reward", "gold")}
+    kl = (probs * (log_probs - np.log(bandit.ref))).sum(-1)
+    read["kl"] = np.maximum(kl, 0.0)  # it may round below
+    read["favourite"] = (probs * bandit.favourite).sum(-1)
+    return read | {"distance": np.abs(probs - optimum).sum(-1) / 2}
+
+
+def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
+    """Of each estimator of the KL the mean and the spread of one sample, in nats; (N, K) -> (N,).
+
+    The spread is the standard deviation over samples of the policy.
+    """
+    log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
+    probs, expected = np.exp(log_probs), {}
+    for name, values in kl_estimators(log_probs, log_ref).items():
+        mean = (probs * values).sum(-1)
+        variance = (probs * (values - mean[:, None]) ** 2).sum(-1)
+        expected[name] = {"mean": mean, "spread": np.sqrt(variance)}
+    return expected
+
+
+def memory(billions: float) -> dict[str, dict]:
+    """GB (1e9 bytes) that each method holds, where all of its models have so many parameters.
+
+    fp16 weights take two bytes a parameter, AdamW's two fp32 moments eight for each that is
+    trained. With LoRA the reference is the policy, and the reward model the value model, with the
+    adapter off. Gradients and activations come on top.
+    """
+    adapter = 0.0006 * billions  # rank 8 on q and v of a 7B Llama: 4.2 million parameters
+    held = {  # trained, only read
+        "PPO": (
+            {"policy": billions, "value": billions},
+            {"reference": billions, "reward": billions},
+        ),
+        "DPO": ({"policy": billions}, {"reference": billions}),
+        "PPO + LoRA": ({"adapters": 2 * adapter}, {"policy": billions, "reward": billions}),
+        "DPO + LoRA": ({"adapter": adapter}, {"policy": billions}),
     }
-    return {method: in_gb(trained, frozen) for method, (trained, frozen) in held.items()}
+    table = {}
+    for method, (trained, read) in held.items():
+        weights = {role: 2 * size for role, size in (trained | read).items()}
+        adamw = 8 * sum(trained.values())
+        table[method] = {"weights_gb": weights, "trained": list(trained), "adamw_gb": adamw}
+    return table
 
 
-# --- 5. The study ---
+# --- 6. The figure ---
 
 
-def study(*, beta: float, epsilon: float, seed: int, count: int = 20, updates: int = 200) -> dict:
-    """The section: the optimum by beta, PPO with the KL term and without, and what it takes."""
-    world = make_bandit(count, seed)
-    ref, proxy = world["ref"], world["proxy"]
-    optimum = kl_regularized_optimum(ref, proxy, beta)
-    policies, runs = {}, {}
-    for name, weight in (("without_kl", 0.0), ("with_kl", beta)):
-        settings = (updates, seed, LEARNING_RATE, epsilon, PASSES)
-        policies[name] = train_ppo(ref, proxy, weight, *settings)
-        runs[name] = describe(policies[name], world, optimum)
-    log_ref, after_one, at_the_end = np.log(ref), policies["with_kl"][1], policies["with_kl"][-1]
-    free_gold, kept_gold = runs["without_kl"]["gold"], runs["with_kl"]["gold"]
-    looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
-    curves = {name: curve_at(run, looks) for name, run in runs.items()}
-    by_beta = np.log([kl_regularized_optimum(ref, proxy, b) for b in BETAS])
-    weights = {name: memory(sizes) for name, sizes in model_sizes().items()}
-    return {
-        "start": curve_at(runs["with_kl"], 0),
-        "end": {name: curve_at(run, -1) for name, run in runs.items()},
-        "curves": {"updates": looks, **curves},
-        "peak_gold_without_kl": summary(free_gold[free_gold.mean(-1).argmax()]),
-        "gold_kept_by_kl": summary(kept_gold[-1] - free_gold[-1]),
-        "optimum": {"beta": BETAS.tolist(), **curve_at(describe(by_beta, world, optimum))},
-        **measure_sensitivity(world, beta, epsilon, updates // 2, seed),
-        "clip": clip_curves(clipped_surrogate, epsilon),
-        "advantages": advantage_curves(generalized_advantage_estimate, gamma=1.0),
-        "kl_estimators": {
-            "after_1_update": expected_estimates(kl_estimators, after_one, log_ref),
-            "at_the_end": expected_estimates(kl_estimators, at_the_end, log_ref),
-        },
-        "memory": weights,
-        "ppo_over_dpo": weights["7B"]["PPO"]["weights_gb"] / weights["7B"]["DPO"]["weights_gb"],
-    }
+def draw(metrics: dict, epsilon: float, billions: float):
+    """The clip, the advantage, the optimum with PPO on it, the memory."""
+    figure, axes = new_figure(2, 2, "PPO-based RLHF: its parts, its optimum, its memory")
+    clip_panel(axes[0], epsilon)
+    advantage_panel(axes[1])
+    optimum_panel(axes[2], metrics["optimum"], metrics["ppo"])
+    memory_panel(axes[3], metrics["memory"], billions)
+    return figure
+
+
+def clip_panel(ax, epsilon: float) -> None:
+    """The clipped objective of a good and of a bad answer, and where its gradient is zero."""
+    ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
+    sides = (
+        (1, "chosen", "better than expected: advantage 1"),
+        (-1, "rejected", "worse than expected: advantage -1"),
+    )
+    for advantage, color, label in sides:
+        objective = clipped_surrogate(ratio, advantage, epsilon)
+        flat = slice(3, 5) if advantage > 0 else slice(0, 2)
+        ax.fill_between(ratio[flat], 0, objective[flat], color=f"lab:{color}", alpha=0.2, lw=0)
+        ax.plot(ratio, objective, color=f"lab:{color}", lw=1.8, label=label)
+        if epsilon < 0.7:
+            at = {"ha": "center", "va": "center"}
+            ax.text(ratio[flat].mean(), objective[flat][0] / 2, "no\ngradient", **at)
+    ax.set(title=f"The clip at ε = {epsilon:g}", ylabel="clipped objective", ylim=(-2.1, 2.6))
+    ax.set_xlabel("ratio: probability / probability before the update")
+    ax.legend(loc="upper left")
+
+
+def advantage_panel(ax) -> None:
+    """The advantage of each of three tokens for every lambda."""
+    rewards, values = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.6, 0.7])
+    lams = np.linspace(0, 1, 21)
+    rows = np.array([generalized_advantage_estimate(rewards, values, 1.0, lam) for lam in lams])
+    for t, shade in enumerate(("black", "#555555", "#999999")):
+        ax.plot(lams, rows[:, t], color=shade, lw=1.8)
+        told = f" token {t + 1}: reward {rewards[t]:g},\n value {values[t]:g}"
+        ax.text(1, rows[-1, t], told, color=shade, va="center", linespacing=1.1)
+    ax.set(title="The advantage of three tokens by λ (γ = 1)", xlim=(0, 1.62), ylim=(0.05, 0.55))
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.set_xlabel("λ    0: trust the values    1: trust the samples", loc="left")
+    ax.set_ylabel("advantage (units of reward)")
+
+
+def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
+    """Reward and gold utility of the optimum for every beta, and the policies that PPO reached."""
+    told = {"gold": "gold utility: 3 if right, 1 if on topic,\n-0.15 for a word of filler"}
+    told["reward"] = "reward: gold utility + 0.3 for a word of filler"
+    for name, label in told.items():
+        ax.plot(optimum["kl"], optimum[name], color=f"lab:{name}", lw=1.8, label=label)
+        for end in ppo:
+            ax.plot(end["kl"], end[name], "o", color=f"lab:{name}", mec="black", ms=7)
+    at = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+    labelled: list[float] = []
+    for end in (ppo[1], ppo[3], ppo[0], ppo[2]):  # the chosen beta and none first
+        if all(abs(end["kl"] - kl) > 0.45 for kl in labelled):
+            ax.annotate(f"β = {end['beta']:g}", (end["kl"], end["reward"]), **at)
+            labelled.append(end["kl"])
+    ends = "PPO's policies; β = 0: no KL term"
+    ax.plot([], [], "o", color="white", mec="black", ms=7, label=ends)
+    ax.set(title="The optimum for every β, and where PPO ended", ylim=(1, 10.5), ylabel="log-odds")
+    ax.set_xlabel("KL(π || reference), nats")
+    ax.legend(loc="upper left")
+
+
+def memory_panel(ax, held: dict, billions: float) -> None:
+    """The weights that each method holds, dark where they are trained, and AdamW's moments."""
+    colors = {"PPO": "lab:rl", "PPO + LoRA": "lab:rl", "DPO": "lab:dpo", "DPO + LoRA": "lab:dpo"}
+    for method, row in held.items():
+        left = 0.0
+        for role, size in row["weights_gb"].items():
+            alpha = 0.9 if role in row["trained"] else 0.35
+            ax.barh(method, size, left=left, color=colors[method], alpha=alpha, edgecolor="white")
+            if size > 0.1 * billions:
+                ink = "white" if role in row["trained"] else "black"
+                centred = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
+                ax.text(left + size / 2, method, role, **centred)
+            left += size
+        adamw = f"{row['adamw_gb']:.{3 if row['adamw_gb'] >= 1 else 2}g}"
+        ax.text(left, method, f" {left:.3g} + {adamw}", va="center")
+    ax.set(title=f"Memory with models of {billions:g}B parameters", xlim=(0, 11 * billions))
+    ax.set_xlabel("GB: fp16 weights (dark: trained) + AdamW's moments")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
 
 
 # --- Main ---
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    group = parser.add_argument_group("objective")
-    beta = "weight of the KL term, in units of utility"
-    group.add_argument("--beta", type=cli.positive_float, default=1.0, help=beta)
-    epsilon = "PPO's clipping range, below 1, since no ratio of probabilities falls below 0"
-    group.add_argument("--epsilon", type=cli.fraction, default=0.2, help=epsilon)
-    return parser
+def means(read: dict) -> dict[str, float]:
+    """Each reading (N,) as its mean over the questions."""
+    return {name: float(values.mean()) for name, values in read.items()}
+
+
+def print_answers(bandit: Bandit, policies: dict[str, np.ndarray]) -> None:
+    """An answer in each style to the first question, and the style's share of all answers."""
+    print(bandit.prompts[0])
+    rows = []
+    for style in dict.fromkeys(STYLES):
+        of_style = np.array(STYLES) == style
+        k = int(of_style.argmax())
+        shares = [float(probs[:, of_style].sum(-1).mean()) for probs in policies.values()]
+        text = in_short(bandit.texts[0][k], 45)
+        what = f"{text:<46}{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
+        rows.append((what, *shares, "%"))
+    print_table(
+        (f"{'an answer in each style, its share':<46}{'reward':>7}{'gold':>7}", *policies), rows
+    )
+
+
+def print_readings(names: list[str], reads: list[dict], estimates: dict) -> None:
+    """What the policies earn, and how far they are from the reference and from the optimum."""
+    told = {
+        "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
+        "gold": ("gold utility: what is wanted, -3 to 4", "log-odds"),
+        "kl": ("KL from the reference, exactly", "nats"),
+        "favourite": ("answers that are rewarded most", "%"),
+        "distance": ("answers that the optimum would not give", "%"),
+    }
+    rows = [(what, *(read[name] for read in reads), unit) for name, (what, unit) in told.items()]
+    print_table(("", *names), rows)
+    told = {"k1": "k1 = log p - log p_ref", "k2": "k2 = k1^2 / 2", "k3": "k3 = exp(-k1) - 1 + k1"}
+    rows = [(told[name], row["mean"], row["spread"], "nats") for name, row in estimates.items()]
+    print_table(("KL of PPO's policy, estimated from its samples", "mean", "+- of one"), rows)
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Measure, draw; returns the metrics."""
-    args = cli.start(build_parser(), argv, "ppo_objectives")
-    small = {"count": 5, "updates": 40} if args.smoke else {}
-    metrics = study(beta=args.beta, epsilon=args.epsilon, seed=args.seed, **small)
-    return finish(args, metrics, draw_objectives, findings(metrics), CLAIMS, CHECKS)
+    """Train with the KL term and without, print, draw and save; returns the metrics."""
+    parser = runs.make_parser(__file__, __doc__)
+    billions = "parameters of each model in the memory panel; default: 7"
+    parser.add_argument("--billions", type=runs.positive_float, default=7.0, help=billions)
+    told = {
+        "beta": "1, in units of reward per nat",
+        "epsilon": "0.2, PPO's clip",
+        "batch_size": "64",
+    }
+    runs.add_hyperparameters(parser, train_bandit, learning_rate="0.3, of plain steps", **told)
+    args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})
+    if args.epsilon >= 1:
+        raise runs.UserError("--epsilon is below 1: no ratio of probabilities falls below 0")
+
+    bandit = make_bandit(20, args.seed)
+    told = f"{args.updates} updates, beta {args.beta:g}; annotators like length"
+    print(f"PPO on ten answers to each of 20 questions, {told}")
+    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, args.beta)
+    policies, ppo = {}, []
+    for beta in (4.0, args.beta, 0.25, 0.0):
+        history = train_bandit(bandit.ref, bandit.reward, **{**args.training, "beta": beta})
+        policies[beta] = history[-1]
+        ppo.append({"beta": beta, **means(read_bandit(history[-1], bandit, optimum))})
+    before = means(read_bandit(np.log(bandit.ref), bandit, optimum))
+    expected = expected_estimates(policies[args.beta], np.log(bandit.ref))
+    estimates = {name: means(read) for name, read in expected.items()}
+    betas = np.geomspace(8, 0.05, 25)
+    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in betas])
+    curve = {name: v.mean(-1).tolist() for name, v in read_bandit(optima, bandit, optimum).items()}
+
+    names = ["before", "PPO", "no KL term"]
+    shown = bandit.ref, np.exp(policies[args.beta]), np.exp(policies[0.0])
+    print_answers(bandit, dict(zip(names, shown, strict=True)))
+    print_readings(names, [before, ppo[1], ppo[3]], estimates)
+    metrics = {
+        "before": before,
+        "ppo": ppo,
+        "optimum": {"beta": betas.tolist(), **curve},
+        "kl_estimators": estimates,
+        "memory": memory(args.billions),
+    }
+    next_step = "python 05-preference-tuning/studies/ppo_on_a_bandit.py: which settings go astray?"
+    return runs.finish(args, metrics, draw(metrics, args.epsilon, args.billions), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

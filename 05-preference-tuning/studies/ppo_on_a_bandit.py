@@ -1,0 +1,206 @@
+"""PPO on a bandit: does PPO find the optimum that the formula gives, and what leads it astray?
+
+    python 05-preference-tuning/studies/ppo_on_a_bandit.py             # one seed, 2 seconds
+    python 05-preference-tuning/studies/ppo_on_a_bandit.py --seeds 0 1 2 3 4 5 6 7
+    python 05-preference-tuning/studies/ppo_on_a_bandit.py --claims    # what is claimed
+
+The small world of rlhf_objectives.py: a softmax over ten answers to each of 20 questions, rewarded
+by an annotator who likes long answers. First PPO with the KL term (beta 1) and without it, for 200
+updates. Then, with it, five learning rates and one to sixteen epochs over each batch, clipped and
+not: how far from the optimum does PPO end after 100 updates? The distance is the total variation,
+the probability that is on other answers than the optimum's.
+
+What this cannot tell: which settings suit a language model. Here a step is a plain gradient step on
+ten logits, without Adam, and the advantage needs no value model.
+"""
+
+from common.claims import Claim, run_study
+
+# isort: split
+import numpy as np
+from rlhf_objectives import (
+    expected_estimates,
+    kl_regularized_optimum,
+    make_bandit,
+    read_bandit,
+    train_bandit,
+)
+
+from common.figures import new_figure, seed_lines
+from common.intervals import summary
+
+BETA, EPSILON = 1.0, 0.2
+RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
+SHOWN = ((1, ":"), (4, "--"), (16, "-"))  # epochs in the figure
+TOLERANCE = 0.01  # of total variation: converged
+
+CLAIMS = (
+    Claim(
+        "no_kl_runs_to_proxy_favourite",
+        "without the KL penalty the policy overfits to the reward model's idiosyncrasies",
+        "probability of the answers rewarded most, at the end",
+        of=lambda m: m["end"]["without_kl"]["favourite"],
+        true=(0.5, float("inf")),
+        smallest=0.05,
+    ),
+    Claim(
+        "no_kl_lowers_gold",
+        "the KL penalty keeps quality from falling",
+        "gold utility at the end with the KL term minus that without it, log-odds",
+        of=lambda m: m["gold_kept_by_kl"],
+        smallest=0.1,
+    ),
+    Claim(
+        "kl_term_converges_to_closed_form",
+        "with the KL term PPO ends at the optimum pi_ref exp(r / beta) / Z",
+        "total variation from it at the end",
+        of=lambda m: m["end"]["with_kl"]["distance"],
+        true=(-float("inf"), TOLERANCE),
+        smallest=0.002,
+    ),
+    Claim(
+        "ppo_is_sensitive",
+        "PPO is sensitive to how learning rate and epochs per batch meet",
+        "total variation added by 16 epochs at the learning rate that suits 1",
+        of=lambda m: m["distance_added_by_epochs"],
+        true=(TOLERANCE, float("inf")),
+        smallest=0.002,
+        published="agrees: Zheng et al. 2023 (arXiv 2307.04964); Ahmadian et al. 2024 (2402.14740)",
+    ),
+    Claim(
+        "clipping_tames_bad_settings",
+        "clipping tames bad settings",
+        "total variation without clipping minus with it, mean over all settings",
+        of=lambda m: m["distance_saved_by_clipping"],
+        smallest=TOLERANCE,
+        published="not with language models: there the clip acts in under 5 % of batches "
+        "(Ahmadian et al. 2024, arXiv 2402.14740)",
+    ),
+)
+
+
+def measure(seed: int, smoke: bool = False) -> dict:
+    """PPO with the KL term and without, what its KL looks like in samples, and 50 settings."""
+    count, updates = (5, 40) if smoke else (20, 200)
+    bandit = make_bandit(count, seed)
+    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, BETA)
+    looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
+    reads, curves, estimates = {}, {}, {}
+    for name, beta in (("without_kl", 0.0), ("with_kl", BETA)):
+        settings = {"beta": beta, "epsilon": EPSILON, "updates": updates, "seed": seed}
+        history = train_bandit(bandit.ref, bandit.reward, **settings)
+        reads[name] = read_bandit(history, bandit, optimum)
+        curves[name] = {k: v[looks].mean(-1).tolist() for k, v in reads[name].items()}
+        if beta:
+            for when, place in (("after the first update", 1), ("at the end", -1)):
+                expected = expected_estimates(history[place], np.log(bandit.ref))
+                estimates[when] = {
+                    k: {n: summary(v) for n, v in row.items()} for k, row in expected.items()
+                }
+    kept = reads["with_kl"]["gold"][-1] - reads["without_kl"]["gold"][-1]
+    ends = {name: {k: summary(v[-1]) for k, v in read.items()} for name, read in reads.items()}
+    return {
+        "end": ends,
+        "gold_kept_by_kl": summary(kept),
+        "updates": looks,
+        "curves": curves,
+        "kl_estimators": estimates,
+        **compare_settings(bandit, optimum, updates // 2, seed),
+    }
+
+
+def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> dict:
+    """Total variation from the optimum by epochs and learning rate, with clipping and without."""
+    rates = np.reshape(RATES, (-1, 1, 1))
+    clips = np.reshape([EPSILON, np.inf], (2, 1, 1, 1))
+    distances = []
+    for epochs in EPOCHS:
+        settings = {"learning_rate": rates, "epsilon": clips, "epochs": epochs}
+        settings |= {"beta": BETA, "updates": updates, "seed": seed}
+        history = train_bandit(bandit.ref, bandit.reward, **settings)
+        distances.append(read_bandit(history[-1], bandit, optimum)["distance"])
+    clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, RATES, N)
+    suits_fewest = clipped[0].mean(-1).argmin()
+    suits_most = clipped[-1].mean(-1).argmin()
+    added = clipped[-1, suits_fewest] - clipped[-1, suits_most]
+    return {
+        "distance": {
+            "clipped": clipped.mean(-1).tolist(),
+            "unclipped": unclipped.mean(-1).tolist(),
+        },
+        "distance_added_by_epochs": summary(added),
+        "distance_saved_by_clipping": summary((unclipped - clipped).mean((0, 1))),
+    }
+
+
+# --- The figure ---
+
+
+def draw(runs: list[dict]):
+    """Reward and quality by update; the distance by settings, clipped or not; KL from samples."""
+    ends = [run["end"]["without_kl"]["favourite"]["mean"] for run in runs]
+    title = "PPO finds the optimum; without the KL term (no KL) "
+    title += f"{100 * np.mean(ends):.1f} % of its answers\nare those that are rewarded most"
+    figure, axes = new_figure(2, 2, title)
+    updates_panel(axes[0], runs)
+    settings_panel(axes[1], runs, "unclipped", "lab:biased")
+    settings_panel(axes[2], runs, "clipped", "lab:rl")
+    estimators_panel(axes[3], runs)
+    return figure
+
+
+def updates_panel(ax, runs: list[dict]) -> None:
+    """Reward and gold utility during PPO, with the KL term and without."""
+    updates = runs[0]["updates"]
+    for name, what in (("reward", "reward"), ("gold", "gold utility")):
+        for arm, line, told in (("with_kl", "-", ""), ("without_kl", "--", ", no KL")):
+            values = np.array([run["curves"][arm][name] for run in runs])
+            style = {"ls": line, "marker": ""}
+            seed_lines(ax, updates, values, f"lab:{name}", f"{what}{told}", **style)
+    gold = np.mean([run["curves"]["without_kl"]["gold"] for run in runs], axis=0)
+    falls = "falls" if gold[-1] < gold[0] else "ends below its peak"
+    ax.set(title=f"Without the KL term reward rises, quality {falls}", xscale="symlog")
+    ax.set(xlabel="PPO updates", ylabel="log-odds", ylim=(1, 9.5))
+    ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
+    ax.legend(loc="upper left", ncols=2)
+
+
+def settings_panel(ax, runs: list[dict], arm: str, color: str) -> None:
+    """The distance from the optimum by learning rate, for few and many epochs."""
+    for epochs, line in SHOWN:
+        values = np.array([run["distance"][arm][EPOCHS.index(epochs)] for run in runs])
+        plural = "epoch" if epochs == 1 else "epochs"
+        seed_lines(ax, RATES, values, color, f"{epochs} {plural} over each batch", ls=line)
+    farthest = max(np.max(run["distance"][arm]) for run in runs)
+    told = "With the clip" if arm == "clipped" else "Without the clip"
+    ax.set(title=f"{told} PPO ends up to {farthest:.2f} away", xscale="log")
+    ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
+    ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+    ax.minorticks_off()
+    ax.set_ylim(-0.03, 1.4)
+    ax.legend(loc="upper left")
+
+
+def estimators_panel(ax, runs: list[dict]) -> None:
+    """The spread of one sample's estimate of the KL, near the reference and far from it."""
+    names = ("k1", "k2", "k3")
+    for k, (when, shade) in enumerate(
+        (("after the first update", "#B0B0B0"), ("at the end", "#505050"))
+    ):
+        spreads = np.array(
+            [[run["kl_estimators"][when][n]["spread"]["mean"] for n in names] for run in runs]
+        )
+        places = np.arange(3) + 0.4 * k - 0.2
+        kl = np.mean([run["kl_estimators"][when]["k1"]["mean"]["mean"] for run in runs])
+        ax.bar(places, spreads.mean(0), 0.38, color=shade, label=f"{when}, KL = {kl:.2f} nats")
+        for place, values in zip(places, spreads.T, strict=True):
+            ax.plot([place] * len(values), values, ".", color="black", ms=3)
+    ax.set_xticks(range(3), ["k1 = -x", "k2 = x² / 2\n(biased)", "k3 =\nexp(x) - 1 - x"])
+    ax.set(title="k3 is steadier only near the reference")
+    ax.set_ylabel("standard deviation of one\nsample's KL estimate (nats)")
+    ax.set_xlabel("x = log (p of the reference / p of the policy)")
+    ax.legend(loc="upper left")
+
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)

@@ -1,0 +1,214 @@
+"""studies/pairs_or_scores.py: the fit, tau, raters, what is compared, the break-even, claims."""
+
+import itertools
+import json
+
+import numpy as np
+import pairs_or_scores as study
+import pytest
+from helpers import run_script
+from preference_data_explorer import Rater, draw_raters, plackett_luce_nll
+
+from common.claims import judge
+from common.preferences import annotate
+
+# --- From annotations to an order ---
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_fit_recovers_known_qualities(size):
+    truth = np.array([[2.0, 1.0, 0.5, 0.0, -1.0, -2.5], [0.0, 0.3, -0.3, 0.6, -0.6, 0.0]])
+    rng = np.random.default_rng(1)
+    items = rng.permuted(np.tile(np.arange(6), (2, 20000, 1)), axis=-1)[:, :, :size]
+    perceived = annotate(np.take_along_axis(truth[:, None], items, axis=-1), rng)
+    rankings = study.rank_blocks(items.reshape(2, -1), perceived.reshape(2, -1), size)
+    scores = study.fit_plackett_luce(rankings, 6)
+    centred = scores - scores.mean(1, keepdims=True)
+    truth_centred = truth - truth.mean(1, keepdims=True)
+    np.testing.assert_allclose(centred, truth_centred, atol=0.12)  # 4 standard errors
+    np.testing.assert_array_equal(study.kendall_tau(truth[:1], scores[:1]), 1)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_fit_minimises_the_summed_likelihood(size):
+    rng = np.random.default_rng(2)
+    rankings = np.array([[rng.permutation(5)[:size] for _ in range(12)]])
+    best = study.fit_plackett_luce(rankings, 5, prior=0.1)[0]
+
+    def objective(scores):
+        # 0.1 wins and losses of each item against a score of 0
+        phantom = np.logaddexp(0, scores) + np.logaddexp(0, -scores)
+        return plackett_luce_nll(scores[rankings[0]]).sum() + 0.1 * phantom.sum()
+
+    for k, sign in itertools.product(range(5), (1, -1)):
+        shifted = best + sign * 1e-4 * np.eye(5)[k]
+        assert objective(shifted) > objective(best)
+
+
+def test_an_item_that_always_wins_keeps_a_finite_score():
+    scores = study.fit_plackett_luce(np.array([[[0, 1]] * 50]), 3)[0]
+    assert np.isfinite(scores).all() and scores[0] > 2 > -2 > scores[1]
+    assert scores[2] == pytest.approx(0, abs=1e-9)  # never seen
+
+
+def test_kendall_tau():
+    truth = np.array([[3.0, 1.0, 2.0, 0.0]])
+    assert study.kendall_tau(truth, 7 * truth - 3) == 1
+    assert study.kendall_tau(truth, -truth) == -1
+    one_swap, one_tie = np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([[3.0, 1.0, 1.0, 0.0]])
+    assert study.kendall_tau(truth, one_swap) == pytest.approx(4 / 6)
+    assert study.kendall_tau(truth, one_tie) == pytest.approx(5 / 6)
+    equal_but_for_rounding = np.array([[0.1, 0.1, 0.1, 0.1 + 1e-12]])
+    assert study.kendall_tau(truth, equal_but_for_rounding) == 0
+    both = study.kendall_tau(np.vstack([truth, truth]), np.vstack([truth, -truth]))
+    np.testing.assert_array_equal(both, [1, -1])
+
+
+def test_rank_blocks_puts_the_best_first():
+    items, perceived = np.array([[4, 0, 2, 1]]), np.array([[0.1, 0.9, 3.0, -2.0]])
+    np.testing.assert_array_equal(study.rank_blocks(items, perceived, 2), [[[0, 4], [2, 1]]])
+    np.testing.assert_array_equal(study.rank_blocks(items, perceived, 4), [[[2, 0, 4, 1]]])
+
+
+def test_mean_scores_and_standardised_scores():
+    items = np.tile(np.arange(12), (1, 2))
+    scores = np.concatenate([np.arange(12), np.arange(12) + 2])[None] * 1.0
+    np.testing.assert_allclose(study.mean_scores(items, scores), np.arange(12)[None] + 1.0)
+    blocks = study.standardise(scores, 12).reshape(2, 12)
+    np.testing.assert_allclose(blocks[0], blocks[1])  # the lenient rater's two points more are gone
+    np.testing.assert_allclose([blocks.mean(1), blocks.std(1)], [[0, 0], [1, 1]], atol=1e-12)
+    two = study.standardise(np.array([[5, 2, 3, 3]]), 2)
+    np.testing.assert_array_equal(two, [[1, -1, 0, 0]])
+
+
+def test_who_scores():
+    rng, raters = np.random.default_rng(0), Rater(np.arange(1000.0), 2 * np.arange(1000.0))
+    items = np.array([np.concatenate([rng.permutation(12) for _ in range(4)])])
+    new = study.assign_raters(raters, items, 1, rng)
+    assert len(set(new.offset[0])) > 40
+    np.testing.assert_array_equal(new.scale, 2 * new.offset)
+    in_a_row = study.assign_raters(raters, items, 6, rng).offset.reshape(8, 6)
+    assert (in_a_row == in_a_row[:, :1]).all() and len(set(in_a_row[:, 0])) == 8
+    own = study.assign_raters(raters, items, None, rng).offset[0]
+    assert len(set(zip(items[0], own, strict=True))) == 12  # the same whenever an answer comes back
+
+
+# --- What is compared ---
+
+
+@pytest.fixture(scope="module")
+def recovered() -> tuple:
+    """Readings of 60 questions, budgets, raters, and Kendall's tau of every format."""
+    rng, costs = np.random.default_rng(3), [12 * passes for passes in study.PASSES[:5]]
+    gold = study.response_utilities(60)
+    assert gold.shape == (60, 12) and all(len(set(row)) == 12 for row in gold.tolist())
+    readings = study.read_responses(gold, study.PASSES[4], rng)
+    raters = draw_raters(400, rng)
+    return readings, costs, raters, study.recover_order(readings, costs, raters, rng)
+
+
+def test_a_pass_reads_every_answer_once(recovered):
+    readings = recovered[0]
+    passes = readings.items.reshape(60, -1, 12)
+    assert (np.sort(passes, axis=-1) == np.arange(12)).all()
+    assert (passes[:, 0] != passes[:, 1]).any()
+    noise = readings.perceived - np.take_along_axis(readings.gold, readings.items, axis=1)
+    assert noise.mean() == pytest.approx(0.5772, abs=4 * 1.2825 / np.sqrt(noise.size))  # Gumbel's
+    assert noise.std() == pytest.approx(np.pi / np.sqrt(6), rel=0.03)
+    np.testing.assert_array_equal(readings.first(24).items, readings.items[:, :24])
+    gold = readings.noisier(2.0).perceived - 2 * noise
+    np.testing.assert_allclose(gold, np.take_along_axis(readings.gold, readings.items, axis=1))
+
+
+def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(recovered):
+    taus = recovered[3]
+    for name, tau in taus.items():
+        assert tau.shape == (5, 60) and np.abs(tau).max() <= 1
+        assert tau[4].mean() > tau[0].mean() + 0.05, name
+    mean = {name: tau.mean(1) for name, tau in taus.items()}
+    new, same = mean["new_rater_each_time"], mean["one_rater_for_all"]
+    assert (mean["listwise"] > mean["pairwise"]).all()  # three choices among four, not two pairs
+    assert (same > new).all()  # leniency cancels
+    assert mean["one_rater_per_response"][4] < mean["pairwise"][4] - 0.05  # it passes for quality
+    assert mean["two_standardised"][2] == pytest.approx(mean["pairwise"][2], abs=0.05)
+    assert new[2] > mean["pairwise"][2] + 0.05
+
+
+def test_two_standardised_scores_by_one_rater_keep_only_the_order():
+    items, gold = np.array([[0, 1, 2, 3]]), np.array([[0.0, 3.0, 2.5, -1.0]])
+    readings, rater = study.Readings(gold, items, gold), Rater(np.zeros((1, 4)), np.ones((1, 4)))
+    design = study.RaterDesign("two", 2, standardised=True)
+    # Scores -1, 1, 1, -1 for the four: of six pairs two are ties, four in order.
+    assert study.tau_of_scores(readings, rater, design)[0] == pytest.approx(4 / 6)
+    plain = study.RaterDesign("plain", 2)
+    assert study.tau_of_scores(readings, rater, plain)[0] == pytest.approx(5 / 6)  # 3, 2.5: 4
+
+
+def test_differences_have_the_right_direction_and_budget_and_so_have_the_claims():
+    base = {"listwise": 0.5, "pairwise": 0.3, "new_rater_each_time": 0.1}
+    steps = np.arange(6)[:, None] * 0.01 + np.zeros((6, 7))
+    names = ("listwise", "pairwise", *(design.name for design in study.DESIGNS))
+    measured = study.differences({name: base.get(name, 0.2) + steps for name in names})
+    means = {name: round(row["mean"], 6) for name, row in measured.items()}
+    assert means == {
+        "pairwise_beats_pointwise_at_equal_cost": 0.2,
+        "pairwise_beats_pointwise_per_annotation": 0.21,
+        "pairwise_beats_one_rater_per_response": 0.1,
+        "listwise_more_per_annotation": 0.21,
+        "listwise_more_at_equal_cost": 0.2,
+    }
+    breaks = {"at_equal_cost": {"mean": 2.0, "ci95": [1.8, 2.2], "count": 7}}
+    breaks["per_annotation"] = {"mean": 1.0, "ci95": [0.95, 1.05], "count": 7}
+    metrics = [{"differences": measured, "break_even": breaks}]
+    verdicts = [judge(claim, metrics)["verdict"] for claim in study.CLAIMS]
+    assert verdicts == ["holds"] * 6 + ["no difference"]
+    assert {claim.id for claim in study.CLAIMS[:5]} == means.keys()
+
+
+# --- The break-even ---
+
+
+def test_crossing_of_a_curve_with_a_level():
+    factors = (1.0, 2.0, 4.0)
+    table = np.array([[0.5, 0.8, 0.6, 0.2], [0.3, 0.6, 0.4, 0.0]])  # level 0.4; curve 0.7, 0.5, 0.1
+    above = np.array([0, 1, 1, 1])
+    expected = 2 * 2**0.25  # a quarter of the way from 0.5 to 0.1, in the logarithm of the factor
+    assert study.crossing(table, factors) == pytest.approx(expected)
+    assert study.crossing(table + above, factors) == 4.0  # beyond the last
+    assert study.crossing(table - above, factors) == pytest.approx(1.0)
+    bumpy = np.array([[0.4, 0.8, 0.35, 0.45, 0.43, 0.42, 0.1]])  # rises again, by noise
+    first = study.crossing(bumpy, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+    assert first == pytest.approx(2 ** (0.4 / 0.45))
+
+
+def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
+    readings, costs, raters, taus = recovered
+    pairs, rng = taus["pairwise"][study.COMPARED], np.random.default_rng(5)
+    breaks = study.break_even(readings, pairs, costs, raters, rng)
+    equal, each = breaks["at_equal_cost"], breaks["per_annotation"]
+    assert equal["mean"] > each["mean"]  # a pair reads two answers
+    assert breaks["pairs"] == pytest.approx(pairs.mean())
+    # Read again with just that noise, by other raters: scores recover what pairs do.
+    rater = study.assign_raters(raters, readings.items, 1, rng)
+    for basis, place in (("at_equal_cost", -3), ("per_annotation", -4)):
+        few = readings.first(costs[place]).noisier(breaks[basis]["mean"])
+        tau = study.tau_of_scores(few, rater, study.NEW_RATER)
+        assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
+        curve = breaks[f"scores_{basis}"]
+        assert curve[0] > curve[3] > curve[-1]  # more noise, less order
+
+
+def test_the_command(tmp_path):
+    done = run_script("studies/pairs_or_scores", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    path = tmp_path / "outputs" / "studies" / "pairs_or_scores-smoke.json"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(path.read_text())
+    claims = {claim["id"]: claim for claim in results["claims"]}
+    assert list(claims) == [claim.id for claim in study.CLAIMS]
+    metrics = results["runs"][0]["metrics"]
+    assert metrics["responses_read"] == [12, 24, 48, 96]
+    pairs, scores = (metrics["tau"][name] for name in ("pairwise", "new_rater_each_time"))
+    for name, place in (("at_equal_cost", -3), ("per_annotation", -4)):
+        found = claims[f"pairwise_beats_pointwise_{name}"]["mean"]
+        assert found == pytest.approx(pairs[-3] - scores[place], abs=2e-6)

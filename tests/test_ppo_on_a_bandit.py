@@ -1,0 +1,67 @@
+"""studies/ppo_on_a_bandit.py: what it compares, its claims, the command."""
+
+import json
+
+import numpy as np
+import ppo_on_a_bandit as study
+import pytest
+from helpers import run_script
+from rlhf_objectives import kl_regularized_optimum, make_bandit
+
+from common.claims import judge
+
+
+def test_settings_without_clipping_equal_clipping_for_one_pass():
+    bandit = make_bandit(8, seed=0)
+    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, study.BETA)
+    found = study.compare_settings(bandit, optimum, 10, 0)
+    clipped, unclipped = (np.array(found["distance"][arm]) for arm in ("clipped", "unclipped"))
+    assert clipped.shape == unclipped.shape == (len(study.EPOCHS), len(study.RATES))
+    # One pass never leaves ratio 1, so there is nothing to clip: only the sampled batches differ.
+    assert np.abs(clipped[0] - unclipped[0]).max() < 0.1
+    assert unclipped[-1, -1] - clipped[-1, -1] > 0.2
+    saved = found["distance_saved_by_clipping"]["mean"]
+    assert saved == pytest.approx((unclipped - clipped).mean())
+    added = clipped[-1, clipped[0].argmin()] - clipped[-1].min()
+    assert found["distance_added_by_epochs"]["mean"] == pytest.approx(added)
+
+
+def quantity(mean: float) -> dict:
+    return {"mean": mean, "ci95": [mean - 0.001, mean + 0.001], "count": 5}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.97, 0.9, 0.002, 0.3, 0.2), "holds"),
+        ((0.1, -0.9, 0.2, 0.0, -0.2), "does not hold"),
+        ((0.5, 0.0, 0.01, 0.01, 0.0), "no difference"),
+    ],
+)
+def test_claims_are_true_where_they_should_be(values, expected):
+    favourite, kept, distance, added, saved = map(quantity, values)
+    metrics = {
+        "end": {"with_kl": {"distance": distance}, "without_kl": {"favourite": favourite}},
+        "gold_kept_by_kl": kept,
+        "distance_added_by_epochs": added,
+        "distance_saved_by_clipping": saved,
+    }
+    assert {judge(claim, [metrics])["verdict"] for claim in study.CLAIMS} == {expected}
+
+
+def test_the_command(tmp_path):
+    done = run_script("studies/ppo_on_a_bandit", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    path = tmp_path / "outputs" / "studies" / "ppo_on_a_bandit-smoke.json"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(path.read_text())
+    assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
+    (metrics,) = (run["metrics"] for run in results["runs"])
+    ends = metrics["end"]
+    for arm, end in ends.items():
+        assert metrics["curves"][arm]["gold"][-1] == pytest.approx(end["gold"]["mean"])
+    kept = ends["with_kl"]["gold"]["mean"] - ends["without_kl"]["gold"]["mean"]
+    assert metrics["gold_kept_by_kl"]["mean"] == pytest.approx(kept)
+    far = metrics["kl_estimators"]["at the end"]["k1"]["mean"]["mean"]
+    assert far == pytest.approx(ends["with_kl"]["kl"]["mean"])
+    assert metrics["kl_estimators"]["after the first update"]["k1"]["mean"]["mean"] < far
