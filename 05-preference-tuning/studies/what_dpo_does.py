@@ -1,0 +1,222 @@
+"""What DPO does: which answers become likelier, which answers are given, and is it style or facts?
+
+    python 05-preference-tuning/studies/what_dpo_does.py                # one seed, 30 seconds
+    python 05-preference-tuning/studies/what_dpo_does.py --seeds 0 1 2 3 4 5 6 7
+    python 05-preference-tuning/studies/what_dpo_does.py --claims       # what is claimed and found
+
+The default training of dpo_trainer.py: one pass over 768 pairs of unbiased annotators. Judged by
+500 held-out pairs, by three sampled answers to each of 256 held-out questions before and after, and
+by pairs of texts that differ in one thing alone: a right and a wrong answer in the same sentence,
+the right answer with and without filler.
+"""
+
+from functools import partial
+
+from common.claims import Claim, run_study, study_folder
+
+# isort: split
+
+import numpy as np
+from dpo_trainer import dpo_policy, read_pairs
+
+from common.answers import Answers, sample_answers, summarize, win_rate
+from common.figures import new_figure, seed_dots
+from common.intervals import summary
+from common.preferences import WORTH, contrasts_of, make_pairs, questions
+from common.scoring import pair_logps
+from common.training import load_sft_model
+
+BETA = 0.3  # the default of train_dpo
+
+CLAIMS = (
+    Claim(
+        "dpo_raises_chosen_over_rejected",
+        "DPO raises chosen relative to rejected responses",
+        "margin of implicit rewards on held-out pairs, log-odds",
+        of=lambda m: m["pairs"]["margin"],
+        smallest=0.05,
+    ),
+    Claim(
+        "dpo_raises_chosen",
+        "DPO raises log p of chosen responses",
+        "how far log p rose, held-out pairs, nats",
+        of=lambda m: m["pairs"]["chosen"],
+        smallest=0.1,
+        published="not in long training: Pal et al. 2024 (arXiv 2402.13228)",
+    ),
+    Claim(
+        "dpo_lowers_rejected",
+        "DPO lowers log p of rejected responses",
+        "how far log p fell, held-out pairs, nats",
+        of=lambda m: m["rejected_fell"],
+        smallest=0.1,
+    ),
+    Claim(
+        "dpo_is_stable_over_seeds",
+        "DPO trains stably: every seed improves the answers alike",
+        "share of good answers gained over the SFT checkpoint",
+        of=lambda m: m["good_gain"],
+        smallest=0.05,
+    ),
+    Claim(
+        "style_more_than_substance",
+        "preference tuning changes style more than substance",
+        "share of its room that style gained (answers without filler), minus that of right answers",
+        of=lambda m: m["style_minus_substance"],
+        smallest=0.05,
+        published="in part: Lin et al. 2023 (arXiv 2312.01552): most tokens that change are style",
+    ),
+)
+
+
+# --- The experiment ---
+
+
+def measure(seed: int, smoke: bool = False) -> dict:
+    """The default policy of a seed beside the SFT model."""
+    pairs = make_pairs(64 if smoke else 768, seed=seed)
+    held = make_pairs(32 if smoke else 500, "test", seed=seed)
+    asked = questions("test")[: 16 if smoke else 256]
+    prompts, n = [question.prompt for question in asked], 1 if smoke else 3
+    model, tokenizer = load_sft_model()
+    before = sample_answers(model, tokenizer, prompts, n, seed)
+    policy = dpo_policy(study_folder(seed, smoke) / "dpo", model, tokenizer, pairs, seed=seed)
+    after = sample_answers(policy, tokenizer, prompts, n, seed)
+    of_pairs = read_pairs(policy, tokenizer, held, BETA)
+    contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
+    return {
+        "before": summarize(before),
+        "after": summarize(after),
+        "pairs": {name: summary(values) for name, values in of_pairs.items()},
+        "rejected_fell": summary(-of_pairs["rejected"]),
+        "contrasts": {
+            name: read_contrasts(policy, tokenizer, contrasts, name) for name in ("right", "filler")
+        },
+        "win_rate": summary(win_rate(after.gold, before.gold)),
+        "good_gain": summary((after.good - before.good).mean(1)),
+        **style_and_substance(before, after),
+    }
+
+
+def read_contrasts(policy, tokenizer, contrasts: list, component: str) -> dict:
+    """log p of a text minus that of one that differs in one thing, before and after, nats a unit.
+
+    `share` is what the implicit reward, beta times the change, has of the gold utility of that
+    difference: 1 is where DPO ends on pairs without limit.
+    """
+    chosen = [contrast for contrast in contrasts if contrast.component == component]
+    rows = [{"prompt": c.prompt, "chosen": c.more, "rejected": c.less} for c in chosen]
+    units = np.array([contrast.units for contrast in chosen])
+    after, before = (
+        (logps[0] - logps[1]).numpy() / units for logps in pair_logps(policy, tokenizer, rows)
+    )
+    share = BETA * (after - before) / WORTH[component]
+    return {"before": summary(before), "after": summary(after), "share": summary(share)}
+
+
+def style_and_substance(before: Answers, after: Answers) -> dict:
+    """What changed from the SFT model's answers to the policy's, with intervals over prompts.
+
+    Style: the share without filler or preamble; substance: the share that is right; both among
+    on-topic answers. `..._of_room` is the change as a share of what there was to gain.
+    """
+    columns = []
+    for answers in (before, after):
+        for values in (answers.on_topic, answers.plain, answers.correct):
+            columns.append((values * answers.on_topic).sum(1))
+    table = np.column_stack(columns)  # on topic, plain, correct: before, then after
+
+    def change(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
+        sums = rows.sum(axis)
+        return sums[3 + column] / max(sums[3], 1) - sums[column] / max(sums[0], 1)
+
+    def of_room(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
+        sums = rows.sum(axis)
+        return change(rows, axis, column) / max(1 - sums[column] / max(sums[0], 1), 0.01)
+
+    def difference(rows: np.ndarray, axis: int = 0) -> float:
+        return of_room(rows, axis, column=1) - of_room(rows, axis, column=2)
+
+    statistics = {
+        "style_change": partial(change, column=1),
+        "substance_change": partial(change, column=2),
+        "style_of_room": partial(of_room, column=1),
+        "substance_of_room": partial(of_room, column=2),
+        "style_minus_substance": difference,
+    }
+    return {name: summary(table, statistic) for name, statistic in statistics.items()}
+
+
+# --- The figure ---
+
+
+def draw(runs: list[dict]):
+    """Answers, log-probabilities, style beside substance; a dot is a seed."""
+    before, after = (100 * np.mean(good_of(runs, when)) for when in ("before", "after"))
+    title = f"DPO takes right and concise answers from {before:.0f} % to {after:.0f} %"
+    figure, axes = new_figure(2, 2, title)
+    answers_panel(axes[0], runs)
+    likelier_panel(axes[1], runs)
+    room_panel(axes[2], runs)
+    learned_panel(axes[3], runs)
+    return figure
+
+
+def good_of(runs: list[dict], when: str) -> list[float]:
+    """The share of right and concise answers by seed."""
+    return [run[when]["good"]["mean"] for run in runs]
+
+
+def answers_panel(ax, runs: list[dict]) -> None:
+    """Right and concise answers, a line a seed."""
+    values = 100 * np.array([good_of(runs, when) for when in ("before", "after")])
+    ax.plot([0, 1], values, "o-", color="lab:dpo", lw=1, alpha=0.6)
+    ax.set_xticks([0, 1], ["SFT model", "after DPO"])
+    ax.set(title="Every seed gains alike", ylabel="% of answers right and concise")
+    ax.set(xlim=(-0.3, 1.3), ylim=(0, 100))
+
+
+def likelier_panel(ax, runs: list[dict]) -> None:
+    """What became of the probabilities of held-out answers."""
+    means = []
+    for place, side in enumerate(("chosen", "rejected")):
+        values = [run["pairs"][side]["mean"] for run in runs]
+        seed_dots(ax, place, values, f"lab:{side}")
+        means.append(f"{np.mean(values):+.1f}".replace("-", "\N{MINUS SIGN}"))
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set_xticks([0, 1], ["chosen answers", "rejected answers"])
+    ax.set(title=f"log p of held-out pairs: chosen {means[0]}, rejected {means[1]}")
+    ax.set(ylabel="change of log p (nats)", xlim=(-0.6, 1.6))
+
+
+def room_panel(ax, runs: list[dict]) -> None:
+    """Of sampled answers: what style and substance gained of what there was to gain."""
+    names = ("style_of_room", "substance_of_room")
+    values = [[100 * run[name]["mean"] for run in runs] for name in names]
+    shares_panel(ax, values, ["style:\nno filler, no preamble", "substance:\nright answers"])
+    means = [np.mean(of_seeds) for of_seeds in values]
+    ax.set(title=f"Answers: style gains {means[0]:.0f} %, substance {means[1]:.0f} %")
+    ax.set_ylabel("% of what there was to gain")
+
+
+def learned_panel(ax, runs: list[dict]) -> None:
+    """Of log-probabilities: what the implicit reward has of the gold utility of one difference."""
+    values = []
+    for name in ("filler", "right"):
+        values.append([100 * run["contrasts"][name]["share"]["mean"] for run in runs])
+    shares_panel(ax, values, ["style:\na word of filler", "substance:\nright instead of wrong"])
+    means = [np.mean(of_seeds) for of_seeds in values]
+    ax.set(title=f"log p learns {means[0]:.0f} % of style, {means[1]:.0f} % of substance")
+    ax.set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
+
+
+def shares_panel(ax, values: list[list[float]], names: list[str]) -> None:
+    """Style beside substance, in percent by seed."""
+    for place, color in enumerate(("lab:dpo", "lab:gold")):
+        seed_dots(ax, place, values[place], color)
+    ax.set_xticks([0, 1], names)
+    ax.set(xlim=(-0.6, 1.6), ylim=(0, 100))
+
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)
