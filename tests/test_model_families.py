@@ -7,11 +7,6 @@ import json
 import random
 from pathlib import Path
 
-from support.artifacts import find_or_train, load_adapter, save_adapter, trained_settings
-from support.evaluation import pair_logps, response_logps
-from support.lora import lora_targets
-from support.training import as_dataset
-
 import pytest
 import torch
 import transformers
@@ -23,12 +18,19 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from common import models, scoring
-from common.cli import UserError, quiet_libraries
-from common.fingerprint import model_fingerprint
-from common.model_names import find_model
-from common.models import encode_answers, encode_prompt, load_causal_lm, load_reward_model
+from common.basics import UserError
+from common.models import (
+    find_model,
+    fingerprint,
+    load_adapter,
+    load_causal_lm,
+    load_reward_model,
+    quiet_libraries,
+)
+from common.prompts import encode_answers, encode_prompt, encode_row, show_template, use_template
 from common.sampling import end_tokens, keeps_keys_and_values, sample
-from common.templates import show_template, use_template
+from common.scoring import pair_logps, response_logps
+from common.training import as_dataset
 
 PAIRS = [
     {
@@ -179,36 +181,6 @@ def test_losses_and_log_probabilities_are_trls(family, tmp_path):
     assert logps[0].mean().item() == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "adapted"),
-    [
-        ("Llama", {"q_proj", "v_proj"}),  # as PEFT knows it
-        ("Phi3", {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
-        ("Mamba", {"in_proj", "x_proj", "dt_proj"}),  # not what is read past its module
-        ("Qwen3Moe", {"q_proj", "k_proj", "v_proj", "o_proj"}),  # experts are no matrices
-    ],
-)
-def test_lora_finds_what_to_adapt(name, adapted):
-    model = make_model(name, **FAMILIES[name])
-    state = torch.get_rng_state()
-    policy = get_peft_model(model, lora_config(model, 4))
-    names = {name.split(".lora_A")[0] for name, _ in policy.named_parameters() if "lora_A" in name}
-    assert {name.split(".")[-1] for name in names} == adapted
-    scales = {weight.shape[0] for name, weight in policy.named_parameters() if "lora_A" in name}
-    assert scales == {4} and policy.peft_config["default"].lora_alpha == 8
-    torch.set_rng_state(state)
-    lora_targets(model.config)
-    assert torch.equal(torch.get_rng_state(), state)  # looking costs no random number
-
-
-def test_a_model_without_matrices_is_one_line(monkeypatch):
-    import support.lora
-
-    monkeypatch.setattr(support.lora, "why_not", lambda *_: "no module matches")
-    with pytest.raises(UserError, match="LoRA cannot adapt a model of the type llama: no module"):
-        lora_targets(make_model().config)
-
-
 # --- Templates ---
 
 CHATML = (
@@ -338,25 +310,6 @@ def test_a_turn_ends_at_every_token_that_ends_it(tmp_path):
     bias[token] = 0
     (response,) = sample(model, tokenizer, ["Why?"], temperature=0, max_new_tokens=9)[0]
     assert response == ("B" * 9, [first] * 9, False)
-
-
-def test_the_share_that_ends_is_counted_where_there_is_no_gold():
-    from support.evaluation import sample_answers, summarize, which_ended
-    from support.findings.second_look import share_ended
-
-    from common.preferences import questions
-    from common.sampling import Response
-
-    sampled = [[Response("a", [5, 2], True), Response("b", [5, 5], False)]] * 3
-    assert which_ended(["Mine?"] * 3, sampled)["ended"].tolist() == [[1, 0]] * 3
-    assert which_ended([questions("test")[0].prompt] * 3, sampled) == {}
-    model, tokenizer = load_causal_lm("tiny-gpt2")
-    _, short = sample_answers(model, tokenizer, ["Mine?", "Yours?"], 4, 1, seed=0)
-    _, long = sample_answers(model, tokenizer, ["Mine?", "Yours?"], 4, 48, seed=0)
-    assert short["ended"].shape == (2, 4) and short["ended"].mean() < long["ended"].mean()
-    (line,) = share_ended(*(summarize({"ended": torch.ones(9, 2).numpy()}),) * 2)
-    assert "100 %" in line
-    assert share_ended({}, {}) == []  # own pairs about the questions of the world
 
 
 # --- Checkpoints that cannot be used ---
@@ -521,20 +474,6 @@ def test_an_adapter_as_model_is_merged_into_its_base(llama, tmp_path):
     torch.testing.assert_close(body, model.model.layers[0].self_attn.q_proj.weight)
 
 
-def test_an_adapter_to_an_adapter_is_used_as_its_readme_says(llama, tmp_path):
-    sft = save_lora(tmp_path / "sft", llama)
-    model, tokenizer = load_causal_lm(sft)
-    torch.manual_seed(1)
-    policy = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
-    save_adapter([tmp_path / "dpo"], {"model": sft}, policy, tokenizer, "Why?")
-    expected = logits(policy)
-    torch.testing.assert_close(logits(load_causal_lm(str(tmp_path / "dpo"))[0]), expected)
-    readme = (tmp_path / "dpo" / "README.md").read_text(encoding="utf-8")
-    code, names = readme.split("```python\n")[1].split("```")[0], {}
-    eval(compile(code, "README.md", "exec"), names)
-    torch.testing.assert_close(logits(names["model"]), expected)
-
-
 def test_an_adapter_in_the_cache_of_the_hub_has_its_id_as_name(llama, tmp_path, monkeypatch):
     stored = tmp_path / "models--some--adapter"
     adapter = save_lora(stored / "snapshots" / "abc", llama)
@@ -545,7 +484,7 @@ def test_an_adapter_in_the_cache_of_the_hub_has_its_id_as_name(llama, tmp_path, 
     torch.testing.assert_close(
         logits(load_causal_lm("some/adapter")[0]), logits(load_causal_lm(adapter)[0])
     )
-    assert model_fingerprint("some/adapter") == model_fingerprint(adapter)
+    assert fingerprint("some/adapter") == fingerprint(adapter)
 
 
 @pytest.mark.parametrize(
@@ -591,39 +530,19 @@ def test_an_adapter_of_another_base_is_refused(llama, tmp_path):
 def test_a_fingerprint_is_that_of_the_files(llama, tmp_path):
     model, tokenizer = load_causal_lm(llama)
     folder = save_model(tmp_path / "model", model, tokenizer)
-    first = model_fingerprint(folder)
+    first = fingerprint(folder)
     (tmp_path / "model" / "README.md").write_text("Mine.")
     save_model(tmp_path / "elsewhere", model, tokenizer)
-    assert first == model_fingerprint(folder) == model_fingerprint(str(tmp_path / "elsewhere"))
+    assert first == fingerprint(folder) == fingerprint(str(tmp_path / "elsewhere"))
     model.lm_head.weight.data[3, 3] += 1
-    changed = model_fingerprint(save_model(tmp_path / "model", model, tokenizer))
+    changed = fingerprint(save_model(tmp_path / "model", model, tokenizer))
     adapter = save_lora(tmp_path / "adapter", folder)
-    before = model_fingerprint(adapter)
+    before = fingerprint(adapter)
     model.lm_head.weight.data[3, 3] -= 1
     save_model(tmp_path / "model", model, tokenizer)
-    fingerprints = {first, changed, before, model_fingerprint(adapter)}  # of its base, too
-    assert len(fingerprints) == 4 and model_fingerprint("no such model") is None
-    assert model_fingerprint("tiny-gpt2") != model_fingerprint("tiny-distilbert")
-
-
-def test_what_was_trained_from_other_weights_is_not_used_again(tmp_path, capsys):
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer=tokenizer)
-    base, calls = save_model(tmp_path / "base", model, tokenizer), []
-
-    def train(**settings) -> tuple:
-        calls.append(settings)
-        return (tokenizer,)
-
-    def find() -> Path:
-        return find_or_train(tmp_path / "trained", {"model": base, "seed": 1}, train)
-
-    assert find() == find() == tmp_path / "trained" and len(calls) == 1
-    assert calls[0] == {"model": base, "seed": 1}
-    assert trained_settings(tmp_path / "trained")["model_sha256"] == model_fingerprint(base)
-    model.lm_head.weight.data += 1
-    save_model(tmp_path / "base", model, tokenizer)
-    assert find() == tmp_path / "trained-other" and len(calls) == 2
+    fingerprints = {first, changed, before, fingerprint(adapter)}  # of its base, too
+    assert len(fingerprints) == 4 and fingerprint("no such model") == "no such model"
+    assert fingerprint("tiny-gpt2") != fingerprint("tiny-distilbert")
 
 
 def test_log_probabilities_take_token_ids_for_prompts():
@@ -636,19 +555,12 @@ def test_log_probabilities_take_token_ids_for_prompts():
     assert show_template(tokenizer)[0].startswith("Question: What is two")
 
 
-def test_the_rank_of_lora_is_a_setting_only_where_it_is_given():
-    from support.training import training_settings
-
-    assert "lora_r" not in training_settings("dpo", model="tiny-gpt2", lora_r=None)
-    assert training_settings("dpo", model="tiny-gpt2", lora_r=16)["lora_r"] == 16
-
-
 @pytest.mark.parametrize("name", ["tiny-distilbert", "tiny-gpt2"])
 def test_a_row_is_counted_as_its_model_reads_it(name):
     tokenizer = models.load_tokenizer(name)
     for row in PAIRS:
         texts = [row["chosen"], row["rejected"]]
-        prompt, *answers = models.encode_row(tokenizer, row["prompt"], texts)
+        prompt, *answers = encode_row(tokenizer, row["prompt"], texts)
         read = scoring.encode_for_reward(tokenizer, [row["prompt"]] * 2, texts)
         lengths = read["attention_mask"].sum(-1).tolist()
         assert lengths == [len(prompt) + len(answer) for answer in answers]

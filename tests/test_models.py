@@ -12,9 +12,6 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from support.artifacts import check_ours, save_trained, trained_settings
-from support.evaluation import response_logps, sequence_kl
-
 import numpy as np
 import pytest
 import torch
@@ -23,16 +20,9 @@ from safetensors import safe_open
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from common import model_names, models, sampling, scoring
-from common.cli import UserError, quiet_libraries
-from common.model_names import EMBEDDED, TINY
-from common.models import (
-    encode_prompt,
-    encode_response,
-    format_pair,
-    format_prompt,
-    is_plain,
-)
+from common import models, sampling, scoring
+from common.basics import UserError
+from common.models import EMBEDDED, TINY, quiet_libraries
 from common.preferences import (
     STYLES,
     draw_style,
@@ -41,11 +31,20 @@ from common.preferences import (
     read_response,
     write_response,
 )
+from common.prompts import (
+    encode_prompt,
+    encode_response,
+    format_pair,
+    format_prompt,
+    is_plain,
+    use_template,
+)
 from common.sampling import draw_tokens, sample
-from common.scoring import judge_first_better
-from common.templates import use_template
+from common.saving import SETTINGS, check_ours, read_json, save_model
+from common.scoring import judge_first_better, response_logps, sequence_kl
 from common.tiny.__main__ import measure_judge
 from common.tiny.recipe import recipe_hash
+from common.training import as_dataset
 
 REPOSITORY = SCRIPTS.parent
 QUESTIONS = questions("test", unseen=None)
@@ -182,8 +181,6 @@ def test_a_chat_template_is_used_where_there_is_one(lm):
 
 @pytest.mark.parametrize("kind", ["embedded", "adds BOS", "chat"])
 def test_tokens_are_those_that_trl_makes(lm, bos_folder, kind):
-    from support.training import as_dataset
-
     from trl import DPOConfig, DPOTrainer
 
     model, tokenizer = models.load_causal_lm(bos_folder if kind == "adds BOS" else "tiny-gpt2")
@@ -566,10 +563,10 @@ def test_a_chat_model_is_asked_in_its_template_for_a_letter(lm):
 def test_a_trained_model_replaces_what_the_lab_trained_as_a_whole(tmp_path, reward):
     folder = tmp_path / "outputs" / "reward_model"
     folder.parent.mkdir()
-    save_trained(folder, {"seed": 2}, reward[1], readme="Read me.")
+    save_model(folder, {"seed": 2}, reward[1], readme="Read me.")
     assert (folder / "README.md").read_text() == "Read me."
-    save_trained(folder, {"seed": 3, "model": "tiny"}, *reward)
-    assert trained_settings(folder) == {"seed": 3, "model": "tiny"}
+    save_model(folder, {"seed": 3, "model": "tiny"}, *reward)
+    assert read_json(folder / SETTINGS)["settings"] == {"seed": 3, "model": "tiny"}
     assert [path.name for path in folder.parent.iterdir()] == ["reward_model"]
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "lab_settings.json"} <= names
@@ -586,11 +583,11 @@ def test_what_is_not_the_labs_is_never_replaced(tmp_path, lm, holds):
         theirs = folder
     else:
         if holds != "their file":
-            save_trained(folder, {"seed": 0}, lm[1])
+            save_model(folder, {"seed": 0}, lm[1])
         folder.mkdir(exist_ok=True)
         theirs = folder / "notes.txt"
     theirs.write_text("mine")
-    for refuse in (check_ours, lambda path: save_trained(path, {"seed": 1}, lm[1])):
+    for refuse in (check_ours, lambda path: save_model(path, {"seed": 1}, lm[1])):
         with pytest.raises(UserError, match=r"dpo.*; move it, or choose another folder"):
             refuse(folder)
     assert theirs.read_text() == "mine"
@@ -600,53 +597,45 @@ def test_what_was_trained_before_stays_until_the_new_one_is_complete(tmp_path, l
     class Broken:
         def save_pretrained(self, folder):
             Path(folder).mkdir(exist_ok=True)
-            assert trained_settings(tmp_path / "dpo") == {"seed": 0}
+            assert read_json(tmp_path / "dpo" / SETTINGS)["settings"] == {"seed": 0}
             raise OSError("disk full")
 
-    save_trained(tmp_path / "dpo", {"seed": 0}, lm[1])
+    save_model(tmp_path / "dpo", {"seed": 0}, lm[1])
     with pytest.raises(OSError, match="disk full"):
-        save_trained(tmp_path / "dpo", {"seed": 1}, lm[1], Broken())
-    assert trained_settings(tmp_path / "dpo") == {"seed": 0}
-
-
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
-def test_no_settings_where_the_lab_trained_nothing(tmp_path, content):
-    assert trained_settings(tmp_path / "nowhere") is None
-    if content is not None:
-        (tmp_path / "lab_settings.json").write_bytes(content)
-    assert trained_settings(tmp_path) is None
+        save_model(tmp_path / "dpo", {"seed": 1}, lm[1], Broken())
+    assert read_json(tmp_path / "dpo" / SETTINGS)["settings"] == {"seed": 0}
 
 
 def test_models_are_found_and_folders_are_absolute(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_names, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
-    assert model_names.find_model("tiny-gpt2") == str(TINY / "tiny-gpt2")
+    assert models.find_model("tiny-gpt2") == str(TINY / "tiny-gpt2")
     (tmp_path / "my model").mkdir()
     (tmp_path / "my model/config.json").write_text("{}")
     for name in ("my model", "./my model", str(tmp_path / "my model")):
-        assert model_names.find_model(name) == str((tmp_path / "my model").resolve())
+        assert models.find_model(name) == str((tmp_path / "my model").resolve())
 
 
 def test_only_the_two_names_are_the_embedded_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [model_names.is_embedded(name) for name in EMBEDDED] == [True, True]
+    assert [models.is_embedded(name) for name in EMBEDDED] == [True, True]
     for name in ("./tiny-gpt2", "tiny-", "tiny-gpt2-mine", str(TINY / "tiny-gpt2"), "TINY-GPT2"):
-        assert not model_names.is_embedded(name)
+        assert not models.is_embedded(name)
     (tmp_path / "tiny-mine").mkdir()
     (tmp_path / "tiny-mine/config.json").write_text("{}")
-    assert model_names.find_model("tiny-mine") == str((tmp_path / "tiny-mine").resolve())
+    assert models.find_model("tiny-mine") == str((tmp_path / "tiny-mine").resolve())
 
 
 @pytest.mark.parametrize(
     "name", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere", "..", "", "empty", "file"]
 )
 def test_a_wrong_folder_is_one_line_without_asking_the_hub(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(model_names, "hub_answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(models, "hub_answers", lambda: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no such folder|holds no model") as error:
-        model_names.find_model(name)
+        models.find_model(name)
     assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
 
@@ -658,7 +647,7 @@ def test_an_unreachable_hub_is_one_line_at_once(monkeypatch, name):
     monkeypatch.setenv("no_proxy", "*")
     started = time.time()
     with pytest.raises(UserError) as error:
-        model_names.find_model(name)
+        models.find_model(name)
     assert time.time() - started < 5
     assert str(error.value).startswith(f"no model {name}: ") and "\n" not in str(error.value)
 
@@ -668,7 +657,7 @@ def test_a_hub_that_is_silent_is_given_up_in_time(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "*")
         started = time.time()
-        assert not model_names.hub_answers(seconds=0.3)
+        assert not models.hub_answers(seconds=0.3)
         assert time.time() - started < 2
 
 
@@ -684,10 +673,10 @@ def test_a_hub_that_refuses_has_answered(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        assert model_names.hub_answers()
+        assert models.hub_answers()
         server.shutdown()
     monkeypatch.setenv("HF_ENDPOINT", "no address")
-    assert not model_names.hub_answers()
+    assert not models.hub_answers()
 
 
 def copy_of(name: str, folder: Path, **changes: bytes | None) -> str:
@@ -713,7 +702,7 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_model_is_named(tmp_path, fault):
     quiet_libraries()
-    with pytest.raises(UserError, match="cannot load the model"):
+    with pytest.raises(UserError, match=r"cannot (load|use) the model"):
         models.load_causal_lm(copy_of("tiny-gpt2", tmp_path, **BROKEN[fault]))
 
 

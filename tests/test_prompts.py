@@ -1,13 +1,22 @@
 """Prompts that are conversations: in the template, in a plain format, as text, as keys."""
 
-from support.evaluation import has_gold, in_short, log_ratios, score_texts
-
 import pytest
 
 from common import models
-from common.cli import UserError
-from common.prompts import as_messages, as_prompt, as_text, distinct_prompts, prompt_key
+from common.answers import has_gold, in_short
+from common.basics import UserError
+from common.prompts import (
+    as_messages,
+    as_prompt,
+    as_text,
+    distinct_prompts,
+    encode_prompt,
+    format_pair,
+    format_prompt,
+    prompt_key,
+)
 from common.sampling import sample
+from common.scoring import log_ratios, score_texts
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = [
@@ -46,12 +55,12 @@ def test_prompts_once_in_an_order_of_their_own():
 def test_a_plain_model_reads_turns_in_the_plain_format(policy):
     _, tokenizer = policy
     eos = tokenizer.eos_token
-    formatted = models.format_prompt(tokenizer, [SYSTEM, *TURNS])
+    formatted = format_prompt(tokenizer, [SYSTEM, *TURNS])
     assert formatted == (f"Be brief.\nQuestion: Hi.\nAnswer: Hello.{eos}\nQuestion: Why?\nAnswer:")
-    ids = models.encode_prompt(tokenizer, TURNS)
+    ids = encode_prompt(tokenizer, TURNS)
     assert tokenizer.decode(ids) == f"Question: Hi.\nAnswer: Hello.{eos}\nQuestion: Why?\nAnswer:"
     one = [{"role": "user", "content": "Why?"}]
-    assert models.encode_prompt(tokenizer, one) == models.encode_prompt(tokenizer, "Why?")
+    assert encode_prompt(tokenizer, one) == encode_prompt(tokenizer, "Why?")
 
 
 def test_a_template_that_rejects_roles_is_one_line(policy):
@@ -61,14 +70,14 @@ def test_a_template_that_rejects_roles_is_one_line(policy):
     tokenizer.chat_template = reject + kept
     try:
         with pytest.raises(UserError, match=r"rejects the turns system, .*: no system; leave"):
-            models.format_prompt(tokenizer, [SYSTEM, *TURNS])
-        assert models.format_prompt(tokenizer, TURNS).startswith("Question: Hi.")
+            format_prompt(tokenizer, [SYSTEM, *TURNS])
+        assert format_prompt(tokenizer, TURNS).startswith("Question: Hi.")
     finally:
         tokenizer.chat_template = kept
 
 
 def test_rows_keep_all_turns_for_trl():
-    row = models.format_pair({"prompt": [SYSTEM, *TURNS], "chosen": "c", "rejected": "r"})
+    row = format_pair({"prompt": [SYSTEM, *TURNS], "chosen": "c", "rejected": "r"})
     assert row["prompt"] == [SYSTEM, *TURNS]
     assert row["chosen"] == [{"role": "assistant", "content": "c"}]
     assert row["rejected"] == [{"role": "assistant", "content": "r"}]

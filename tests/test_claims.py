@@ -1,0 +1,234 @@
+"""Claims and verdicts, and the run of a study (common/claims.py)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from common import claims, intervals
+from common.claims import (
+    ABOVE_ZERO,
+    INFINITY,
+    Claim,
+    benjamini_hochberg,
+    false_discovery,
+    judge,
+    seeds_needed,
+)
+
+
+def quantity(mean: float, half: float | None) -> dict:
+    return {"mean": mean, "ci95": half and [mean - half, mean + half]}
+
+
+@pytest.mark.parametrize(
+    ("ci95", "region", "smallest", "verdict"),
+    [
+        ((0.1, 0.5), ABOVE_ZERO, 0, "holds"),
+        ((-0.5, -0.1), ABOVE_ZERO, 0, "does not hold"),
+        ((-0.1, 0.5), ABOVE_ZERO, 0, "undecided"),
+        ((0.0, 0.5), ABOVE_ZERO, 0, "undecided"),  # touches the border from inside
+        ((-0.5, 0.0), ABOVE_ZERO, 0, "does not hold"),  # nothing above it
+        ((0.0, 0.0), ABOVE_ZERO, 0, "does not hold"),
+        ((0.0, 0.0), (-1e-12, 1e-12), 0, "holds"),
+        ((0.9, 1.1), (0.85, 1.15), 0, "holds"),
+        ((0.8, 1.1), (0.85, 1.15), 0, "undecided"),
+        ((0.9, 1.2), (0.85, 1.15), 0, "undecided"),
+        ((0.8, 1.2), (0.85, 1.15), 0, "undecided"),
+        ((1.15, 1.3), (0.85, 1.15), 0, "does not hold"),
+        ((0.2, 0.85), (0.85, 1.15), 0, "does not hold"),
+        ((-2, -1), (-INFINITY, 0), 0, "holds"),
+        ((1, 2), (-INFINITY, 0), 0, "does not hold"),
+        ((-0.04, 0.04), ABOVE_ZERO, 0.05, "no difference"),
+        ((0.01, 0.04), ABOVE_ZERO, 0.05, "no difference"),  # sure, and too small to matter
+        ((-0.04, -0.01), ABOVE_ZERO, 0.05, "no difference"),
+        ((-0.04, 0.06), ABOVE_ZERO, 0.05, "undecided"),
+        ((0.01, 0.06), ABOVE_ZERO, 0.05, "holds"),
+        ((-0.06, -0.01), ABOVE_ZERO, 0.05, "does not hold"),
+        ((1.11, 1.18), (0.85, 1.15), 0.05, "no difference"),
+        (None, ABOVE_ZERO, 0.05, "undecided"),
+    ],
+)
+def test_verdicts(ci95, region, smallest, verdict):
+    claim = Claim("id", "says", "measured", lambda m: m["a"], region, smallest)
+    judged = judge(claim, [{"a": {"mean": 0.0, "ci95": ci95}}])
+    assert judged["verdict"] == claims.verdict(ci95, region, smallest) == verdict
+
+
+def test_a_judged_claim_is_ready_for_json():
+    claim = Claim("a", "says", "measured", lambda m: m["y"], published="agrees: a paper")
+    ci95 = (np.float64(0.1234567), 1)
+    judged = judge(claim, [{"y": {"mean": np.float32(1 / 3), "ci95": ci95}}])
+    assert judged == {
+        "id": "a",
+        "says": "says",
+        "measured": "measured",
+        "true": [0.0, None],
+        "smallest": 0.0,
+        "published": "agrees: a paper",
+        "mean": 0.333333,
+        "ci95": [0.123457, 1.0],
+        "by_seed": [0.333333],
+        "verdict": "holds",  # above 0, where nothing else is said
+    }
+    assert json.loads(json.dumps(judged)) == judged
+    tiny = judge(claim, [{"y": {"mean": 1e-9, "ci95": (1e-9, 2e-9)}}])
+    assert tiny["verdict"] == "holds" and tiny["ci95"] == [0.0, 0.0]  # judged before rounding
+    two = judge(claim, [{"y": quantity(1.0, 0.1)}, {"y": quantity(2.0, 0.1)}])
+    assert two["by_seed"] == [1.0, 2.0] and two["mean"] == 1.5
+
+
+# Benjamini and Hochberg 1995, section 3.2: fifteen p-values, of which four are discoveries at 5 %.
+P_VALUES = (0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240)
+P_VALUES += (0.4262, 0.5719, 0.6528, 0.7590, 1.0000)
+
+
+def test_benjamini_hochberg_by_its_own_example():
+    adjusted = benjamini_hochberg(P_VALUES)
+    assert sum(p <= 0.05 for p in adjusted) == 4
+    by_hand = [15 * 0.0001, 15 / 2 * 0.0004, 15 / 3 * 0.0019, 15 / 4 * 0.0095, 15 / 5 * 0.0201]
+    by_hand += [15 / 7 * 0.0298, 15 / 7 * 0.0298]  # the sixth is no less sure than the seventh
+    assert adjusted[:7] == pytest.approx(by_hand)
+    order = np.random.default_rng(0).permutation(15)
+    shuffled = benjamini_hochberg(np.array(P_VALUES)[order])
+    assert shuffled == pytest.approx(np.array(adjusted)[order])
+    assert benjamini_hochberg([]) == []
+
+
+def judged_at(p: float, region=ABOVE_ZERO, below: bool = False) -> dict:
+    """A claim whose interval implies this p-value, `below` the lower border or above it."""
+    distance = NormalDist().inv_cdf(1 - p / 2) / 1.96  # in half-widths of 1
+    mean = region[0] - distance if below else region[0] + distance
+    claim = Claim(f"p {p}", "", "", lambda m: m, region)
+    return judge(claim, [{"mean": mean, "ci95": (mean - 1, mean + 1)}])
+
+
+def test_false_discovery_of_claims():
+    claims = [judged_at(p, below=k % 2 == 1) for k, p in enumerate(P_VALUES)]
+    assert {claim["verdict"] for claim in claims} == {"holds", "does not hold", "undecided"}
+    adjusted = false_discovery(claims)
+    assert list(adjusted) == [f"p {p}" for p in P_VALUES[:9]]  # decided; the others only count
+    assert list(adjusted.values()) == pytest.approx(benjamini_hochberg(P_VALUES)[:9], rel=1e-3)
+    no_interval = {**claims[0], "id": "none", "ci95": None, "verdict": "undecided"}
+    equal = {**claims[0], "id": "equal", "verdict": "no difference"}
+    assert false_discovery([*claims, no_interval, equal]) == adjusted
+    assert false_discovery([]) == {}
+
+
+def test_false_discovery_looks_at_the_nearest_border_and_its_side():
+    claim = {"id": "a", "true": [0.0, 10.0], "verdict": "holds"}
+    near_top = {**claim, "mean": 9.0, "ci95": [8.9, 9.98]}
+    p = 2 * NormalDist().cdf(-1.0 * 1.96 / 0.98)
+    assert false_discovery([near_top])["a"] == pytest.approx(p)
+    assert false_discovery([{**claim, "mean": 5.0, "ci95": [5.0, 5.0]}])["a"] == 0
+
+
+def claim_over(means, half: float | None, region=ABOVE_ZERO, smallest: float = 0.0) -> dict:
+    claim = Claim("a", "", "", lambda m: m, region, smallest)
+    return judge(claim, [quantity(mean, half) for mean in means])
+
+
+def test_seeds_that_an_open_claim_would_take():
+    means = [0.0, 1.0, 2.0, -1.0]  # mean 0.5, deviation 1.291
+    claim = claim_over(means, None)
+    needed = seeds_needed(claim)
+    assert claim["verdict"] == "undecided" and 25 <= needed <= 30
+    halves = [intervals.student_t(k - 1) * 1.291 / k**0.5 for k in (needed - 2, needed)]
+    assert halves[1] < 0.5 < halves[0]
+    assert seeds_needed(claim_over(means, 0.4)) > 2 * needed  # 0.3 is left for the seeds' part
+    assert seeds_needed(claim_over(means, 0.6)) is None  # the prompts alone straddle: more of them
+    small = claim_over([0.3, -0.3, 0.2, -0.2], 0.01, smallest=0.1)
+    assert small["verdict"] == "undecided" and 4 < seeds_needed(small) < 100  # no difference
+
+
+def test_no_seeds_are_asked_for_where_they_would_not_help():
+    assert seeds_needed(claim_over([1.0, 1.1, 0.9], 0.1)) is None  # decided
+    one = judge(Claim("a", "", "", lambda m: m), [quantity(0.1, 0.5)])
+    assert one["verdict"] == "undecided" and seeds_needed(one) is None
+    assert seeds_needed(claim_over([1.0, -1.0], None)) is None  # on the border itself
+
+
+# --- The run of a study ---
+
+STUDY = """A made-up study: does a number grow?
+
+Its docstring is the help.
+"""
+
+CODE = f'''"""{STUDY}"""
+from common.claims import Claim, run_study, study_folder
+import numpy as np
+
+CLAIMS = (Claim("grows", "the number grows", "by how much", of=lambda m: m["rise"], smallest=0.1,
+                published="agrees: nobody"),)
+
+def measure(seed, smoke):
+    if seed == 9:
+        raise ValueError("no such seed")
+    with open(study_folder(seed, smoke).parent / "ran.txt", "a") as file:
+        file.write(f"{{seed}} {{smoke}}\\n")
+    return {{"rise": {{"mean": 1.0 + seed / 10, "ci95": [0.9, 1.1], "count": 5}}}}
+
+def draw(runs):
+    from common.figures import new_figure, seed_dots
+    figure, axes = new_figure(1, 1, "The number grows")
+    seed_dots(axes[0], 0, [run["rise"]["mean"] for run in runs], "lab:dpo")
+    return figure
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)
+'''
+
+
+def run_made_up(folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    (folder / "made_up.py").write_text(CODE, encoding="utf-8")
+    command = [sys.executable, "made_up.py", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_a_study_runs_its_seeds_once_and_judges_from_five_on(tmp_path):
+    one = run_made_up(tmp_path)
+    assert one.returncode == 0, one.stderr
+    saved = json.loads((tmp_path / "outputs/studies/made_up.json").read_text())
+    assert saved["seeds"] == [0] and saved["runs"][0]["metrics"]["rise"]["mean"] == 1.0
+    assert "too few seeds" in one.stdout and "holds" not in one.stdout
+    five = run_made_up(tmp_path, "--seeds", "0", "1", "2", "3", "4", "--jobs", "2")
+    assert five.returncode == 0 and "holds" in five.stdout and "seeds 0 to 4" in five.stdout
+    ran = (tmp_path / "outputs/studies/ran.txt").read_text().split("\n")
+    assert sorted(ran)[1:] == [f"{seed} False" for seed in range(5)]  # seed 0 only once
+    saved = json.loads((tmp_path / "outputs/studies/made_up.json").read_text())
+    (claim,) = saved["claims"]
+    assert claim["by_seed"] == [1.0, 1.1, 1.2, 1.3, 1.4] and claim["verdict"] == "holds"
+    assert (tmp_path / "outputs/studies/made_up.png").stat().st_size > 1000
+    listed = run_made_up(tmp_path, "--claims")
+    assert "the number grows" in listed.stdout and "agrees: nobody" in listed.stdout
+    assert (tmp_path / "outputs/studies/ran.txt").read_text().split("\n") == ran  # nothing ran
+
+
+def test_a_seed_that_fails_is_one_line(tmp_path):
+    failed = run_made_up(tmp_path, "--seeds", "0", "9")
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+    assert "ValueError: no such seed" in failed.stderr
+    assert not (tmp_path / "outputs/studies/made_up.json").exists()
+
+
+def test_a_changed_study_is_run_again(tmp_path):
+    run_made_up(tmp_path)
+    part = tmp_path / "outputs/studies/made_up/seed-0.json"
+    content = json.loads(part.read_text())
+    part.write_text(json.dumps({**content, "code": "of before"}))
+    run_made_up(tmp_path)
+    assert len((tmp_path / "outputs/studies/ran.txt").read_text().split()) == 4  # twice
+
+
+def test_claims_become_a_table(tmp_path):
+    judged = judge(Claim("a", "it is so", "log-odds", lambda m: m), [quantity(1.0, 0.1)] * 2)
+    path = tmp_path / "claims.md"
+    claims.write_claims_table(path, {"s": "A question?"}, {"s": {"claims": [judged]}})
+    text = path.read_text()
+    assert "| A question? | it is so | log-odds | 1.00 [0.90, 1.10] | above 0 | holds |  |" in text
+    assert "1 claims: 1 holds" in text or "1 claims: 1 hold" in text
