@@ -1,0 +1,509 @@
+"""A second look at your own data, and at a training on them: what is in the pairs, what went wrong?
+
+Without a gold standard nothing can say that a run is right, and DPO's own metrics look best when it
+has gone too far. Every check is a number with a limit, both printed (questions.json); what fires is
+a question, not a verdict. The limits were fixed before benchmarks/second_look.py planted failures.
+"""
+
+import json
+import math
+import re
+import shlex
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from operator import gt, lt
+from pathlib import Path
+from textwrap import fill, indent
+
+from own_data.conversations import MARK
+from own_data.read import (
+    contradictory,
+    count_by_reason,
+    find_readable,
+    holds_labels,
+    key_of,
+    leave_out_unusable,
+    read_data,
+)
+
+import numpy as np
+
+from common.answers import Answers, count_words, length_unit
+from common.intervals import percent, summary
+from common.preferences import COLUMNS, SIDES
+from common.prompts import as_messages, as_text, encode_answers, encode_response, encode_row
+from common.prompts import reads_pairs
+from common.runs import UserError, show_progress
+from common.sampling import end_tokens, sample
+
+# Of each check, in the order of what explains what: where it fires, what it asks, what to run next.
+QUESTIONS = json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
+INVISIBLE = (
+    "There is no gold standard for these pairs. No check sees labels that are wrong throughout, "
+    "annotators with a bias, or a reward model of the same file: read the words, pairs and answers "
+    "above. Would you have chosen so?"
+)
+FEW = 40  # held-out pairs, below which the interval of an accuracy is wider than 0.3
+PROBED = 32  # rows of which a model's probabilities are read before training, and on the way
+TELLING = 3.5  # standard errors: chance reaches it for one word in two thousand
+ALONE = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: every sign is a word
+WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
+
+# --- Questions before, during and after a training ---
+
+
+class SecondLook:
+    """What was measured when, and the questions that it raised.
+
+    `reading` are the given flags that say how the data are read. A learning rate is needed where a
+    policy is trained: next commands name a smaller or a larger one.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        reading: dict[str, str] | None,
+        model: str | None = None,
+        learning_rate: float | None = None,
+        max_new_tokens: int = 48,
+    ) -> None:
+        named = [shlex.quote(str(dataset))]
+        for flag, value in (reading or {}).items():
+            named += [f"--{flag.replace('_', '-')}", shlex.quote(str(value))]
+        again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # what the user typed
+        rate = learning_rate or 1e-4
+        self.flags = {"dataset": " ".join(named), "again": again, "longer": 4 * max_new_tokens}
+        self.flags |= {"model": shlex.quote(str(model)), "slower": rate / 3, "faster": rate * 5}
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.numbers: dict[str, dict] = {}
+        self.questions: list[dict] = []
+
+    def ask(self, when: str, numbers: dict) -> None:
+        """Keep the numbers, and print the questions that they raise."""
+        self.numbers[when] = numbers
+        for check in QUESTIONS:
+            if fires(check, numbers):
+                asks = re.sub(r"(\d)%", r"\1 %", QUESTIONS[check]["asks"].format(**numbers))
+                asks += " (asked {side} {limit:g}).".format(**QUESTIONS[check])
+                asked = {"check": check, "when": when, "asks": f"Second look, {when}: {asks}"}
+                self.questions.append({**asked, "next": self.next_command(check)})
+                print(fill(asked["asks"], 100, subsequent_indent="  "))
+
+    def next_command(self, check: str) -> str | None:
+        """What to run next, unless that is what has just been run."""
+        again = overruled(self.flags["again"])
+        for command in (
+            QUESTIONS[check]["next"],
+            "preference_data_explorer.py --dataset {dataset}",
+        ):
+            proposed = overruled(command.format(**self.flags))
+            if proposed.split() != again.split():
+                return proposed
+        return None
+
+    def before(
+        self,
+        train: Sequence[dict],
+        held: Sequence[dict],
+        reference=None,
+        tokenizer=None,
+        seed: int = 0,
+    ) -> None:
+        """Before training: print two pairs in full, words, and the questions they (and a model) raise.
+
+        Good and bad answers with a label are looked at side by side.
+        """
+        labelled = "label" in train[0]
+        train, held = side_by_side(train), side_by_side(held)
+        show_pairs(train, labelled)
+        numbers = read_faults(train, held)
+        if reference is not None:
+            numbers |= read_start(reference, tokenizer, train, self.max_new_tokens, seed)
+            if labelled:
+                del numbers["unlike"]  # what helps there, a term of SFT, needs pairs
+        if len(train) < 160:
+            print(f"{len(train)} pairs make few steps: too few to teach a model much")
+        self.ask("before", numbers)
+
+    def at(
+        self, step: int, policy, tokenizer, held: Sequence[dict], answers: Answers, beta: float
+    ) -> None:
+        """Print what a policy in training raises that was not asked before.
+
+        At step 0 the policy is the reference, of which every pair costs ln 2.
+        """
+        from common.scoring import pair_logps
+
+        rows = first_rows(side_by_side(held), PROBED)
+        logps, ref_logps = pair_logps(policy, tokenizer, rows)
+        chosen, rejected = (logps - ref_logps).numpy().astype(float)
+        numbers = read_distance(tokenizer, answers) | read_displacement(tokenizer, rows, chosen)
+        if step == 0:
+            losses = np.logaddexp(0, -beta * (chosen - rejected))
+            numbers = {"reference": abs(float(losses.mean()) - math.log(2))}
+        known = {question["check"] for question in self.questions}
+        self.ask(f"at step {step}", {k: v for k, v in numbers.items() if k not in known})
+
+    def after(
+        self,
+        tokenizer,
+        held: Sequence[dict],
+        answers: Answers | None = None,
+        changes: dict[str, np.ndarray] | None = None,
+        first_loss: float | None = None,
+        margins: np.ndarray | None = None,
+    ) -> None:
+        """What the trained model raises, what no check sees, and the next command.
+
+        `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
+        `margins` (N,) what a reward model gives chosen more than rejected; `first_loss` is TRL's,
+        where that starts at ln 2.
+        """
+        numbers = read_distance(tokenizer, answers) if answers is not None else {}
+        if changes is not None:
+            chosen, margins = changes["chosen"], changes["chosen"] - changes["rejected"]
+            numbers |= read_displacement(tokenizer, side_by_side(held), chosen)
+            numbers["unmoved"] = float(np.abs(margins).mean())
+        if margins is not None and not fires("unmoved", numbers):  # else nothing could rank
+            numbers |= read_ranking(np.asarray(margins))
+        if first_loss is not None:
+            numbers["reference"] = abs(first_loss - math.log(2))
+        print()
+        self.ask("after", numbers)
+        if not self.questions:
+            print(f"None of the {len(QUESTIONS)} checks of the second look has fired.")
+        if numbers.get("pairs", FEW) < FEW:
+            print(f"{numbers['pairs']} held-out pairs are too few to tell an accuracy from chance.")
+        print(fill(INVISIBLE, 100))
+        commands = [question["next"] for question in self.questions if question["next"]]
+        if commands:
+            print(f"Next:\n  {commands[0]}")
+
+    def metrics(self) -> dict:
+        """The numbers and the questions, for the JSON."""
+        return {"second_look": {"numbers": self.numbers, "questions": self.questions}}
+
+
+def fires(check: str, numbers: dict) -> bool:
+    """Whether a check was made, and its number is beyond its limit."""
+    beyond = gt if QUESTIONS[check]["side"] == "above" else lt
+    return check in numbers and beyond(numbers[check], QUESTIONS[check]["limit"])
+
+
+def overruled(command: str) -> str:
+    """A command of this folder in which the last flag is given once, with its last value."""
+    last = re.search(r" (--[\w-]+) [^-\s]\S*$", command) or re.search(r" (--smoke)$", command)
+    if last:
+        value = r"[ =]\S+" if " " in last[0].strip() else ""
+        command = re.sub(rf" {last[1]}{value}(?= |$)", "", command[: last.start()]) + last[0]
+    return f"python 05-preference-tuning/{command}"
+
+
+# --- What the pairs show ---
+
+
+def first_rows(rows: Sequence[dict], most: int) -> Sequence[dict]:
+    return rows[:most] if isinstance(rows, list) else rows.select(range(min(most, len(rows))))
+
+
+def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
+    """Answers with a label as pairs of a good and a bad one; pairs as they are.
+
+    The bad answer is one to `rejected_prompt`. There are as many as of the rarer kind.
+    """
+    if "label" not in rows[0]:
+        return rows
+    good, bad = ([row for row in rows if row["label"] == kind] for kind in (True, False))
+    pairs = []
+    for best, worst in zip(good, bad, strict=False):
+        texts = {"chosen": best["completion"], "rejected": worst["completion"]}
+        pairs.append({"prompt": best["prompt"], "rejected_prompt": worst["prompt"], **texts})
+    return pairs
+
+
+def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
+    """Print two pairs in full, and the words that tell chosen from rejected."""
+    names = ("good", "bad") if labelled else SIDES
+    for k, row in enumerate(first_rows(rows, 2)):
+        print(f"\npair {k + 1}, prompt:\n{in_full(as_text(row['prompt']))}")
+        print(f"{names[0]}:\n{in_full(row['chosen'])}")
+        if labelled:
+            print(f"prompt:\n{in_full(as_text(row['rejected_prompt']))}")
+        print(f"{names[1]}:\n{in_full(row['rejected'])}")
+    telling = telling_words(rows)
+    print(f"\nwords that tell {names[0]} from {names[1]} (|z| > {TELLING}):")
+    for name, sign in zip(names, (1, -1), strict=True):
+        words = [word for word, z in telling.items() if sign * z > 0]
+        print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
+
+
+def in_full(text: str, most: int = 2000) -> str:
+    """A text with its line ends, indented; of a very long one the rest is counted."""
+    more = f" ... ({len(text) - most} more characters)" if len(text) > most else ""
+    return indent(text[:most] + more, "    ")
+
+
+def telling_words(rows: Sequence[dict]) -> dict[str, float]:
+    """Words that tell chosen from rejected, the most telling first, with z; above 0: chosen.
+
+    Of the pairs in which only one answer has the word, (chosen - rejected) / sqrt(chosen +
+    rejected): McNemar 1947.
+    """
+    difference, pairs = Counter(), Counter()
+    for row in show_progress(rows, "comparing words"):
+        chosen, rejected = (set(WORD.findall(row[side].lower())) for side in SIDES)
+        for word in chosen ^ rejected:
+            difference[word] += 1 if word in chosen else -1
+            pairs[word] += 1
+    z = {word: difference[word] / math.sqrt(count) for word, count in pairs.items()}
+    z = {word: value for word, value in z.items() if abs(value) > TELLING}
+    return dict(sorted(z.items(), key=lambda item: (-abs(item[1]), item[0])))
+
+
+def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
+    """Shares of training pairs: won by one order of lengths, repeated; of held-out pairs: twins.
+
+    Lengths are in characters. A twin has the same two answers, whichever was chosen.
+    """
+    known = Counter(both_answers(row) for row in show_progress(train, "looking at pairs"))
+    lengths = np.array([[len(row[side]) for side in SIDES] for row in train])
+    difference = lengths @ [1, -1]
+    unequal = difference[difference != 0]
+    longer = float((unequal > 0).mean()) if len(unequal) else 0.5
+    return {
+        "length": max(longer, 1 - longer),
+        "order": "longer" if longer > 0.5 else "shorter",
+        "unequal": len(unequal),
+        **count_marks(train),
+        "repeats": sum(count for count in known.values() if count > 1) / len(train),
+        "twins": float(np.mean([both_answers(row) in known for row in held])),
+    }
+
+
+def both_answers(row: dict) -> int:
+    return key_of(*sorted(row[side] for side in SIDES))
+
+
+def count_marks(rows: Sequence[dict]) -> dict:
+    """The share of all texts that hold a mark of a template or of a speaker, and the usual one."""
+    marks, texts = Counter(), 0
+    for row in rows:
+        turns = [turn["content"] for turn in as_messages(row["prompt"])]
+        found = [
+            MARK.search(t) for t in (*turns, *(row[n] for n in (*SIDES, "completion") if n in row))
+        ]
+        marks.update(mark[0].strip() for mark in found if mark)
+        texts += len(found)
+    return {"marks": marks.total() / texts, "mark": max(marks, key=marks.get, default="")}
+
+
+# --- What the model shows ---
+
+
+def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed: int) -> dict:
+    """What the untrained model makes of chosen answers, and of ones that it samples itself.
+
+    `unlike` is in nats a token, `cut` the median probability of the end after a chosen answer,
+    `base` the share of its own answers that end within the limit.
+    """
+    from common.scoring import response_logps
+
+    rows = first_rows(rows, PROBED)
+    prompts = [row["prompt"] for row in rows]
+    sampled = sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)
+    own = [answers[0].token_ids for answers in sampled]
+    encoded = [encode_answers(tokenizer, row["prompt"], [row["chosen"]]) for row in rows]
+    shown, chosen = map(list, zip(*encoded, strict=True))
+    ends = end_tokens(model, tokenizer)
+    ended = [up_to_end(ids, ends) for ids in chosen]
+    own_logps, logps, without_end = (
+        response_logps(model, tokenizer, *answers).numpy().astype(float)
+        for answers in ((prompts, own), (shown, ended), (shown, [ids[:-1] for ids in ended]))
+    )
+    own_per_token = own_logps.sum() / sum(map(len, own))
+    return {
+        "unlike": own_per_token - logps.sum() / sum(map(len, ended)),
+        "cut": float(np.median(np.exp(logps - without_end))),
+        "base": float(np.mean([answers[0].ended for answers in sampled])),
+        "tokens": max_new_tokens,
+    }
+
+
+def up_to_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """An answer up to the token that ends it: the last of `ends`, or else the last."""
+    places = [k for k, token in enumerate(ids) if token in ends]
+    return ids[: places[-1] + 1] if places else ids
+
+
+def read_ranking(margins: np.ndarray) -> dict:
+    """The end of the interval of a held-out accuracy that is to be compared with 0.5.
+
+    margins (N,) are above 0 where a pair is ranked as labelled. Below FEW pairs an interval that
+    holds 0.5 tells nothing.
+    """
+    accuracy = summary((1 + np.sign(margins)) / 2)
+    numbers = {"accuracy": percent(accuracy), "pairs": len(margins)}
+    low, high = accuracy["ci95"] or (0, 1)
+    if high < 0.5:
+        return {**numbers, "reversed": high}
+    return {**numbers, "chance": low} if len(margins) >= FEW else numbers
+
+
+def read_distance(tokenizer, answers: Answers) -> dict:
+    """KL per token of sampled answers, in nats."""
+    texts = [text for row in answers.texts for text in row]
+    tokens = sum(len(encode_response(tokenizer, text)) for text in texts)
+    return {"too_far": float(answers.kl.sum()) / tokens}
+
+
+def read_displacement(tokenizer, rows: Sequence[dict], rose: np.ndarray) -> dict:
+    """What chosen answers have lost of log p, in nats a token; rose (N,) is the change of log p."""
+    tokens = sum(len(encode_response(tokenizer, row["chosen"])) for row in rows)
+    return {"displaced": float(-rose.sum()) / tokens}
+
+
+# --- What is wrong with your pairs? ---
+
+
+def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
+    """What to know of your pairs, or answers with labels, before training on them.
+
+    Always: `kind` ("pairs" or "labels"), `rows`, `usable`, `dropped` (reason -> rows, from 1),
+    `said` (the same in words), `remarks`, `prompts` (distinct), `contradictory` (comparisons, or
+    answers, with both labels), `marks` and `mark` (share of texts with marks of templates or
+    speakers, the usual one), `words` (side -> summary) in `unit`, `lengths` (side -> edges and
+    counts), `examples` (two rows as texts), `left_out` (with a model: what it cannot read).
+    Pairs: `held_out` and `leaked` (rows of a random fifth, and those whose prompt is also in the
+    rest), `longer_wins` (summary), `telling` (side -> words), lengths of the `difference`, `tokens`
+    (with a model). Labels: `good` (summary), `prompts_with_both`. Raises UserError.
+    """
+    reading.pop("held_out", None)
+    labelled = holds_labels(path, **reading)
+    found = leave_out_unusable(read_data(path, "labels" if labelled else "pairs", **reading))
+    rows, dropped = found.rows, {r: places for r, places in found.dropped.items() if places}
+    if not len(rows):
+        raise UserError(f"{path}: no usable row: {count_by_reason(dropped)}")
+    columns = ("prompt", "completion") if labelled else COLUMNS
+    examples = [{name: as_text(row[name]) for name in columns} for row in first_rows(rows, 2)]
+    measured = {
+        "kind": "labels" if labelled else "pairs",
+        "rows": len(rows) + sum(map(len, dropped.values())),
+        "usable": len(rows),
+        "dropped": dropped,
+        "said": count_by_reason(dropped),
+        "remarks": found.remarks,
+        "prompts": len({key_of(row["prompt"]) for row in rows}),
+        **count_marks(rows),
+        "unit": length_unit(row[name] for row in rows for name in columns[1:]),
+        "examples": examples,
+    }
+    measured |= describe_labels(rows) if labelled else describe_answers(rows, seed)
+    return measured | (count_tokens(rows, model) if model else {})
+
+
+def describe_answers(rows: Sequence[dict], seed: int) -> dict:
+    """Of pairs: words, who wins by length, leaks of a random fifth, telling words."""
+    words = np.array([[count_words(row[side]) for side in SIDES] for row in rows])
+    prompts = np.array([key_of(row["prompt"]) for row in rows], dtype=np.uint64)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held_out, training = np.split(order, [max(1, round(0.2 * len(rows)))])
+    telling = telling_words(rows)
+    signs = dict(zip(SIDES, (1, -1), strict=True))
+    columns = {**dict(zip(SIDES, words.T, strict=True)), "difference": words @ [1, -1]}
+    return {
+        "contradictory": len(contradictory(rows)) // 2,
+        "held_out": len(held_out),
+        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
+        "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
+        "longer_wins": longer_wins(prompts, words @ [1, -1]),
+        "telling": {
+            s: [w for w, z in telling.items() if sign * z > 0] for s, sign in signs.items()
+        },
+        "lengths": {name: histogram(values) for name, values in columns.items()},
+    }
+
+
+def describe_labels(rows: Sequence[dict]) -> dict:
+    """Of answers with labels: how many are good, words of both kinds, answers with both labels."""
+    of_prompt, of_answer = defaultdict(set), defaultdict(set)
+    words = {"good": [], "bad": []}
+    for row in rows:
+        of_prompt[key_of(row["prompt"])].add(row["label"])
+        of_answer[key_of(row["prompt"], row["completion"])].add(row["label"])
+        words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
+    words = {kind: np.array(counts) for kind, counts in words.items() if counts}
+    return {
+        "contradictory": sum(len(labels) == 2 for labels in of_answer.values()),
+        "good": summary(np.array(rows["label"])),
+        "prompts_with_both": sum(len(labels) == 2 for labels in of_prompt.values()),
+        "words": {kind: summary(counts) for kind, counts in words.items()},
+        "lengths": {kind: histogram(counts) for kind, counts in words.items()},
+    }
+
+
+def longer_wins(prompts: np.ndarray, difference: np.ndarray) -> dict:
+    """Accuracy of "the longer response is chosen", ties half, resampled over prompts."""
+    _, place = np.unique(prompts, return_inverse=True)
+    hits = np.bincount(place, weights=(np.sign(difference) + 1) / 2)
+    per_prompt = np.stack([hits, np.bincount(place)], axis=1)
+
+    def accuracy(table: np.ndarray, axis: int = 0) -> float:
+        hits, rows = table.sum(axis)
+        return hits / rows
+
+    return summary(per_prompt, accuracy, resamples=500)
+
+
+def histogram(values: np.ndarray) -> dict:
+    """Counts per bin of whole numbers; the last bins hold what lies beyond 98 % of them, too."""
+    reach = max(3, int(np.percentile(np.abs(values), 98)))
+    start = -reach if values.min() < 0 else 0
+    edges = np.arange(start, reach + 2, max(1, (reach - start) // 25)) - 0.5
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def count_tokens(rows: Sequence[dict], model: str) -> dict:
+    """Tokens as the model reads them, and the rows that it could not train on, as they stand."""
+    from common.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    room, limit = (0, 0) if reads_pairs(tokenizer) else (48, 1024)
+    _, unreadable = find_readable(rows, tokenizer, room, limit)
+    names = COLUMNS if "chosen" in rows[0] else ("prompt", "completion")
+    counts = []
+    for row in rows:
+        parts = encode_row(tokenizer, row["prompt"], [row[name] for name in names[1:]])
+        counts.append([len(part) for part in parts])
+    tokens = {"model": model}
+    for name, lengths in zip(names, np.array(counts).T, strict=True):
+        tokens[name] = {"mean": float(lengths.mean()), "longest": int(lengths.max())}
+    return {"tokens": tokens, "left_out": ", ".join(unreadable)}
+
+
+def print_description(found: dict) -> None:
+    """Print two rows in full, then what is wrong with the data, a line each."""
+    for k, row in enumerate(found["examples"], start=1):
+        for name, text in row.items():
+            print(f"{f'row {k}, ' if name == 'prompt' else ''}{name}:\n{in_full(text)}")
+    kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
+    print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
+    lines = [f"dropped: {found['said']}"] if found["said"] else []
+    lines += found["remarks"]
+    if found["marks"]:
+        lines.append(f"{percent(found['marks'])} of the texts hold marks such as {found['mark']!r}")
+    if found["kind"] == "pairs":
+        lines.append(f"the longer answer is chosen in {percent(found['longer_wins'])}")
+        leaked = f"{found['leaked']} of {found['held_out']}"
+        lines.append(f"{leaked} rows of a random fifth have their prompt in the rest, too")
+    else:
+        both = f"{found['prompts_with_both']} of {found['prompts']}"
+        lines.append(f"good: {percent(found['good'])}; {both} prompts have a good and a bad answer")
+    lines.append(f"labelled both ways: {found['contradictory']}")
+    for side, words in found.get("telling", {}).items():
+        lines.append(f"words that tell {side}: {', '.join(words[:10]) or 'none'}")
+    if found.get("left_out"):
+        lines.append(f"a training with {found['tokens']['model']} leaves out {found['left_out']}")
+    for line in lines:
+        print(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
