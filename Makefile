@@ -34,7 +34,7 @@ figures: $(STAMP)
 	$(MAKE) page
 
 page: $(STAMP)
-	$(BIN)/python $(LAB)/classroom/page.py
+	$(BIN)/python $(LAB)/classroom/page.py --committed
 
 slides: $(STAMP)
 	$(BIN)/python $(LAB)/classroom/slides.py

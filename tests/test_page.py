@@ -9,25 +9,21 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from support.answers import point_name
-from support.page_data import PAIRS, answer_table, label_task
-
-import frontier
 import numpy as np
 import page
 import pytest
 from best_of_n import best_of_n_kl_bound, best_of_n_weights, expected_best_of_n
-from made_up_page import ASKED, PROMPTS, made_up_data
+from made_up_page import ASKED, PROMPTS, made_up_data, made_up_studies
+from page import PAIRS, answer_table, label_task
 from rlhf_objectives import (
     clipped_surrogate,
     generalized_advantage_estimate,
     kl_regularized_optimum,
 )
 
-from common.cli import UserError
 from common.intervals import wilson_ci
 from common.preferences import gold_utility, write_response
-from common.reporting import COMMITTED
+from common.runs import COMMITTED, UserError
 
 SCRIPT = page.PARTS / "page.js"
 
@@ -63,14 +59,13 @@ def test_the_page_is_one_small_file_that_loads_nothing(lab, data):
 
 
 def test_the_committed_page_is_that_of_the_committed_run_and_of_these_parts():
+    found = page.read_studies(COMMITTED)
+    if not found:
+        pytest.skip("there is no committed run of the studies")
     text = (COMMITTED / "lab.html").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert page.fill_template(data) == text, "make page"
-    claims = []
-    for section in page.SECTIONS:
-        results = page.read_results(COMMITTED / f"{section.name}.json")
-        claims += page.claims_for_page(section.title, results)
-    assert data["claims"] == claims, "make page"
+    assert data["claims"] == page.claims_for_page(found), "make page"
 
 
 def test_a_text_cannot_end_the_element_that_it_stands_in():
@@ -79,40 +74,59 @@ def test_a_text_cannot_end_the_element_that_it_stands_in():
     assert "\\u003c/script>\\u003cscript>" in text
 
 
-def test_the_page_of_runs_without_answers_has_the_rest():
-    sections = page.read_sections(COMMITTED, {})
-    for results in sections.values():
-        results.pop("answers", None)
-    points, _ = frontier.collect(0, COMMITTED, False)
-    data = page.gather(sections, points, 0, None)
-    assert (data["prompts"], data["policies"], data["pools"], data["answers"]) == ([], [], [], [])
-    assert all(point["answers"] is None for point in data["points"])
-    assert len(data["claims"]) == sum(len(s["claims"]) for s in sections.values()) > 50
+@pytest.mark.parametrize("missing", [*made_up_studies(), "all"])
+def test_the_page_of_some_studies_has_the_rest(missing):
+    found = {
+        name: study for name, study in made_up_studies().items() if missing not in (name, "all")
+    }
+    data = page.gather(found, seed=0)
+    assert len(data["claims"]) == 4 * len(found)
+    assert bool(data["points"]) == ("too_much_dpo" in found or "best_of_n_and_the_limit" in found)
+    assert bool(data["policies"]) == ("too_much_dpo" in found)  # nothing is compared without SFT's
+    of_best = "best_of_n_and_the_limit" in found
+    assert (bool(data["limit"]), bool(data["pools"])) == (of_best, of_best)
+    page.fill_template(data)
+
+
+def test_whose_answers_can_be_browsed_and_which_reward_was_optimised(data):
+    shown = {policy["name"]: policy["answers"] for policy in data["policies"]}
+    assert shown == {
+        "SFT model": "SFT, sft, SFT model",
+        "DPO": "DPO, default, default: 1 epochs",
+        "DPO, five passes": "DPO, unbiased, 5 epochs, beta 0.3",
+        "best of 16": "best of n, human, n = 16",
+        "best of 16, annotators prefer long answers": "best of n, length, n = 16",
+        "DPO, annotators prefer long answers": "DPO, length, verbosity",
+    }
+    rewarded = [name for name, answers in shown.items() if answers in data["rewards"]]
+    assert rewarded == list(shown)[3:]
+    assert data["policies"][1]["about"] == "default: 1 epoch"
+    assert page.in_good_english("0.1 epochs, 11 epochs") == "0.1 epochs, 11 epochs"
 
 
 def test_answers_to_other_prompts_are_not_mixed():
-    sections = page.read_sections(COMMITTED, {})
-    answers = {"prompts": PROMPTS, "texts": {"x": ["a"] * 8}, "rewards": {}}
-    for name in page.ANSWERED:
-        sections[name] = {**sections[name], "answers": answers}
-    assert page.collect_answers(sections) == (PROMPTS, {"x": ["a"] * 8}, {})
-    sections["online_rl"]["answers"] = {**answers, "prompts": PROMPTS[:4]}
-    assert page.collect_answers(sections)[:2] == (PROMPTS[:4], {"x": ["a"] * 4})
-    sections["best_of_n"]["answers"] = {**answers, "prompts": PROMPTS[::-1]}
-    with pytest.raises(UserError, match=r"best_of_n.json has answers to other prompts.* run best_"):
-        page.collect_answers(sections)
+    found = made_up_studies()
+    answers = found["three_hacks"][1]["runs"][0]["metrics"]["answers"]
+    (name,) = answers["texts"]
+    answers |= {"prompts": PROMPTS[:4]}
+    _, joined = page.collect_metrics(found)
+    assert joined["prompts"] == PROMPTS[:4]
+    assert {len(texts) for texts in joined["texts"].values()} == {4} and name in joined["texts"]
+    answers["prompts"] = PROMPTS[::-1]
+    command = "python 05-preference-tuning/studies/three_hacks.py makes it again"
+    with pytest.raises(UserError, match=f"three_hacks.json has answers to other .*; {command}"):
+        page.collect_metrics(found)
 
 
-def test_nothing_is_compared_without_the_answers_of_sft():
-    points, _ = frontier.collect(0, COMMITTED, False)
-    sft, *others = [point_name(point) for point in points if point["method"] in ("SFT", "DPO")]
-    assert page.policies(points, dict.fromkeys(others, ())) == []
-    names = [policy["name"] for policy in page.policies(points, dict.fromkeys([*others, sft], ()))]
-    assert names == ["SFT", "DPO", "too much DPO"]
+def test_answers_of_another_seed_are_not_mixed():
+    found = made_up_studies()
+    found["three_hacks"][1]["runs"] = found["three_hacks"][1]["runs"][1:]
+    (name,) = found["three_hacks"][1]["runs"][0]["metrics"]["answers"]["texts"]
+    assert name not in page.collect_metrics(found)[1]["texts"]
 
 
 def test_the_command_writes_the_page_and_spares_what_is_not_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "collect_answers", lambda sections: ([], {}, {}))
+    monkeypatch.setattr(page, "read_studies", lambda *_: {})
     written = page.main(["--output-dir", str(tmp_path)])
     assert written == tmp_path / "lab.html"
     assert page.main(["--output-dir", str(tmp_path)]) == written
@@ -125,12 +139,18 @@ def test_the_command_writes_the_page_and_spares_what_is_not_its_own(tmp_path, mo
     assert written.read_text(encoding="utf-8") == "mine"
 
 
-def test_a_run_of_today_goes_before_the_committed_one(tmp_path):
-    committed = page.read_sections(tmp_path, {})
-    today = {**committed["best_of_n"], "metrics": {"n": 3}}
-    (tmp_path / "best_of_n-seed-1.json").write_text(json.dumps(today), encoding="utf-8")
-    assert page.read_sections(tmp_path, {"seed": 1})["best_of_n"]["metrics"] == {"n": 3}
-    assert page.read_sections(tmp_path, {})["best_of_n"] == committed["best_of_n"]
+def test_a_run_of_today_goes_before_the_committed_one_and_the_page_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page.runs, "COMMITTED", tmp_path / "figures")
+    for name, (_, results) in made_up_studies().items():
+        for folder in ("figures", "outputs"):
+            if folder == "figures" or name == "three_hacks":
+                path = tmp_path / folder / "studies" / f"{name}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(results), encoding="utf-8")
+    found = page.read_studies(tmp_path / "outputs", tmp_path / "figures")
+    assert list(found) == list(made_up_studies())  # in the order of the tutorial
+    committed, own = "seeds 0, 1 (the committed run)", "seeds 0, 1 (your own run of three_hacks)"
+    assert page.describe_source(found) == f"{committed}; {own}"
 
 
 # --- The data ---
@@ -153,22 +173,13 @@ def test_pairs_to_label_come_in_both_orders_and_no_side_is_better():
     assert label_task(0) == task != label_task(1)
 
 
-def test_every_distinct_answer_stands_once_with_its_gold_and_reward():
+def test_every_distinct_answer_stands_once_with_its_gold():
     first, second = PROMPTS[:2]
     right = write_response(ASKED[0], "concise", random.Random(0))
-    texts = {"one": [right, "No."], "two": [right, "So."]}
-    scored = []
-
-    def score(prompts, texts):
-        scored.extend(zip(prompts, texts, strict=True))
-        return np.arange(len(texts)) / 3
-
-    rows, places = answer_table([first, second], texts, score)
-    assert scored == [(first, right), (second, "No."), (second, "So.")]
+    rows, places = answer_table([first, second], {"one": [right, "No."], "two": [right, "So."]})
     assert places == {"one": [0, 1], "two": [0, 2]}
-    assert rows[0] == [right, 4.0, 0.0, 1, "right"]
-    assert rows[2] == ["So.", gold_utility(second, "So."), 0.667, 0, "off topic"]
-    assert answer_table([first, second], texts, None)[0][0][2] is None
+    assert rows[0] == [right, 4.0, 1, "right"]
+    assert rows[2] == ["So.", gold_utility(second, "So."), 0, "off topic"]
 
 
 # --- Closed forms, in Node or in the browser ---
@@ -319,14 +330,10 @@ def test_what_labels_say_of_somebody_who_knows_gold():
     assert found["gold"] == {"k": len(unequal), "n": len(unequal)}
     assert found["itself"] == {"k": 4, "n": 4}
     assert found["left"] == {"k": 8, "n": 16}
-    for group in found["groups"]:
-        better, worse = np.array([pair["utilities"][group["group"]] for pair in task["pairs"]]).T
-        agree = 1 / (1 + np.exp(worse - better))  # Bradley-Terry
-        half = 1.96 * np.sqrt((agree * (1 - agree)).sum()) / PAIRS
-        ends = max(0, agree.mean() - half), min(1, agree.mean() + half)
-        assert group["mean"] == pytest.approx(agree.mean())
-        assert group["range"] == pytest.approx(ends)
-        assert group["logLikelihood"] == pytest.approx(np.log(agree).sum())
+    for row in found["groups"]:
+        felt = [pair["utilities"][row["group"]] for pair in task["pairs"]]
+        likes = [better > worse for better, worse in felt if better != worse]
+        assert row["count"] == {"k": sum(likes), "n": len(likes)}
 
 
 def test_what_labels_say_of_simple_annotators():
@@ -342,5 +349,5 @@ def test_what_labels_say_of_simple_annotators():
     assert left["itself"] == {"k": 0, "n": 4}
     assert longer["longer"]["k"] == longer["longer"]["n"] > 8
     assert longer["itself"] == {"k": 4, "n": 4}
-    likelihoods = {row["group"]: row["logLikelihood"] for row in longer["groups"]}
-    assert max(likelihoods, key=likelihoods.get) == "length"
+    shares = {row["group"]: row["count"]["k"] / row["count"]["n"] for row in longer["groups"]}
+    assert max(shares, key=shares.get) == "length"

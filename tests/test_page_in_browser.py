@@ -4,14 +4,13 @@ import json
 import time
 from pathlib import Path
 
-from support.own_pairs import load_preferences
-
 import numpy as np
 import page
 import pytest
 from best_of_n import best_of_n_kl_bound, expected_best_of_n
 from browser import Browser, find_browser, start_browser
-from made_up_page import made_up_data
+from made_up_page import made_up_data, made_up_studies
+from own_data.read import load_preferences
 from rlhf_objectives import (
     clipped_surrogate,
     generalized_advantage_estimate,
@@ -131,7 +130,7 @@ def test_own_pairs_are_labelled_here_and_keep_their_other_columns(lab, folder):
     assert sorted(sides) == ["<b>x</b>", "y"]  # a text, and no markup
     click(lab, "trial-left")
     click(lab, "trial-skip")
-    assert "1 labels. 1 left out" in text_of(lab, "judged-note")
+    assert "1 label. 1 left out" in text_of(lab, "judged-note")
     click(lab, "judged-download")
     path = downloaded(folder)
     chosen, rejected = sides
@@ -145,7 +144,7 @@ def test_own_pairs_are_labelled_here_and_keep_their_other_columns(lab, folder):
         "document.getElementById('own-message').textContent = '';"
         "document.getElementById('drop').dispatchEvent(drop)"
     )
-    assert message(lab) == "1 pairs of d.json; nothing of them leaves this page."
+    assert message(lab) == "1 pair of d.json; nothing of them leaves this page."
     click(lab, "own-world")
     assert text_of(lab, "trial-count") == "Pair 1 of 16"
 
@@ -244,8 +243,8 @@ def read_all(data: dict) -> list[dict[str, bool]]:
     before, read = answers_of(data, sft), []
     for policy in others:
         own = data["rewards"].get(policy["answers"])
-        for k, (text, gold, reward, *_) in enumerate(answers_of(data, policy)):
-            rose = own["after"][k] > own["before"][k] if own else reward > before[k][2]
+        for k, (text, gold, *_) in enumerate(answers_of(data, policy)):
+            rose = own is not None and own["after"][k] > own["before"][k]
             worse = gold < before[k][1]
             changed = text != before[k][0]
             read.append({"all": True, "changed": changed, "worse": worse, "hacked": worse and rose})
@@ -257,7 +256,7 @@ def test_a_filter_shows_the_answers_that_pass_it_and_pages_show_all(lab, data):
         set_value(lab, "browse-filter", test, "change")
         passed = sum(answer[test] for answer in read_all(data))
         assert passed > 0
-        assert text_of(lab, "browse-count").startswith(f"{passed} answers to ")
+        assert text_of(lab, "browse-count").startswith(f"{passed} answer")
     place, seen = 3, []
     set_value(lab, "browse-policy", place, "change")
     for _ in range(2):
@@ -309,6 +308,37 @@ def test_a_point_says_what_it_is_and_shows_its_answers(lab, data):
     assert shown == same
     drawn = lab.run("return document.querySelectorAll('#plane .point').length")
     assert drawn == len(data["points"])
+
+
+def test_browse_opens_where_something_is_hacked_and_shows_its_own_reward(lab, data):
+    rows = lab.run(
+        "return [...document.querySelectorAll('#browse-list tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+    )
+    hacked = [row for row in rows if row[0].endswith("hacked")]
+    assert hacked
+    for name, _, gold, reward in hacked:
+        policy = next(p for p in data["policies"] if p["name"] == name.removesuffix(" hacked"))
+        before, after = map(float, signless(reward).split(" → "))
+        own = data["rewards"][policy["answers"]]
+        k = [round(value, 2) for value in own["after"]].index(after)
+        assert before == round(own["before"][k], 2) and before < after and "(−" in gold
+
+
+@pytest.mark.parametrize("kept", [(), ("what_dpo_does",), ("too_much_dpo",), ("three_hacks",)])
+def test_the_page_of_few_studies_opens_and_says_what_makes_the_rest(kept, window, folder):
+    found = {name: study for name, study in made_up_studies().items() if name in kept}
+    path = folder / "part.html"
+    path.write_text(page.fill_template(page.gather(found, seed=0)), encoding="utf-8")
+    window.open(path)
+    window.requests()
+    assert window.log("browser") == []
+    assert "run studies/best_of_n_and_the_limit.py" in text_of(window, "move-missing")
+    assert ("run studies/too_much_dpo.py" in text_of(window, "browse")) == (
+        "too_much_dpo" not in kept
+    )
+    assert ("run run_all.py --studies" in text_of(window, "score")) == (not kept)
+    assert text_of(window, "trial-count") == "Pair 1 of 16"
 
 
 # --- For everybody ---

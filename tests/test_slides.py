@@ -1,183 +1,89 @@
-"""Slides: every panel of every figure as a PNG of its own, and the deck with speaker's notes."""
+"""Slides: a page with notes for every figure that is there."""
 
 import json
 import re
-from pathlib import Path
 
-import support.drawing
-from support.drawing import Drawing, notes
-
-import matplotlib.image
-import matplotlib.pyplot as plt
 import pytest
-import rlhf_objectives
 import run_all
 import slides
-from matplotlib.colors import to_rgba
+from helpers import SCRIPTS
 
-from common import cli
-from common.reporting import COMMITTED, NOTHING, caption
+from common import runs
 
-SECTIONS = {section.name: section for section in run_all.SECTIONS}
-PARSERS = {section.script: __import__(section.script).build_parser for section in run_all.SECTIONS}
-PARSERS["run_all"] = run_all.build_parser
+SCRIPT = '''
+"""Why is it so?"""
 
+def draw(looks):
+    """All of it."""
+    line_panel(ax, looks)
+    after_panel(ax)
 
-def results_of(name: str) -> dict:
-    return json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))
+def line_panel(ax, looks):
+    """How it went.
 
-
-def drawing_of(name: str) -> Drawing:
-    return SECTIONS[name].draw(results_of(name)["metrics"])
-
-
-# --- Every panel ---
-
-
-@pytest.mark.parametrize("script", PARSERS)
-def test_every_script_takes_panels(script):
-    parser = PARSERS[script]()
-    assert parser.parse_args(["--panels"]).panels and not parser.parse_args([]).panels
-    assert "panels" in cli.NOT_A_SETTING
-
-
-@pytest.mark.parametrize("name", SECTIONS)
-def test_every_panel_has_three_lines_for_the_one_who_teaches_it(name):
-    for panel in drawing_of(name).panels:
-        lines = notes(panel)
-        assert [line.split(": ")[0] for line in lines] == ["Shown", "Notice", "Ask"], panel
-        assert "?" in lines[2] and panel.__doc__.splitlines()[0] not in lines
-        # Numbers belong to the run: titles and axes have them.
-        assert not re.search(r"\d", " ".join(lines).replace("ln 2", "")), panel
-
-
-@pytest.mark.parametrize("name", SECTIONS)
-def test_every_panel_is_a_slide_with_a_title_that_fits(name, monkeypatch, tmp_path):
-    saved = {}
-
-    def look(fig, path, title, small):
-        saved[path.name] = title
-        pixels = fig.get_size_inches() * fig.dpi
-        assert pixels.tolist() == [1600, 900] and len(fig.axes) == 1
-        (ax,) = fig.axes
-        assert ax.get_title(loc="left") == ""  # it stands above, and not twice
-        assert ax.get_legend() or not ax.get_legend_handles_labels()[1]
-        lines = title.splitlines()
-        assert 1 <= len(lines) <= 2
-        assert max(map(len, lines)) <= support.drawing.TITLE_WIDTH
-        assert small.replace("\n", " ") == caption(results_of(name)["settings"])
-        plt.close(fig)
-
-    monkeypatch.setattr(support.drawing, "save_figure", look)
-    drawing = drawing_of(name)
-    titles = drawing.save_panels(tmp_path, caption(results_of(name)["settings"]))
-    assert len(drawing.panels) == len(set(drawing.mosaic) - set("\n.")) <= 6
-    assert list(titles) == list(saved) and len(saved) == len(drawing.panels)
-    assert list(titles.values()) == [title.replace("\n", " ") for title in saved.values()]
-    assert len(set(titles.values())) == len(titles)
-
-
-def test_a_slide_is_a_png_of_1600_pixels_with_the_panel_on_it(tmp_path):
-    drawing = Drawing("A figure", [line_panel], {"height": 2.0}, {"height": 1.0}, mosaic="A")
-    titles = drawing.save_panels(tmp_path / "new" / "panels", "seed 0")
-    assert titles == {"1-line.png": "It goes up by 2"}
-    image = matplotlib.image.imread(tmp_path / "new/panels/1-line.png")
-    assert image.shape[:2] == (900, 1600)
-    drawing.save(tmp_path / "figure.png", "seed 0")
-    assert matplotlib.image.imread(tmp_path / "figure.png").shape[1] == 1560
-    for pixels in (image, matplotlib.image.imread(tmp_path / "figure.png")):
-        for color in ("dpo", "default"):
-            color = to_rgba(support.drawing.COLORS[color])
-            assert (abs(pixels - color).max(-1) < 0.01).sum() > 500
-
-
-def line_panel(ax, metrics: dict, default: dict | None) -> None:
-    """A line.
-
-    Shown: a line.
-    Notice: it is straight.
-    Ask: Why?
+    In more words.
     """
-    ax.plot([0, 1], [0, default["height"]], color=support.drawing.COLORS["default"])
-    ax.plot([0, 1], [0, metrics["height"]], color=support.drawing.COLORS["dpo"], label="it")
-    ax.set(title=f"It goes up\nby {metrics['height']:.0f}")
+
+def after_panel(ax):
+    """How it was at the end."""
+
+def own_panel(ax):
+    """What is drawn of other data alone."""
+
+def helper(rows):
+    """No panel."""
+'''
 
 
-# --- The deck ---
+@pytest.fixture
+def figures(tmp_path, monkeypatch):
+    """A committed run of one lesson and one study, and an own run of the lesson."""
+    monkeypatch.setattr(runs, "COMMITTED", tmp_path / "figures")
+    for path, content in {
+        "figures/dpo_training": {"seed": 0, "metrics": {}},
+        "figures/studies/what_dpo_does": {"seeds": [0, 1], "claims": [claim()]},
+        "outputs/dpo_training": {"seed": 3, "metrics": {}},
+    }.items():
+        picture = tmp_path / f"{path}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(path.encode())
+        picture.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
-def deck(tmp_path_factory) -> Path:
-    """The deck of the committed run, with pictures that are empty files."""
-
-    def touch(fig, path, title, small):
-        path.touch()
-        plt.close(fig)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(support.drawing, "save_figure", touch)
-        return slides.main(["--output-dir", str(tmp_path_factory.mktemp("slides"))])
+def claim() -> dict:
+    found = {"mean": 0.5, "ci95": [0.25, 0.75], "verdict": "holds"}
+    return {"says": "it is so", **found}
 
 
-def test_the_deck_has_a_page_for_every_panel(deck):
-    text = deck.read_text(encoding="utf-8")
-    pages = re.findall(r"^!\[(.+)\]\((.+)\)\n\n<!--\n((?:- .+\n)+)-->\n", text, re.M)
-    pictures = {str(path.relative_to(deck.parent)) for path in deck.parent.rglob("*.png")}
-    assert {picture for _, picture, _ in pages} == pictures
-    panels = [panel for name in SECTIONS for panel in drawing_of(name).panels]
-    assert len(pages) == len(panels) == len(pictures)
-    for (title, _, spoken), panel in zip(pages, panels, strict=True):
-        assert title and spoken.splitlines() == [f"- {line}" for line in notes(panel)]
+def test_every_figure_that_is_there_has_a_page_and_the_others_are_named(figures, capsys):
+    deck = slides.main(["--output-dir", str(figures / "outputs")])
+    assert deck == figures / "outputs" / "slides" / "slides.md"
+    said = capsys.readouterr().out
+    assert "left out, since there is no figure yet: " in said
+    assert "dpo_trainer" not in said and "too_much_dpo" in said
+    pages = deck.read_text(encoding="utf-8").split("\n---\n\n")
+    assert pages[0].startswith("---\nmarp: true\n")
+    lesson, study = pages[-2:]
+    assert len(pages) == 4  # the head has a line of dashes, too
+    for page, script, name in (
+        (lesson, SCRIPTS / "dpo_trainer.py", "dpo_training"),
+        (study, SCRIPTS / "studies" / "what_dpo_does.py", "what_dpo_does"),
+    ):
+        assert page.startswith(f"# {run_all.title_of(script)}\n\n![]({name}.png)\n\n<!--\n- ")
+        assert f"python {script.relative_to(SCRIPTS.parent)} (seed" in page
+    assert (deck.parent / "dpo_training.png").read_bytes() == b"outputs/dpo_training"
+    assert "(seed 3)" in lesson  # the own run goes before the committed one
+    assert "- Claim: it is so. 0.50 [0.25, 0.75]: holds\n" in study and "(seeds 0, 1)" in study
 
 
-def test_the_deck_is_one_for_marp(deck):
-    text = deck.read_text(encoding="utf-8")
-    assert text.startswith("---\nmarp: true\n")
-    panels = sum(len(drawing_of(name).panels) for name in SECTIONS)
-    # After the first page one for every section and one for every panel.
-    assert text.count("\n\n---\n\n") == len(SECTIONS) + panels
-    for section in run_all.SECTIONS:
-        assert f"\n# {section.title}\n" in text
-        assert f"    python 05-preference-tuning/{section.script}.py\n" in text
+def test_the_notes_are_what_the_figure_shows(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.strip(), encoding="utf-8")
+    assert slides.panels_of(script) == ["How it went.", "How it was at the end."]
 
 
-def test_slides_go_where_git_does_not_look():
-    ignored = (COMMITTED.parent / ".gitignore").read_text(encoding="utf-8").split()
-    assert "outputs/" in ignored
-    makefile = (COMMITTED.parent / "Makefile").read_text(encoding="utf-8")
-    assert "slides: $(STAMP)\n\t$(BIN)/python 05-preference-tuning/slides.py\n" in makefile
-
-
-def test_results_that_are_missing_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(slides, "read_results", lambda path: NOTHING)
-    with pytest.raises(cli.UserError, match=r"preference_data\.json holds no results"):
-        slides.main(["--output-dir", str(tmp_path / "slides")])
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- With a script ---
-
-
-def test_a_script_saves_its_panels(tmp_path, capsys):
-    rlhf_objectives.main(["--smoke", "--panels", "--output-dir", str(tmp_path)])
-    folder = tmp_path / "ppo_objectives-smoke-panels"
-    names = [path.name for path in sorted(folder.iterdir())]
-    assert len(names) == 6 and names[0] == "1-updates.png" and names[5] == "6-memory.png"
-    assert all(matplotlib.image.imread(path).shape[1] == 1600 for path in folder.iterdir())
-    assert f", {folder}\n" in capsys.readouterr().out
-    settings = json.loads((tmp_path / "ppo_objectives-smoke.json").read_text())["settings"]
-    assert "panels" not in settings
-
-
-def test_a_folder_that_is_not_the_labs_stays(tmp_path):
-    cli.check_replaceable(tmp_path, "a", panels=True)
-    (tmp_path / "a-panels").mkdir()
-    cli.check_replaceable(tmp_path, "a")
-    with pytest.raises(cli.UserError, match="a-panels was not written by the lab"):
-        cli.check_replaceable(tmp_path, "a", panels=True)
-    (tmp_path / "a.json").write_text(json.dumps({"script": "", "settings": {}, "metrics": {}}))
-    cli.check_replaceable(tmp_path, "a", panels=True)
-    (tmp_path / "a-panels").rmdir()
-    (tmp_path / "a-panels").touch()
-    with pytest.raises(cli.UserError, match="a-panels was not written by the lab"):
-        cli.check_replaceable(tmp_path, "a", panels=True)
+@pytest.mark.parametrize("name", run_all.LESSONS)
+def test_every_lesson_has_panels_with_a_sentence_each(name):
+    lines = slides.panels_of(SCRIPTS / f"{name}.py")
+    assert lines and all(re.match(r"[A-Z].*[.?]$", line) for line in lines)

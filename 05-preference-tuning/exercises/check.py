@@ -7,7 +7,6 @@ An exercise is a file in this folder with a gap, `raise NotImplementedError`. A 
 exit status is 1 only where an answer is wrong.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,8 +58,7 @@ def find_exercise(name: str, known: Sequence[str]) -> str:
 
 def main() -> None:
     """Grade what is named, print a line for each, and exit."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = runs.OneLineParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="file or function; default: all")
     args, unknown = parser.parse_known_args()
     states = grade_all(EXERCISES, args.names + unknown)

@@ -7,7 +7,6 @@ Draws as many pairs as dpo_trainer.py has, but none in which an answer is wrong,
 same settings. About half a minute on one core; writes nothing.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -31,8 +30,7 @@ def shows_wrong(pair: dict) -> bool:
 
 def main() -> None:
     """Train, sample, print."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = runs.OneLineParser(description=__doc__, formatter_class=formatter)
+    parser = runs.OneLineParser(description=__doc__)
     seed_help = "of pairs and training"
     parser.add_argument("--seed", type=runs.whole_number(0), default=0, help=seed_help)
     seed = parser.parse_args().seed
