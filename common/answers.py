@@ -268,19 +268,16 @@ def answers_of_points(
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
     of the reward that chose or trained, in log-odds: "before" of the SFT model's answer and "after"
-    of the point's. That answer of the SFT model may stand beside them, as "texts" (prompts,).
+    of the point's. With the same seed the SFT model's first answer is the same in every study.
     """
     answers = {"prompts": list(prompts[:SHOWN]), "texts": {}, "rewards": {}}
     for point, its_texts in zip(points, texts, strict=True):
         answers["texts"][point_name(point)] = [row[0] for row in its_texts[:SHOWN]]
     for point, its_rewards in zip(points, rewards, strict=False):
-        kept = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
-        answers["rewards"][point_name(point)] = kept
+        rounded = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
+        answers["rewards"][point_name(point)] = rounded
     return answers
 
 
-def _rounded(values: Sequence) -> list:
-    """Numbers to four digits; texts as they are."""
-    if isinstance(values[0], str):
-        return list(values)
+def _rounded(values: np.ndarray) -> list[float]:
     return np.round(np.asarray(values, dtype=float), 4).tolist()
