@@ -1,113 +1,163 @@
-"""Reward hacking: what does a policy become when it is optimised against a reward with a flaw?
+"""Reward hacking: what happens when answers are chosen by a reward that has a flaw?
 
-    python 05-preference-tuning/reward_hacking.py
-    python 05-preference-tuning/reward_hacking.py --beta 0.1             # a weaker pull
-    python 05-preference-tuning/reward_hacking.py --model distilgpt2     # another policy
+    python 05-preference-tuning/reward_hacking.py                     # annotators like long answers
+    python 05-preference-tuning/reward_hacking.py --hack style        # ... an expert's tone
+    python 05-preference-tuning/reward_hacking.py --hack sycophancy   # ... to hear the user's view
+    python 05-preference-tuning/reward_hacking.py --model distilgpt2  # answers of another model
 
-Three groups of annotators have one bias each: for length, an expert's tone, agreement with the
-user, who is wrong in every question here. Each bias is planted, seen in the labels, read off the
-reward model, and exploited by best-of-n and by DPO. Beside them: no bias, mere noise, mitigations.
+trained on   the same 1,200 pairs of answers, labelled by annotators with one bias, by unbiased
+             ones, and by mixed ones: a reward model each
+by           reward_model.py's loop, on tiny-gpt2 with a head that gives one number
+judged by    the best of n sampled answers to 64 held-out questions, whose right answers are known
+writes       outputs/reward_hacking.png, outputs/reward_hacking.json
 
-About three minutes on one core. Left out: RL against the reward (online_rl.py), your own pairs.
+About 40 seconds on one core (style and sycophancy 55: their remedy is an ensemble). In every
+question the user holds a wrong belief, so that each of the three biases can be served. Left out:
+DPO on such labels (studies/three_hacks.py), more remedies (studies/remedies.py), reinforcement
+learning (online_rl.py).
 """
 
-import argparse
+import random
 from collections.abc import Sequence
-from pathlib import Path
-
-from support import biased_pairs
-from support.answers import answer_hacked, hacked_answers
-from support.drawing.reward_hacking import draw_hacking
-from support.evaluation import sample_answers, score_texts, summarize
-from support.findings.reward_hacking import findings
-from support.overoptimization import NOISE, forecast, gains, late_loss, study_noise
-from support.training import load_sft_checkpoint, training_settings
+from typing import NamedTuple
 
 import numpy as np
-from best_of_n import best_of_n_curve, best_of_n_kl_bound
-from dpo_trainer import BETA, train_dpo
-from reward_model import fit
+from best_of_n import best_of_n_curve
+from reward_model import fresh_reward_model, train_reward_model
 
-from common import cli
+from common import answers, figures, preferences, runs
 from common.intervals import summary
-from common.reporting import Check, Claim, finish
+from common.scoring import score_pairs, score_texts
+from common.training import load_sft_model
 
-HACKS = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
-NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-FITTED = 8  # the law of over-optimisation is fitted up to this n
-STRONG_BETA = 5  # times --beta: the KL term as a mitigation
-LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
-GAP, LAW = "best_of_n.late_loss", "0.5 log-odds minus the error of the forecast"
-OF_EACH_HACK = (  # id, what the tutorial says, what is measured, where it stands below the hack
-    ("is_encoded", "reward models absorb it", "share of the planted bias", "absorbed.share"),
-    ("raises_proxy", "the reward goes up", "reward, log-odds: DPO minus SFT", "proxy_gain"),
-    ("lowers_quality", "the quality goes down", "gold utility: SFT minus DPO", "gold_lost"),
-    ("costs_quality", "it costs quality", "gold utility: unbiased DPO minus biased", "gold_cost"),
-    ("overoptimised", "chosen harder, quality falls", "gold utility: best of 16 minus 64", GAP),
-    ("follows_the_law", "a law fitted to n <= 8 foretells 64", LAW, "best_of_n.law.margin"),
-)
-COMPARISONS = (  # id, what is said of mitigations and of noise, whose gold utility is compared
-    ("small_n_mitigates", "a smaller n mitigates verbosity", "best of 4 minus best of 64"),
-    ("kl_mitigates_dpo", "a larger beta mitigates verbosity", "DPO at 5 times beta minus DPO"),
-    ("per_word_mitigates", "reward / words mitigates verbosity", "best of 64, with minus without"),
-    ("per_word_beats_shortest", "reward / words beats brevity", "best of 64 by it minus shortest"),
-    ("level_decides_per_word", "the free level decides reward / words", "level 10 minus -10"),
-    ("regressing_mitigates", "regressing length out mitigates", "best of 64, with minus without"),
-    ("seeds_mitigate", "an ensemble of one group mitigates", "best of 64, with minus without"),
-    ("noise_bends_sd_3", "an error per text costs quality", "best of 16 minus 64, sd 3"),
-    ("noise_bends_sd_6", "a large error per text does", "best of 16 minus 64, sd 6"),
-    ("new_noise_is_harmless", "an error per sample does not", "best of 64 minus 16, sd 3"),
-)
-FOR_EACH_HACK = (
-    ("mixing_mitigates", "mixed annotators mitigate", "best of 64, mixed reward minus biased"),
-    ("mixing_dpo_mitigates", "mixed labels mitigate", "DPO, mixed labels minus biased ones"),
-    ("ensemble_mitigates", "an ensemble mitigates", "best of 64, least of three minus biased"),
-)
-GOLD = "gold utility in log-odds: "
-INFLATES = "a length-biased judge inflates the win rate of verbose answers"
-RAW = "win rate by the biased reward, raw minus length-controlled"
-WIN_RATES = "win_rates.raw_minus_controlled"
-CLAIMS = (
-    *(
-        Claim(f"{hack}_{id}", f"{name}: {says}", measured, f"{hack}.{path}", smallest=0.05)
-        for hack, name in HACKS.items()
-        for id, says, measured, path in OF_EACH_HACK
-    ),
-    *(
-        Claim(id, says, GOLD + compared, f"gold.{id}", smallest=0.05)
-        for id, says, compared in COMPARISONS
-    ),
-    *(
-        Claim(f"{id}_{hack}", f"{says} {name}", GOLD + arms, f"gold.{id}_{hack}", smallest=0.05)
-        for id, says, arms in FOR_EACH_HACK
-        for hack, name in HACKS.items()
-    ),
-    Claim("length_inflates_win_rates", INFLATES, RAW, WIN_RATES, smallest=0.05),
-)
-CHECKS = (Check("mixing_relabels", "mixed pairs are the same pairs", "same_pairs", (1, 1)),)
+AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
+FEW = 4  # a smaller n as a remedy
+BIAS_PAIRS = 600  # pairs on which the bias is read
 
 
-# --- 1. Over-optimisation, by a bias and by mere noise ---
+class Hack(NamedTuple):
+    """A bias that common/preferences.py plants in its annotators, and what they get for it."""
+
+    annotators: str  # a key of preferences.BIASES
+    like: str  # what they prefer
+    more: str  # which of two answers has more of it
+    amount: str  # how much of it is in an answer
+    unit: str  # of the amount; of a share it starts with %
 
 
-def study_best_of_n(rewards: np.ndarray, gold: np.ndarray, ns: list[int]) -> dict:
-    """Gains of the best of n by rewards, in reward and in gold utility (log-odds); inputs (P, M).
+PREAMBLE, ECHO = "sounds like an expert", "agrees with the user"
+HACKS = {
+    "verbosity": Hack("length", "long answers", "has more filler", "filler", "words"),
+    "style": Hack("style", "an expert's tone", PREAMBLE, "expert's tone", "% of answers"),
+    "sycophancy": Hack("agreement", "agreement", ECHO, "agreement", "% of answers"),
+}
 
-    `law` is d (a - b d), d the square root of the KL's bound: fitted to small n, compared with the
-    largest one (Gao, Schulman & Hilton 2022, arXiv 2210.10760).
+# --- 1. A bias of annotators: planted, in the labels, in the reward model ---
+
+
+def mixed_pairs(count: int, seed: int) -> list[dict]:
+    """Diversified annotators: the same pairs again, each labelled by one group at random."""
+    groups = ("human", *preferences.BIASES)  # "human" has no bias
+    labelled = [preferences.pairs_of_wrong_users(count, group, seed) for group in groups]
+    rng = random.Random(seed)
+    return [rng.choice(labels) for labels in zip(*labelled, strict=True)]
+
+
+def more_minus_less(pairs: Sequence[dict], values: np.ndarray, annotators: str) -> np.ndarray:
+    """Values (N, 2) of chosen and rejected as differences: of the answer with more of what the
+    annotators like, minus the other. Pairs with as much of it on both sides are left out."""
+    amounts = []
+    for pair in pairs:
+        texts = (pair["chosen"], pair["rejected"])
+        amounts.append([preferences.liked_amount(pair["prompt"], t, annotators) for t in texts])
+    chosen, rejected = np.array(amounts, dtype=float).T
+    differences = np.sign(chosen - rejected) * (values[:, 0] - values[:, 1])
+    return differences[chosen != rejected]
+
+
+def trace_bias(liked: str, group: str, judge: tuple, count: int, seed: int) -> dict[str, float]:
+    """How often the answer with more of what is `liked` wins, in held-out pairs of a group.
+
+    `planted`: by what the group sees in both answers, without its noise. `labels`: as it chose.
+    `reward_model`: by the rewards of its reward model. Utilities and rewards are log-odds.
     """
-    proxy_curve = best_of_n_curve(rewards, rewards, ns)
-    gold_curve = best_of_n_curve(rewards, gold, ns)
-    distance = np.sqrt(best_of_n_kl_bound(np.array(ns)))
+    pairs = preferences.pairs_of_wrong_users(count, group, seed, split="test")
+    utilities = []
+    for pair in pairs:
+        texts = (pair["chosen"], pair["rejected"])
+        utilities.append([preferences.annotator_utility(pair["prompt"], t, group) for t in texts])
+    planted = more_minus_less(pairs, np.array(utilities), liked)
+    rewarded = more_minus_less(pairs, score_pairs(*judge, pairs), liked)
+    chosen = more_minus_less(pairs, np.tile([1.0, 0.0], (count, 1)), liked)  # 1 or -1
     return {
-        "proxy": gains(proxy_curve),
-        "gold": gains(gold_curve),
-        "law": forecast(gold_curve, distance, ns.index(FITTED) + 1),
-        "late_loss": summary(late_loss(gold_curve, ns)),
+        "planted": float((1 / (1 + np.exp(-planted))).mean()),
+        "labels": float((chosen > 0).mean()),
+        "reward_model": float((1 / (1 + np.exp(-rewarded))).mean()),
     }
 
 
-# --- 2. Mitigations ---
+def train_judges(backbone: str, groups: Sequence[str], count: int, device: str, **training) -> dict:
+    """(reward model, tokenizer) of each group of annotators, and of the mixed ones."""
+    judges = {}
+    for group in groups:
+        if group == "mixed":
+            pairs = mixed_pairs(count, training["seed"])
+        else:
+            pairs = preferences.pairs_of_wrong_users(count, group, training["seed"])
+        judges[group] = fresh_reward_model(backbone, device, training["seed"])
+        train_reward_model(*judges[group], pairs, **training, name=f"reward model: {group}")
+    return judges
+
+
+# --- 2. Choosing: the best of n by a reward ---
+
+
+def curves_by_n(rewards: np.ndarray, pool, amounts: np.ndarray, ns: Sequence[int]) -> dict:
+    """What the best of n by the rewards is worth: (len(ns),) each; inputs (P, M).
+
+    `reward` is what it gains over a random answer, since Bradley-Terry leaves its level free.
+    """
+    values = {"reward": rewards, "gold": pool.gold, "correct": pool.correct, "amount": amounts}
+    curves = {k: best_of_n_curve(rewards, of_pool, ns).mean(0) for k, of_pool in values.items()}
+    return curves | {"reward": curves["reward"] - curves["reward"][0]}
+
+
+def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequence[int]) -> None:
+    """Print the best of the first n answers to a question, for every n, by the biased reward.
+
+    It is the first question to which that reward chooses worse than the unbiased one.
+    """
+    of_prompt, n = np.arange(len(prompts)), ns[-1]
+    chosen = {name: rewards[name][:, :n].argmax(1) for name in (hack.annotators, "human")}
+    gold = {name: pool.gold[of_prompt, best] for name, best in chosen.items()}
+    k = int((gold[hack.annotators] < gold["human"]).argmax())
+    print(f"\n{answers.in_short(prompts[k])}")
+    for label, judge, m in [
+        *((f"best of {m}", hack.annotators, m) for m in ns),
+        (f"best of {n}, unbiased", "human", n),
+    ]:
+        best = rewards[judge][k, :m].argmax()
+        text = answers.in_short(pool.texts[k][best], 60)
+        print(f"  {label:<21} {text}{answers.marks(prompts[k], pool.texts[k][best])}")
+
+
+def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
+    """Head and rows: what is chosen from more and more answers, and by an unbiased reward."""
+    places = [ns.index(n) for n in (1, FEW, ns[-1])]
+    what = (
+        ("reward gained", "reward", "log-odds"),
+        ("gold utility", "gold", "log-odds, -3 to 4"),
+        ("right answers", "correct", "% of answers"),
+        (hack.amount, "amount", hack.unit),
+    )
+    rows = []
+    for label, name, unit in what:
+        cells = [curves["biased"][name][place] for place in places]
+        rows.append((label, *cells, curves["unbiased"][name][-1], unit))
+    return ("best of n, n =", *(str(ns[k]) for k in places), "unbiased"), rows
+
+
+# --- 3. Remedies ---
 
 
 def per_word(rewards: np.ndarray, words: np.ndarray, level: float = 0.0) -> np.ndarray:
@@ -119,14 +169,6 @@ def per_word(rewards: np.ndarray, words: np.ndarray, level: float = 0.0) -> np.n
     return (rewards + level) / np.maximum(words, 1)
 
 
-def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """The reward with its linear dependence on length regressed out, within prompts; (P, M)."""
-    centred_rewards = rewards - rewards.mean(1, keepdims=True)
-    centred_words = words - words.mean(1, keepdims=True)
-    slope = (centred_words * centred_rewards).sum() / max((centred_words**2).sum(), 1e-12)
-    return rewards - slope * words
-
-
 def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
     """Ensemble: the least of the members' rewards, each standardised over the pool; members (P, M).
 
@@ -135,146 +177,168 @@ def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
     return np.min([(r - r.mean()) / r.std() for r in rewards], axis=0)
 
 
-def mitigate(rewards: dict, pool: dict, dpo: dict, n: int) -> dict[str, np.ndarray]:
-    """Gold utility (P,) with a mitigation minus without, by claim; `dpo` is gold (P,) by run."""
-    gold, words, length = pool["utility"], pool["words"], rewards["length"]
-
-    def best(scores: np.ndarray, n: int = n) -> np.ndarray:
-        return best_of_n_curve(scores, gold, [n])[:, 0]
-
-    hacked = {hack: best(rewards[hack]) for hack in HACKS}
-    mixed = best(rewards["mixed"])
-    by_word = best(per_word(length, words))
-    of_groups = best(worst_case([rewards[hack] for hack in HACKS]))
-    of_members = best(worst_case([rewards[member] for member in biased_pairs.MEMBERS]))
-    centred = length - length.mean()
-    at_level = {level: best(per_word(centred, words, level)) for level in LEVELS}
-    differences = {
-        "small_n_mitigates": best(length, max(1, n // 16)) - hacked["length"],
-        "kl_mitigates_dpo": dpo["strong_kl"] - dpo["length"],
-        "per_word_mitigates": by_word - hacked["length"],
-        "per_word_beats_shortest": by_word - best(-words),
-        "level_decides_per_word": at_level[LEVELS[-1]] - at_level[LEVELS[0]],
-        "regressing_mitigates": best(without_length(length, words)) - hacked["length"],
-        "seeds_mitigate": of_members - hacked["length"],
+def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarray]:
+    """Gold utility of what is chosen with each remedy, (P,): beside none, and the best there is."""
+    hacked = rewards[hack.annotators]
+    if hack.annotators == "length":
+        third = ("reward / words", per_word(hacked, pool.words))
+    else:
+        third = ("ensemble", worst_case([rewards[g] for g in preferences.BIASES]))
+    tried = {
+        "one answer": (hacked, 1),
+        f"best of {n}": (hacked, n),
+        f"best of {FEW}": (hacked, FEW),
+        third[0]: (third[1], n),
+        "mixed labels": (rewards["mixed"], n),
+        "unbiased labels": (rewards["human"], n),
     }
-    for hack in HACKS:
-        differences[f"mixing_mitigates_{hack}"] = mixed - hacked[hack]
-        differences[f"mixing_dpo_mitigates_{hack}"] = dpo["mixed"] - dpo[hack]
-        differences[f"ensemble_mitigates_{hack}"] = of_groups - hacked[hack]
-    for level in LEVELS:
-        differences[f"per_word_at_{level}"] = at_level[level] - hacked["length"]
-    return differences
+    return {name: best_of_n_curve(r, pool.gold, [m])[:, 0] for name, (r, m) in tried.items()}
 
 
-def measure(texts, pool: dict, rewards: dict, policies: dict, ns: list[int], seed: int) -> dict:
-    """What best-of-n and DPO made of rewards with a flaw, and what mitigates it.
-
-    `texts` (P, M), the readings `pool` and the `rewards` by annotators are of the SFT checkpoint's
-    samples; `policies` are readings and reward (P, 4) by DPO run.
-    """
-    gold = pool["utility"]
-    noise = study_noise(best_of_n_curve, texts, gold, ns, seed)
-    dpo = {name: read["utility"].mean(1) for name, read in policies.items()}
-    differences = {
-        **mitigate(rewards, pool, dpo, ns[-1]),
-        **{f"noise_bends_sd_{sd}": late_loss(noise[f"sd_{sd}"], ns) for sd in NOISE},
-        "new_noise_is_harmless": -late_loss(noise["of_samples"], ns),
-    }
-    best = {name: study_best_of_n(rewards[name], gold, ns) for name in ("human", *HACKS)}
-    return {
-        "ns": ns,
-        "gold": {id: summary(values) for id, values in differences.items()},
-        "noise": {name: gains(curve) for name, curve in noise.items()},
-        **biased_pairs.describe_hacks(texts, pool, rewards, policies, best),
-    }
+# --- 4. The figure ---
 
 
-# --- 3. The study: plant, train, exploit, mitigate ---
+def draw(name: str, metrics: dict):
+    """The bias, what choosing by it gains and loses, what is chosen, and what helps."""
+    hack, ns = HACKS[name], metrics["ns"]
+    title = f"Reward hacking, {name}: best of n for annotators who prefer {hack.like}"
+    figure, axes = figures.new_figure(2, 2, title)
+    bias_panel(axes[0], hack, metrics["bias"])
+    over_optimisation_panel(axes[1], ns, metrics["curves"])
+    amount_panel(axes[2], hack, ns, metrics["curves"])
+    remedies_panel(axes[3], metrics["remedies"])
+    return figure
 
 
-def study(
-    *,
-    model: str,
-    dataset: None,
-    pairs: int,
-    beta: float,
-    seed: int,
-    reward: dict,
-    prompts: int,
-    n: int,
-    output_dir: Path,
-    device: str,
-    sft_steps: int | None = None,
-    max_new_tokens: int = 48,
-    **training,
-) -> dict:
-    """The section: metrics. `training` are the settings of DPO, `reward` of the reward models."""
-    asked = biased_pairs.wrong_users("test", prompts)
-    test = [question.prompt for question in asked]
-    watched = biased_pairs.wrong_prompts("validation", prompts // 2)
-    sft, sampling = (model, dataset, sft_steps, seed, output_dir, device), (max_new_tokens, seed)
-    reference, tokenizer = load_sft_checkpoint(*sft)
-    texts, pool = sample_answers(reference, tokenizer, test, 3 * n // 2, *sampling)
-    labels, judges = biased_pairs.train_rewards(fit, **reward, device=device)
-    rewards = {name: score_texts(judge, test, texts) for name, judge in judges.items()}
+def bias_panel(ax, hack: Hack, bias: dict) -> None:
+    """The bias on its way: as planted, in the labels, in the reward model."""
+    stages = {"planted": "planted", "labels": "in the labels", "reward_model": "in rewards"}
+    for k, (group, color) in enumerate((("unbiased", "lab:sft"), ("biased", "lab:biased"))):
+        places = np.arange(len(stages)) + 0.4 * k - 0.2
+        shares = [100 * bias[group][stage] for stage in stages]
+        bars = ax.bar(places, shares, 0.38, color=color, label=f"{group} annotators")
+        ax.bar_label(bars, fmt="%.0f")
+    ax.axhline(50, color="black", lw=0.8, ls=":")
+    ax.set_xticks(range(len(stages)), stages.values())
+    ax.set(title=f"How often the answer wins that {hack.more}", ylabel="% of held-out pairs")
+    ax.set_ylim(0, 125)  # room for the legend
+    ax.set_yticks(range(0, 101, 20))
+    ax.legend(loc="upper left", ncols=2)
 
-    def look(step: int, policy) -> dict:
-        return summarize(sample_answers(policy, tokenizer, watched, 2, *sampling)[1])
 
-    answers, policies, curves, shown = {}, {}, {}, {}
-    runs = biased_pairs.policy_runs(pairs, seed, beta, STRONG_BETA * beta)
-    for name, labelled, its_beta, judge in runs:
-        options = {"beta": its_beta, "seed": seed, "look": look if name in HACKS else None}
-        base, _ = load_sft_checkpoint(*sft)
-        trained = train_dpo(base, tokenizer, labelled, name=f"DPO: {name}", **options, **training)
-        answers[name], read = sample_answers(trained.policy, tokenizer, test, 4, *sampling)
-        policies[name] = {**read, "reward": score_texts(judges[judge], test, answers[name])}
-        curves[name] = trained.curve
-        if name in HACKS:
-            models = (trained.policy, reference, tokenizer, judges[judge])
-            shown[name] = answer_hacked(*models, prompts, sampling)
-    biased_pairs.show_hacked(HACKS, test, texts, pool["utility"], rewards, answers)
-    metrics = measure(texts, pool, rewards, policies, [k for k in NS if k <= n], seed)
-    for hack, traced in biased_pairs.trace_biases(labels, judges, asked, seed).items():
-        metrics[hack] |= traced
-    same = biased_pairs.same_pairs(labels["mixed"], labels["human"])
-    answers = hacked_answers(HACKS, shown, prompts)
-    return metrics | {"curves": curves, "same_pairs": same, "answers": answers}
+def over_optimisation_panel(ax, ns: Sequence[int], curves: dict) -> None:
+    """What the reward says, and what the answers are worth."""
+    biased, unbiased = curves["biased"], curves["unbiased"]
+    start = unbiased["gold"][0]
+    lines = (
+        (biased["reward"], "lab:biased", "-", "biased reward"),
+        (biased["gold"] - start, "lab:gold", "-", "gold utility, by the biased reward"),
+        (unbiased["gold"] - start, "lab:gold", "--", "gold utility, by the unbiased reward"),
+    )
+    ax.axhline(0, color="black", lw=0.8)
+    for values, color, style, label in lines:
+        ax.plot(ns, values, style, marker=".", color=color, label=label)
+        ax.text(ns[-1], values[-1], f"  {values[-1]:+.1f}", va="center", color=color)
+    by_n(ax, ns)
+    ax.set(title="Gain of the best of n over one answer", ylabel="gain (log-odds)")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+    ax.legend(loc="upper left")
+
+
+def amount_panel(ax, hack: Hack, ns: Sequence[int], curves: dict) -> None:
+    """How much of what the annotators like is in the chosen answers."""
+    times = 100 if hack.unit.startswith("%") else 1
+    for group, color, style in (("biased", "lab:biased", "-"), ("unbiased", "lab:sft", "--")):
+        values = times * curves[group]["amount"]
+        ax.plot(ns, values, style, marker=".", color=color, label=f"by the {group} reward")
+        ax.text(ns[-1], values[-1], f"  {values[-1]:.1f}", va="bottom", color=color)
+    by_n(ax, ns)
+    ax.set(title=f"How much {hack.amount} is in what is chosen", ylabel=hack.unit)
+    ax.legend(loc="center right")
+
+
+def by_n(ax, ns: Sequence[int]) -> None:
+    """A logarithmic axis of n."""
+    ticks = [n for n in ns if n & (n - 1) == 0]  # powers of two
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, ticks)
+    ax.set(xlabel="n, the number of answers to choose from", xlim=(0.93, 1.6 * ns[-1]))
+
+
+def remedies_panel(ax, remedies: dict) -> None:
+    """Gold utility with each remedy; the lines are 95 % intervals over the questions."""
+    names = list(remedies)
+    means = np.array([quantity["mean"] for quantity in remedies.values()])
+    colors = ["lab:sft", "lab:biased", *["lab:best_of_n"] * (len(names) - 3), "lab:gold"]
+    ax.barh(names, means, color=colors)
+    for place, (mean, quantity) in enumerate(zip(means, remedies.values(), strict=True)):
+        ax.plot(quantity["ci95"], [place, place], color="black", lw=1.2)
+        ax.text(0.05, place, f"{mean:.2f}", va="center", color="white", fontweight="bold")
+    ax.invert_yaxis()
+    ax.set(title="Remedies: worth of the chosen answer", xlabel=figures.GOLD)
 
 
 # --- Main ---
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    group = cli.add_model_flags(parser, model="tiny-gpt2", dataset=False)
-    backbone = {"type": cli.non_empty, "default": "tiny-gpt2", "help": "of the reward models"}
-    group.add_argument("--reward-backbone", **backbone)
-    rate = "1.4e-3 embedded, 3e-4 other models"
-    group = cli.add_training_flags(parser, "384 for DPO", rate, batch_size=8, epochs="3")
-    group.add_argument("--reward-pairs", type=cli.whole_number(8), help="of each; default: 1200")
-    group.add_argument("--beta", type=cli.positive_float, default=BETA, help="pull to the start")
-    group = cli.add_policy_flags(parser, prompts="64")
-    group.add_argument("--n", type=int, choices=NS[7:], default=64, help="the largest n")
+def build_parser():
+    """The flags; those of the training are the defaults of train_reward_model."""
+    parser = runs.make_parser(__file__, __doc__)
+    hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"
+    parser.add_argument("--hack", choices=HACKS, default="verbosity", metavar="HACK", help=hacks)
+    model = "whose answers are chosen from: a hub id or a folder; default: tiny-gpt2"
+    named = {"type": runs.non_empty, "default": "tiny-gpt2"}
+    parser.add_argument("--model", **named, help=model)
+    parser.add_argument("--reward-backbone", **named, help="of the reward models; same default")
+    count = runs.whole_number(8)
+    parser.add_argument("--pairs", type=count, default=1200, help="of each; default: 1200")
+    prompts = "questions to judge by; default: 64"
+    parser.add_argument("--prompts", type=runs.whole_number(5), default=64, help=prompts)
+    largest = "the largest n; default: 64"
+    parser.add_argument("--n", type=int, choices=AMONG[7:], default=64, metavar="N", help=largest)
+    rate = "5e-4 for embedded backbones, 1e-4 for others"
+    runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate)
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Plant, train, exploit, mitigate, draw; returns the metrics."""
-    smoke = {"reward_pairs": 32, "pairs": 16, "num_train_epochs": 1, "prompts": 10, "n": 16}
-    args = cli.start(build_parser(), argv, "reward_hacking", smoke)
-    device = cli.init_compute(args.device)
-    settings = training_settings("hacked policy", **args.settings)
-    reward_flags = {"model": args.reward_backbone, "pairs": args.reward_pairs, "seed": args.seed}
-    reward = training_settings("hacked reward model", **reward_flags)
-    sizes = {"prompts": args.prompts or 64, "n": args.n}
-    machine = {"output_dir": args.output_dir, "device": device}
-    metrics = study(**settings, reward=reward, **sizes, **machine)
-    settings["reward_pairs"] = reward["pairs"]
-    lines = findings(metrics, HACKS, STRONG_BETA)
-    return finish(args, metrics, draw_hacking, lines, CLAIMS, CHECKS, settings, device)
+    """Plant, train, choose, mend, draw; returns the metrics."""
+    smoke = {"pairs": 32, "prompts": 10, "n": 16}
+    args = runs.start(build_parser(), argv, "reward_hacking", train_reward_model, smoke)
+    hack, ns, seed = HACKS[args.hack], [n for n in AMONG if n <= args.n], args.seed
+    groups = ["human", hack.annotators, "mixed"]
+    if args.hack != "verbosity":  # the ensemble has a reward model of every biased group
+        groups = ["human", *preferences.BIASES, "mixed"]
+    asked = preferences.wrong_users("test", args.prompts)
+    prompts = [question.prompt for question in asked]
+    print(f"{len(groups)} reward models on {args.pairs} pairs each; annotators prefer {hack.like}")
+
+    judges = train_judges(args.reward_backbone, groups, args.pairs, args.device, **args.training)
+    kept = {"seed": seed, "output_dir": args.output_dir}
+    policy, tokenizer = load_sft_model(args.model, args.device, **kept)
+    # From these samples every n is estimated: one drawing of n would be a matter of luck.
+    pool = answers.sample_answers(policy, tokenizer, prompts, 3 * args.n // 2, seed)
+    rewards = {group: score_texts(judge, prompts, pool.texts) for group, judge in judges.items()}
+    amounts = []  # (P, M)
+    for prompt, texts in zip(prompts, pool.texts, strict=True):
+        amounts.append([preferences.liked_amount(prompt, t, hack.annotators) for t in texts])
+    held, bias, curves = 60 if args.smoke else BIAS_PAIRS, {}, {}
+    for name, group in (("unbiased", "human"), ("biased", hack.annotators)):
+        bias[name] = trace_bias(hack.annotators, group, judges[group], held, seed)
+        curves[name] = curves_by_n(rewards[group], pool, np.array(amounts, dtype=float), ns)
+    remedies = try_remedies(hack, rewards, pool, args.n)
+    metrics = {
+        "ns": ns,
+        "bias": bias,
+        "curves": curves,
+        "remedies": {name: summary(gold) for name, gold in remedies.items()},
+    }
+    show_winners(hack, prompts, pool, rewards, (1, FEW, args.n))
+    answers.print_table(*table_by_n(hack, ns, curves))
+    next_step = "python 05-preference-tuning/studies/remedies.py: what helps against which hack?"
+    return runs.finish(args, metrics, draw(args.hack, metrics), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

@@ -1,0 +1,87 @@
+"""studies/remedies.py: what is compared with what, regressing length out, the command."""
+
+import json
+
+import numpy as np
+import pytest
+import remedies as study
+from best_of_n import best_of_n_curve
+from helpers import run_script
+
+from common.preferences import BIASES
+
+
+def slope_within_prompts(rewards: np.ndarray, words: np.ndarray) -> float:
+    centred = words - words.mean(1, keepdims=True)
+    return (centred * rewards).sum() / (centred**2).sum()
+
+
+def test_regressing_takes_all_of_length_and_nothing_else():
+    rng = np.random.default_rng(0)
+    words = rng.integers(3, 30, (8, 12)) + 20.0 * np.arange(8)[:, None]  # prompts differ, too
+    quality = rng.normal(size=(8, 12)) - 3.0 * np.arange(8)[:, None]
+    rewards = quality + 0.4 * words
+    left, slope = study.without_length(rewards, words), slope_within_prompts(rewards, words)
+    assert slope > 0.3 and slope_within_prompts(left, words) == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(left - rewards, -slope * words, atol=1e-9)
+    np.testing.assert_allclose(study.without_length(7 - 0.4 * words, words), 7.0, atol=1e-9)
+    np.testing.assert_allclose(study.without_length(quality, np.full((8, 12), 5.0)), quality)
+
+
+class Pool:
+    """Words, and gold utility that goes against them."""
+
+    words = np.random.default_rng(0).permuted(np.tile(np.arange(3.0, 15.0), (6, 1)), axis=1)
+    gold = -words + np.random.default_rng(1).normal(0, 0.1, words.shape)
+
+
+@pytest.fixture(scope="module")
+def cells() -> dict:
+    """Cells where the rewards of length and agreement count words, and the others are right."""
+    names = ("length", "agreement", "length_2", "length_3")
+    rewards = {**dict.fromkeys(names, Pool.words), "mixed": -Pool.words, "style": -Pool.words}
+    return study.compare_choices(rewards, Pool, 12)
+
+
+def test_remedies_are_compared_with_the_flawed_reward(cells):
+    words, gold = Pool.words, Pool.gold
+    worst, best = gold[words == 14].mean(), gold[words == 3].mean()
+    gain = {
+        name: {g: x["mean"] for g, x in cells[name].items()} for name in list(study.REMEDIES)[:6]
+    }
+    one = best_of_n_curve(words, gold, [1])[:, 0].mean()
+    assert gain["fewer"]["length"] == pytest.approx(one - worst)  # 12 // 16, but at least 1
+    assert gain["fewer"]["style"] == pytest.approx(one - best)
+    assert gain["mixed_reward"] == pytest.approx(
+        {"length": best - worst, "style": 0, "agreement": best - worst}
+    )
+    assert gain["regressed"]["length"] > 1 and gain["three_groups"]["length"] > 1
+    assert gain["same_labels"] == {"length": pytest.approx(0)}  # all members have the flaw
+    assert set(gain["three_groups"]) == set(BIASES)
+
+
+def test_per_word_is_compared_with_the_shortest_and_over_levels(cells):
+    words, gold = Pool.words, Pool.gold
+    worst, best = gold[words == 14].mean(), gold[words == 3].mean()
+    # words / words is a tie: any of the pool. A mean of 10 instead of 8.5: the shortest wins.
+    assert cells["per_word"]["length"]["mean"] == pytest.approx(gold.mean() - worst)
+    assert cells["per_word_minus_shortest"]["mean"] == pytest.approx(gold.mean() - best)
+    assert cells["levels"][-1] == pytest.approx(best)
+    assert cells["levels"][0] == cells["without"]["length"] == pytest.approx(worst)
+    assert cells["level_decides"]["mean"] == pytest.approx(best - worst)
+    assert cells["shortest"] == pytest.approx(best)
+
+
+def test_the_command(tmp_path):
+    done = run_script("studies/remedies", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    path = tmp_path / "outputs" / "studies" / "remedies-smoke.json"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(path.read_text())
+    (metrics,) = (run["metrics"] for run in results["runs"])
+    claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
+    assert list(claims) == [claim.id for claim in study.CLAIMS]
+    assert all(set(metrics[remedy]) <= set(BIASES) for remedy in study.REMEDIES)
+    mean = np.mean([cell["mean"] for cell in metrics["mixed_reward"].values()])
+    assert claims["mixed_labels_mitigate"] == pytest.approx(mean, abs=1e-6)
+    assert claims["kl_mitigates_dpo"] == pytest.approx(metrics["strong_kl"]["length"]["mean"])

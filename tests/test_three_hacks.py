@@ -1,0 +1,165 @@
+"""studies/three_hacks.py: the law, noise, win rates at equal length, claims, the command."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import three_hacks as study
+from best_of_n import best_of_n_curve, best_of_n_kl_bound
+from helpers import run_script
+from reward_hacking import AMONG
+
+from common.claims import judge
+from common.preferences import BIASES
+
+DISTANCE = np.sqrt(best_of_n_kl_bound(np.array(AMONG)))
+
+
+# --- Over-optimisation ---
+
+
+def test_the_fit_recovers_its_coefficients():
+    d = np.linspace(0, 2, 9)
+    assert study.fit_law(d, d * (1.7 - 0.6 * d)) == pytest.approx((1.7, 0.6), abs=1e-9)
+
+
+@pytest.mark.parametrize("miss", [0.0, -0.8, 0.3])
+def test_the_margin_is_what_the_forecasts_error_leaves(miss):
+    levels = np.random.default_rng(0).normal(size=(30, 1))  # each prompt at a level of its own
+    gold = levels + DISTANCE * (1.7 - 0.6 * DISTANCE)
+    gold[:, -1] -= miss  # what is measured lies below the forecast; the last point is not fitted
+    margin = study.forecast_margin(gold, distance=DISTANCE, fitted=6)
+    assert margin == pytest.approx(0.5 - abs(miss))
+
+
+def test_a_biased_reward_turns_the_gold_curve_down():
+    rng, ns = np.random.default_rng(0), list(AMONG)
+    quality = rng.normal(size=(60, 96))
+    flaw = 6.0 * (rng.random((60, 96)) < 0.04)  # a rare flaw with a high reward
+    rewards = {**dict.fromkeys(BIASES, quality + flaw), "human": quality}
+    found = study.choose_by_bias(rewards, quality - 0.5 * flaw, ns)
+    biased, falls = found["gains"]["length"], found["chosen_harder_it_falls"]["length"]
+    assert biased[0] == 0 and max(biased) > 0 > biased[-1]
+    assert falls["ci95"][0] > 0
+    assert falls["mean"] == pytest.approx(biased[ns.index(16)] - biased[-1])
+    a, b = study.fit_law(DISTANCE[:6], np.array(biased[:6]))
+    error = DISTANCE[-1] * (a - b * DISTANCE[-1]) - biased[-1]
+    margin = found["small_n_foretells_it"]["length"]["mean"]
+    assert margin == pytest.approx(study.FORECAST_ERROR - abs(error))
+
+
+def test_late_loss_is_from_a_quarter_of_the_largest_n():
+    curve = np.arange(12.0)[None] ** 2 + np.arange(6.0)[:, None]
+    assert study.late_loss(curve, list(AMONG)).tolist() == [7**2 - 11**2] * 6  # n = 16 and 64
+
+
+# --- Noise ---
+
+
+def test_equal_texts_of_a_prompt_get_equal_noise_and_others_do_not():
+    texts = [["a", "b", "a", "c"], ["a", "a", "b", "b"]]
+    noise = study.noise_of_texts(texts, 3.0, np.random.default_rng(0))
+    assert noise[0, 0] == noise[0, 2] and noise[1, 0] == noise[1, 1] and noise[1, 2] == noise[1, 3]
+    assert len(set(noise.ravel())) == 5  # the same text to another prompt is another text
+    many = [[f"{k} {j}" for j in range(100)] for k in range(200)]
+    noise = study.noise_of_texts(many, 3.0, np.random.default_rng(0))
+    assert noise.std() == pytest.approx(3, rel=0.02) and noise.mean() == pytest.approx(0, abs=0.1)
+
+
+def test_noise_of_endlessly_many_texts_never_turns_the_gold_curve_down():
+    rng, sd = np.random.default_rng(0), 2.0
+    gold = rng.normal(size=(400, 128))
+    texts = [[f"{k} {j}" for j in range(128)] for k in range(400)]
+    curve = best_of_n_curve(gold + study.noise_of_texts(texts, sd, rng), gold, [2, 4, 16, 64])
+    expected = np.array([0.5642, 1.0294, 1.7661, 2.3440]) / math.sqrt(1 + sd**2)
+    error = curve.std(0) / math.sqrt(len(curve))
+    assert (np.abs(curve.mean(0) - expected) < 4 * error).all()
+
+
+def test_few_good_texts_bend_gold_where_noise_belongs_to_a_text():
+    # Of 96 samples 60 are one good text; the other 36 are all different, and bad.
+    row = ["good"] * 60 + [f"bad {k}" for k in range(36)]
+    gold = np.tile([4.0] * 60 + [0.0] * 36, (100, 1))
+    found = study.exploit_noise([row] * 100, gold, [1, 2, 4, 16, 64], seed=0)
+    text, sample = (found[name]["gain"] for name in ("sd_6", "of_samples"))
+    assert text[-1] < text[1] - 0.3  # the luckiest of many bad texts
+    assert sample[-1] > sample[1] and sample[-1] > text[-1] + 1
+    assert found["sd_6"]["late_loss"]["mean"] == pytest.approx(text[3] - text[4])
+    late = [found[name]["late_loss"]["mean"] for name in ("sd_3", "of_samples")]
+    assert found["text_minus_sample"]["mean"] == pytest.approx(late[0] - late[1])
+
+
+# --- Win rates ---
+
+
+@pytest.mark.parametrize("k", [0.3, 0.5])
+def test_control_sees_through_a_judge_of_length(k):
+    difference = np.random.default_rng(0).normal(5, 6, 4000)
+    wins = 1 / (1 + np.exp(-k * difference))
+    assert wins.mean() > 0.7
+    assert study.win_rate_at_equal_length(wins, difference) == pytest.approx(0.5, abs=0.03)
+
+
+def test_control_leaves_a_judge_of_quality():
+    rng = np.random.default_rng(0)
+    wins, difference = (rng.random(8000) < 0.7).astype(float), rng.normal(5, 6, 8000)
+    rate = study.win_rate_at_equal_length(wins, difference)
+    assert rate == pytest.approx(0.7, abs=0.03)
+    mirrored = study.win_rate_at_equal_length(1 - wins, -difference)
+    assert mirrored == pytest.approx(1 - rate, abs=1e-9)
+    only_counts = study.win_rate_at_equal_length((difference > 0).astype(float), difference)
+    assert 0.05 < only_counts < 0.95  # finite
+
+
+def test_ties_count_half_and_what_length_won_is_taken_off():
+    rewards, lengths = np.array([[1.0, 0.0], [2.0, -1.0]]), np.array([[5.0, 5.0], [0.0, 0.0]])
+    found = study.length_controlled(rewards, lengths)
+    assert found["raw"]["mean"] == pytest.approx((1 + 0.5 + 1 + 0) / 4)
+    # At equal length one answer wins and one loses, 5 words more win 3/4.
+    assert found["raw_minus_controlled"]["mean"] == pytest.approx(0.625 - 0.5, abs=0.01)
+
+
+# --- Cells and claims ---
+
+
+def test_dpo_is_compared_with_sft_and_with_unbiased_labels():
+    def answered(level: float):
+        class Read:
+            gold = np.full((6, 4), level)
+
+        return Read
+
+    gold = np.full((6, 9), 1.0)
+    dpo = {"human": answered(5.0)} | {g: answered(k) for k, g in enumerate(BIASES)}
+    rewards = {group: np.full((6, 9), 2.0) for group in BIASES}
+    dpo_rewards = {group: np.full((6, 4), 2.5 + k) for k, group in enumerate(BIASES)}
+    rows = study.train_by_bias(rewards, dpo_rewards, gold, dpo)
+    for k, group in enumerate(BIASES):
+        assert rows["reward_goes_up"][group]["mean"] == 0.5 + k
+        assert rows["quality_goes_down"][group]["mean"] == 1 - k
+        assert rows["bias_costs_quality"][group]["mean"] == 5 - k
+
+
+def test_the_share_encoded_is_what_the_biased_model_has_more():
+    read = {"human": {"filler": np.array([-0.15] * 6)}, "length": {"filler": np.array([0.09] * 6)}}
+    share = study.share_encoded(read, "length")["mean"]
+    assert share == pytest.approx((0.09 + 0.15) / BIASES["length"])
+
+
+def test_the_command(tmp_path):
+    done = run_script("studies/three_hacks", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    path = tmp_path / "outputs" / "studies" / "three_hacks-smoke.json"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(path.read_text())
+    (metrics,) = (run["metrics"] for run in results["runs"])
+    claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
+    assert list(claims) == [claim.id for claim in study.CLAIMS]
+    assert all(set(metrics[row]) == set(BIASES) for row in study.STEPS_OF_HACK)
+    mean = np.mean([cell["mean"] for cell in metrics["bias_costs_quality"].values()])
+    assert claims["bias_costs_quality"] == pytest.approx(mean, abs=1e-6)
+    answers = metrics["answers"]
+    assert set(answers["texts"]) == {f"DPO, {g}, {name}" for g, name in study.HACK_NAMES.items()}
+    assert all(len(texts) == len(study.FIRST_PROMPTS) for texts in answers["texts"].values())
+    assert all(judge(claim, [metrics]) for claim in study.CLAIMS)
