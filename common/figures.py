@@ -114,7 +114,7 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
             continue
         above = int((values[:, i, k] > 0).sum())
         color = COLORS["gold"] if 2 * above > count else COLORS["rejected"]
-        strength = 0.75 if above in (0, count) else 0.2
+        strength = 0.75 if above in (0, count) and abs(mean) > 0.005 else 0.2
         ax.add_patch(_cell_patch(k, i, color, strength))
         told = f"{mean:+.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
         white = {"color": "white"} if strength > 0.5 else {}

@@ -80,6 +80,16 @@ def summaries(values: np.ndarray) -> list | dict:
     return [summaries(row) for row in values] if values.ndim > 1 else summary(values)
 
 
+def mean_of(quantities: Sequence[dict]) -> dict:
+    """The mean of quantities that were measured on the same cases: their errors go together."""
+    lows, highs = zip(*(quantity["ci95"] for quantity in quantities), strict=True)
+    return {
+        "mean": float(np.mean([quantity["mean"] for quantity in quantities])),
+        "ci95": (float(np.mean(lows)), float(np.mean(highs))),
+        "count": min(quantity["count"] for quantity in quantities),
+    }
+
+
 # --- In words ---
 
 
