@@ -340,11 +340,13 @@ def check_checkpoint(name: str, path: str, auto_class: str | None = None) -> Non
         config = PreTrainedConfig.get_config_dict(path)[0]
     except Exception as error:  # whatever the library raises for a broken file
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
-    kind = str(config.get("model_type"))
-    reason = None
-    if kind not in CONFIG_MAPPING:
-        what = "code that comes with it, which is never run" if "auto_map" in config else "a type"
-        reason = f"its config.json asks for {what} (model_type {kind}); give another model"
+    kind, reason = str(config.get("model_type")), None
+    if not config.get("model_type"):
+        reason = "config.json does not say what it is (model_type is missing); download it again"
+    elif kind not in CONFIG_MAPPING and "auto_map" in config:
+        reason = f"it needs code that comes with it (type {kind}), and such code is never run"
+    elif kind not in CONFIG_MAPPING:
+        reason = f"transformers has no models of the type {kind}; give another one"
     elif auto_class and Path(path).is_dir():
         reason = why_no_weights(Path(path), config)
     if auto_class and not reason:
@@ -364,7 +366,7 @@ def why_no_weights(folder: Path, config: dict) -> str | None:
     if weights:
         return None
     if any(folder.glob("*.gguf")):
-        return "GGUF files cannot be trained; give the model that they were converted from"
+        return "a GGUF file cannot be trained; give the model that it was converted from"
     if any(folder.glob("pytorch_model*.bin")):
         saver = (config.get("architectures") or ["AutoModel"])[0]
         save = f"from transformers import {saver} as M; M.from_pretrained('{folder}')"
