@@ -248,22 +248,22 @@ def by_gold(rewards: np.ndarray, held: Sequence[dict]) -> dict:
 def table_of(before: dict, after: dict) -> list[tuple]:
     """Rows (what, untrained, trained, unit)."""
     rows = [
-        ("labels of held-out pairs foretold", "accuracy", "%"),
+        ("held-out labels foretold", "accuracy", "%"),
         ("loss on held-out labels", "loss", "nats"),
     ]
     if "in_order" in after:
         limits = after["limits"]
         rows = [
-            ("the better answer gets more", "all", "% of held-out pairs"),
-            ("... where the other one is only wrong", "wrong", "%"),
-            ("... facts that no training pair asked about", "new facts", "%"),
+            ("held-out pairs in the right order", "all", "% of pairs"),
+            ("... of which the worse answer is only wrong", "wrong", "%"),
+            ("... of facts that no training pair asks about", "new facts", "%"),
             (*rows[0][:2], f"%, of which {100 * limits['accuracy']:.0f} can be foretold"),
             (*rows[1][:2], f"nats, of which {limits['loss']:.2f} are noise"),
         ]
     read = [look | look.get("in_order", {}) for look in (before, after)]
     told = [(what, *(look[key]["mean"] for look in read), unit) for what, key, unit in rows]
     shorter = after.get("in_order", after)["shorter"]["mean"]
-    return [*told, ("the shorter answer, taken for the better one", None, shorter, "%")]
+    return [*told, ("preferring the shorter answer instead", None, shorter, "%")]
 
 
 def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]) -> None:
@@ -282,8 +282,8 @@ def draw(losses: list[float], look: dict):
     """Four panels of the run that was just done."""
     in_order = look["in_order"]
     right, shorter = (100 * in_order[name]["mean"] for name in ("all", "shorter"))
-    title = f"Reward model: the better answer gets more in {right:.0f} % of held-out pairs"
-    figure, axes = figures.new_figure(2, 2, f"{title} (the shorter one: {shorter:.0f} %)")
+    title = f"Reward model: {right:.0f} % of held-out pairs in the right order"
+    figure, axes = figures.new_figure(2, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses, look["limits"]["loss"])
     styles_panel(axes[1], look["by_style"])
     calibration_panel(axes[2], look["calibration"])
@@ -294,8 +294,8 @@ def draw(losses: list[float], look: dict):
 def draw_own(losses: list[float], look: dict):
     """Two panels for pairs whose better answer nobody knows."""
     foretold, shorter = (100 * look[name]["mean"] for name in ("accuracy", "shorter"))
-    title = f"Reward model on your pairs: {foretold:.0f} % of held-out labels foretold"
-    figure, axes = figures.new_figure(1, 2, f"{title} (the shorter answer: {shorter:.0f} %)")
+    title = f"Reward model: {foretold:.0f} % of your held-out labels foretold"
+    figure, axes = figures.new_figure(1, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses)
     calibration_panel(axes[1], look["calibration"])
     return figure
@@ -303,17 +303,16 @@ def draw_own(losses: list[float], look: dict):
 
 def reward_loss_panel(ax, losses: list[float], noise: float | None = None) -> None:
     """The loss of the training, between the two numbers that bound it."""
-    width = max(1, len(losses) // 20)
+    width, last = max(1, len(losses) // 20), len(losses)
     means = np.convolve(losses, np.full(width, 1 / width), "valid")
-    ax.plot(np.arange(width, len(losses) + 1), means, color="lab:reward")
-    bounds = {"ln 2: both answers get the same": math.log(2)}
+    ax.plot(np.arange(width, last + 1), means, color="lab:reward")
+    ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
+    ax.text(last, math.log(2), "ln 2: both answers get the same ", ha="right", va="bottom")
     if noise is not None:
-        bounds[f"{noise:.2f}: the noise of the labels"] = noise
-    for text, value in bounds.items():
-        ax.axhline(value, color="black", lw=0.8, ls=":")
-        ax.text(len(losses), value + 0.01, text, ha="right", va="bottom")
+        ax.axhline(noise, color="black", lw=0.8, ls=":")
+        ax.text(0, noise, f" {noise:.2f}: the noise of the labels", va="top")
     ax.set(title="The loss of the training", ylabel="Bradley-Terry loss (nats a pair)")
-    ax.set(xlabel=f"step (mean of {width})", xlim=(0, len(losses)), ylim=(0, 0.95))
+    ax.set(xlabel=f"step (mean of {width})", xlim=(0, last), ylim=(0, 0.95))
 
 
 def styles_panel(ax, by_style: dict) -> None:
@@ -325,13 +324,14 @@ def styles_panel(ax, by_style: dict) -> None:
         ax.plot([lower, upper], [place] * 2, lw=8, alpha=0.7, **line)
         ax.plot(median, place, "|", color="white", ms=8, mew=2)
     gold = [row["gold"] for row in by_style.values()]
-    ax.plot(gold, range(len(gold)), "D", color="lab:gold", ms=5, label="gold utility, mean")
-    ax.plot([], [], lw=8, alpha=0.7, color="lab:reward", label="rewards: middle half, and 90 %")
-    ax.axvline(0, color="black", lw=0.8)
+    ax.plot(gold, range(len(gold)), "D", color="lab:gold", ms=5, label="gold utility")
+    ax.plot([], [], lw=8, alpha=0.7, color="lab:reward", label="rewards: middle half, 90 %")
+    ax.axvline(0, ymin=0.15, color="black", lw=0.8)
     ax.set_yticks(range(len(by_style)), [name.replace("_", " ") for name in by_style])
-    ax.invert_yaxis()
-    ax.set(title="Rewards of held-out answers by style", xlabel="minus the mean (log-odds)")
-    figures.legend_below(ax, ncols=2)
+    ax.set(title="Rewards of held-out answers by style", ylim=(len(by_style) + 0.3, -0.5))
+    worth = "3 if right,\n1 if on topic, -0.15 for a word of filler"
+    ax.set_xlabel(f"log-odds, each minus its mean; gold utility: {worth}")
+    ax.legend(loc="lower center", ncols=2, columnspacing=1)
 
 
 def calibration_panel(ax, result: dict) -> None:
@@ -340,12 +340,12 @@ def calibration_panel(ax, result: dict) -> None:
     seen = counts > 0
     predicted, observed = (np.array(result[key])[seen] for key in ("predicted", "observed"))
     half = 1.96 * np.sqrt(observed * (1 - observed) / counts[seen])
-    ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":", label="equal")
-    line = {"fmt": "o-", "color": "lab:reward", "ms": 4, "lw": 1.2}
-    ax.errorbar(predicted, observed, half, label="held-out pairs, 95 % interval", **line)
-    ax.set(title="Predicted probability and labels", xlabel="sigmoid(difference of the rewards)")
-    ax.set(ylabel="how often it was chosen (share)", xlim=(0, 1), ylim=(0, 1))
-    ax.legend(loc="upper left")
+    ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+    ax.text(0.62, 0.5, "dotted: as predicted\nbars: 95 % intervals", va="top", fontsize=8)
+    ax.errorbar(predicted, observed, half, fmt="o-", color="lab:reward", ms=4, lw=1.2)
+    ax.set(title="Predicted probability and held-out labels", xlim=(0, 1), ylim=(0, 1))
+    ax.set_xlabel("predicted: sigmoid(difference of the rewards)")
+    ax.set_ylabel("how often the answer was chosen")
 
 
 def reasons_panel(ax, in_order: dict) -> None:
@@ -353,19 +353,19 @@ def reasons_panel(ax, in_order: dict) -> None:
     names = {"all": "all pairs", "new facts": "facts not in training"}
     names |= {"verbose": "it has filler", "off_topic": "it is off topic", "wrong": "it is wrong"}
     names |= {"sycophantic": "it agrees with\na wrong user", "expert": "expert's preamble"}
-    names |= {"shorter": "(shorter answer\nfor the better)"}
+    names |= {"shorter": "(preferring\nthe shorter)"}
     shown = {label: in_order[name] for name, label in names.items() if name in in_order}
     for place, (label, measured) in enumerate(shown.items()):
-        color = "lab:other" if label.startswith("(") else "lab:reward"
-        mean = 100 * measured["mean"]
-        ax.barh(place, mean, color=color, alpha=0.8)
-        ax.text(mean - 2, place, f"{mean:.0f} %", color="white", ha="right", va="center")
+        control, mean = label.startswith("("), 100 * measured["mean"]
+        ax.barh(place, mean, color="lab:other" if control else "lab:reward", alpha=0.8)
+        black = {"color": "black" if control else "white", "ha": "right", "va": "center"}
+        ax.text(mean - 2, place, f"{mean:.0f} %", **black)
     ax.axvline(50, color="black", lw=0.8, ls=":")
     ax.set_yticks(range(len(shown)), shown)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(title="The better answer gets more", xlim=(0, 100))
-    ax.set_xlabel("% of held-out pairs, by the fault of the other answer")
+    ax.set(title="Pairs in the right order, by the worse answer", xlim=(0, 100))
+    ax.set_xlabel("% of held-out pairs")
 
 
 # --- 5. What is kept ---
