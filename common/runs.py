@@ -5,7 +5,6 @@ Nothing here imports torch, so that `--help` answers at once.
 
 import argparse
 import contextlib
-import hashlib
 import inspect
 import io
 import os
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.basics import UserError, is_main_process, process_count, show_progress
+from common.saving import check_results, check_writable, name_run, versions, write_json
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
 
@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "figures"  # the committed run; only `make figures` writes there
 NOT_A_SETTING = ("output_dir", "device", "resume", "merge")  # flags that change no measurement
 # Flags that say how --dataset is read.
-READING = ("split", "config", "prompt_column", "chosen_column", "rejected_column")
+READING = ("split", "config", "held_out", "prompt_column", "chosen_column", "rejected_column")
+READING += ("completion_column", "label_column")
 MODEL_FLAGS = ("model", "reward_backbone", "judge")  # a hub id, a folder, or an embedded model
 # Flags that shape what one lesson trains for another.
 OF_TRAINED = ("model", "reward_backbone", "dataset", *READING, "pairs", "seed", "smoke")
@@ -80,7 +81,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=non_empty, action=Once, help=own)
     parser.add_argument("--split", type=non_empty, help="of --dataset; default: train")
     parser.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
-    for role in ("prompt", "chosen", "rejected"):
+    held = "another file: its rows are held out, not an eighth of the prompts of --dataset"
+    parser.add_argument("--held-out", type=non_empty, metavar="FILE", help=held)
+    for role in ("prompt", "chosen", "rejected", "completion", "label"):
         column = f"the column of --dataset that holds it; default: {role}, or a usual name for it"
         parser.add_argument(f"--{role}-column", type=non_empty, metavar="COLUMN", help=column)
 
@@ -157,8 +160,6 @@ def start(
     measured; `reading`, those given of READING; `training`, what `train` takes; `run_name`, under
     which the run writes its files. With --smoke the values of `smoke` are upper limits.
     """
-    from common.saving import check_results, check_writable
-
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
@@ -185,29 +186,6 @@ def start(
     return args
 
 
-def name_run(name: str, changed: dict, longest: int = 150) -> str:
-    """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke.
-
-    Two different values never share a name: what a name cannot hold is told apart by a hash.
-    """
-
-    def in_name(value) -> str:
-        slug = re.sub(r"[^\w.-]+", "_", str(value)).strip("_.")[-40:]
-        return slug if slug == str(value) else f"{slug}_{_hash(str(value))}"
-
-    parts = [name]
-    for flag, value in sorted(changed.items()):
-        parts.append(flag.replace("_", "-"))
-        values = value if isinstance(value, list | tuple) else [value]
-        parts += [] if value is True else map(in_name, values)
-    full = "-".join(parts)
-    return full if len(full.encode()) <= longest else f"{full[:100]}-{_hash(full)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def trained_folder(args: argparse.Namespace, name: str, without: tuple[str, ...] = ()) -> Path:
     """Where the lesson that trains NAME keeps it, with the flags of this run that are its, too."""
     shared = {k: v for k, v in args.changed.items() if k in OF_TRAINED and k not in without}
@@ -230,7 +208,6 @@ def finish(
     `settings` are what the script made of the flags, `trained` the folders that it wrote.
     """
     from common.figures import save_figure
-    from common.saving import versions, write_json
 
     seconds = round(time.time() - args.started, 1)
     written = [args.output_dir / f"{args.run_name}.{end}" for end in ("png", "json")]
@@ -257,10 +234,6 @@ def run(main: Callable[[], object]) -> None:
     except BrokenPipeError:  # the reader of our output (head, less) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    except ModuleNotFoundError as error:
-        if (error.name or "common").split(".")[0] in ("common", "own_data"):
-            raise  # a fault of the lab
-        message = f"error: {missing_package(error.name)}"
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that became unwritable
         message = f"error: {error}"
     except KeyboardInterrupt as error:
@@ -272,15 +245,6 @@ def run(main: Callable[[], object]) -> None:
 
 def _end(number: int, frame) -> None:
     raise KeyboardInterrupt(number)
-
-
-def missing_package(name: str | None) -> str:
-    """What to say where a package is not installed: activate, or install."""
-    activate = ROOT / ".venv" / "bin" / "activate"
-    todo = f'cd {ROOT} && pip install -e ".[hf,training]"'
-    if activate.is_file() and Path(sys.prefix).resolve() != activate.parents[1].resolve():
-        todo = f"source {activate}"
-    return f"no package {name} in this Python; type: {todo}"
 
 
 # temporary: these live in common.models and common.basics

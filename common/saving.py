@@ -7,9 +7,11 @@ stands in a folder is somebody's, and is never deleted.
 
 import atexit
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,32 @@ from common.basics import UserError, is_main_process, process_count
 
 SETTINGS = "lab_settings.json"
 PACKAGES = ("numpy", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib")
+
+# --- Names ---
+
+
+def name_run(name: str, changed: dict, longest: int = 150) -> str:
+    """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke.
+
+    Two different values never share a name: what a name cannot hold is told apart by a hash.
+    """
+
+    def in_name(value) -> str:
+        slug = re.sub(r"[^\w.-]+", "_", str(value)).strip("_.")[-40:]
+        return slug if slug == str(value) else f"{slug}_{short_hash(str(value))}"
+
+    parts = [name]
+    for flag, value in sorted(changed.items()):
+        parts.append(flag.replace("_", "-"))
+        values = value if isinstance(value, list | tuple) else [value]
+        parts += [] if value is True else map(in_name, values)
+    full = "-".join(parts)
+    return full if len(full.encode()) <= longest else f"{full[:100]}-{short_hash(full)}"
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
 
 # --- Files ---
 
