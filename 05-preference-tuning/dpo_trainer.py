@@ -139,7 +139,7 @@ def dpo_settings(model, pairs, **hyperparameters) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
     watching = ("reference", "name", "look", "look_at", "checkpoints", "resume_from")
     defaults = {k: v for k, v in train_dpo.__kwdefaults__.items() if k not in watching}
-    data = {"model": saving.fingerprint(model), "pairs": saving.fingerprint(pairs)}
+    data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
     return {**data, **defaults, **hyperparameters}
 
 
@@ -378,7 +378,7 @@ def build_parser():
     at_least_1 = runs.whole_number(1)
     parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
     parser.add_argument("--pairs", type=at_least_1, help="default: 768 of the world, all yours")
-    parser.add_argument("--prompts", type=at_least_1, default=256, help="of the world, to judge by")
+    parser.add_argument("--prompts", type=at_least_1, help="to judge by; default: 256, of yours 16")
     parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help="of sampled answers")
     parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before DPO; default: 300")
     parser.add_argument("--resume", action="store_true", help="go on with a killed training")
@@ -404,13 +404,14 @@ def main(argv: list[str] | None = None) -> dict:
         from own_data.look import SecondLook
         from own_data.read import own_pairs
 
-        reading = {"pairs": args.pairs, "max_new_tokens": args.max_new_tokens, **args.reading}
-        pairs, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
+        sizes = {"pairs": args.pairs, "prompts": args.prompts or 16}
+        sizes["max_new_tokens"] = args.max_new_tokens
+        pairs, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **sizes, **args.reading)
         n, few, draw_figure = 1, 16, draw_own
     else:
         pairs = make_pairs(args.pairs or 768, seed=args.seed)
         held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
-        asked = [question.prompt for question in questions("test")[: args.prompts]]
+        asked = [question.prompt for question in questions("test")[: args.prompts or 256]]
         n, few, draw_figure = 2, 100, draw
     last = args.epochs * -(-len(pairs) // args.batch_size)
     settings = dpo_settings(model, pairs, **args.training)

@@ -43,7 +43,7 @@ CLAIMS = (
         "gold utility of DPO on samples of the current policy, minus on those of the SFT model",
         of=lambda m: m["fresh_minus_old"],
         smallest=0.1,
-        published="yes: Tajwar et al. (arXiv 2404.14367); it depends: Sun et al. (arXiv 2508.10530)",
+        published="yes: Tajwar et al. (arXiv 2404.14367); depends: Sun et al. (arXiv 2508.10530)",
     ),
 )
 
@@ -74,7 +74,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
 
 
 def train_on_samples(count: int, seed: int) -> Iterator[tuple]:
-    """(source, policy after ROUNDS rounds on `count` pairs in all); the next one takes its place."""
+    """(source, policy after all rounds on `count` pairs); the next one takes its place."""
     reference, tokenizer = load_sft_model()
     per_round = max(1, count // ROUNDS)
 
