@@ -1,0 +1,334 @@
+"""Whose labels, and how good: what do wrong labels, AI feedback and single labels leave of DPO?
+
+    python 05-preference-tuning/studies/label_quality.py             # one seed, 60 seconds
+    python 05-preference-tuning/studies/label_quality.py --seeds 0 1 2 3 4 5 6 7
+    python 05-preference-tuning/studies/label_quality.py --claims    # what is claimed
+
+One pass of DPO over 384 pairs, labelled by people (unbiased, noisy annotators of the world), by
+people of whose labels 15 or 30 % are swapped, by a coin, or by a language model that says A or B:
+asked in both orders, or in one only. Beside it two ways without pairs of labels: KTO on 768 single
+answers, one good to three bad, and SFT on the chosen answers alone. Each model gives two answers to
+each of 256 held-out questions.
+
+"Agree with the gold order" is said of labels that prefer the answer of higher gold utility, among
+pairs that are no ties. Left out: training the judge.
+"""
+
+from common.claims import Claim, run_study
+
+# isort: split
+import copy
+import random
+
+import numpy as np
+from dpo_trainer import lora_config, train_dpo
+from dpo_variants import averaged_preference, judge_pairs, train_kto
+
+from common import training
+from common.answers import Answers, answers_of_points, point_of, sample_answers, summarize
+from common.figures import GOLD, legend_below, new_figure, seed_dots
+from common.intervals import summary
+from common.preferences import flip_labels, make_pairs, make_unpaired, questions, swap_sides
+
+ONE_PASS_RATE = 1.4e-3  # learning rate
+FLIPPED = (0, 15, 30)  # per cent of the labels
+HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
+AS_GOOD = 0.2  # gold utility (log-odds) that is as good as equal
+OF_PLANE = {  # for frontier.py, under its names
+    "sft_on_chosen": ("SFT on chosen", "SFT on the chosen"),
+    "coin": ("random labels", "labels by a coin"),
+    "ai_labels": ("AI labels", "AI labels"),
+}
+
+CLAIMS = (
+    Claim(
+        "data_bounds_quality",
+        "the quality of the preference data bounds that of the tuning",
+        "gold utility that 30 % flipped labels cost DPO in one pass",
+        of=lambda m: m["differences"]["data_bounds_quality"],
+        smallest=0.1,
+        published="agrees: data matter most (Ivison et al. 2024, arXiv 2406.09279)",
+    ),
+    Claim(
+        "rlaif_is_dpo",
+        "RLAIF is DPO once the labels are there",
+        "gold utility gained over SFT by DPO on the labels of a language model",
+        of=lambda m: m["differences"]["rlaif_is_dpo"],
+        smallest=0.1,
+        published="agrees: on par with human feedback (Lee et al. 2023, arXiv 2309.00267)",
+    ),
+    Claim(
+        "rlaif_is_its_judge",
+        "RLAIF is as good as its judge's labels agree with the gold order",
+        "gold utility of DPO on AI labels, minus on human labels that agree as often (their line)",
+        of=lambda m: m["differences"]["rlaif_is_its_judge"],
+        true=(-AS_GOOD, AS_GOOD),
+    ),
+    Claim(
+        "kto_no_pairs",
+        "KTO needs no pairs",
+        "gold utility gained over SFT from single labels, one good to three bad",
+        of=lambda m: m["differences"]["kto_no_pairs"],
+        smallest=0.1,
+    ),
+    Claim(
+        "more_than_sft_on_chosen",
+        "comparisons teach more than the chosen answers alone",
+        "gold utility of DPO minus that of SFT on the chosen answers, one pass over the same pairs",
+        of=lambda m: m["differences"]["more_than_sft_on_chosen"],
+        smallest=0.1,
+        published="agrees: Tajwar et al. 2024 (arXiv 2404.14367)",
+    ),
+)
+
+
+# --- The labels ---
+
+
+def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]:
+    """One answer of each pair with its label, so that no prompt has both.
+
+    It is the chosen one in `good_share` of the pairs.
+    """
+    rng, rows = random.Random(f"single {seed}"), []
+    order = rng.sample(range(len(pairs)), len(pairs))
+    good = set(order[: round(good_share * len(pairs))])
+    for k, pair in enumerate(pairs):
+        chosen, rejected = make_unpaired([pair])
+        rows.append(chosen if k in good else rejected)
+    return rows
+
+
+def both_orders(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Whether the judge prefers chosen, both orders averaged; (N,)."""
+    return averaged_preference(forward, backward) > 0.5
+
+
+def one_order(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Whether the judge prefers chosen, asked once: as A in every second pair; (N,)."""
+    chosen_is_a = np.arange(len(forward)) % 2 == 1
+    return np.where(chosen_is_a, forward > 0.5, backward < 0.5)
+
+
+def relabelled(pairs: list[dict], prefers_chosen: np.ndarray) -> list[dict]:
+    """The pairs with the sides swapped where the labels are to be the other way round."""
+    rows = zip(pairs, prefers_chosen, strict=True)
+    return [row if kept else swap_sides(row) for row, kept in rows]
+
+
+def gold_agreement(pairs: list[dict]) -> np.ndarray:
+    """Whether the labels follow the gold order, (K,): of the K pairs that are no ties in gold."""
+    gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
+    return gaps[gaps != 0] > 0
+
+
+# --- The trainings ---
+
+
+def measure(seed: int, smoke: bool = False) -> dict:
+    """Eight trainings, the quality of their labels, the differences that claims are about."""
+    count, most, held_out = (16, 16, 32) if smoke else (384, 256, 300)
+    pairs = make_pairs(count, seed=seed)
+    prompts = [question.prompt for question in questions("test")[:most]]
+    model, tokenizer = training.load_sft_model()
+    verdicts = judge_pairs(model, tokenizer, pairs)  # tiny-gpt2 is the judge, too
+    labels = {f"flipped_{share}": flip_labels(pairs, share / 100, seed) for share in FLIPPED}
+    labels["coin"] = flip_labels(pairs, 0.5, seed)
+    labels["ai_labels"] = relabelled(pairs, both_orders(*verdicts))
+    labels["ai_one_order"] = relabelled(pairs, one_order(*verdicts))
+    singles = single_labels(make_pairs(2 * count, seed=seed + 500), 0.25, seed)
+    others = {"kto_singles": singles, "sft_on_chosen": pairs}
+    found = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}
+    for name, rows in {**labels, **others}.items():
+        policy = train_on_labels(name, copy.deepcopy(model), tokenizer, rows, seed)
+        found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
+    agreement = {name: summary(gold_agreement(rows)) for name, rows in labels.items()}
+    points = []
+    for key, (method, label) in OF_PLANE.items():
+        points.append(point_of(method, key, label, found[key], count))
+    texts = [found[key].texts for key in OF_PLANE]
+    return {
+        "answers_of": {name: summarize(answers) for name, answers in found.items()},
+        "agreement": agreement,
+        "judge": read_judge(model, tokenizer, make_pairs(held_out, "test", seed=seed)),
+        "differences": label_differences(found, agreement),
+        "points": points,
+        "answers": answers_of_points(prompts, points, texts),
+    }
+
+
+def train_on_labels(name: str, model, tokenizer, rows: list[dict], seed: int):
+    """The policy after one pass: of KTO, of SFT, and of DPO where the name is one of labels."""
+    settings = {"learning_rate": ONE_PASS_RATE, "seed": seed, "name": name.replace("_", " ")}
+    if name == "kto_singles":
+        return train_kto(model, tokenizer, rows, beta=1.0, **settings)[0]
+    if name == "sft_on_chosen":
+        return train_sft_on_chosen(model, tokenizer, rows, **settings)
+    return train_dpo(model, tokenizer, rows, beta=0.3, **settings)[0]
+
+
+def train_sft_on_chosen(model, tokenizer, pairs, *, learning_rate: float, seed: int, name: str):
+    """The policy that imitates the chosen answers with an adapter; rejected ones are not read."""
+    import torch
+    from trl import SFTConfig, SFTTrainer
+
+    data = training.as_dataset(pairs).remove_columns("rejected")
+    config = SFTConfig(
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=1,
+        per_device_train_batch_size=8,
+        **training.trl_settings(model, seed),
+    )
+    torch.manual_seed(seed)  # LoRA starts at random
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=data.rename_column("chosen", "completion"),
+        processing_class=tokenizer,
+        peft_config=lora_config(model),
+    )
+    training.run_trainer(trainer, name)
+    return trainer.model
+
+
+# --- What is compared ---
+
+
+def label_differences(found: dict[str, Answers], agreement: dict[str, dict]) -> dict:
+    """Gold utility of one policy minus that of another, paired by prompt."""
+    gold = {name: answers.gold.mean(1) for name, answers in found.items()}
+    agrees = [agreement[name]["mean"] for name in HUMAN_LABELS]
+
+    def off_line(name: str) -> dict:
+        """From the line through the human labels of falling quality, at this agreement."""
+        weights = line_weights(agrees, agreement[name]["mean"])
+        return summary(gold[name] - weights @ [gold[of_human] for of_human in HUMAN_LABELS])
+
+    return {
+        "data_bounds_quality": summary(gold["flipped_0"] - gold["flipped_30"]),
+        "rlaif_is_dpo": summary(gold["ai_labels"] - gold["sft"]),
+        "rlaif_is_its_judge": off_line("ai_labels"),
+        "one_order_off_line": off_line("ai_one_order"),
+        "kto_no_pairs": summary(gold["kto_singles"] - gold["sft"]),
+        "more_than_sft_on_chosen": summary(gold["flipped_0"] - gold["sft_on_chosen"]),
+        "coin_minus_reference": summary(gold["coin"] - gold["sft"]),
+    }
+
+
+def line_weights(x: list[float], at: float) -> np.ndarray:
+    """w such that w @ y is the height at `at` of the least-squares line through points (x, y)."""
+    design = np.column_stack([np.ones(len(x)), x])
+    return np.array([1.0, at]) @ np.linalg.pinv(design)
+
+
+def read_judge(judge, tokenizer, pairs: list[dict]) -> dict:
+    """How often people and the judge agree with the gold order of held-out pairs.
+
+    Both by what is wrong with the worse answer; and how often the order of A and B decides.
+    """
+    forward, backward = judge_pairs(judge, tokenizer, pairs)
+    gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
+    clear = gaps != 0
+    worse = ["rejected_style" if gap > 0 else "chosen_style" for gap in gaps]
+    faults = np.array([row[side] for row, side in zip(pairs, worse, strict=True)])[clear]
+    prefers_chosen = {"human": np.ones(len(pairs), bool), "judge": both_orders(forward, backward)}
+    prefers_chosen["one_order"] = one_order(forward, backward)
+    agrees = {who: (chosen == (gaps > 0))[clear] for who, chosen in prefers_chosen.items()}
+    by_fault = {}
+    for who, hits in agrees.items():
+        by_fault[who] = {name: summary(hits[faults == name]) for name in sorted({*faults})}
+    return {
+        "agrees": {who: summary(hits) for who, hits in agrees.items()},
+        "by_fault": by_fault,
+        "depends_on_order": summary((forward > 0.5) != (backward < 0.5)),
+    }
+
+
+# --- The figure ---
+
+WORSE_BY = {  # style of the worse answer: what is wrong with it
+    "verbose": "filler",
+    "expert": "preamble",
+    "wrong": "wrong",
+    "sycophantic": "agrees\nwith user",
+    "off_topic": "off topic",
+}
+TEACHERS = {  # name, colour
+    "sft": ("SFT\nmodel", "lab:sft"),
+    "flipped_0": ("DPO,\npeople", "lab:dpo"),
+    "ai_labels": ("DPO,\nAI labels", "lab:ai"),
+    "kto_singles": ("KTO,\nno pairs", "lab:kto"),
+    "sft_on_chosen": ("SFT on\nchosen", "lab:chosen"),
+    "coin": ("DPO,\na coin", "lab:other"),
+}
+
+
+def draw(runs: list[dict]):
+    """Labels and what comes of them; where the judge errs; gold utility and KL of every way."""
+    names = ("data_bounds_quality", "rlaif_is_dpo")
+    cost, gain = (np.mean([run["differences"][name]["mean"] for run in runs]) for name in names)
+    title = f"30 % wrong labels cost DPO {cost:.1f} of gold utility; "
+    title += f"on AI labels it still gains {gain:.1f}"
+    figure, (quality, faults, gold, kl) = new_figure(2, 2, title)
+    agreement_panel(quality, runs)
+    judge_panel(faults, runs)
+    teachers_panel(gold, runs, "gold", GOLD)
+    gold.set_title("How good the answers are after one pass")
+    teachers_panel(kl, runs, "kl", "measured KL (nats)")
+    kl.set_title("How far the models went from the SFT model")
+    return figure
+
+
+def agreement_panel(ax, runs: list[dict]) -> None:
+    """Gold utility against how often the labels agree with the gold order; a dot a seed."""
+
+    def place(name: str) -> tuple[list, list]:
+        agrees = [100 * run["agreement"][name]["mean"] for run in runs]
+        return agrees, [run["answers_of"][name]["gold"]["mean"] for run in runs]
+
+    means = np.array([np.mean(place(name), axis=1) for name in HUMAN_LABELS])  # (3, 2)
+    ends = np.array([means[:, 0].min() - 4, means[:, 0].max() + 4])
+    ax.plot(ends, np.polyval(np.polyfit(*means.T, 1), ends), ":k", lw=1, label="their line")
+    for name in HUMAN_LABELS:
+        label = "people, 0 to 30 % swapped" if name == HUMAN_LABELS[0] else None
+        ax.plot(*place(name), "o", ms=4, alpha=0.6, color="lab:dpo", label=label)
+    ax.plot(*place("ai_labels"), "s", ms=5, color="lab:ai", label="AI, asked in both orders")
+    ax.plot(*place("ai_one_order"), "D", ms=5, mfc="white", color="lab:ai", label="AI, asked once")
+    ax.plot(*place("coin"), "x", ms=5, color="lab:sft", label="a coin")
+    off = np.mean([run["differences"]["rlaif_is_its_judge"]["mean"] for run in runs])
+    side = "below" if off < 0 else "above"
+    title = f"AI labels end {abs(off):.1f} {side} people's that agree as often"
+    ax.set(title=title, xlabel="labels that agree with the gold order (%)", ylabel=GOLD)
+    legend_below(ax, ncols=2)
+
+
+def judge_panel(ax, runs: list[dict]) -> None:
+    """How often people and the judge agree with the gold order, by what is wrong."""
+    present = [
+        name for name in WORSE_BY if all(name in run["judge"]["by_fault"]["human"] for run in runs)
+    ]
+    for who, label, shift in (("human", "people", -0.18), ("judge", "AI, both orders", 0.18)):
+        for k, name in enumerate(present):
+            values = [100 * run["judge"]["by_fault"][who][name]["mean"] for run in runs]
+            color = "lab:dpo" if who == "human" else "lab:ai"
+            ax.bar(k + shift, np.mean(values), 0.34, color=color, label=None if k else label)
+            ax.plot([k + shift] * len(values), values, "k.", ms=3)
+    ax.axhline(50, color="black", lw=0.8, ls=":", label="chance")
+    ax.set_xticks(range(len(present)), [WORSE_BY[name] for name in present])
+    ax.set(title="Who sees what is wrong with the worse answer", ylim=(0, 100))
+    ax.set_ylabel("labels that agree with\nthe gold order (% of held-out pairs)")
+    legend_below(ax, ncols=3)
+
+
+def teachers_panel(ax, runs: list[dict], reading: str, label: str) -> None:
+    """A reading of the answers of every way to train."""
+    for k, (name, (_, color)) in enumerate(TEACHERS.items()):
+        seed_dots(ax, k, [run["answers_of"][name][reading]["mean"] for run in runs], color)
+    ax.set_xticks(range(len(TEACHERS)), [name for name, _ in TEACHERS.values()], fontsize=8)
+    ax.set_ylabel(label)
+
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)

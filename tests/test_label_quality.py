@@ -1,0 +1,173 @@
+"""studies/label_quality.py: who labels what, what is trained on it, the claims, the command."""
+
+import json
+
+import label_quality as study
+import numpy as np
+import pytest
+from helpers import run_script
+
+from common import training
+from common.answers import read_answers
+from common.claims import judge
+from common.models import load_causal_lm
+from common.preferences import flip_labels, make_pairs, questions
+
+PAIRS = make_pairs(200)
+GAPS = np.array([row["chosen_utility"] - row["rejected_utility"] for row in PAIRS])
+
+# --- The labels ---
+
+
+def test_single_labels_have_one_answer_per_pair():
+    rows = study.single_labels(PAIRS, 0.25, 1)
+    assert len(rows) == 200 and sum(row["label"] for row in rows) == 50
+    for row, pair in zip(rows, PAIRS, strict=True):
+        assert row["prompt"] == pair["prompt"]
+        assert row["completion"] == pair["chosen" if row["label"] else "rejected"]
+
+
+def test_gold_agreement_leaves_ties_out_and_falls_with_flips():
+    clear = GAPS[GAPS != 0]
+    assert len(study.gold_agreement(PAIRS)) == len(clear)
+    right = (clear > 0).mean()
+    assert study.gold_agreement(PAIRS).mean() == pytest.approx(right)
+    flipped = study.gold_agreement(flip_labels(PAIRS, 1.0, 0)).mean()
+    assert flipped == pytest.approx(1 - right)
+    assert study.gold_agreement(flip_labels(PAIRS, 0.5, 0)).mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_both_orders_see_through_a_position_bias_and_one_order_does_not():
+    gaps = np.sign(GAPS[GAPS != 0])
+    forward, backward = (1 / (1 + np.exp(-(2 * sign * gaps + 3))) for sign in (1, -1))
+    assert (study.both_orders(forward, backward) == (gaps > 0)).all()
+    seen_once = study.one_order(forward, backward)  # it says A: chosen is A in every second pair
+    assert seen_once.tolist() == (np.arange(len(gaps)) % 2 == 1).tolist()
+    clear, turned = 0.5 + 0.4 * gaps, 0.5 - 0.4 * gaps  # a judge without a bias
+    assert (study.one_order(clear, turned) == (gaps > 0)).all()
+
+
+def test_relabelled_pairs_are_swapped_where_the_judge_prefers_the_rejected_answer():
+    kept = np.arange(200) % 3 > 0
+    for row, pair, same in zip(study.relabelled(PAIRS, kept), PAIRS, kept, strict=True):
+        assert row["chosen"] == pair["chosen" if same else "rejected"]
+        assert row["rejected_utility"] == pair["rejected_utility" if same else "chosen_utility"]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_perfect_judge_and_its_opposite(right, monkeypatch):
+    forward = np.where((GAPS > 0) == right, 0.99, 0.01)
+    monkeypatch.setattr(study, "judge_pairs", lambda *_: (forward, 1 - forward))
+    found = study.read_judge(None, None, PAIRS)
+    agrees = {who: measured["mean"] for who, measured in found["agrees"].items()}
+    people = (GAPS[GAPS != 0] > 0).mean()
+    share = float(right)
+    assert agrees == pytest.approx({"human": people, "judge": share, "one_order": share})
+    assert found["depends_on_order"]["mean"] == 0
+    worse = np.where(GAPS > 0, "rejected_style", "chosen_style")
+    faults = np.array([row[side] for row, side in zip(PAIRS, worse, strict=True)])
+    wrong = (faults == "wrong") & (GAPS != 0)
+    assert found["by_fault"]["human"]["wrong"]["count"] == wrong.sum() > 0
+    assert found["by_fault"]["human"]["wrong"]["mean"] == pytest.approx((GAPS > 0)[wrong].mean())
+
+
+# --- The trainings ---
+
+
+def test_sft_reads_the_chosen_answers_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(training, "run_trainer", lambda trainer, name: made.append(trainer))
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    settings = {"learning_rate": 1e-3, "seed": 0, "name": "SFT"}
+    policy = study.train_sft_on_chosen(model, tokenizer, PAIRS[:8], **settings)
+    texts = [tokenizer.decode(row["input_ids"]) for row in made[0].train_dataset]
+    for text, pair in zip(texts, PAIRS, strict=False):
+        assert pair["prompt"] in text and pair["chosen"] in text and pair["rejected"] not in text
+    trainable = {name for name, x in policy.named_parameters() if x.requires_grad}
+    assert trainable and all("lora" in name for name in trainable)
+
+
+def test_every_arm_gets_its_labels_once(monkeypatch):
+    trained = {}
+
+    def train_dpo(model, tokenizer, rows, *, name, **settings):
+        trained[name] = (rows, settings)
+        return name, []
+
+    def train_sft(model, tokenizer, rows, *, name, **settings):
+        return train_dpo(model, tokenizer, rows, name=name, **settings)[0]
+
+    def sample(policy, tokenizer, prompts, n, seed):
+        return read_answers(prompts, [["It is Paris."] * n] * len(prompts))
+
+    says_a = lambda _, __, rows: (np.ones(len(rows)), np.zeros(len(rows)))  # noqa: E731
+    monkeypatch.setattr(study, "train_dpo", train_dpo)
+    monkeypatch.setattr(study, "train_kto", train_dpo)
+    monkeypatch.setattr(study, "train_sft_on_chosen", train_sft)
+    monkeypatch.setattr(study, "sample_answers", sample)
+    monkeypatch.setattr(study, "judge_pairs", says_a)
+    monkeypatch.setattr(training, "load_sft_model", lambda: ("sft", None))
+    metrics = study.measure(3)
+    pairs = make_pairs(384, seed=3)
+    for share, swapped in ((0, 0), (15, 58), (30, 115)):
+        rows, settings = trained[f"flipped {share}"]
+        same = [row["chosen"] == pair["chosen"] for row, pair in zip(rows, pairs, strict=True)]
+        assert same.count(False) == swapped
+        assert settings == {"beta": 0.3, "learning_rate": 1.4e-3, "seed": 3}
+    assert trained["ai labels"][0] == pairs == trained["sft on chosen"][0]
+    singles, settings = trained["kto singles"]
+    assert len(singles) == 768 and sum(row["label"] for row in singles) == 192
+    assert settings["beta"] == 1.0 and len(trained) == 8
+    assert [point["series"] for point in metrics["points"]] == list(study.OF_PLANE)
+    assert {point["annotations"] for point in metrics["points"]} == {384}
+
+
+GOLD_OF = {"sft": 0.0, "flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 5.0, "coin": 64.0}
+GOLD_OF |= {
+    "ai_labels": 128.0,
+    "ai_one_order": 256.0,
+    "kto_singles": 512.0,
+    "sft_on_chosen": 1024.0,
+}
+
+
+def test_every_claim_is_about_its_own_difference():
+    prompts = [question.prompt for question in questions("test")[:20]]
+    blank = read_answers(prompts, [["It is Paris."] * 2] * 20)
+    found = {key: blank._replace(gold=np.full((20, 2), u)) for key, u in GOLD_OF.items()}
+    agreement = {"flipped_0": 0.9, "flipped_15": 0.75, "flipped_30": 0.6, "ai_labels": 0.8}
+    agreement["ai_one_order"] = 0.7
+    agreement = {name: {"mean": share} for name, share in agreement.items()}
+    differences = study.label_differences(found, agreement)
+    line = np.polyfit((0.9, 0.75, 0.6), (3, 4, 5), 1)
+    assert {key: measured["mean"] for key, measured in differences.items()} == pytest.approx(
+        {
+            "data_bounds_quality": 3 - 5,
+            "rlaif_is_dpo": 128,
+            "rlaif_is_its_judge": 128 - np.polyval(line, 0.8),
+            "one_order_off_line": 256 - np.polyval(line, 0.7),
+            "kto_no_pairs": 512,
+            "more_than_sft_on_chosen": 3 - 1024,
+            "coin_minus_reference": 64,
+        }
+    )
+    judged = {c.id: judge(c, [{"differences": differences}])["mean"] for c in study.CLAIMS}
+    assert judged == pytest.approx({id: differences[id]["mean"] for id in judged}, abs=1e-6)
+    assert len(judged) == 5
+
+
+def test_the_line_through_points_on_a_line():
+    x = [0.9, 0.8, 0.7, 0.6]
+    weights = study.line_weights(x, 0.65)
+    assert weights.sum() == pytest.approx(1)
+    assert weights @ (2 + 3 * np.array(x)) == pytest.approx(2 + 3 * 0.65)
+
+
+def test_the_command(tmp_path):
+    done = run_script("studies/label_quality", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "studies"
+    results = json.loads((folder / "label_quality-smoke.json").read_text())
+    assert len(results["claims"]) == len(study.CLAIMS)
+    assert len(results["runs"][0]["metrics"]["answers"]["texts"]) == 3
+    assert (folder / "label_quality-smoke.png").stat().st_size > 20_000
