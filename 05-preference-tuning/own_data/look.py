@@ -153,12 +153,13 @@ class SecondLook:
         changes: dict[str, np.ndarray] | None = None,
         first_loss: float | None = None,
         margins: np.ndarray | None = None,
+        when: str = "after",
     ) -> None:
         """What the trained model raises, what no check sees, and the next command.
 
         `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
         `margins` (N,) what a reward model gives chosen more than rejected; `first_loss` is TRL's,
-        where that starts at ln 2.
+        where that starts at ln 2. Another `when` is one model of several: it is only asked of.
         """
         numbers = read_distance(tokenizer, answers) if answers is not None else {}
         if changes is not None:
@@ -170,7 +171,9 @@ class SecondLook:
         if first_loss is not None:
             numbers["reference"] = abs(first_loss - math.log(2))
         print()
-        self.ask("after", numbers)
+        self.ask(when, numbers)
+        if when != "after":
+            return
         if not self.questions:
             print(f"None of the {len(QUESTIONS)} checks of the second look has fired.")
         if numbers.get("pairs", FEW) < FEW:
