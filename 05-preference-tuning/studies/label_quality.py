@@ -290,13 +290,15 @@ def agreement_panel(ax, runs: list[dict]) -> None:
 
     means = np.array([np.mean(place(name), axis=1) for name in HUMAN_LABELS])  # (3, 2)
     ends = np.array([means[:, 0].min() - 4, means[:, 0].max() + 4])
-    ax.plot(ends, np.polyval(np.polyfit(*means.T, 1), ends), ":k", lw=1, label="their line")
     for name in HUMAN_LABELS:
         label = "people, 0 to 30 % swapped" if name == HUMAN_LABELS[0] else None
         ax.plot(*place(name), "o", ms=4, alpha=0.6, color="lab:dpo", label=label)
     ax.plot(*place("ai_labels"), "s", ms=5, color="lab:ai", label="AI, asked in both orders")
     ax.plot(*place("ai_one_order"), "D", ms=5, mfc="white", color="lab:ai", label="AI, asked once")
     ax.plot(*place("coin"), "x", ms=5, color="lab:sft", label="a coin")
+    ax.plot(
+        ends, np.polyval(np.polyfit(*means.T, 1), ends), ":k", lw=1, label="line of people's labels"
+    )
     off = np.mean([run["differences"]["rlaif_is_its_judge"]["mean"] for run in runs])
     side = "below" if off < 0 else "above"
     title = f"AI labels end {abs(off):.1f} {side} people's that agree as often"
