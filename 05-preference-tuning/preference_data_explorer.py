@@ -16,6 +16,7 @@ of the true order (studies/pairs_or_scores.py).
 """
 
 import random
+import shlex
 import textwrap
 from typing import NamedTuple
 
@@ -36,9 +37,9 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
     is Bradley-Terry's -log sigmoid(s_1 - s_2); K > 2 is K - 1 choices among ever fewer, not the
     mean of the pairwise losses. studies/pairs_or_scores.py fits qualities by minimising it.
     """
-    scores = np.asarray(scores_in_rank_order, dtype=float)
-    rest = np.logaddexp.accumulate(scores[..., ::-1], axis=-1)[..., ::-1]  # logsumexp over j >= k
-    return (rest - scores).sum(-1)
+    worst_first = np.asarray(scores_in_rank_order, dtype=float)[..., ::-1]
+    rest = np.logaddexp.accumulate(worst_first, axis=-1)  # logsumexp over j >= k
+    return (rest - worst_first).sum(-1)
 
 
 # --- 2. From qualities to scores: one person's 4 is another's 3 ---
@@ -251,7 +252,7 @@ def difference_panel(ax, found: dict) -> None:
     difference = found["lengths"]["difference"]
     ax.stairs(difference["counts"], difference["edges"], fill=True, color="#888888")
     ax.axvline(0, color="black", lw=0.8, ls=":")
-    ax.set(title="How much longer the chosen one is", ylabel="pairs")
+    ax.set(title="Length of chosen - rejected", ylabel="pairs")
     ax.set_xlabel(f"{found['unit']} of chosen - of rejected")
 
 
@@ -260,7 +261,7 @@ def faults_panel(ax, found: dict) -> None:
     counts = {reason: len(rows) for reason, rows in found["dropped"].items()}
     counts["labelled both ways"] = found["contradictory"]
     if found["kind"] == "pairs":
-        counts[f"prompt leaks\n({found['held_out']} held out)"] = found["leaked"]
+        counts[f"of {found['held_out']} held out: prompt in the rest, too"] = found["leaked"]
     names = [textwrap.fill(name, 22) for name in counts]
     ax.bar_label(ax.barh(names, counts.values(), color="#888888"), padding=3)
     ax.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *counts.values())))
@@ -319,10 +320,11 @@ def main(argv: list[str] | None = None) -> dict:
 
         metrics = describe_pairs(args.dataset, args.model, args.seed, **args.reading)
         print_description(metrics)
-        trainer = (
-            "dpo_variants.py --loss-type kto" if metrics["kind"] == "labels" else "dpo_trainer.py"
-        )
-        next_step = f"python 05-preference-tuning/{trainer} --dataset {args.dataset}"
+        kto = "dpo_variants.py --loss-type kto"
+        trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
+        given = {"dataset": args.dataset, **args.reading}
+        flags = [f"--{k.replace('_', '-')} {shlex.quote(value)}" for k, value in given.items()]
+        next_step = f"python 05-preference-tuning/{trainer} {' '.join(flags)}"
         return runs.finish(args, metrics, draw_own(metrics), next_step)
 
     print(f"{args.pairs:,} pairs of answers, labelled by noisy annotators without a bias")

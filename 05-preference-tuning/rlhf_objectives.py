@@ -364,7 +364,7 @@ def main(argv: list[str] | None = None) -> dict:
     told = {
         "beta": "1, in units of reward per nat",
         "epsilon": "0.2, PPO's clip",
-        "batch_size": "64",
+        "batch_size": "64 a question",
     }
     runs.add_hyperparameters(parser, train_bandit, learning_rate="0.3, of plain steps", **told)
     args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})

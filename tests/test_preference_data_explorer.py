@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import preference_data_explorer as explorer
@@ -164,8 +165,8 @@ def test_the_command_on_own_data(tmp_path, rows, kind, usable):
     done = run_script(SCRIPT, "--dataset", "mine.jsonl", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     run = tmp_path / "outputs" / "preference_data-dataset-mine.jsonl"
-    assert run.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    metrics = json.loads(run.with_suffix(".json").read_text())["metrics"]
+    assert Path(f"{run}.png").read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads(Path(f"{run}.json").read_text())["metrics"]
     assert (metrics["kind"], metrics["rows"], metrics["usable"]) == (kind, len(rows), usable)
 
 

@@ -217,17 +217,30 @@ def test_ppo_without_kl_runs_to_what_is_rewarded_most_and_loses_quality(bandit):
 
 
 def test_readings_of_a_policy():
+    """Two questions, one policy for both; and the same policy as three trainings of it."""
     p = REF.mean(0)
-    small = ro.Bandit([], [], REF[:1], REWARDS[:1], 2 * REWARDS[:1], np.eye(6)[:1])
-    found = ro.read_bandit(np.log(p)[None], small, REF[1:2])
+    small = ro.Bandit([], [], REF[:2], REWARDS[:2], 2 * REWARDS[:2], np.eye(6)[:2])
+    log_probs, optimum = np.log([p, p]), REF[1:]
     expected = {
-        "reward": 2 * p @ REWARDS[0],
-        "gold": p @ REWARDS[0],
-        "kl": (p * np.log(p / REF[0])).sum(),
-        "favourite": p[0],
-        "distance": np.maximum(p - REF[1], 0).sum(),
+        "reward": [2 * p @ REWARDS[0], 2 * p @ REWARDS[1]],
+        "gold": [p @ REWARDS[0], p @ REWARDS[1]],
+        "kl": [(p * np.log(p / ref)).sum() for ref in REF[:2]],
+        "favourite": [p[0], p[1]],
+        "distance": [np.maximum(p - best, 0).sum() for best in optimum],
     }
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(expected)
+    for name, values in ro.read_bandit(log_probs, small, optimum).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-12)
+    for name, values in ro.read_bandit(np.stack([log_probs] * 3), small, optimum).items():
+        np.testing.assert_allclose(values, [expected[name]] * 3, atol=1e-12)
+
+
+@pytest.mark.parametrize(("beta", "kl", "gold"), [(1.0, 0.90, 2.27), (4.0, 0.13, 2.34)])
+def test_the_defaults_give_what_the_lesson_promises(beta, kl, gold):
+    bandit = ro.make_bandit(20, seed=0)
+    flags = {} if beta == 1.0 else {"beta": beta}
+    history = ro.train_bandit(bandit.ref, bandit.reward, **flags)
+    found = ro.read_bandit(history[-1], bandit, bandit.ref)
+    assert (found["kl"].mean(), found["gold"].mean()) == pytest.approx((kl, gold), abs=0.005)
 
 
 # --- Memory ---
