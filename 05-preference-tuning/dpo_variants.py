@@ -1,101 +1,32 @@
 """DPO's variants: what do IPO, KTO and AI feedback change?
 
     python 05-preference-tuning/dpo_variants.py
-    python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft   # a sum of TRL's losses
-    python 05-preference-tuning/dpo_variants.py --model FOLDER --dataset pairs.jsonl    # yours
+    python 05-preference-tuning/dpo_variants.py --loss-type hinge          # any loss of TRL's
+    python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft    # or a sum of them
+    python 05-preference-tuning/dpo_variants.py --model distilgpt2 --dataset pairs.jsonl  # yours
+    python 05-preference-tuning/dpo_variants.py --dataset labels.jsonl --loss-type kto
+                                      (rows of prompt, completion, label: KTO needs no pairs)
 
-First one pair of answers and a policy that is a table: where DPO, conservative DPO and IPO stop.
-Then the SFT checkpoint is trained and judged by sampled answers to held-out prompts. In 8 passes
-over few pairs: IPO and DPO on clean, tied and one-sided ones, KTO and DPO under label noise. In one
-pass: labels of falling quality and those of a language model that says A or B; two controls, SFT on
-the chosen answers and labels drawn by a coin.
+trained on   768 pairs of answers, labelled by noisy annotators without a bias, in one pass;
+             "AI labels": the same pairs, labelled by a language model that says A or B
+by           TRL's DPOTrainer and KTOTrainer with LoRA; tests hold ipo_loss and kto_loss below
+             against TRL's losses; a loss that TRL lacks (OWN_LOSSES) trains as it stands here
+judged by    sampled answers to 256 held-out questions, whose right answers are known
+writes       outputs/dpo_variants.png, outputs/dpo_variants.json
 
-About three minutes on one core for 17 short trainings. Left out: training the judge.
+About 40 seconds on one core. Left out: many passes, ties and wrong labels
+(studies/ties_noise_and_margins.py, studies/label_quality.py); training the judge.
 """
 
-import argparse
-from collections.abc import Sequence
-from functools import partial
+import copy
 
-from support.drawing.dpo_variants import draw_variants
-from support.findings.dpo_variants import findings
-from support.judging import study_judge
-from support.pair_table import study_table
-from support.parity import loss_differences
-from support.start import Start, start_from_sft
-from support.training import Trained, run_trainer, trainer_settings, training_settings
-from support.variant_arms import LOSSES, UNPAIRED, Arm, judge_arms, named_losses, world_arms
-from support.variant_data import unpaired
-from support.variant_results import compare_arms, run_arms
-
+import dpo_trainer as dpo
 import numpy as np
-from dpo_trainer import BETA, dpo_loss, lora_config, train_dpo
 
-from common import cli
-from common.models import load_causal_lm
-from common.reporting import Check, Claim, finish
-
-# beta, of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts: least KL within 0.02 of the
-# best share of good ones. After two passes over 384 pairs it is 0.3 for DPO, and 1 for KTO and for
-# IPO, whose beta is tau, per token; after eight passes over 128 pairs it is 1 for all three.
-BETAS = {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
-BETA_REPEATED = 1.0
-REPEATED = 128  # of the world's pairs so many are shown in every pass
-SMALLEST, SAME = 0.1, 0.2  # gold utility (log-odds): worth calling a difference; as good as equal
-DIFFERENCES = {  # id: what the tutorial says, what is measured, in log-odds
-    "ipo_under_ties": (
-        "IPO regularises better than DPO where many pairs are tied",
-        "gold utility of IPO minus that of DPO, both on 128 pairs, 75 % ties, shown 8 times",
-    ),
-    "ipo_under_imbalance": (
-        "IPO regularises better than DPO where the pairs are one-sided",
-        "gold utility of IPO minus that of DPO, both on 48 one-sided pairs shown 8 times",
-    ),
-    "kto_no_pairs": (
-        "KTO needs no pairs",
-        "gold utility gained over SFT from single labels, one good to three bad",
-    ),
-    "kto_noise": (
-        "KTO is more robust to noisy labels than DPO",
-        "gold utility of KTO minus that of DPO, both on 128 pairs, 30 % flipped, shown 8 times",
-    ),
-    "data_bounds_quality": (
-        "the quality of the preference data bounds that of the tuning",
-        "gold utility that 30 % flipped labels cost DPO in one pass",
-    ),
-    "rlaif_is_dpo": (
-        "RLAIF is DPO once the labels are there",
-        "gold utility gained over SFT by DPO on the labels of a language model",
-    ),
-    "more_than_sft_on_chosen": (
-        "comparisons teach more than the chosen answers alone",
-        "gold utility of DPO minus that of SFT on the chosen answers, one pass over the same pairs",
-    ),
-}
-CLAIMS = (
-    *(Claim(id, *row, f"differences.{id}", smallest=SMALLEST) for id, row in DIFFERENCES.items()),
-    Claim(
-        "dpo_extreme_margins",
-        "DPO runs to extreme margins where IPO stops",
-        "log-ratio margin (nats) of the one-sided pairs trained on, DPO minus IPO",
-        path="differences.dpo_extreme_margins",
-        smallest=0.5,
-    ),
-    Claim(
-        "rlaif_is_its_judge",
-        "RLAIF is as good as its judge's labels agree with the gold order",
-        "gold utility of DPO on AI labels, minus on human labels that agree as often (their line)",
-        path="differences.rlaif_is_its_judge",
-        true=(-SAME, SAME),
-    ),
-)
-CHECKS = (
-    Check("ipo_is_trls", "ipo_loss is TRL's loss", "ipo_difference_from_trl", (0, 1e-5)),
-    Check("kto_is_trls", "kto_loss is TRL's loss", "kto_difference_from_trl", (0, 1e-5)),
-)
-
+from common import answers, figures, models, preferences, prompts, runs, scoring, training
 
 # --- 1. The losses ---
+# The log-probabilities of an answer are summed over its tokens, in nats; arrays of pairs are (B,).
 
 
 def ipo_loss(
@@ -107,11 +38,11 @@ def ipo_loss(
     chosen_lengths=1,
     rejected_lengths=1,
 ):
-    """(h - 1 / (2 beta))^2 per pair, h the log-ratio of chosen minus that of rejected; (B,).
+    """(h - 1 / (2 beta))^2 per pair: the margin h has a target, and more is as bad as less; (B,).
 
-    Azar et al. 2023 (arXiv 2310.12036), Eq. 17, where beta is called tau. With the lengths (B,) of
-    the responses in tokens, h is a difference of means per token, as in TRL and in the paper's own
-    runs; without them, of sums.
+    h is the log-ratio of chosen minus that of rejected. With the lengths (B,) of the answers in
+    tokens it is a difference of means per token, as in TRL and in the paper's own runs; without
+    them, of sums. Azar et al. 2023 (arXiv 2310.12036), Eq. 17, where beta is called tau.
     """
     chosen_logratios = (policy_chosen_logps - ref_chosen_logps) / chosen_lengths
     rejected_logratios = (policy_rejected_logps - ref_rejected_logps) / rejected_lengths
@@ -121,11 +52,11 @@ def ipo_loss(
 def kto_loss(
     policy_logps, ref_logps, labels, kl, beta: float, desirable_weight=1.0, undesirable_weight=1.0
 ):
-    """w (1 - sigmoid(beta gain)), gain = log-ratio - kl for good responses, its negative for bad.
+    """w (1 - sigmoid(beta gain)) per answer: no pairs are needed, only labels good or bad; (B,).
 
-    All (B,) but `kl` >= 0, the reference point z0 in nats: the mean log-ratio of mismatched prompts
-    and responses, through which no gradient flows. `labels` are True for good ("desirable") ones.
-    Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
+    The gain of a good answer is its log-ratio minus `kl`, that of a bad one the negative. `kl` >= 0
+    is the mean log-ratio of answers to other prompts, through which no gradient flows. `labels` are
+    True for good answers. Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
     """
     import torch
 
@@ -134,22 +65,41 @@ def kto_loss(
     return weight * (1 - torch.sigmoid(beta * gain))
 
 
-def stopping_points(p: float, beta: float, smoothing: float) -> dict[str, float]:
-    """The margin h (nats) at which each expected loss is least on a pair won with probability p.
+def cdpo_loss(
+    policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, *lengths
+):
+    """Conservative DPO: DPO's loss if one label in ten is wrong; (B,). The lengths are not used.
 
-    DPO: logit(p) / beta; conservative DPO takes labels for wrong with probability `smoothing`;
-    IPO: (p - 1/2) / beta.
+    So it stops, at h = ln 9 / beta. TRL's DPOTrainer lacks it. Mitchell 2023
+    (https://ericmitchell.ai/cdpo.pdf).
     """
-    believed = p * (1 - smoothing) + (1 - p) * smoothing
+    policy, ref = (
+        [policy_chosen_logps, policy_rejected_logps],
+        [ref_chosen_logps, ref_rejected_logps],
+    )
+    as_labelled = dpo.dpo_loss(*policy, *ref, beta)
+    return 0.9 * as_labelled + 0.1 * dpo.dpo_loss(*policy[::-1], *ref[::-1], beta)
 
-    def logit(q: float) -> float:
-        return float(np.log(q) - np.log(1 - q))
 
-    with np.errstate(divide="ignore"):  # p = 1: DPO never stops
-        return {"dpo": logit(p) / beta, "cdpo": logit(believed) / beta, "ipo": (p - 0.5) / beta}
+# To add a loss of pairs that TRL lacks: write it above, name it here, and give it a beta below.
+OWN_LOSSES = {"cdpo": cdpo_loss}
+SINGLE_LOSSES = ("kto", "apo_zero_unpaired")  # of TRL's KTOTrainer, for single answers
+PAIR_LOSSES = (  # of TRL's DPOTrainer
+    *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard"),
+    *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sigmoid_norm", "sft"),
+)
+# For DPO, IPO and KTO chosen of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after
+# two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO's is per token.
+BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
+BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 
 
-# --- 2. KTO with TRL and LoRA; every loss of pairs is dpo_trainer's train_dpo ---
+# --- 2. Training ---
+
+
+def default_rate(model) -> float:
+    """The learning rate, chosen on validation prompts for the embedded model."""
+    return 7e-4 if models.is_embedded(model.name_or_path) else 3e-4
 
 
 def train_kto(
@@ -157,124 +107,416 @@ def train_kto(
     tokenizer,
     rows,
     *,
-    batch_size,
-    seed,
-    beta,
+    beta: float | None = None,
+    learning_rate: float | None = None,
+    epochs: int = 1,
+    batch_size: int = 8,
+    lora_r: int = 8,
+    schedule="linear",
     loss_type="kto",
-    lora_r=8,
-    name,
+    seed: int = 0,
+    name: str = "KTO",
     look=None,
     look_at=(),
-    **training,
-) -> Trained:
-    """Train a LoRA adapter on pairs, or on rows of prompt, completion, label.
+):
+    """(policy, history): a LoRA adapter trained on pairs, or on rows of prompt, completion, label.
 
-    A step reads as many responses as DPO's. Good responses are weighed by how many bad ones there
-    are to each, so that both classes count alike.
+    A step reads two answers for every pair of DPO's. Good answers are weighed by how many bad ones
+    there are to each, so that both kinds count alike.
     """
     import torch
     from trl import KTOConfig, KTOTrainer
 
-    data = unpaired(rows, seed)
+    data = single_answers(rows, seed)
     good = sum(data["label"])
-    weight = (len(data) - good) / good
-    shared = {"batch_size": 2 * batch_size, "seed": seed, "has_reference": True}
-    config = trainer_settings(model, **shared, **training)
+    config = KTOConfig(
+        beta=beta or BETAS[loss_type],
+        loss_type=loss_type,
+        desirable_weight=(len(data) - good) / good,
+        learning_rate=learning_rate or default_rate(model),
+        lr_scheduler_type=schedule,
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=epochs,
+        per_device_train_batch_size=training.batch_share(2 * batch_size),
+        **training.read_reference_once(epochs),
+        **training.trl_settings(model, seed),
+    )
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = KTOTrainer(
         model=model,
-        args=KTOConfig(loss_type=loss_type, beta=beta, desirable_weight=weight, **config),
+        args=config,
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=lora_config(model, lora_r),
+        peft_config=dpo.lora_config(model, lora_r),
     )
-    return run_trainer(trainer, name, look, look_at=look_at)
+    history = training.run_trainer(trainer, name, look, look_at)
+    return trainer.model, history
 
 
-# --- 3. The arms ---
+def single_answers(rows, seed: int):
+    """Pairs, or rows of prompt, completion, label, as KTOTrainer reads them: single answers.
 
-
-def loss_arm(key: str, name: str, pairs, losses: Sequence[str], *, beta=None, **settings) -> Arm:
-    """Training with the sum of TRL's losses of these names; beta is that of the first."""
-    settings["beta"] = beta or BETAS.get(losses[0], BETA)
-    if losses[0] in UNPAIRED:
-        return Arm(key, name, train_kto, pairs, {**settings, "loss_type": losses[0]})
-    if {"robust", "exo_pair"} & set(losses):
-        settings["label_smoothing"] = 0.1
-    return Arm(key, name, train_dpo, pairs, {**settings, "loss_type": losses})
-
-
-# --- 4. The study ---
-
-
-def study(
-    start: Start,
-    losses: Sequence[str] = (),
-    judge: str | None = None,
-    beta: float | None = None,
-    table_steps: int = 3000,
-) -> dict:
-    """The section's metrics; a `beta` that is given takes the place of every loss's own.
-
-    With `losses`, or on the user's own pairs, which have no gold standard, only DPO, the losses
-    beside it, and DPO on the labels of a `judge` that is given.
+    They are shuffled, since the trainer takes its rows in order.
     """
-    data, seed = start.data, start.training["seed"]
-    world = data.has_gold and not losses
-    few, usual = (data.train[:REPEATED], BETA_REPEATED) if data.has_gold else (data.train, None)
-    often = partial(loss_arm, beta=beta or usual)
-    arms = named_losses(often, few, tuple(losses))
-    metrics = {"train_pairs": len(few), "held_out_pairs": len(data.held)}
-    if world:
-        once = partial(loss_arm, beta=beta, epochs=1)
-        arms += world_arms(often, few, once, data.train, seed, lora_config)
-        metrics["passes"] = start.training["epochs"]
-        metrics["table"] = study_table(dpo_loss, ipo_loss, stopping_points, table_steps)
-    if judge or world:
-        annotator = load_causal_lm(judge or "tiny-gpt2", str(start.reference.device))
-        labelled = (once, data.train) if world else (often, few)
-        arms += judge_arms(*labelled, annotator, world)
-        metrics["judge"] = study_judge(*annotator, data.held)
-    results = run_arms(arms, start, None if world else data.held)
-    metrics |= {"reference": results.measured.pop("reference"), "arms": results.measured}
-    metrics |= results.second_look | loss_differences(results.trained, ipo_loss, kto_loss)
-    return metrics | compare_arms(arms, results, data.prompts) if world else metrics
+    from trl import unpair_preference_dataset
+
+    def in_messages(row: dict) -> dict:
+        turn = {"role": "assistant", "content": row["completion"]}
+        return {
+            "prompt": prompts.as_messages(row["prompt"]),
+            "completion": [turn],
+            "label": row["label"],
+        }
+
+    if "label" in rows[0]:
+        return training.as_dataset(rows, in_messages).shuffle(seed)
+    return unpair_preference_dataset(training.as_dataset(rows)).shuffle(seed)
+
+
+def train_own_loss(
+    loss,
+    model,
+    tokenizer,
+    pairs,
+    *,
+    beta: float = 0.3,
+    learning_rate: float | None = None,
+    epochs: int = 1,
+    batch_size: int = 8,
+    lora_r: int = 8,
+    seed: int = 0,
+    name: str = "own loss",
+):
+    """(policy, history): TRL's DPOTrainer with a loss of pairs of this file in place of its own."""
+    import torch
+    from trl import DPOConfig, DPOTrainer
+
+    class OwnLossTrainer(DPOTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            answered = inputs["completion_mask"]  # (2B, T): the chosen answers, then the rejected
+            text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+            labels = inputs["input_ids"].masked_fill(answered == 0, -100)
+            logps = model(**text, labels=labels, fused_lm_head=True).log_probs.sum(1)  # (2B,)
+            ref_logps = self.compute_ref_log_probs(model, inputs)
+            lengths = answered.sum(1).chunk(2)
+            return loss(*logps.chunk(2), *ref_logps, self.beta, *lengths).mean()
+
+    config = DPOConfig(
+        beta=beta,
+        learning_rate=learning_rate or default_rate(model),
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,  # a share of all steps
+        num_train_epochs=epochs,
+        per_device_train_batch_size=training.batch_share(batch_size),
+        **training.trl_settings(model, seed),
+    )
+    torch.manual_seed(seed)  # LoRA starts at random
+    trainer = OwnLossTrainer(
+        model=model,
+        args=config,
+        train_dataset=training.as_dataset(pairs),
+        processing_class=tokenizer,
+        peft_config=dpo.lora_config(model, lora_r),
+    )
+    history = training.run_trainer(trainer, name)
+    return trainer.model, history
+
+
+def train_variant(losses, model, tokenizer, rows, *, beta=None, **hyperparameters):
+    """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
+    hyperparameters["beta"] = beta or BETAS[losses[0]]
+    model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
+    if losses[0] in SINGLE_LOSSES:
+        return train_kto(model, tokenizer, rows, loss_type=losses[0], **hyperparameters)
+    if losses[0] in OWN_LOSSES:
+        loss = OWN_LOSSES[losses[0]]
+        return train_own_loss(loss, model, tokenizer, rows, **hyperparameters)
+    if {"robust", "exo_pair"} & {*losses}:
+        hyperparameters["label_smoothing"] = 0.1
+    return dpo.train_dpo(model, tokenizer, rows, loss_type=losses, **hyperparameters)
+
+
+def check_losses(losses: tuple) -> tuple:
+    """The losses of --loss-type; raises UserError for what cannot be trained."""
+    if runs.process_count() > 1:
+        raise runs.UserError("several models are trained, one after another: start one process")
+    alone = {*SINGLE_LOSSES, *OWN_LOSSES}
+    if len(losses) > 1 and alone & {*losses}:
+        raise runs.UserError(f"--loss-type: {', '.join(sorted(alone))} cannot be part of a sum")
+    return losses
+
+
+def choose_variants(losses, rows) -> list[tuple]:
+    """(name, losses, rows) of every training: DPO, and beside it the asked losses, or IPO and KTO.
+
+    Answers with a label are no pairs: they can train only the asked loss.
+    """
+    if "label" in rows[0]:
+        return [(losses[0], losses, rows)]
+    variants = [("DPO", ("sigmoid",), rows)]
+    if not losses:
+        variants += [("IPO", ("ipo",), rows), ("KTO", ("kto",), rows)]
+    elif losses != ("sigmoid",):
+        variants.append(("+".join(losses), losses, rows))
+    return variants
+
+
+# --- 3. AI feedback: a language model labels the pairs ---
+
+
+def judge_pairs(judge, tokenizer, pairs) -> np.ndarray:
+    """P(the judge says A) of each pair, (2, N): with chosen shown as A, then with chosen as B."""
+    shown = []
+    for first, second in (preferences.SIDES, preferences.SIDES[::-1]):
+        for row in pairs:
+            asked = prompts.as_text(row["prompt"])
+            shown.append(preferences.judge_prompt(asked, row[first], row[second]))
+    says_a, _ = scoring.judge_first_better(judge, tokenizer, shown)
+    return says_a.double().numpy().reshape(2, -1)
+
+
+def averaged_preference(forward, backward):
+    """P(chosen is better), both orders averaged; any shape.
+
+    `forward` is P(A) with chosen as A, `backward` with it as B. A judge that says A with
+    probability sigmoid(d + b) has a position bias b. It cancels here to first order in b, and
+    exactly where the answers are equally good (d = 0).
+    """
+    return (forward + 1 - backward) / 2
+
+
+def label_with_judge(judge, tokenizer, pairs) -> list[dict]:
+    """The pairs as a language model labels them, asked in both orders."""
+    prefers_chosen = averaged_preference(*judge_pairs(judge, tokenizer, pairs)) > 0.5
+    print(f"the judge labels {100 * prefers_chosen.mean():.0f} % of the pairs as they are labelled")
+    rows = zip(pairs, prefers_chosen, strict=True)
+    return [row if kept else preferences.swap_sides(row) for row, kept in rows]
+
+
+# --- 4. What is measured ---
+
+
+def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
+    """By how much log p of chosen and of rejected answers has changed, in nats; (N,) each.
+
+    Of answers with a label the good ones stand for chosen; the bad ones have other prompts.
+    """
+    if "label" not in rows[0]:
+        return dpo.read_pairs(policy, tokenizer, rows, beta=1.0)
+    asked, responses = [], []
+    for row in rows:
+        encoded = prompts.encode_answers(tokenizer, row["prompt"], [row["completion"]])
+        asked.append(encoded[0])
+        responses.append(encoded[1:])
+    change = scoring.log_ratios(policy, tokenizer, asked, responses)[:, 0]
+    good = np.array(rows["label"])
+    count = min(good.sum(), (~good).sum())
+    return {"chosen": change[good][:count], "rejected": change[~good][:count]}
+
+
+def quantiles(changes: dict[str, np.ndarray]) -> dict:
+    """Margins in short: their mean, the share above 0, and what the panel of boxes draws.
+
+    The margin h of a pair is how much more log p of chosen has risen than that of rejected.
+    """
+    h = changes["chosen"] - changes["rejected"]
+    ends = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
+    return {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": ends}
+
+
+def print_answers(asked: list, texts: dict) -> None:
+    """The first answer of every policy to a question that the tuned ones answer differently."""
+    first = [[row[0] for row in rows] for rows in texts.values()]  # of every policy, by question
+    differ = [len(set(given)) > 1 for given in zip(*first[1:], strict=True)]
+    k = int(np.argmax(differ))
+    print(f"\n{answers.in_short(asked[k])}")
+    for name, rows in texts.items():
+        text = answers.in_short(rows[k][0], 66)
+        print(f"  {name:<10} {text}{answers.marks(asked[k], rows[k][0])}")
+
+
+def table_of(measured: dict) -> list[tuple]:
+    """Rows (what, a number for SFT and for every variant, unit)."""
+    rows = [
+        ("right and concise", "good", "% of answers"),
+        ("gold utility", "gold", "log-odds, at most 4"),
+        ("loss before training", "first_loss", "ln 2 is 0.69"),
+        ("KL from the SFT model, measured", "kl", "nats"),
+        ("length", "words", "words"),
+        ("held-out pairs ranked as labelled", "ranked", "% of pairs"),
+        ("their margin", "margin", "nats"),
+    ]
+    rows = rows if "good" in measured["SFT"] else rows[2:]
+    return [(what, *(of.get(key) for of in measured.values()), unit) for what, key, unit in rows]
+
+
+# --- 5. The figure ---
+
+TOKENS = 10  # of an answer, where a loss is drawn that counts per token
+COLOR_OF = {"SFT": "lab:sft", "DPO": "lab:dpo", "IPO": "lab:ipo", "KTO": "lab:kto"}
+COLOR_OF |= {"AI labels": "lab:ai"}
+
+
+def draw(measured: dict, beta: float | None, title: str):
+    """Four panels of this run; two where nobody knows which answers are good."""
+    with_gold = "kinds" in measured["SFT"]
+    figure, axes = figures.new_figure(2 if with_gold else 1, 2, title)
+    stops_panel(axes[0], beta)
+    margins_panel(axes[-1], measured)
+    if with_gold:
+        variants_panel(axes[1], measured)
+        spending_panel(axes[2], measured)
+    return figure
+
+
+def stops_panel(ax, beta: float | None) -> None:
+    """Every loss over the margin of a pair, as a share of the loss at 0, and where it is least.
+
+    Half of the margin comes from the chosen answer, half from the rejected one.
+    """
+    import torch
+
+    h = torch.linspace(-10, 25, 351, dtype=torch.float64)
+    pair = (h / 2, -h / 2, torch.zeros_like(h), torch.zeros_like(h))
+    beta_of = {name: beta or its_own for name, its_own in BETAS.items()}
+    good, bad = torch.ones(len(h), dtype=bool), torch.zeros(len(h), dtype=bool)
+    kto = kto_loss(h / 2, pair[2], good, 0, beta_of["kto"])
+    kto = kto + kto_loss(-h / 2, pair[2], bad, 0, beta_of["kto"])
+    curves = (
+        ("DPO", dpo.dpo_loss(*pair, beta_of["sigmoid"]), "lab:dpo"),
+        ("conservative DPO", cdpo_loss(*pair, beta_of["cdpo"]), "lab:other"),
+        ("IPO", ipo_loss(*pair, beta_of["ipo"], TOKENS, TOKENS), "lab:ipo"),
+        ("KTO", kto, "lab:kto"),
+    )
+    for name, loss, color in curves:
+        loss, least = loss / loss[100], int(loss.argmin())  # h[100] is 0
+        ends = f"stops at {h[least]:.1f}" if least < len(h) - 1 else "never stops"
+        ax.plot(h, loss, color=color, label=f"{name}: {ends}")
+        if least < len(h) - 1:
+            ax.plot(h[least], loss[least], "v", color=color, ms=9)
+    ax.axvline(0, color="black", lw=0.8, ls=":")
+    ax.set(title="The losses, and the margin at which each stops", ylim=(-0.1, 2.2))
+    ax.set(xlabel=f"margin h of a pair (nats; answers of {TOKENS} tokens)")
+    ax.set_ylabel("loss, as a share of\nthe loss at margin 0")
+    figures.legend_below(ax, ncols=2)
+
+
+def variants_panel(ax, measured: dict) -> None:
+    """What the sampled answers are: a bar a policy."""
+    names, left = list(measured), np.zeros(len(measured))
+    for kind in answers.KINDS:
+        shares = np.array([100 * of["kinds"][kind] for of in measured.values()])
+        ax.barh(names, shares, left=left, color=f"lab:{kind}", label=kind)
+        left += shares
+    for name, of in measured.items():
+        ax.text(1, name, f"{100 * of['good']:.0f} %", color="white", weight="bold", va="center")
+    ax.invert_yaxis()
+    ax.set(title="What the sampled answers are", xlabel="% of answers", xlim=(0, 100))
+    figures.legend_below(ax, ncols=2)
+
+
+def spending_panel(ax, measured: dict) -> None:
+    """Good answers against the distance from the SFT model that they cost."""
+    for name, of in measured.items():
+        color = COLOR_OF.get(name, "lab:other")
+        ax.plot(of["kl"], 100 * of["good"], "o", ms=9, color=color, label=name)
+    ax.set(title="Good answers, and what they cost in KL", xlabel="measured KL (nats)")
+    ax.set(ylabel="right and concise (% of answers)", ylim=(0, 100))
+    figures.legend_below(ax, ncols=3)
+
+
+def margins_panel(ax, measured: dict) -> None:
+    """How far apart every policy holds the two answers of held-out pairs."""
+    boxes, colors = [], []
+    for name, of in measured.items():
+        if "margins" in of:
+            ends = zip(("whislo", "q1", "med", "q3", "whishi"), of["margins"], strict=True)
+            label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
+            boxes.append({"label": label, "fliers": [], **dict(ends)})
+            colors.append(COLOR_OF.get(name, "lab:other"))
+    style = {"showfliers": False, "patch_artist": True, "medianprops": {"color": "black"}}
+    parts = ax.bxp(boxes, orientation="horizontal", widths=0.6, **style)
+    for box, color in zip(parts["boxes"], colors, strict=True):
+        box.set_facecolor(color)
+    ax.axvline(0, color="black", lw=0.8, ls=":")
+    ax.invert_yaxis()
+    ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
 
 
 # --- Main ---
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    cli.add_model_flags(parser, model="tiny-gpt2")
-    pairs, rate = "384 of the world, all of your own", "1.4e-3 embedded, 3e-4 other models"
-    epochs = f"8 over {REPEATED} of the world's, else 1"
-    group = cli.add_training_flags(parser, pairs, rate, 8, epochs=epochs)
-    losses = f"the sum of these beside DPO: {', '.join(LOSSES)}"
-    group.add_argument("--loss-type", nargs="+", choices=LOSSES, metavar="LOSS", help=losses)
-    judge = "a language model; default: tiny-gpt2, of your own none"
-    group.add_argument("--judge", type=cli.non_empty, help=judge)
-    group.add_argument("--beta", type=cli.positive_float, help="default: 1; DPO in one pass 0.3")
-    cli.add_policy_flags(parser, prompts="256, of your own 16")
+def build_parser():
+    parser = runs.make_parser(__file__, __doc__)
+    at_least_1 = runs.whole_number(1)
+    parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
+    known = [*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES]
+    losses = f"beside DPO, one of these or a sum of some: {', '.join(known)}"
+    losses += "; default: IPO, KTO"
+    parser.add_argument("--loss-type", nargs="+", choices=known, metavar="LOSS", help=losses)
+    judge = "a language model that labels; default: tiny-gpt2, for your own pairs none"
+    parser.add_argument("--judge", type=runs.non_empty, help=judge)
+    parser.add_argument("--pairs", type=at_least_1, help="default: 768 of the world, all yours")
+    parser.add_argument("--prompts", type=at_least_1, default=256, help="of the world, to judge by")
+    parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help="of sampled answers")
+    parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before DPO; default: 300")
+    runs.add_dataset_flags(parser)
+    defaults = {"learning_rate": "7e-4 for tiny-gpt2, 3e-4 for others"}
+    defaults["beta"] = "1 for IPO and KTO, 0.3 for others"
+    runs.add_hyperparameters(parser, train_kto, **defaults)
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Train every variant, judge, draw; returns the metrics."""
-    smoke = {"pairs": 16, "num_train_epochs": 1, "prompts": 16}
-    args = cli.start(build_parser(), argv, "dpo_variants", smoke)
-    losses = args.loss_type or ()
-    if len(losses) > 1 and set(losses) & set(UNPAIRED):
-        raise cli.UserError(f"--loss-type: {' and '.join(UNPAIRED)} stand alone: single labels")
-    device = cli.init_compute(args.device)
-    settings = training_settings("dpo variants", **{**args.settings, "beta": None})  # see BETAS
-    options = {"device": device, "output_dir": args.output_dir, "smoke": args.smoke}
-    options["labelled"] = bool(set(losses) & set(UNPAIRED)) and not args.judge
-    start = start_from_sft(**settings, **options, prompts=args.prompts, held_out=300)
-    metrics = study(start, losses, args.judge, args.beta, table_steps=300 if args.smoke else 3000)
-    lines, claims = findings(metrics), CLAIMS if "differences" in metrics else ()
-    return finish(args, metrics, draw_variants, lines, claims, CHECKS, settings, device)
+    """Train every variant, judge, print, draw; returns the metrics."""
+    args = runs.start(build_parser(), argv, "dpo_variants", train_kto, {"pairs": 32, "prompts": 8})
+    losses = check_losses(tuple(args.loss_type or ()))
+    own = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps}
+    place = {"seed": args.seed, "output_dir": args.output_dir}
+    model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
+    if args.dataset:
+        from own_data.look import SecondLook
+        from own_data.read import own_pairs
+
+        reading = {"pairs": args.pairs, "max_new_tokens": args.max_new_tokens, **args.reading}
+        reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not args.judge
+        rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
+        trained = {"model": args.model, "learning_rate": args.learning_rate or default_rate(model)}
+        trained["max_new_tokens"] = args.max_new_tokens
+        second, judge = SecondLook(args.dataset, args.reading, **trained), args.judge
+    else:
+        rows = preferences.make_pairs(args.pairs or 768, seed=args.seed)
+        held = preferences.make_pairs(32 if args.smoke else 300, "test", seed=args.seed)
+        asked = [question.prompt for question in preferences.questions("test")[: args.prompts]]
+        second, judge = None, args.judge or (None if losses else "tiny-gpt2")
+    print(f"{args.model} on {len(rows)} rows, {len(asked)} prompts to judge by")
+    if second:
+        second.before(rows, held, model, tokenizer, args.seed)
+    variants = choose_variants(losses, rows)
+    if judge:
+        labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)
+        variants.append(("AI labels", ("sigmoid",), labelled))
+
+    sampling = (asked, 1 if args.dataset else 3, args.seed, args.max_new_tokens)
+    sampled = answers.sample_answers(model, tokenizer, *sampling)
+    texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
+    for name, its_losses, data in variants:
+        settings = {**args.training, "name": name}
+        policy, history = train_variant(its_losses, model, tokenizer, data, **settings)
+        sampled = answers.sample_answers(policy, tokenizer, *sampling)
+        changes = changes_of(policy, tokenizer, held)
+        texts[name] = sampled.texts
+        measured[name] = {"first_loss": history[0]["loss"], **sampled.means(), **quantiles(changes)}
+        if second:
+            when = "after" if name == variants[-1][0] else f"after {name}"
+            second.after(tokenizer, held, sampled, changes, when=when)
+    print_answers(asked, texts)
+    answers.print_table(("", *measured), table_of(measured))
+    title = f"DPO and its variants; passes over {len(rows)} training rows: {args.epochs}"
+    metrics = {"variants": measured, **(second.metrics() if second else {})}
+    next_step = "python 05-preference-tuning/studies/ties_noise_and_margins.py: which loss lasts?"
+    return runs.finish(args, metrics, draw(measured, args.beta, title), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)

@@ -1,55 +1,40 @@
-"""dpo_variants.py: the losses and where they stop, parity with TRL, its data, the judge."""
+"""dpo_variants.py: its losses against known answers and against TRL's, the judge, the command."""
 
+import json
 import math
-
-from support import judging
-from support.evaluation import pair_logps, response_logps
-from support.judging import ai_labels, averaged_preference, judge_pairs, study_judge
-from support.pair_table import study_table, train_table
-from support.parity import difference_from_trl, ipo_inputs, kto_inputs
-from support.training import Trained, as_dataset, trainer_settings
-from support.variant_arms import LOSSES, UNPAIRED
-from support.variant_data import (
-    flip_labels,
-    gold_agreement,
-    one_sided_pairs,
-    single_labels,
-    swap_sides,
-    tied_pairs,
-    unpaired,
-)
-from support.variant_results import line_weights
 
 import dpo_variants as variants
 import numpy as np
 import pytest
 import torch
-from dpo_trainer import dpo_loss, implicit_rewards, lora_config
+from datasets import Dataset
+from dpo_trainer import dpo_loss
 
-from common.models import encode_response, load_causal_lm
-from common.preferences import gold_utility, make_pairs, make_unpaired, questions, read_response
+from common import runs, training
+from common.models import load_causal_lm
+from common.preferences import make_pairs, make_unpaired, swap_sides
+from common.prompts import encode_response
+from common.scoring import pair_logps, response_logps
 
 D = torch.float64
-PAIRS = make_pairs(200)
+PAIRS = make_pairs(64, seed=3)
+ZERO = torch.zeros(1, dtype=D)
 
 
-# --- The losses ---
+# --- The losses: known answers ---
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_ipo_starts_at_its_known_value_and_stops_at_half_over_tau(beta):
+def test_ipo_starts_at_its_known_value_and_stops_at_half_over_beta(beta):
     logps = torch.randn(2, 4, dtype=D)
     loss = variants.ipo_loss(*logps, *logps, beta)
     torch.testing.assert_close(loss, torch.full((4,), 1 / (4 * beta**2), dtype=D))
     h = torch.tensor([1 / (2 * beta)], dtype=D, requires_grad=True)
-    zero = torch.zeros(1, dtype=D)
-    stop = variants.ipo_loss(h, zero, zero, zero, beta)
-    assert stop.item() == pytest.approx(0) and torch.autograd.grad(stop, h)[
-        0
-    ].item() == pytest.approx(0)
-    assert variants.ipo_loss(zero, h.detach(), zero, zero, beta).item() == pytest.approx(
-        1 / beta**2
-    )  # swapped sides
+    stop = variants.ipo_loss(h, ZERO, ZERO, ZERO, beta)
+    assert stop.item() == pytest.approx(0)
+    assert torch.autograd.grad(stop, h)[0].item() == pytest.approx(0)
+    swapped = variants.ipo_loss(ZERO, h.detach(), ZERO, ZERO, beta)
+    assert swapped.item() == pytest.approx(1 / beta**2)
 
 
 def test_worked_ipo_loss():
@@ -61,12 +46,6 @@ def test_worked_ipo_loss():
     assert variants.ipo_loss(*logps, 0.25, *lengths).item() == pytest.approx(0.25)
 
 
-def test_kto_starts_at_a_half():
-    logps, labels = torch.randn(6, dtype=D), torch.tensor([True, False] * 3)
-    loss = variants.kto_loss(logps, logps, labels, torch.tensor(0.0, dtype=D), 0.3)
-    torch.testing.assert_close(loss, torch.full((6,), 0.5, dtype=D))
-
-
 def test_worked_kto_loss():
     policy, reference = torch.tensor([-3.0, -3.0], dtype=D), torch.tensor([-5.0, -5.0], dtype=D)
     loss = variants.kto_loss(policy, reference, torch.tensor([True, False]), 0.5, 0.2, 2.0, 3.0)
@@ -75,171 +54,115 @@ def test_worked_kto_loss():
     assert loss[1].item() == pytest.approx(3 * (1 - 1 / (1 + math.exp(0.3))))
 
 
-def test_kto_raises_good_and_lowers_bad_responses():
-    logps = torch.zeros(2, dtype=D, requires_grad=True)
-    loss = variants.kto_loss(logps, torch.zeros(2, dtype=D), torch.tensor([True, False]), 0.0, 0.4)
-    (gradient,) = torch.autograd.grad(loss.sum(), logps)
-    assert gradient.tolist() == pytest.approx([-0.1, 0.1])  # beta / 4 each
+def test_kto_raises_good_and_lowers_bad_answers():
+    policy = torch.full((2,), -4.0, dtype=D, requires_grad=True)
+    labels, ref = torch.tensor([True, False]), torch.full((2,), -4.0, dtype=D)
+    variants.kto_loss(policy, ref, labels, 0.0, 0.4, 3.0, 2.0).sum().backward()
+    # At the start sigmoid' = 1/4: minus w beta / 4 for good, plus w beta / 4 for bad.
+    np.testing.assert_allclose(policy.grad.numpy(), [-0.3, 0.2], rtol=1e-6)
 
 
-def test_robust_dpo_is_unbiased():
-    e, h = 0.2, torch.linspace(-3, 3, 7, dtype=D)
-    zero = torch.zeros_like(h)
-
-    def loss(x):
-        return dpo_loss(x, zero, zero, zero, 0.5)
-
-    def robust(x):
-        return ((1 - e) * loss(x) - e * loss(-x)) / (1 - 2 * e)
-
-    torch.testing.assert_close((1 - e) * robust(h) + e * robust(-h), loss(h))
-
-
-def test_expected_implicit_reward_of_the_reference_is_minus_beta_kl():
-    reference, policy = (torch.tensor(p, dtype=D) for p in ([0.5, 0.3, 0.2], [0.2, 0.2, 0.6]))
-    expected = (reference * implicit_rewards(policy.log(), reference.log(), 0.3)).sum().item()
-    kl = (reference * (reference / policy).log()).sum().item()
-    assert expected == pytest.approx(-0.3 * kl) and expected < 0
-
-
-# --- One pair and a table ---
-
-
-def test_stopping_points():
-    noisy, sure = variants.stopping_points(0.8, 0.1, 0.1), variants.stopping_points(1.0, 0.1, 0.1)
-    assert noisy["dpo"] == pytest.approx(13.863, abs=1e-3) and noisy["ipo"] == pytest.approx(3.0)
-    assert sure["dpo"] == math.inf and sure["cdpo"] == pytest.approx(21.972, abs=1e-3)
-    assert sure["ipo"] == pytest.approx(5.0)
-
-
-LOST = {"dpo": 0.2, "cdpo": 0.8 * 0.1 + 0.2 * 0.9, "ipo": 0.2}  # the pair wins in 80 %
-
-
-@pytest.mark.parametrize("name", LOST)
-def test_the_table_stops_where_it_should(name):
-    loss = variants.ipo_loss if name == "ipo" else dpo_loss
-    h = train_table(loss, LOST[name], 0.1, np.array([0, 1, 5000]))
-    stop = variants.stopping_points(0.8, 0.1, 0.1)[name]
-    assert h[0] == 0 and h[1] == pytest.approx(0.1) and h[2] == pytest.approx(stop, abs=1e-2)
-
-
-def test_on_a_sure_pair_dpo_never_stops_and_the_others_do():
-    h = train_table(dpo_loss, 0.0, 0.1, np.array([500, 1000, 2000]))
-    assert np.diff(h) == pytest.approx([math.log(2) / 0.1] * 2, rel=0.1)  # log(steps) / beta
-    stops = variants.stopping_points(1.0, 0.1, 0.1)
-    assert train_table(variants.ipo_loss, 0.0, 0.1, [5000])[0] == pytest.approx(stops["ipo"])
-    assert train_table(dpo_loss, 0.1, 0.1, [5000])[0] == pytest.approx(stops["cdpo"], abs=1e-2)
-
-
-def test_the_study_of_the_table_pairs_losses_with_their_stops():
-    table = study_table(dpo_loss, variants.ipo_loss, variants.stopping_points, 3000)
-    sure, noisy = table["pairs"]
-    assert (sure["p"], noisy["p"]) == (1.0, 0.8) and sure["stops"]["dpo"] is None
-    for pair in table["pairs"]:
-        for name, stop in pair["stops"].items():
-            if stop is not None:
-                assert pair["h"][name][-1] == pytest.approx(stop, rel=0.01)
-
-
-# --- The data ---
-
-
-def test_flipped_labels_are_nested_and_of_the_right_share():
-    few, many = (flip_labels(PAIRS, share, 1) for share in (0.1, 0.3))
-    changed = [
-        {k for k, row in enumerate(rows) if row["chosen"] != PAIRS[k]["chosen"]}
-        for rows in (few, many)
-    ]
-    assert len(changed[0]) == 20 and len(changed[1]) == 60 and changed[0] < changed[1]
-    k = min(changed[0])
-    assert (few[k]["chosen"], few[k]["rejected"]) == (PAIRS[k]["rejected"], PAIRS[k]["chosen"])
-    assert few[k]["prompt"] == PAIRS[k]["prompt"] and flip_labels(PAIRS, 0.0, 1) == PAIRS
-
-
-def test_single_labels_have_one_response_per_pair():
-    rows = single_labels(PAIRS, 0.25, 1)
-    assert len(rows) == 200 and sum(row["label"] for row in rows) == 50
-    for row, pair in zip(rows, PAIRS, strict=True):
-        assert row["prompt"] == pair["prompt"]
-        assert row["completion"] == pair["chosen" if row["label"] else "rejected"]
-
-
-def test_tied_pairs_are_ties():
-    rows = tied_pairs(80, 3)
-    tied = [row for row in rows if "chosen_style" not in row]
-    assert len(rows) == 80 and len(tied) == 60
-    for row in tied:
-        assert row["chosen"] != row["rejected"]
-        assert gold_utility(row["prompt"], row["chosen"]) == gold_utility(
-            row["prompt"], row["rejected"]
-        )
-    assert {row["prompt"] for row in rows} <= {q.prompt for q in questions("train")}
-
-
-def test_one_sided_pairs_always_choose_the_concise_answer():
-    rows = one_sided_pairs(40, 3)
-    assert len({row["prompt"] for row in rows}) == 40
-    for row in rows:
-        assert read_response(row["prompt"], row["chosen"]).good
-        assert read_response(row["prompt"], row["rejected"]).style == "verbose"
-
-
-# --- TRL, the policy and the judge ---
-
-
-def make_trainer(data, loss: str, moved: bool = True, **changes) -> Trained:
-    """TRL's trainer for the loss, not trained, but with an adapter that has already moved."""
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-
-    model, tokenizer = load_causal_lm("tiny-gpt2")
-    trainer_class, config = (KTOTrainer, KTOConfig) if loss == "kto" else (DPOTrainer, DPOConfig)
-    loss_type = loss if loss == "kto" else [loss]
-    settings = trainer_settings(model, 1e-3, 1, 16, 0)
-    trainer = trainer_class(
-        model=model,
-        args=config(loss_type=loss_type, beta=0.4, **settings, **changes),
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=lora_config(model),
+def test_conservative_dpo_is_dpo_on_labels_of_which_one_in_ten_is_wrong():
+    chosen, rejected, zero = torch.randn(5, dtype=D), torch.randn(5, dtype=D), torch.zeros(5)
+    ours = variants.cdpo_loss(chosen, rejected, zero, zero, 0.5)
+    right, wrong = (
+        dpo_loss(*pair, zero, zero, 0.5) for pair in ((chosen, rejected), (rejected, chosen))
     )
-    generator = torch.Generator().manual_seed(0)
-    for name, weights in trainer.model.named_parameters():
-        if moved and "lora_B" in name:
-            weights.data.normal_(0, 0.05, generator=generator)
-    trainer.model.eval()
-    return Trained(trainer.model, trainer, {}, [])
+    torch.testing.assert_close(ours, 0.9 * right + 0.1 * wrong)
 
 
-def trl_loss(trained: Trained) -> float:
-    return difference_from_trl(torch.zeros(len(trained.trainer.train_dataset)), trained)
+# Where gradient descent stops on one pair that wins in a share p, by the theory.
+STOPS = {
+    (dpo_loss, 0.8): math.log(4) / 0.1,
+    (variants.cdpo_loss, 1.0): math.log(9) / 0.1,
+    (variants.ipo_loss, 1.0): 5.0,
+    (variants.ipo_loss, 0.8): 3.0,  # (p - 1/2) / beta
+}
 
 
-STARTS = {"sigmoid": math.log(2), "hinge": 1, "ipo": 1 / (4 * 0.4**2), "kto": 0.5}
+def train_table(loss, p: float, steps: int, beta: float = 0.1) -> float:
+    """The margin after gradient descent on the expected loss; the policy is a softmax over two."""
+    logits = torch.zeros(2, dtype=D, requires_grad=True)
+    zero, rate = torch.zeros((), dtype=D), None
+    for _ in range(steps):
+        logps = logits.log_softmax(-1)
+        won, lost = (loss(*sides, zero, zero, beta) for sides in (logps, logps.flip(0)))
+        (gradient,) = torch.autograd.grad(p * won + (1 - p) * lost, logits)
+        rate = rate or 0.1 / (gradient[1] - gradient[0]).item()  # the first step moves h by 0.1
+        logits = (logits - rate * gradient).detach().requires_grad_()
+    return (logits[0] - logits[1]).item()
+
+
+@pytest.mark.parametrize("loss, p", STOPS)
+def test_training_on_one_pair_stops_where_the_theory_says(loss, p):
+    assert train_table(loss, p, 5000) == pytest.approx(STOPS[loss, p], abs=1e-2)
+
+
+def test_on_a_pair_that_always_wins_dpo_never_stops():
+    grown = train_table(dpo_loss, 1.0, 2000) - train_table(dpo_loss, 1.0, 1000)
+    assert grown == pytest.approx(math.log(2) / 0.1, rel=0.1)  # as log(steps) / beta
+
+
+# --- The losses: TRL's on the same batch ---
+
+
+@pytest.fixture
+def trainer_of(monkeypatch):
+    """The trainer that a training function makes, not trained; its adapter moved away from 0."""
+    made = []
+
+    def stop(trainer, *_, **__) -> list:
+        made.append(trainer)
+        return []
+
+    monkeypatch.setattr(training, "run_trainer", stop)
+
+    def make(losses, rows, spread: float = 0.05, **settings):
+        model, tokenizer = load_causal_lm("tiny-gpt2")
+        variants.train_variant(losses, model, tokenizer, rows, name="test", **settings)
+        trainer, generator = made[-1], torch.Generator().manual_seed(0)
+        for name, weights in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weights.data.normal_(0, 1, generator=generator).mul_(spread)
+        trainer.model.eval()
+        return trainer, tokenizer
+
+    return make
+
+
+def loss_of(trainer, count: int) -> float:
+    """The trainer's loss on its first rows."""
+    batch = trainer.data_collator([trainer.train_dataset[k] for k in range(count)])
+    with torch.no_grad():
+        return trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
+
+
+def inputs_of(trainer, tokenizer, pairs: list[dict]) -> dict:
+    """What a loss of pairs takes for these, apart from beta."""
+    policy, reference = pair_logps(trainer.model, tokenizer, pairs)
+    names = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps")
+    inputs = dict(zip((*names, "ref_rejected_logps"), (*policy, *reference), strict=True))
+    for side in ("chosen", "rejected"):
+        lengths = [len(encode_response(tokenizer, row[side], row["prompt"])) for row in pairs]
+        inputs[f"{side}_lengths"] = torch.tensor(lengths)
+    return inputs
+
+
+STARTS = {"sigmoid": math.log(2), "hinge": 1, "ipo": 1 / 4, "kto": 0.5, "cdpo": math.log(2)}
 
 
 @pytest.mark.parametrize("loss", STARTS)
-def test_where_the_losses_of_trl_start(loss):
-    data = unpaired(PAIRS[:4], 0) if loss == "kto" else as_dataset(PAIRS[:4])
-    assert trl_loss(make_trainer(data, loss, moved=False)) == pytest.approx(STARTS[loss], abs=1e-5)
+def test_where_the_losses_start(loss, trainer_of):
+    trainer, _ = trainer_of((loss,), PAIRS[:4], spread=0.0)
+    assert loss_of(trainer, 4) == pytest.approx(STARTS[loss], abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["robust", "hinge"])
-def test_pair_losses_are_those_of_trl(loss):
-    smoothing = {"label_smoothing": 0.1} if loss == "robust" else {}
-    trained = make_trainer(as_dataset(PAIRS[:8]), loss, **smoothing)
-    policy, reference = pair_logps(trained.policy, load_causal_lm("tiny-gpt2")[1], PAIRS[:8])
-    h = (policy[0] - reference[0]) - (policy[1] - reference[1])
-    right = dpo_loss(*policy, *reference, 0.4)
-    wrong = dpo_loss(*policy.flip(0), *reference.flip(0), 0.4)
-    ours = {"hinge": torch.relu(1 - 0.4 * h), "robust": (0.9 * right - 0.1 * wrong) / 0.8}[loss]
-    assert difference_from_trl(ours, trained) < 1e-5
-
-
-def test_ipo_loss_is_that_of_trl_and_no_other_is():
-    tokenizer = load_causal_lm("tiny-gpt2")[1]
-    trained = make_trainer(as_dataset(PAIRS[:8]), "ipo")
-    inputs = ipo_inputs(trained, tokenizer, PAIRS[:8])
-    assert difference_from_trl(variants.ipo_loss(**inputs), trained) < 1e-5
+@pytest.mark.parametrize("epochs", [1, 2])  # in two passes the reference is read once, beforehand
+def test_ipo_loss_is_trls_and_no_other_is(epochs, trainer_of):
+    trainer, tokenizer = trainer_of(("ipo",), PAIRS[:8], epochs=epochs)
+    assert trainer.beta == 1.0 and trainer.precompute_ref_logps == (epochs == 2)
+    inputs, trls = {**inputs_of(trainer, tokenizer, PAIRS[:8]), "beta": 1.0}, loss_of(trainer, 8)
+    assert variants.ipo_loss(**inputs).mean().item() == pytest.approx(trls, abs=1e-5)
     lengths = {side: inputs[f"{side}_lengths"] for side in ("chosen", "rejected")}
     wrong = (
         {"chosen_lengths": 1, "rejected_lengths": 1},  # sums
@@ -248,122 +171,191 @@ def test_ipo_loss_is_that_of_trl_and_no_other_is():
         {"beta": 0.5},
     )
     for change in wrong:
-        ours = variants.ipo_loss(**{**inputs, **change})
-        assert difference_from_trl(ours, trained) > 1e-4, change
+        ours = variants.ipo_loss(**{**inputs, **change}).mean().item()
+        assert abs(ours - trls) > 1e-4, change
 
 
-def test_kto_loss_is_that_of_trl():
-    tokenizer = load_causal_lm("tiny-gpt2")[1]
-    rows = single_labels(PAIRS[:16], 0.25, 0)
-    trained = make_trainer(unpaired(rows, 0), "kto", desirable_weight=3.0)
-    inputs = kto_inputs(trained, tokenizer, 16)
-    assert inputs["kl"] > 0 and inputs["desirable_weight"] == 3 and inputs["labels"].sum() == 4
-    assert difference_from_trl(variants.kto_loss(**inputs), trained) < 1e-5
-    for change in ({"kl": 0.0}, {"labels": ~inputs["labels"]}, {"desirable_weight": 1.0}):
-        ours = variants.kto_loss(**{**inputs, **change})
-        assert difference_from_trl(ours, trained) > 3e-5, change
+@pytest.mark.parametrize("loss", ["robust", "hinge"])
+def test_other_losses_of_trl_are_what_their_names_say(loss, trainer_of):
+    trainer, tokenizer = trainer_of((loss,), PAIRS[:8])
+    inputs = inputs_of(trainer, tokenizer, PAIRS[:8])
+    chosen, rejected, *ref = list(inputs.values())[:4]
+    right = dpo_loss(chosen, rejected, *ref, 0.3)
+    wrong = dpo_loss(rejected, chosen, *ref[::-1], 0.3)
+    h = (chosen - ref[0]) - (rejected - ref[1])
+    ours = {"hinge": torch.relu(1 - 0.3 * h), "robust": (0.9 * right - 0.1 * wrong) / 0.8}[loss]
+    assert ours.mean().item() == pytest.approx(loss_of(trainer, 8), abs=1e-5)
 
 
-def test_kto_inputs_are_of_the_rows_as_trl_has_them():
-    tokenizer = load_causal_lm("tiny-gpt2")[1]
-    trained = make_trainer(unpaired(PAIRS[:8], 1), "kto")
-    inputs = kto_inputs(trained, tokenizer, 16)
-    first = unpaired(PAIRS[:8], 1)[0]
-    prompt, answer = (first[key][0]["content"] for key in ("prompt", "completion"))
-    logp = response_logps(trained.policy, tokenizer, [prompt], [encode_response(tokenizer, answer)])
-    assert logp.item() == pytest.approx(inputs["policy_logps"][0].item(), abs=1e-4)
+def test_a_loss_of_this_file_trains_as_it_stands(trainer_of, monkeypatch):
+    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8])
+    inputs = inputs_of(trainer, tokenizer, PAIRS[:8])
+    ours = variants.cdpo_loss(**inputs, beta=0.3).mean().item()
+    assert ours == pytest.approx(loss_of(trainer, 8), abs=1e-5)
+    monkeypatch.setitem(variants.OWN_LOSSES, "cdpo", variants.ipo_loss)  # the lengths arrive, too
+    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8], beta=1.0)
+    trls, _ = trainer_of(("ipo",), PAIRS[:8])
+    assert loss_of(trainer, 8) == pytest.approx(loss_of(trls, 8), abs=1e-5)
+
+
+def kto_inputs(trainer, tokenizer, count: int) -> dict:
+    """What `kto_loss` takes for the first rows.
+
+    For the reference point every prompt gets the answer to the prompt before it.
+    """
+    rows = [trainer.train_dataset[k] for k in range(count)]
+    prompts = [row["prompt_ids"] for row in rows]
+    answers = [row["completion_ids"] for row in rows]
+    mismatched = answers[-1:] + answers[:-1]
+    logps = response_logps(trainer.model, tokenizer, prompts, answers)
+    kl_logps = response_logps(trainer.model, tokenizer, prompts, mismatched)
+    with trainer.model.disable_adapter():
+        ref_logps = response_logps(trainer.model, tokenizer, prompts, answers)
+        kl = (kl_logps - response_logps(trainer.model, tokenizer, prompts, mismatched)).mean()
+    labels = torch.tensor([row["label"] for row in rows])
+    weight = trainer.desirable_weight
+    return {"policy_logps": logps, "ref_logps": ref_logps, "labels": labels, "kl": kl} | {
+        "beta": trainer.beta,
+        "desirable_weight": weight,
+    }
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("spread", [0.003, -0.003])  # a reference point above 0, and one below
+def test_kto_loss_is_trls_and_both_kinds_count_alike(epochs, spread, trainer_of):
+    rows = make_unpaired(PAIRS[:8])
+    rows = [row | {"label": k in (1, 2, 4, 9, 12)} for k, row in enumerate(rows)]
+    trainer, tokenizer = trainer_of(("kto",), rows, spread, epochs=epochs)
+    assert trainer.args.per_device_train_batch_size == 16
+    inputs, trls = kto_inputs(trainer, tokenizer, 16), loss_of(trainer, 16)
+    assert inputs["desirable_weight"] == pytest.approx(11 / 5)
+    labels = inputs["labels"].tolist()
+    assert labels != [row["label"] for row in rows] and sum(labels) == 5  # shuffled
+    seen, inputs["kl"] = inputs["kl"].item(), inputs["kl"].clamp(min=0)
+    assert abs(seen) > 1e-4
+    assert variants.kto_loss(**inputs).mean().item() == pytest.approx(trls, abs=1e-5)
+    for change in ({"labels": ~inputs["labels"]}, {"desirable_weight": 1.0}):
+        assert abs(variants.kto_loss(**{**inputs, **change}).mean().item() - trls) > 3e-5, change
+
+
+def test_rows_for_kto_are_the_answers_of_the_pairs_with_their_labels():
+    data = variants.single_answers(PAIRS[:8], 3)
+    assert len(data) == 16 and sum(data["label"]) == 8
+    assert list(data["label"]) != [True, False] * 8
+    label_of = {}
+    for row in data:
+        text = row["prompt"][0]["content"], row["completion"][0]["content"]
+        label_of[text] = row["label"]
+    for pair in PAIRS[:8]:
+        assert label_of[pair["prompt"], pair["chosen"]]
+        assert not label_of[pair["prompt"], pair["rejected"]]
+
+
+# --- What is trained ---
+
+
+def test_dpo_stands_beside_every_loss_but_not_beside_answers_with_a_label():
+    def names(*losses: str) -> list[str]:
+        return [name for name, _, _ in variants.choose_variants(losses, PAIRS)]
+
+    assert names() == ["DPO", "IPO", "KTO"] and names("sigmoid") == ["DPO"]
+    assert names("sigmoid", "sft") == ["DPO", "sigmoid+sft"] and names("cdpo") == ["DPO", "cdpo"]
+    rows = make_unpaired(PAIRS[:4])
+    assert variants.choose_variants(("kto",), rows) == [("kto", ("kto",), rows)]
+
+
+def test_training_with_each_kind_of_loss_raises_good_answers_over_bad_ones():
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    for losses in (("cdpo",), ("kto",), ("sigmoid", "sft")):
+        settings = {"learning_rate": 3e-3, "name": losses[0]}
+        policy, history = variants.train_variant(losses, model, tokenizer, PAIRS, **settings)
+        assert len(history) == 8 and all(math.isfinite(row["loss"]) for row in history)
+        changes = variants.changes_of(policy, tokenizer, PAIRS)
+        margin = variants.quantiles(changes)["margin"]
+        assert margin > 0.3, losses
+        swapped = variants.changes_of(policy, tokenizer, [swap_sides(row) for row in PAIRS])
+        assert variants.quantiles(swapped)["margin"] == pytest.approx(-margin, abs=1e-5)
+    assert not hasattr(model, "peft_config")  # every variant starts from the same model
+
+
+def test_changes_of_labelled_answers_are_those_of_the_pairs():
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    settings = {"learning_rate": 3e-3, "name": "DPO"}
+    policy, _ = variants.train_variant(("sigmoid",), model, tokenizer, PAIRS[:16], **settings)
+    of_pairs = variants.changes_of(policy, tokenizer, PAIRS[:6])
+    rows = Dataset.from_list(make_unpaired(PAIRS[:6]))
+    of_answers = variants.changes_of(policy, tokenizer, rows)
+    for side in ("chosen", "rejected"):
+        np.testing.assert_allclose(of_answers[side], of_pairs[side], atol=1e-4)
+    h = variants.quantiles({"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)})
+    assert (h["margin"], h["ranked"]) == (0, 50 / 101) and h["margins"] == [-45, -25, 0, 25, 45]
+
+
+# --- The judge ---
 
 
 @pytest.mark.parametrize("b", [-2.0, 0.5, 3.0])
 def test_averaging_both_orders_cancels_the_position_bias(b):
     def averaged(d: float, bias: float) -> float:
         forward, backward = (1 / (1 + math.exp(-x)) for x in (d + bias, -d + bias))
-        return averaged_preference(forward, backward)
+        return variants.averaged_preference(forward, backward)
 
     assert averaged(0.0, b) == pytest.approx(0.5, abs=1e-12)
     assert averaged(1.0, b) > 0.5 > averaged(-1.0, b)
     assert averaged(1.0, 1e-4) == pytest.approx(averaged(1.0, 0.0), abs=1e-8)  # no first-order term
 
 
-def test_the_judge_sees_both_orders():
-    judge, pairs = load_causal_lm("tiny-gpt2"), PAIRS[:24]
-    verdicts = judge_pairs(*judge, pairs)
-    swapped = judge_pairs(*judge, [swap_sides(row) for row in pairs])
-    assert verdicts["forward"] == pytest.approx(swapped["backward"], abs=1e-5)
-    labels = ai_labels(*judge, pairs)
-    preferred = averaged_preference(verdicts["forward"], verdicts["backward"]) > 0.5
-    for row, pair, kept in zip(labels, pairs, preferred, strict=True):
-        assert {row["chosen"], row["rejected"]} == {pair["chosen"], pair["rejected"]}
-        assert (row["chosen"] == pair["chosen"]) == kept
-    good = [row["chosen_utility"] > row["rejected_utility"] + 1 for row in pairs]
-    assert preferred[np.array(good)].mean() > 0.65  # and it is a judge
+def test_the_judge_sees_both_orders(monkeypatch):
+    shown = []
+
+    def first_better(model, tokenizer, asked):
+        shown.extend(asked)
+        return torch.linspace(0, 1, len(asked)), torch.ones(len(asked))
+
+    monkeypatch.setattr(variants.scoring, "judge_first_better", first_better)
+    pair = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    assert variants.judge_pairs(None, None, [pair]).tolist() == [[0], [1]]
+    assert "A: good\nB: bad" in shown[0] and "A: bad\nB: good" in shown[1]
+    labelled = variants.label_with_judge(None, None, [pair])  # it said B, then A: the bad one
+    assert labelled == [{"prompt": "p", "chosen": "bad", "rejected": "good"}]
 
 
-def test_one_order_labels_by_what_is_seen_once(monkeypatch):
-    ones = np.ones(8)
-    always_a = {"forward": 0.9 * ones, "backward": 0.9 * ones, "same": ones, "answered": ones}
-    monkeypatch.setattr(judging, "judge_pairs", lambda *_: always_a)
-    labelled = ai_labels(None, None, PAIRS[:8], orders=1)
-    kept = [row["chosen"] == pair["chosen"] for row, pair in zip(labelled, PAIRS, strict=False)]
-    assert kept == [False, True] * 4  # chosen is shown as A in every second pair
+def test_the_embedded_model_is_a_judge():
+    labelled = variants.label_with_judge(*load_causal_lm("tiny-gpt2"), PAIRS)
+    gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in labelled])
+    assert (gaps[np.abs(gaps) > 1] > 0).mean() > 0.65
 
 
-def test_a_perfect_judge_and_one_that_always_says_a(monkeypatch):
-    gold = np.array([float(row["chosen_utility"] > row["rejected_utility"]) for row in PAIRS])
-    half, ones = np.full(len(PAIRS), 0.5), np.ones(len(PAIRS))
-    perfect = {"forward": gold, "backward": 1 - gold, "same": half, "answered": ones}
-    monkeypatch.setattr(judging, "judge_pairs", lambda *_: perfect)
-    measured = study_judge(None, None, PAIRS)
-    agrees = {who: row["mean"] for who, row in measured["agrees_with_gold"].items()}
-    human = gold_agreement(PAIRS).mean()
-    assert agrees == pytest.approx({"human": human, "one_order": 1, "both_orders": 1})
-    assert measured["verdict_depends_on_order"]["mean"] == 0
-    always = {"forward": 0.9 * ones, "backward": 0.9 * ones, "same": 0.9 * ones, "answered": ones}
-    monkeypatch.setattr(judging, "judge_pairs", lambda *_: always)
-    measured = study_judge(None, None, PAIRS)
-    assert measured["verdict_depends_on_order"]["mean"] == 1
-    assert measured["says_a_in_one_order"]["mean"] == 1
-    assert measured["says_a_of_equal_answers"]["mean"] == pytest.approx(0.9)
+# --- The command ---
 
 
-def test_a_judge_of_pairs_without_gold(monkeypatch):
-    rows = [{"prompt": "p", "chosen": f"a {k}", "rejected": f"b {k}"} for k in range(6)]
-    ones = np.ones(6)
-    verdicts = {"forward": ones, "backward": 0 * ones, "same": ones, "answered": ones}
-    monkeypatch.setattr(judging, "judge_pairs", lambda *_: verdicts)
-    measured = study_judge(None, None, rows)
-    assert measured["agrees_with_labels"]["mean"] == 1 and "agrees_with_gold" not in measured
+def test_the_command(tmp_path, capsys):
+    metrics = variants.main(["--smoke", "--output-dir", str(tmp_path)])
+    assert list(metrics["variants"]) == ["SFT", "DPO", "IPO", "KTO", "AI labels"]
+    starts = [of.get("first_loss") for of in metrics["variants"].values()]
+    assert starts[1:4] == pytest.approx([math.log(2), 0.25, 0.5], abs=1e-3)
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 25 and "right and concise" in printed
+    saved = json.loads((tmp_path / "dpo_variants-smoke.json").read_text())
+    assert saved["metrics"] == json.loads(json.dumps(metrics))
+    assert (tmp_path / "dpo_variants-smoke.png").stat().st_size > 20_000
 
 
-def test_gold_agreement_leaves_ties_out_and_falls_with_flips():
-    clear = [row for row in PAIRS if row["chosen_utility"] != row["rejected_utility"]]
-    right = np.mean([row["chosen_utility"] > row["rejected_utility"] for row in clear])
-    assert len(gold_agreement(PAIRS)) == len(clear)
-    assert gold_agreement(PAIRS).mean() == pytest.approx(right)
-    flipped = gold_agreement(flip_labels(PAIRS, 1.0, 0)).mean()
-    assert flipped == pytest.approx(1 - right)
-    assert gold_agreement(flip_labels(PAIRS, 0.5, 0)).mean() == pytest.approx(0.5, abs=0.08)
+def test_losses_of_single_answers_stand_alone(tmp_path):
+    with pytest.raises(runs.UserError, match="cannot be part of a sum"):
+        variants.main(["--loss-type", "kto", "sft", "--output-dir", str(tmp_path)])
 
 
-def test_the_line_through_points_on_a_line():
-    x = [0.9, 0.8, 0.7, 0.6]
-    weights = line_weights(x, 0.65)
-    assert weights.sum() == pytest.approx(1)
-    assert weights @ (2 + 3 * np.array(x)) == pytest.approx(2 + 3 * 0.65)
-    y = np.array([1.0, 5.0, 2.0, 2.0])
-    assert weights @ y == pytest.approx(np.polyval(np.polyfit(x, y, 1), 0.65))
-
-
-def test_rows_for_kto_are_shuffled_messages():
-    data = unpaired(PAIRS[:8], 3)
-    assert len(data) == 16 and sum(data["label"]) == 8 and data["label"] != [True] * 8 + [False] * 8
-    texts = {
-        (row["prompt"][0]["content"], row["completion"][0]["content"]): row["label"] for row in data
-    }
-    for pair in PAIRS[:8]:
-        assert texts[pair["prompt"], pair["chosen"]] and not texts[pair["prompt"], pair["rejected"]]
-
-
-def test_unpaired_losses_get_all_annotations():
-    assert len(make_unpaired(PAIRS)) == 2 * len(PAIRS)
-    assert set(UNPAIRED) < set(LOSSES) and {"sigmoid", "ipo", "hinge"} < set(LOSSES)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_command_on_own_data(labelled, tmp_path, capsys):
+    rows = make_pairs(48, seed=1)
+    sides = ("chosen", "rejected")
+    rows = [{"prompt": f"Well, {r['prompt']}", **{s: r[s] for s in sides}} for r in rows]
+    rows = make_unpaired(rows) if labelled else rows
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--smoke", "--dataset", str(file), "--output-dir", str(tmp_path / "out")]
+    metrics = variants.main([*flags, "--loss-type", "kto"])
+    assert list(metrics["variants"]) == ["SFT", *([] if labelled else ["DPO"]), "kto"]
+    assert "good" not in metrics["variants"]["kto"]
+    assert "right and concise" not in capsys.readouterr().out
