@@ -16,10 +16,10 @@ def made_up_studies() -> dict:
     """What `page.read_studies` finds: a few studies of a committed run over two seeds."""
     of_dpo = [
         made_up_point("SFT", "sft", "SFT model", kl=0.0),
-        made_up_point("DPO", "unbiased", "1 epochs, beta 0.3", kl=0.8),
+        made_up_point("DPO", "unbiased", "1 epoch, beta 0.3", kl=0.8),
         made_up_point("DPO", "unbiased", "5 epochs, beta 0.3", kl=6.0),
         made_up_point("DPO", "biased", "5 epochs, beta 0.3", kl=7.0, biased=True),
-        made_up_point("DPO", "default", "default: 1 epochs", kl=1.2),
+        made_up_point("DPO", "default", "default: 1 epoch", kl=1.2),
     ]
     of_best = []
     for series in ("human", "length"):

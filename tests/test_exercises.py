@@ -19,8 +19,11 @@ from grade import Graded, compare, expected, grade, is_mistake
 from helpers import SCRIPTS, run_script
 from mistakes_of_losses import LOSSES
 from mistakes_of_samples import SAMPLES
+from rlhf_objectives import kl_regularized_optimum, make_bandit
 
-from common.runs import UserError
+from common.intervals import over_seeds
+from common.runs import COMMITTED, UserError
+from common.saving import read_json
 
 FOLDER = SCRIPTS / "exercises"
 EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES)}
@@ -340,8 +343,7 @@ def test_the_seeds_of_the_committed_run_are_read(tmp_path, monkeypatch):
     runs = []
     for good in (0.5, 0.75):
         quantities = {"good": {"mean": good, "ci95": None}, "kl": {"mean": 1.0, "ci95": None}}
-        other = {"method": "DPO", "series": "unbiased", **quantities}
-        runs.append({"metrics": {"points": [other, {**other, "series": "default"}]}})
+        runs.append({"metrics": {"after": quantities}})
     loop.MEASURED.write_text(json.dumps({"runs": runs}), encoding="utf-8")
     assert loop.measured_of_trl("good") == [0.5, 0.75]
 
@@ -389,6 +391,71 @@ def test_exit_codes(states, code, monkeypatch):
 # --- The read-along of the exercises ---
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def says(sentence: str) -> bool:
+    return sentence.replace("%", " %") in " ".join(README.split())
+
+
+def committed(study: str) -> dict:
+    """The metrics of a study over the seeds of the committed run."""
+    runs = read_json(COMMITTED / "studies" / f"{study}.json").get("runs")
+    return over_seeds([run["metrics"] for run in runs]) if runs else pytest.skip("not measured")
+
+
+def committed_points(study: str, method: str) -> dict[tuple, dict]:
+    """Points of KL and gold utility of the committed run by series and label."""
+    points = [point for point in committed(study)["points"] if point["method"] == method]
+    return {
+        (point["series"], point["label"].replace("1 epochs", "1 epoch")): point for point in points
+    }
+
+
+def test_the_answer_on_wrong_answers_is_that_of_the_committed_run():
+    metrics = committed("what_dpo_does")
+    before, after = (metrics[when]["right_of_on_topic"]["mean"] for when in ("before", "after"))
+    assert says(f"(studies/what_dpo_does.py, eight seeds) | {before:.0%} | {after:.0%} |")
+
+
+def test_the_answer_on_the_beta_of_the_optimum():
+    betas, kls = np.geomspace(1, 3, 21), []
+    for seed in range(8):
+        bandit = make_bandit(20, seed)
+        for beta in betas:
+            optimum = kl_regularized_optimum(bandit.ref, bandit.reward, beta)
+            kls.append((optimum * np.log(optimum / bandit.ref)).sum(-1).mean())
+    mean = np.reshape(kls, (8, -1)).mean(0)
+    beta = np.exp(np.interp(-0.5, -mean, np.log(betas)))
+    assert says(f"With a beta of {beta:.1f} the optimum lies 0.5 nats from the reference")
+
+
+def test_the_answer_on_beta_is_that_of_the_committed_run():
+    points = committed_points("too_much_dpo", "DPO")
+    for series, beta in (("unbiased", "0.3"), ("high_beta", "1")):
+        once, twice = (
+            points[series, f"{epochs}, beta {beta}"]["kl"]["mean"]
+            for epochs in ("1 epoch", "2 epochs")
+        )
+        assert says(f"| beta {beta} | {once:.1f} | {twice:.1f} |")
+
+
+def test_the_answer_on_annotations_is_that_of_the_committed_run():
+    best = committed_points("best_of_n_and_the_limit", "best of n")
+    dpo = committed_points("too_much_dpo", "DPO")
+    few, many = (best[judge, "n = 8"]["gold"]["mean"] for judge in ("as_many_pairs", "human"))
+    assert says(f"| best of 8 | 768 | {few:.2f} |") and says(f"| best of 8 | 6,400 | {many:.2f} |")
+    golds = {point["annotations"]: point["gold"]["mean"] for point in one_pass(dpo)}
+    for labels in (128, 256):
+        assert says(f"| DPO, constant rate | {labels} | {golds[labels]:.2f} |")
+    assert says(f"| DPO, falling rate | 768 | {golds[768]:.2f} |")
+    labels = np.interp(few, list(golds.values()), list(golds))
+    assert says(f"About {round(labels, -1):.0f} comparisons buy as much") and many > golds[768]
+
+
+def one_pass(points: dict) -> list[dict]:
+    """DPO's points within its first pass over unbiased pairs, and its default training."""
+    rows = [point for (series, _), point in points.items() if series in ("unbiased", "default")]
+    return sorted((row for row in rows if row["epoch"] <= 1), key=lambda row: row["annotations"])
 
 
 def test_the_table_lists_every_exercise():

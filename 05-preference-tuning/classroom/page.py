@@ -16,7 +16,6 @@ import base64
 import hashlib
 import json
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -213,14 +212,10 @@ def policies_to_browse(texts: dict[str, list[str]]) -> list[dict]:
         names = [known for known in texts if known.startswith(start)]
         chosen = [known for known in names if known.endswith(f"n = {frontier.N}")] or names[-1:]
         for known in chosen[:1]:
-            about = in_good_english(known.removeprefix(start))
-            listed.append({"name": name, "about": about, "answers": known})
+            about = {"name": name, "about": known.removeprefix(start)}
+            listed.append({**about, "answers": known})
     has_base = bool(listed) and listed[0]["name"] == next(iter(BROWSED))
     return listed if has_base else []
-
-
-def in_good_english(label: str) -> str:
-    return re.sub(r"(?<![\d.])1 epochs", "1 epoch", label)
 
 
 def points_for_page(points: Sequence[dict], places: dict[str, list[int]]) -> list[dict]:
@@ -229,9 +224,9 @@ def points_for_page(points: Sequence[dict], places: dict[str, list[int]]) -> lis
     for point in points:
         if point["method"] != "optimum":
             name = point_name(point)
-            row = {key: point[key] for key in ("method", "series", "biased", "annotations")}
+            about = ("method", "series", "label", "biased", "annotations")
+            row = {key: point[key] for key in about}
             row |= {key: rounded_quantity(point[key]) for key in ("kl", "gold", "good")}
-            row |= {"label": in_good_english(point["label"])}
             rows.append({**row, "answers": name if name in places else None})
     return rows
 

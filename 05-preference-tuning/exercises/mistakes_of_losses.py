@@ -220,9 +220,7 @@ KTO = Exercise(
         "the weights of good and bad are exchanged": (
             exchanged(kto_loss, "desirable_weight", "undesirable_weight")
         ),
-        "the weights are ignored": (
-            changed(kto_loss, desirable_weight=1.0, undesirable_weight=1.0)
-        ),
+        "the weights are ignored": changed(kto_loss, desirable_weight=1.0, undesirable_weight=1.0),
         "the reference point is missing": changed(kto_loss, kl=zeroed),
         "the reference point has the wrong sign": changed(kto_loss, kl=torch.neg),
         "the reference point has the wrong sign for bad responses": one_sign_of_kl,

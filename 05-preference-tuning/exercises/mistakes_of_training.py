@@ -25,7 +25,7 @@ from grade import (
 )
 
 from common import runs
-from common.answers import FRONTIER_PROMPTS, sample_answers
+from common.answers import sample_answers
 from common.intervals import over_seeds, student_t
 from common.models import load_causal_lm
 from common.preferences import make_pairs, questions
@@ -235,7 +235,7 @@ def judge_training(train: Callable, file: Path) -> Graded:
     print(f"{FILE} trains on {len(pairs)} pairs, half a minute", flush=True)
     with careful(file, SECONDS_OF_DPO["training"]):
         train(policy, tokenizer, pairs, **SETTINGS_OF_DPO, batch_size=8)
-    prompts = [question.prompt for question in questions("test")[:FRONTIER_PROMPTS]]
+    prompts = [question.prompt for question in questions("test")[:256]]
     answers = sample_answers(policy.eval(), tokenizer, prompts, n=3, seed=0)
     good, kl = answers.good.mean(), answers.kl.mean()
     good_low, good_high = next_seed(measured_of_trl("good"))
@@ -250,14 +250,10 @@ def judge_training(train: Callable, file: Path) -> Graded:
 
 def measured_of_trl(quantity: str) -> list[float]:
     """What the committed run measured of dpo_trainer.py's training, by seed."""
-    points = []
-    for run in read_json(MEASURED).get("runs", ()):
-        for point in run["metrics"]["points"]:
-            if (point["method"], point["series"]) == ("DPO", "default"):
-                points.append(point)
-    if not points:
+    after = [run["metrics"]["after"] for run in read_json(MEASURED).get("runs", ())]
+    if not after:
         raise runs.UserError(f"{MEASURED} holds no results; git checkout figures brings them back")
-    return over_seeds(points)[quantity]["by_seed"]
+    return over_seeds(after)[quantity]["by_seed"]
 
 
 def next_seed(values: Sequence[float]) -> tuple[float, float]:
