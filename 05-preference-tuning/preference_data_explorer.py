@@ -240,7 +240,7 @@ def own_lengths_panel(ax, found: dict, kinds: tuple[str, str]) -> None:
         counts, edges = found["lengths"][kind]["counts"], found["lengths"][kind]["edges"]
         filled = color == "chosen"
         style = {"color": f"lab:{color}"} if filled else {"ec": f"lab:{color}", "lw": 1.6}
-        label = f"{kind}, mean {found['words'][kind]['mean']:.1f}"
+        label = f"{sum(counts):,} {kind}, mean {found['words'][kind]['mean']:.1f}"
         ax.stairs(counts, edges, fill=filled, label=label, **style)
     ax.set(title="How long the answers are", ylabel="answers")
     ax.set_xlabel(f"{found['unit']} (last bin: or more)")

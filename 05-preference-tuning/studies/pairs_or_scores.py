@@ -368,7 +368,7 @@ def recovered_panel(ax, runs: list[dict], per_annotation: bool) -> None:
         title, cost = f"A ranking tells {'most' if above else 'no more'}", "annotations"
     else:
         above = scores[COMPARED] > pairs[COMPARED]
-        title = f"For the same reading scores lie {'above' if above else 'below'} pairs"
+        title = f"Scores by many raters lie {'above' if above else 'below'} pairs"
         cost = "answers read"
     ax.set(title=title, xlabel=f"{cost} for each question")
 
