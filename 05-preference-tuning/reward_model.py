@@ -221,17 +221,19 @@ def calibration(margins: np.ndarray, bins: int = 10) -> dict:
     }
 
 
-def by_gold(rewards: np.ndarray, held: Sequence[dict]) -> dict:
+def by_gold(model, tokenizer, rewards: np.ndarray, held: list[dict], new: list[dict]) -> dict:
     """What gold utility says of the rewards (N, 2) of held-out pairs.
 
-    `in_order`: the share in which the better answer gets more, by what is wrong with the worse one.
+    `in_order`: the share in which the better answer gets more, by what is wrong with the worse one;
+    `new` are pairs of facts that no training pair asks about.
     """
     gold = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in held])
     gaps, ordered = gold[:, 0] - gold[:, 1], gold_order(held)
     better_first = np.where(gaps[:, None] > 0, rewards, rewards[:, ::-1])
     hits = pair_hits(better_first[np.abs(gaps) > 1e-9])
-    reasons = np.array([row["reason"] for row in ordered])
     in_order = {"all": hits, "shorter": pair_hits(prefer_shorter(ordered))}
+    in_order["new facts"] = pair_hits(scoring.score_pairs(model, tokenizer, gold_order(new)))
+    reasons = np.array([row["reason"] for row in ordered])
     styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in held])
     by_style = {}
     for style in preferences.STYLES:
@@ -245,7 +247,7 @@ def by_gold(rewards: np.ndarray, held: Sequence[dict]) -> dict:
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
-def table_of(before: dict, after: dict) -> list[tuple]:
+def reward_rows(before: dict, after: dict) -> list[tuple]:
     """Rows (what, untrained, trained, unit)."""
     rows = [
         ("held-out labels foretold", "accuracy", "%"),
@@ -285,13 +287,13 @@ def draw(losses: list[float], look: dict):
     title = f"Reward model: {right:.0f} % of held-out pairs in the right order"
     figure, axes = figures.new_figure(2, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses, look["limits"]["loss"])
-    styles_panel(axes[1], look["by_style"])
+    reward_by_style_panel(axes[1], look["by_style"])
     calibration_panel(axes[2], look["calibration"])
     reasons_panel(axes[3], in_order)
     return figure
 
 
-def draw_own(losses: list[float], look: dict):
+def draw_own_rewards(losses: list[float], look: dict):
     """Two panels for pairs whose better answer nobody knows."""
     foretold, shorter = (100 * look[name]["mean"] for name in ("accuracy", "shorter"))
     title = f"Reward model: {foretold:.0f} % of your held-out labels foretold"
@@ -315,7 +317,7 @@ def reward_loss_panel(ax, losses: list[float], noise: float | None = None) -> No
     ax.set(xlabel=f"step (mean of {width})", xlim=(0, last), ylim=(0, 0.95))
 
 
-def styles_panel(ax, by_style: dict) -> None:
+def reward_by_style_panel(ax, by_style: dict) -> None:
     """Rewards of held-out answers by style, and what such answers are worth."""
     line = {"color": "lab:reward", "solid_capstyle": "butt"}
     for place, row in enumerate(by_style.values()):
@@ -432,7 +434,7 @@ def build_parser():
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge before and after, print, draw and save; returns the metrics."""
     args = runs.start(build_parser(), argv, "reward_model", train_reward_model, {"pairs": 64})
-    folder = args.output_dir / args.run_name
+    folder, second = args.output_dir / args.run_name, None
     saving.check_ours(folder)
     model, tokenizer = fresh_reward_model(args.model, args.device, args.seed)
     if args.dataset:
@@ -441,45 +443,42 @@ def main(argv: list[str] | None = None) -> dict:
 
         reading = {"pairs": args.pairs, **args.reading}
         pairs, held = own_reward_pairs(args.dataset, tokenizer, args.seed, **reading)
-        if "epochs" not in args.changed:
-            args.training["epochs"] = OWN_EPOCHS
-        second, draw_figure = SecondLook(args.dataset, args.reading, model=args.model), draw_own
+        args.training["epochs"] = args.changed.get("epochs", OWN_EPOCHS)
         shown = [(row["prompt"], (row["chosen"], row["rejected"])) for row in list(held)[:2]]
+        second = SecondLook(args.dataset, args.reading, args.model, args.learning_rate)
+        second.before(pairs, held, tokenizer=tokenizer, seed=args.seed)
     else:
         pairs = preferences.make_pairs(args.pairs or 6400, seed=args.seed)
         held = preferences.make_pairs(100 if args.smoke else 1000, "test", seed=args.seed)
         new = preferences.make_pairs(2 * len(held) // 5, "test", seed=args.seed, unseen=True)
-        second, draw_figure = None, draw
         question = preferences.wrong_users("test", 1)[0]
         contrasts = preferences.contrasts_of(question, args.seed)
-        shown = [(question.prompt, {text for pair in contrasts for text in (pair.more, pair.less)})]
+        shown = [(question.prompt, {text for row in contrasts for text in (row.more, row.less)})]
 
-    def look() -> dict:
+    def look() -> tuple[np.ndarray, dict]:
         rewards = scoring.score_pairs(model, tokenizer, held)
-        if second:
-            return on_labels(rewards, held)
-        of_new = summary(pair_hits(scoring.score_pairs(model, tokenizer, gold_order(new))))
-        of_gold = by_gold(rewards, held)
-        of_gold["in_order"]["new facts"] = of_new
-        return {**on_labels(rewards, held), **of_gold}
+        of_gold = {} if second else by_gold(model, tokenizer, rewards, held, new)
+        return rewards, {**on_labels(rewards, held), **of_gold}
 
     steps = args.training["epochs"] * -(-len(pairs) // args.batch_size)
     print(f"{args.model} on {len(pairs)} pairs, {steps} steps; {len(held)} pairs to judge by")
-    if second:
-        second.before(pairs, held, tokenizer=tokenizer, seed=args.seed)
-    before = look()
+    _, before = look()
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
-    after = look()
+    rewards, after = look()
     print(f"loss of the first batch {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
     for prompt, texts in shown:
         print_rewards(model, tokenizer, prompt, texts)
-    answers.print_table(("", "untrained", "trained"), table_of(before, after))
+    answers.print_table(("", "untrained", "trained"), reward_rows(before, after))
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
+    if second:
+        second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])
+        metrics |= second.metrics()
     settings = reward_settings(args.model, pairs, **args.training)
     readme = readme_of(folder, settings, tokenizer, held[0])
     saving.save_model(folder, settings, model, tokenizer, readme=readme)
+    figure = (draw_own_rewards if second else draw)(losses, after)
     next_step = "python 05-preference-tuning/studies/what_a_reward_model_absorbs.py: whose taste?"
-    return runs.finish(args, metrics, draw_figure(losses, after), next_step, [folder])
+    return runs.finish(args, metrics, figure, next_step, [folder])
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
             way: [{"pairs": count, **by_fault(of[count], facts)} for count in of]
             for way, of in hits.items()
         },
-        **compare_ways({way: of[sizes[-1]] for way, of in hits.items()}, facts),
+        **compare_rewards({way: of[sizes[-1]] for way, of in hits.items()}, facts),
     }
 
 
@@ -108,7 +108,7 @@ def by_fault(hits: np.ndarray, facts: np.ndarray) -> dict:
     return {name: summary(values) for name, values in measured.items()}
 
 
-def compare_ways(hits: dict[str, np.ndarray], facts: np.ndarray) -> dict:
+def compare_rewards(hits: dict[str, np.ndarray], facts: np.ndarray) -> dict:
     """What the claims compare, pair by pair, at the same number of training pairs."""
 
     def style_minus_facts(table: np.ndarray, axis: int = 0) -> float:

@@ -44,7 +44,7 @@ from common.preferences import (
 from common.scoring import contrast_rewards, score_pairs
 
 # Reward models of 6,400 pairs: whose labels, with which bias, in which colour.
-ANNOTATORS = {
+WHOSE_LABELS = {
     "unbiased": ("unbiased annotators", "human", "lab:human"),
     "others": ("other unbiased annotators", "human", "lab:other"),
     "length": ("annotators who prefer length", "length", "lab:length"),
@@ -227,7 +227,7 @@ def draw(runs: list[dict]):
 def components_panel(ax, runs: list[dict]) -> None:
     """The reward that each thing adds alone, beside what is planted in the annotators."""
     for place, (component, (units, _)) in enumerate(COMPONENTS.items()):
-        for k, (name, (label, annotator, color)) in enumerate(ANNOTATORS.items()):
+        for k, (name, (label, annotator, color)) in enumerate(WHOSE_LABELS.items()):
             values = [units * run["contrasts"][name][component]["mean"] for run in runs]
             at, planted = place + (k - 1) * 0.27, units * planted_in(annotator, component)
             seed_dots(ax, at, values, color, None if place else label)
