@@ -88,8 +88,8 @@ PAIR_LOSSES = (  # of TRL's DPOTrainer
     *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard"),
     *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sigmoid_norm", "sft"),
 )
-# For DPO, IPO and KTO chosen of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after
-# two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO's is per token.
+# Chosen for DPO, IPO and KTO of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after
+# two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO counts tokens.
 BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
 BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 
