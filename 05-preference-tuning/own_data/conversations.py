@@ -11,17 +11,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
 
 from common.preferences import SIDES
 from common.prompts import Prompt, as_prompt
 from common.runs import UserError
 
 Turn = tuple[str, str]  # (role, text)
-HERE = Path(__file__).parent
-TABLES = json.loads((HERE / "names.json").read_text(encoding="utf-8"))
-REFUSALS = json.loads((HERE / "refusals.json").read_text(encoding="utf-8"))
-ROLES = {name: role for role, names in TABLES["roles"].items() for name in names}
+TABLES = Path(__file__).parent
+NAMES = json.loads((TABLES / "names.json").read_text(encoding="utf-8"))
+REFUSALS = json.loads((TABLES / "refusals.json").read_text(encoding="utf-8"))
+ROLES = {name: role for role, names in NAMES["roles"].items() for name in names}
 
 
 class DroppedRow(Exception):
@@ -37,8 +36,7 @@ class DroppedRow(Exception):
 
 def odd(key: str, **words) -> DroppedRow:
     """What to raise for a row that is not what it should be."""
-    reason, why = (Template(text).substitute(words) for text in REFUSALS[key])
-    return DroppedRow(reason, why, odd=True)
+    return DroppedRow(*(Template(text).substitute(words) for text in REFUSALS[key]), odd=True)
 
 
 def refuse(key: str, **words) -> UserError:
@@ -48,29 +46,19 @@ def refuse(key: str, **words) -> UserError:
 
 # --- Turns that are written into one text ---
 
-
-class Transcript(NamedTuple):
-    """Turns in one text: what starts a turn of a role, and what ends it."""
-
-    name: str
-    header: str  # a regular expression with one group, the role
-    ends: tuple[str, ...] = ()
-
-
-SPOKEN = r"(Human|HUMAN|User|USER|Prompter|PROMPTER|Assistant|ASSISTANT|Bot|BOT|System|SYSTEM):"
-TRANSCRIPTS = (  # of those that tell turns by a word and a colon the strictest first
-    Transcript("hh-rlhf", rf"(?:\A\s*|\n\n){SPOKEN}"),
-    Transcript("role: text on lines", rf"(?:\A\s*|\n){SPOKEN}"),
-    Transcript("role: text", rf"(?:\A\s*|(?<=\s)|(?<=</s>)){SPOKEN}", ("</s>",)),
-    Transcript("[ROLE] text", rf"(?:\A\s*|\n\s*)\[{SPOKEN[:-1]}\]:?", ("</s>",)),
-    Transcript("ChatML", r"<\|im_start\|>(\w+)\n", ("<|im_end|>", "<|endoftext|>")),
-    Transcript("Llama 3", r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", ("<|eot_id|>",)),
-    Transcript("Gemma", r"<start_of_turn>(\w+)\n", ("<end_of_turn>", "<eos>")),
-    Transcript("Guanaco", r"### ?(Human|Assistant|User|System): ?", ("</s>",)),
-    Transcript("Zephyr", r"<\|(system|user|assistant|prompter)\|>\n?", ("</s>", "<|end|>")),
-)
-KINDS = {kind.name: kind for kind in TRANSCRIPTS}
-LIST = "a list in a text"
+SPOKEN = r"(Human|HUMAN|User|USER|Prompter|PROMPTER|Assistant|ASSISTANT|Bot|BOT|System|SYSTEM)"
+TRANSCRIPTS = {  # what starts a turn, with the role as a group; of like ones the strictest first
+    "hh-rlhf": rf"(?:\A\s*|\n\n){SPOKEN}:",
+    "role: text on lines": rf"(?:\A\s*|\n){SPOKEN}:",
+    "role: text": rf"(?:\A\s*|(?<=\s)|(?<=</s>)){SPOKEN}:",
+    "[ROLE] text": rf"(?:\A\s*|\n\s*)\[{SPOKEN}\]:?",
+    "ChatML": r"<\|im_start\|>(\w+)\n",
+    "Llama 3": r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*",
+    "Gemma": r"<start_of_turn>(\w+)\n",
+    "Guanaco": r"### ?(Human|Assistant|User|System): ?",
+    "Zephyr": r"<\|(system|user|assistant|prompter)\|>\n?",
+}
+IN_A_LIST = "a list in a text"
 # Any of these in a text is worth a question: marks of templates, and speakers.
 MARK = re.compile(
     r"<\|[\w ]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>"
@@ -80,32 +68,32 @@ MARK = re.compile(
 )
 
 
-def split_transcript(text: str, kind: Transcript) -> list[Turn]:
-    """The turns of a text in the format of `kind`; empty for any other text.
+def split_transcript(text: str, header: str) -> list[Turn]:
+    """The turns of a text that headers like this start; empty for any other text.
 
     Turns of one role in a row are one turn. A last turn without text is kept: what follows it is
     the answer.
     """
-    headers = list(re.finditer(kind.header, text))
-    if not headers or without(text[: headers[0].start()], TABLES["starts"]):
+    headers = list(re.finditer(header, text))
+    if not headers or without_marks(text[: headers[0].start()]):
         return []
     turns = []
     ends = [header.start() for header in headers[1:]] + [len(text)]
-    for header, end in zip(headers, ends, strict=True):
-        role = ROLES.get(header[1].lower(), header[1].lower())
-        said = without(text[header.end() : end], kind.ends)
+    for found, end in zip(headers, ends, strict=True):
+        role = ROLES.get(found[1].lower(), found[1].lower())
+        said = without_marks(text[found.end() : end])
         if turns and turns[-1][0] == role:
             said = "\n\n".join(filter(None, (turns.pop()[1], said)))
         turns.append((role, said))
     return turns
 
 
-def without(text: str, marks: Sequence[str]) -> str:
-    """The text without blanks and these marks at its ends."""
+def without_marks(text: str) -> str:
+    """The text without blanks, and tokens that start or end a text, at its ends."""
     text, before = text.strip(), None
     while text != before:
         before = text
-        for mark in marks:
+        for mark in NAMES["starts"] + NAMES["ends"]:
             text = text.removeprefix(mark).removesuffix(mark).strip()
     return text
 
@@ -116,12 +104,12 @@ def written_as(text: str) -> tuple[str, int]:
     Of the transcripts it is the strictest that finds a turn of the assistant.
     """
     start = text.lstrip()[:40]
-    if not start or not (start[0] in "[{<#" or re.match(SPOKEN, start)):
+    if not start or not (start[0] in "[{<#" or re.match(f"{SPOKEN}:", start)):
         return "", 0
     content = parse_list(text)
     if content is not None:
-        return LIST, len(content)
-    ways = [(kind.name, split_transcript(text, kind)) for kind in TRANSCRIPTS]
+        return IN_A_LIST, len(content)
+    ways = [(name, split_transcript(text, header)) for name, header in TRANSCRIPTS.items()]
     ways = [(name, turns) for name, turns in ways if turns]
     answered = [way for way in ways if any(role == "assistant" for role, _ in way[1])]
     name, turns = (answered or ways or [("", [])])[0]
@@ -130,12 +118,11 @@ def written_as(text: str) -> tuple[str, int]:
 
 def parse_list(text: str) -> list | None:
     """The messages, or the texts, that a text holds as JSON or as Python writes them."""
-    text = text.strip()
-    if not re.match(r"\[\s*['\"]|\[?\s*\{\s*['\"]\w+['\"]\s*:", text):
+    if not re.match(r"\s*(\[\s*['\"]|\[?\s*\{\s*['\"]\w+['\"]\s*:)", text):
         return None
     for parse in (json.loads, ast.literal_eval):
         try:
-            content = parse(text)
+            content = parse(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         content = content if isinstance(content, list) else [content]
@@ -148,34 +135,22 @@ def take_apart(cell, way: str):
     """The cell as messages or texts, where it is a text that holds them in this way."""
     if not isinstance(cell, str) or not way:
         return cell
-    if way == LIST:
-        content = parse_list(cell)
-        return cell if content is None else content
-    turns = split_transcript(cell, KINDS[way])
+    if way == IN_A_LIST:
+        return parse_list(cell) or cell
+    turns = split_transcript(cell, TRANSCRIPTS[way])
     return [{"role": role, "content": text} for role, text in turns] or cell
 
 
 def find_markup(text: str) -> str:
     """A mark of a template that is not taken apart, in a text; nothing where it holds none."""
-    if not re.search(r"[<\[#]", text):
-        return ""
-    return next((mark for mark in TABLES["other_markup"] if mark in text), "")
+    marks = NAMES["other_markup"] if re.search(r"[<\[#]", text) else ()
+    return next((mark for mark in marks if mark in text), "")
 
 
 def end_mark(text: str) -> str:
     """The token with which a text ends; nothing where there is none, or <s>...</s> of HTML."""
-    mark = next((mark for mark in TABLES["ends"] if text.rstrip().endswith(mark)), "")
+    mark = next((mark for mark in NAMES["ends"] if text.rstrip().endswith(mark)), "")
     return "" if mark == "</s>" and "<s>" in text.lstrip()[1:] else mark
-
-
-def derive_prompt(chosen: str, rejected: str) -> str:
-    """What both texts begin with, up to a blank or a CJK mark: never within a word."""
-    count = 0
-    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
-        count += 1
-    breaks = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"
-    shared = re.match(rf".*[{breaks}]|", chosen[:count], re.DOTALL)[0]
-    return shared if shared.strip() else ""
 
 
 # --- The turns of a cell ---
@@ -195,7 +170,7 @@ def is_message(cell) -> bool:
 def keys_of(message) -> list[str] | None:
     """The keys of role and text in a message; None for what is none."""
     keys = message.keys() if isinstance(message, dict) else ()
-    return next((pair for pair in TABLES["message_keys"] if set(pair) <= {*keys}), None)
+    return next((pair for pair in NAMES["message_keys"] if set(pair) <= {*keys}), None)
 
 
 def role_of(message: dict) -> str:
@@ -204,12 +179,12 @@ def role_of(message: dict) -> str:
 
 def texts_in(cell) -> list[str]:
     """All texts of a cell: itself, or those of its messages."""
-    if isinstance(cell, str):
-        return [cell]
     if isinstance(cell, dict):
         keys = keys_of(cell)
         cell = [cell[keys[1]]] if keys else list(cell.values())
-    return [text for part in cell for text in texts_in(part)] if isinstance(cell, list) else []
+    if isinstance(cell, list):
+        return [text for part in cell for text in texts_in(part)]
+    return [cell] if isinstance(cell, str) else []
 
 
 def read_turns(cell, role: str, what: str) -> list[Turn]:
@@ -225,9 +200,8 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
         return [(role, cell)]
     if isinstance(cell, dict) and isinstance(cell.get("messages"), list):  # OpenAI, torchtune
         refuse_other_inputs(cell)
-        system = cell.get("system")
-        before = [("system", system)] if isinstance(system, str) and system.strip() else []
-        return before + read_turns(cell["messages"], role, what)
+        turns, system = read_turns(cell["messages"], role, what), cell.get("system")
+        return [("system", system), *turns] if isinstance(system, str) and system.strip() else turns
     if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         columns = zip(*cell.values(), strict=False)
         cell = [dict(zip(cell, values, strict=True)) for values in columns]
@@ -245,26 +219,23 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
 
 def read_message(message: dict, what: str) -> Turn:
     """(role, text) of a message, whose parts are joined. Raises DroppedRow."""
-    for name in TABLES["beside_text"]:
+    for name in NAMES["beside_text"]:
         if message.get(name):
             raise odd("beside text", what=what, name=name)
     role, content = role_of(message), message[keys_of(message)[1]]
     if role not in ROLES:
         raise odd("role", what=what, role=role, known=", ".join(ROLES))
-    if isinstance(content, str):
-        return ROLES[role], content
-    texts = []
-    for part in [content] if isinstance(content, dict) else content or []:
-        text = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(text, str):
+    parts, texts = content if isinstance(content, list) else [content or ""], []
+    for part in parts:
+        texts.append(part.get("text") if isinstance(part, dict) else part)
+        if not isinstance(texts[-1], str):
             raise odd("no text", what=what, shown=f"{part!r:.60}")
-        texts.append(text)
     return ROLES[role], "\n".join(texts)
 
 
 def refuse_other_inputs(row: dict) -> None:
     """Raise DroppedRow for a row with what a model would read beside the texts."""
-    for name in TABLES["changes_meaning"]:
+    for name in NAMES["changes_meaning"]:
         if row.get(name) not in (None, "", [], {}, "[]", "{}"):
             raise odd("other inputs", name=name)
 
@@ -285,14 +256,18 @@ def shared_prompt(prompt: list[Turn], answers: Sequence[list[Turn]], system: str
     for turns, side in zip(answers, SIDES, strict=False):
         if turns[-1][0] != "assistant":
             raise odd("no answer", side=side, role=turns[-1][0])
-    contexts = [turns[:-1] for turns in answers if turns[:-1]]
+    contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
     if any(bare(context) != bare(contexts[0]) for context in contexts):
         why = "chosen and rejected do not answer the same prompt"
         raise DroppedRow("that part before the last answer", why)
     opened = [("assistant", ""), *bare(answers[0][-1:])] if answers else []
     if len(prompt) > 1 and bare(prompt)[-1] in opened:
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
-    turns = with_system(join_turns(prompt, contexts[0] if contexts else []), system)
+    turns = join_turns(prompt, contexts[0])
+    if system.strip() and ("system", system.strip()) not in bare(turns):
+        if any(role == "system" for role, _ in turns):
+            raise odd("two systems")
+        turns = [("system", system), *turns]
     if not turns or not turns[-1][1].strip():
         raise odd("empty prompt")
     if turns[-1][0] != "user":
@@ -310,12 +285,3 @@ def join_turns(prompt: list[Turn], context: list[Turn]) -> list[Turn]:
     if count and bare(shorter) not in (known[-count:], known[:count], spoken[:count]):
         raise odd("two prompts")
     return longer
-
-
-def with_system(turns: list[Turn], system: str) -> list[Turn]:
-    """The turns behind a system message, where there is one."""
-    if not system.strip() or ("system", system.strip()) in bare(turns):
-        return turns
-    if any(role == "system" for role, _ in turns):
-        raise odd("two systems")
-    return [("system", system), *turns]

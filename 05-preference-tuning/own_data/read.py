@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -40,8 +40,8 @@ from common.runs import UserError, show_progress
 if TYPE_CHECKING:
     from datasets import Dataset
 
-HELD_OUT = 1000  # pairs at most: an accuracy is then known to 0.03
-MAX_LENGTH = 1024  # tokens of a prompt with its answer, as DPOTrainer reads it
+MOST_HELD = 1000  # pairs at most: an accuracy is then known to 0.03
+LONGEST = 1024  # tokens of a prompt with its answer, as DPOTrainer reads it
 TYPES = {
     "pairs": {"chosen": "string", "rejected": "string"},
     "labels": {"completion": "string", "label": "bool"},
@@ -55,11 +55,11 @@ SAYS_MORE = re.compile(r"status|rating|score|prefer|winner|label|tie|agree|choic
 def load_preferences(
     path: str,
     *,
-    split: str | None = None,
-    config: str | None = None,
-    prompt_column: str | None = None,
-    chosen_column: str | None = None,
-    rejected_column: str | None = None,
+    split=None,
+    config=None,
+    prompt_column=None,
+    chosen_column=None,
+    rejected_column=None,
 ) -> "Dataset":
     """Your own pairs: a `datasets.Dataset` of prompt, chosen, rejected.
 
@@ -67,9 +67,9 @@ def load_preferences(
     turns or a system message. A missing answer is an empty one. Rows are mapped, not in memory.
     Raises UserError with the file, the row (from 1) and the reason.
     """
-    columns = {"chosen_column": chosen_column, "rejected_column": rejected_column}
-    columns["prompt_column"] = prompt_column
-    return read_data(path, "pairs", split, config, **columns).rows.remove_columns("row")
+    named = {"prompt_column": prompt_column, "chosen_column": chosen_column}
+    named["rejected_column"] = rejected_column
+    return read_data(path, "pairs", split, config, **named).rows.remove_columns("row")
 
 
 def own_pairs(
@@ -80,7 +80,7 @@ def own_pairs(
     pairs: int | None = None,
     prompts: int = 16,
     max_new_tokens: int = 48,
-    max_length: int = MAX_LENGTH,
+    max_length: int = LONGEST,
     labelled: bool = False,
     held_out: str | None = None,
     **reading: str | None,
@@ -90,16 +90,11 @@ def own_pairs(
     Rows are prompt, chosen, rejected; with `labelled` they are prompt, completion, label where the
     file holds such. What is left out is said in one line. `held_out` is another file.
     """
-    kind = "labels" if labelled and holds_labels(path, **reading) else "pairs"
-    train, held = split_rows(
-        *(
-            file
-            and keep_readable(usable(file, kind, **reading), tokenizer, max_new_tokens, max_length)
-            for file in (path, held_out)
-        ),
-        seed,
-        pairs,
-    )
+    kind, fits = "pairs", {"tokenizer": tokenizer, "room": max_new_tokens, "limit": max_length}
+    if labelled and holds_labels(path, **reading):
+        kind = "labels"
+    files = [file and usable(file, kind, **reading) for file in (path, held_out)]
+    train, held = split_rows(*(rows and keep_readable(rows, **fits) for rows in files), seed, pairs)
     for rows in (train, held):
         if kind == "labels" and len(set(rows["label"])) < 2:
             reason = f"of {len(rows)} training or held-out answers all have the same label"
@@ -108,16 +103,10 @@ def own_pairs(
 
 
 def own_reward_pairs(
-    path: str,
-    tokenizer,
-    seed: int,
-    *,
-    pairs: int | None = None,
-    held_out: str | None = None,
-    **reading: str | None,
+    path: str, tokenizer, seed: int, *, pairs: int | None = None, held_out=None, **reading
 ) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a reward model."""
-    files = (file and usable(file, "pairs", **reading) for file in (path, held_out))
+    files = [file and usable(file, "pairs", **reading) for file in (path, held_out)]
     return split_rows(*(rows and keep_readable(rows, tokenizer) for rows in files), seed, pairs)
 
 
@@ -126,16 +115,14 @@ def own_prompts(
     tokenizer,
     seed: int,
     *,
-    most: int | None = None,
+    most=None,
     max_new_tokens: int = 48,
-    held_out: str | None = None,
-    **reading: str | None,
+    held_out=None,
+    **reading,
 ) -> list[Prompt]:
     """Distinct prompts of a file, in an order drawn by the seed; answers are not needed."""
-    rows = keep_readable(
-        usable(held_out or path, "prompts", **reading), tokenizer, max_new_tokens, MAX_LENGTH
-    )
-    prompts = distinct_prompts(rows["prompt"])
+    rows = usable(held_out or path, "prompts", **reading)
+    prompts = distinct_prompts(keep_readable(rows, tokenizer, max_new_tokens, LONGEST)["prompt"])
     order = np.random.default_rng(seed).permutation(len(prompts))
     return [prompts[i] for i in order[:most]]
 
@@ -158,9 +145,15 @@ class Notes:
         self.survey, self.total, self.place = survey, total, 0
         self.used, self.parted = {""}, {}
         self.counts: dict[tuple, list[int]] = {}  # what was done: rows, the first one, the last one
-        self.marks = set().union(*(column.usual_marks for column in survey.values()))
-        rated = shapes.twins(survey, shapes.SCORE, SIDES)
-        self.rated = [rated] if rated else []  # numbers that should be higher of the chosen answer
+        self.marks = {
+            mark
+            for column in survey.values()
+            for mark, count in column.marks.items()
+            if count > FEW_ODD * column.filled
+        }  # of templates, in more than a fifth of the cells of a column
+        self.rated = shapes.twins(
+            survey, shapes.OF_SCORES, SIDES
+        )  # numbers that should be higher of the chosen answer
         self.derived = [0, 0, ""]  # characters of prompts, of all texts, an example
 
     def __call__(self, done: str, under: str = "", place: int | None = None) -> None:
@@ -265,14 +258,14 @@ def named_rows(
         yield place, row
 
 
-def pairs_of(kind: str, notes: Notes, rows: Callable, columns: dict) -> Iterator:
+def pairs_of(kind: str, notes: Notes, rows: partial, columns: dict) -> Iterator:
     """(place, row as TYPES has it, or why it is left out) of all rows; several of one row, too."""
     survey = notes.survey
     ways = {name: column.way for name, column in survey.items() if column.way}
     found, read = [], None
     if kind == "labels":
         read = partial(read_labelled, coding=shapes.read_labels(survey), notes=notes)
-    elif kind == "prompts" and any(name in survey for name in shapes.NAMES["prompt"]):
+    elif kind == "prompts" and shapes.first_of(survey, "prompt"):
         read = partial(read_prompt, notes=notes)
     else:
         if not any(columns.values()):
@@ -293,7 +286,7 @@ def pairs_of(kind: str, notes: Notes, rows: Callable, columns: dict) -> Iterator
             yield place, row
 
     by_prompt = found and found[0].by_prompt
-    for place, row in by_prompt(parted(), notes) if by_prompt else parted():
+    for place, row in by_prompt(parted()) if by_prompt else parted():
         notes.place = place
         try:
             if isinstance(row, DroppedRow):
@@ -461,7 +454,7 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
         mark = talk.end_mark(text)
         if mark in notes.marks:
             notes(f"{mark} cut from the end of answers")
-            text = talk.without(text, talk.TABLES["starts"] + talk.TABLES["ends"])
+            text = talk.without_marks(text)
         cleaned.append(text)
     asked = prompt.strip() if isinstance(prompt, str) else ""
     if len(asked) < 12 or not all(text.lstrip().startswith(asked) for text in cleaned):
@@ -479,7 +472,7 @@ def derive_prompt(row: dict, texts: list[str], notes: Notes) -> str:
             others.append(name)
     if others:
         raise odd("could be prompt", names=", ".join(others))
-    shared = talk.derive_prompt(*texts)
+    shared = shared_beginning(*texts)
     if not shared:
         why = f"the columns are {', '.join(row)}, which do not begin with one prompt"
         raise DroppedRow("that do not begin with one prompt", f"no column prompt; {why}")
@@ -487,6 +480,14 @@ def derive_prompt(row: dict, texts: list[str], notes: Notes) -> str:
     example = example or shorten(shared, 60, placeholder=" ...")
     notes.derived = [characters + 2 * len(shared), count + sum(map(len, texts)), example]
     return shared
+
+
+def shared_beginning(one: str, other: str) -> str:
+    """What two texts begin with, up to a blank or a CJK mark: never within a word."""
+    count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
+    breaks = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"
+    shared = re.match(rf".*[{breaks}]|", one[:count], re.DOTALL)[0]
+    return shared if shared.strip() else ""
 
 
 # --- Rows of a file, a folder, the hub ---
@@ -542,7 +543,7 @@ def read_folder(path: Path, name: str, split: str | None, config: str | None, be
         yield from read_file(Path(part), f"{name}, {Path(part).name}") if part else parts[chosen]
 
 
-def check_part(list_names: Callable, name: str, what: str, asked: str | None, *of) -> None:
+def check_part(list_names, name: str, what: str, asked: str | None, *of) -> None:
     """Raise UserError where a data set has configurations, or splits, and this is none of them."""
     try:
         names = list_names(*of)
@@ -630,7 +631,9 @@ def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]
         raise refuse("ending", name=name, known=", ".join(READERS), packed=", ".join(OPENERS))
     if split and READERS[ending] is not read_json:
         raise UserError(f"--split: {name} is a file, which has one split")
-    opened = zipfile.ZipFile(path).open(files[0]) if packed == ".zip" else OPENERS[packed](path)
+    opened = OPENERS[packed](path) if packed else path.open("rb")
+    if packed == ".zip":
+        opened = opened.open(files[0])
     with opened as file:
         yield from READERS[ending](file, name, split)
 
@@ -776,8 +779,7 @@ def rows_in(content: dict) -> dict[str, list[dict]]:
     return {"": [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]}
 
 
-OPENERS: dict[str, Callable] = {
-    "": lambda path: path.open("rb"),
+OPENERS = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -785,7 +787,7 @@ OPENERS: dict[str, Callable] = {
     ".lz4": open_with_arrow,
     ".zip": zipfile.ZipFile,
 }
-READERS: dict[str, Callable[..., Iterator[dict]]] = {
+READERS = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json),
     ".csv": read_csv,
     ".tsv": partial(read_csv, delimiter="\t"),
@@ -897,7 +899,7 @@ def split_rows(rows: "Dataset", held: "Dataset | None", seed: int, most: int | N
     near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(held["prompt"]))
     if near:
         print(f"{near} held-out prompts are in training but for case, marks or blanks")
-    return train, held.select(range(min(HELD_OUT, len(held))))
+    return train, held.select(range(min(MOST_HELD, len(held))))
 
 
 def bare_prompt(prompt: Prompt) -> str:

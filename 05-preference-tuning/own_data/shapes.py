@@ -7,37 +7,24 @@ column that says which answer was chosen is understood as a whole or not at all.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-from own_data.conversations import (
-    HERE,
-    LIST,
-    TABLES,
-    DroppedRow,
-    end_mark,
-    find_markup,
-    is_message,
-    is_texts,
-    odd,
-    refuse,
-    take_apart,
-    texts_in,
-    written_as,
-)
+from own_data import conversations as talk
+from own_data.conversations import DroppedRow, is_texts, odd, refuse
 
 from common.preferences import COLUMNS, SIDES
 from common.prompts import prompt_key
 from common.runs import UserError
 
 # The usual names of columns, the lab's own first; of the others one may hold something in a row.
-NAMES = TABLES["columns"]
+USUAL = talk.NAMES["columns"]
 # Keys that tell an export, the tool's name, and the line that converts it (`rows` as Python has
 # them), or what to export instead.
-EXPORTS = json.loads((HERE / "exports.json").read_text(encoding="utf-8"))
+EXPORTS = json.loads((talk.TABLES / "exports.json").read_text(encoding="utf-8"))
 # In names of columns: numbers of which the small ones are the good ones, and what is no score.
 SMALL_IS_GOOD = re.compile(
     r"(^|_)(ranks?|ranking|loss|position|place|order|errors?|perplexity|ppl|toxicity|distance)(_|$)"
@@ -85,17 +72,15 @@ def find_column(row: dict, role: str) -> str | None:
 
     None where there is none. Raises DroppedRow where several columns could be it.
     """
-    present = [name for name in NAMES[role] if name in row]
+    present = [name for name in USUAL[role] if name in row]
     if not present or present[0] == role:
         return present[0] if present else None
     filled = [name for name in present if holds_something(row[name])]
     if {"instruction", "input"} == set(filled):
         return "instruction"  # the two are one prompt
     if len(filled) > 1:
-        names = sorted(
-            filled, key=lambda name: (name not in ("context", "post"), filled.index(name))
-        )
-        joined = ' + "\\n\\n" + '.join(f'row["{name}"]' for name in names)
+        ordered = sorted(filled, key=lambda name: name not in ("context", "post"))
+        joined = ' + "\\n\\n" + '.join(f'row["{name}"]' for name in ordered)
         key = "several prompts" if role == "prompt" else "several"
         raise odd(key, role=role, names=" and ".join(filled[:3]), joined=joined)
     return (filled or present)[0]
@@ -124,11 +109,11 @@ class Column:
         short = isinstance(cell, int | float) or (isinstance(cell, str) and len(cell) <= 80)
         if short and len(self.values) < 200:
             self.values[cell.strip() if isinstance(cell, str) else cell] += 1
-        marks = {mark(text) for text in texts_in(cell) for mark in (find_markup, end_mark)}
-        self.marks.update(filter(None, marks))
+        for text in talk.texts_in(cell):
+            self.marks.update({talk.find_markup(text), talk.end_mark(text)} - {""})
         if isinstance(cell, str):
             self.texts += 1
-            way, turns = written_as(cell)
+            way, turns = talk.written_as(cell)
             self.ways[way] += bool(way)
             self.turns[way] += turns
 
@@ -136,13 +121,8 @@ class Column:
     def way(self) -> str:
         """How the texts hold turns, where more than a fifth do; of one turn each, nearly all."""
         way, count = max(self.ways.items(), key=lambda item: item[1], default=("", 0))
-        needed = FEW_ODD if way == LIST or self.turns[way] > count else 0.8
+        needed = FEW_ODD if way == talk.IN_A_LIST or self.turns[way] > count else 0.8
         return way if count > needed * self.texts and (count > 1 or needed == FEW_ODD) else ""
-
-    @property
-    def usual_marks(self) -> set[str]:
-        """The marks of templates in more than a fifth of the cells."""
-        return {mark for mark, count in self.marks.items() if count > FEW_ODD * self.filled}
 
     @property
     def is_coded(self) -> bool:
@@ -152,8 +132,7 @@ class Column:
     def shown(self, most: int = 9) -> str:
         """The values with their counts, the most frequent first."""
         shown = [f"{value!r} ({count})" for value, count in self.values.most_common(most)]
-        more = [", ..."] if len(self.values) > most else []
-        return "".join([", ".join(shown), *more]) or f"{self.example!r:.60}"
+        return ", ".join(shown + ["..."] * (len(self.values) > most)) or f"{self.example!r:.60}"
 
 
 Survey = dict[str, Column]
@@ -167,21 +146,27 @@ def look_over(rows: Iterable[tuple[int, dict]]) -> tuple[Survey, int]:
         for name, cell in row.items():
             survey.setdefault(name, Column()).add(cell)
     for column in survey.values():
-        column.example = take_apart(column.example, column.way)
+        column.example = talk.take_apart(column.example, column.way)
     return survey, count
+
+
+def first_of(survey: Iterable[str], *roles: str) -> str | None:
+    """The first of the usual names of these roles that is a column."""
+    names = [name for role in roles for name in USUAL[role]]
+    return next((name for name in names if name in survey), None)
 
 
 # --- Which of two answers was chosen ---
 
-FILLERS, TIES, BESIDE_TIES = (set(TABLES[n]) for n in ("fillers", "ties", "beside_ties"))
+FILLERS, TIES, BESIDE_TIES = (set(talk.NAMES[n]) for n in ("fillers", "ties", "beside_ties"))
 SIDE_WORDS = ({"a", "left", "first"}, {"b", "right", "second"})
 TOKENS = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
-ANSWER = r"(^|_|\.)(response|answer|output|completion|reply|conversation|conv|human_ref|generation"
-ANSWER += r"|candidate|summary|option)"
-CHOICE = r"winner|prefer|choice|better|verdict|vote|selected|comparison|best|chosen|^labels?$"
+OF_ANSWERS = r"(^|_|\.)(response|answer|output|completion|reply|conversation|conv|human_ref"
+OF_ANSWERS += r"|generation|candidate|summary|option)"
+OF_CHOICES = r"winner|prefer|choice|better|verdict|vote|selected|comparison|best|chosen|^labels?$"
+OF_SCORES = r"score|rating|reward|grade|points|winner|win|votes|helpfulness|quality|rank"
+OF_MODELS = r"model|generator|llm|policy|source"
 SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 is the first
-SCORE = r"score|rating|reward|grade|points|winner|win|votes|helpfulness|quality|rank"
-MODEL = r"model|generator|llm|policy|source"
 TIE, UNLABELLED = "tied", "not labelled"
 # Of answers under these names: the prompt, where another column looks like it.
 PROMPT_OF = {"human_ref_a": "history", "orig_response_a": "orig_instruction"}
@@ -199,32 +184,35 @@ def tokens_of(text: str) -> list[str]:
     return re.findall(r"[a-z]+|\d+", text.lower())
 
 
-def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> tuple[str, str] | None:
-    """Two columns whose names hold `word` and are the same but for these tokens."""
+def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> list[tuple[str, str]]:
+    """The pairs of columns whose names hold `word` and are the same but for these tokens."""
     split = {tuple(re.findall(r"[a-z]+|\d+|[^a-z\d]+", name)): name for name in names}
+    pairs = []
     for parts, name in split.items():
         for k, part in enumerate(parts):
             other = split.get((*parts[:k], tokens[1], *parts[k + 1 :]))
             if part == tokens[0] and other and re.search(word, name):
-                return name, other
-    return None
+                pairs.append((name, other))
+    return pairs
 
 
 def find_two(survey: Survey) -> TwoAnswers | None:
-    """The two columns of answers of a file, if there are such."""
+    """The two columns of answers of a file, if there are such, and no third one."""
     texts = []
     for name, column in survey.items():
         if isinstance(column.example, str | list | dict) and not NO_SCORE.search(name):
             texts.append(name)
     for tokens in TOKENS:
-        found = twins(texts, ANSWER, tokens)
-        if found and not re.search(CHOICE, found[0]):
+        for found in twins(texts, OF_ANSWERS, tokens):
             coded = all(is_code(survey[name], tokens) for name in found)
-            return None if coded else TwoAnswers(*found, tokens)
+            third = {"b": "c", "2": "3"}.get(tokens[1])
+            more = third and twins(texts, OF_ANSWERS, (tokens[0], third))
+            if not coded and not more and not re.search(OF_CHOICES, found[0]):
+                return TwoAnswers(*found, tokens)
     return None
 
 
-def is_code(column: Column, tokens: Sequence[str]) -> bool:
+def is_code(column: Column, tokens: Iterable[str] = ()) -> bool:
     """Whether all that a column holds are codes of one of two answers, and no texts."""
     words = [set(tokens_of(str(value))) for value in column.values]
     codes = {"0", "1", "2", "a", "b", *tokens}
@@ -233,23 +221,21 @@ def is_code(column: Column, tokens: Sequence[str]) -> bool:
 
 def meaning(value: str, two: TwoAnswers) -> int | str | None:
     """0 or 1 for the answer that a normalised word names; TIE, UNLABELLED; None where unknown."""
-    if value in TABLES["no_label"]:
+    if value in talk.NAMES["no_label"]:
         return UNLABELLED
-    said = set(tokens_of(value))
-    if said & TIES or value in ("a=b", "no preference"):
-        known = FILLERS | TIES | BESIDE_TIES | {*tokens_of(two.first), *tokens_of(two.second)}
-        return TIE if said <= known else None
-    signs = re.fullmatch(r"\[*\s*([\w ]+?)\s*(>+|<+)\s*([\w ]+?)\s*\]*", value)
+    signs = re.fullmatch(r"\[*\s*([\w ]+?)\s*(>+|<+|=)\s*([\w ]+?)\s*\]*", value)
     if signs:
-        return meaning(signs[1 if signs[2][0] == ">" else 3], two)
-    stem = {*tokens_of(two.first)} & {*tokens_of(two.second)}
-    named = [token for token in tokens_of(value) if token not in FILLERS | stem - {*"ab012"}]
-    sides = []
+        return TIE if signs[2] == "=" else meaning(signs[1 if signs[2][0] == ">" else 3], two)
+    said, names = tokens_of(value), (tokens_of(two.first), tokens_of(two.second))
+    if TIES & {*said} or value == "no preference":
+        return TIE if {*said} <= FILLERS | TIES | BESIDE_TIES | {*names[0], *names[1]} else None
+    stem = {*names[0]} & {*names[1]} - {*"ab012"}
+    named = {token for token in said if token not in FILLERS | stem}
+    numbers = ("1", "2") if two.tokens[0] in ("a", "left", "first") else two.tokens
     for side in (0, 1):
-        known = SIDE_WORDS[side] | {two.tokens[side]}
-        known |= {str(side + 1)} if two.tokens[0] in ("a", "left", "first") else set()
-        sides.append(len(named) == 1 and named[0] in known)
-    return sides.index(True) if sum(sides) == 1 else None
+        if len(named) == 1 and named <= SIDE_WORDS[side] | {two.tokens[side], numbers[side]}:
+            return side
+    return None
 
 
 def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int | str] | None:
@@ -284,39 +270,36 @@ def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int
 
 def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
     """The column that says which of two answers was chosen: the first that is named so."""
+    of_one = {name for pair in twins(survey, "", two.tokens) for name in pair}
     for name, column in survey.items():
         cell = isinstance(column.example, str | int | float) and not is_prose(column.example)
-        of_one = re.search(r"_(model|text|score|name)$", name) or twins(survey, name, two.tokens)
-        told = re.search(CHOICE, name) and column.filled and not of_one
-        if told and (cell or column.is_coded) and name not in (two.first, two.second):
+        other = name in of_one or re.search(r"_(model|text|score|name|tie)$", name)
+        if re.search(OF_CHOICES, name) and (cell or column.is_coded) and not other:
             return name
     return None
 
 
 # --- Shapes ---
 
-Note = Callable[..., None]  # what was done to a row; a second argument gathers what is alike
-
 
 class Shape(NamedTuple):
     """What rows look like, and what makes pairs of them."""
 
-    said: str  # for the user; nothing where rows are pairs already
+    said: str  # for the user; nothing where that is said otherwise
     columns: tuple[str, ...]  # that are read
     needs: tuple[str, ...]  # that hold something in a row of this shape
-    make: Callable[[dict], dict]  # a row with chosen and rejected; raises DroppedRow
-    by_prompt: Callable | None = None  # (rows, note) -> pairs, where several rows make one
+    make: partial | type  # of a row: one with chosen and rejected; raises DroppedRow
+    by_prompt: partial | None = None  # of rows: pairs, where several rows make one
 
 
-def find_shapes(survey: Survey, note: Note) -> list[Shape]:
+def find_shapes(survey: Survey, note) -> list[Shape]:
     """The shapes that rows of the file may have, the most telling first; none where none is known.
 
-    Raises UserError for a column of choices that is not understood.
+    Raises UserError for a column of choices that is not understood. `note(what, column)` counts
+    what was done to a row.
     """
-    chosen, rejected, messages, score, answer = (
-        next((name for name in NAMES[role] if name in survey), None)
-        for role in (*SIDES, "messages", "scores", "completion")
-    )
+    roles = (*SIDES, "messages", "scores", "completion")
+    chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
     two, shapes = find_two(survey), []
     if chosen and rejected:
         pointers = find_pointers(survey, chosen, rejected, two, note)
@@ -333,17 +316,16 @@ def find_shapes(survey: Survey, note: Note) -> list[Shape]:
         shapes.append(Shape(said, columns, columns[:2], choose_summary))
     shapes += scored_shapes(survey)
     if two and rejected not in two:
-        shapes += chosen_of_two(survey, two, note, sure=not shapes)
+        others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
+        shapes += chosen_of_two(others, two, note, sure=not shapes)
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
-        by_prompt = partial(pair_by_prompt, answer=answer, score=score)
+        by_prompt = partial(pair_by_prompt, note=note, answer=answer, score=score)
         shapes.append(Shape(said, (answer, score), (answer,), dict, by_prompt))
     return shapes
 
 
-def find_pointers(
-    survey: Survey, chosen: str, rejected: str, two: TwoAnswers | None, note: Note
-) -> Shape | None:
+def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shape | None:
     """The shape of rows whose chosen and rejected name other columns, where the texts stand."""
     both = [survey[chosen], survey[rejected]]
     values = both[0].values + both[1].values
@@ -358,7 +340,6 @@ def find_pointers(
             shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
             raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
         columns = {clean_name(v): two[side] for v, side in coding.items() if side in (0, 1)}
-    places = tuple(dict.fromkeys(columns[name] for name in map(clean_name, map(normalise, values))))
 
     def follow(row: dict) -> dict:
         named = [columns.get(clean_name(normalise(row[name]))) for name in (chosen, rejected)]
@@ -369,81 +350,69 @@ def find_pointers(
         rest = {name: cell for name, cell in row.items() if name not in (chosen, rejected)}
         return rest | {side: row[name] for side, name in zip(SIDES, named, strict=True)}
 
-    return Shape("", places, (chosen, rejected), follow)
+    return Shape("", tuple(columns.values()), (chosen, rejected), follow)
 
 
-def chosen_of_two(survey: Survey, two: TwoAnswers, note: Note, sure: bool) -> list[Shape]:
+def chosen_of_two(survey: Survey, two: TwoAnswers, note, sure: bool) -> list[Shape]:
     """The shape of rows with two answers and what says which is the better one, if it is known.
 
     Raises UserError where that is not understood, if it is `sure` to be what the rows are.
     """
-    others = [name for name in survey if name not in two]
-    choice, scores = choice_of(survey, two), twins(others, SCORE, two.tokens)
-    models, third = twins(others, MODEL, two.tokens), {"b": "c", "2": "3"}.get(two.tokens[1])
-    if third and twins(survey, ANSWER, (two.tokens[0], third)):
-        return []  # more than two answers
-    columns, choose, problem = (), None, None
+    choice, choose, problem = choice_of(survey, two), None, None
+    scores = next(iter(twins(survey, OF_SCORES, two.tokens)), ())
+    models = next(iter(twins(survey, OF_MODELS, two.tokens)), ())
+    columns = (choice,) if choice else scores
     if choice:
-        columns, held = (choice,), survey[choice]
+        held = survey[choice]
         shown = {"values": held.shown(), "value": repr(next(iter(held.values), "..."))}
         problem = refuse("coding", column=choice, first=two.first, second=two.second, **shown)
         coding = read_coding(choice, held.values, two) if held.is_coded else None
-        if coding:
-            choose = partial(choose_by_code, column=choice, coding=coding)
-        elif models and isinstance(held.example, str):
-            columns = (choice, *models)
-            choose = partial(choose_by_name, column=choice, models=models, two=two, problem=problem)
+        by_name = models and isinstance(held.example, str)
+        if coding or by_name:
+            columns = columns if coding else (choice, *models)
+            choose = partial(choose_by, column=choice, coding=coding, models=models, two=two)
     elif scores:
-        columns, choose = scores, partial(choose_by_score, scores=scores)
-        for name in scores:
-            if as_number(survey[name].example) is None:
-                shown, choose = f"{survey[name].example!r:.60}", None
-                problem = refuse(
-                    "no number", name=name, shown=shown, first=scores[0], second=scores[1]
-                )
+        wrong = [name for name in scores if as_number(survey[name].example) is None]
+        choose = None if wrong else partial(choose_by_score, scores=scores)
+        if wrong:
+            shown = f"{survey[wrong[0]].example!r:.60}"
+            names = dict(zip(("first", "second"), scores, strict=True))
+            problem = refuse("no number", name=wrong[0], shown=shown, **names)
     if problem and not choose and sure:
         raise problem
     prompt = PROMPT_OF.get(two.first)
-    prompt = prompt if prompt in survey else None
 
     def make(row: dict) -> dict:
         side, said = choose(row)
+        if side is None:
+            raise problem
         note(f"{said} = {two[side]}" if side in (0, 1) else f"{said} dropped", columns[0])
         if side not in (0, 1):
             raise DroppedRow(side)
         texts = dict(zip(SIDES, (row[two[side]], row[two[1 - side]]), strict=True))
-        if prompt or isinstance(
-            row.get("question"), dict
-        ):  # WebGPT's says where it comes from, too
-            cell = row.get(prompt or "question")
-            texts["prompt"] = cell["full_text"] if isinstance(cell, dict) else cell
+        asked = row.get(prompt or "question")
+        if prompt in row or isinstance(asked, dict):  # WebGPT's says where it comes from, too
+            texts["prompt"] = asked["full_text"] if isinstance(asked, dict) else asked
         return row | texts
 
-    read = (*two[:2], *columns, *filter(None, [prompt]))
-    return [Shape("", read, two[:2], make)] if choose else []
+    return [Shape("", (*two[:2], *columns, prompt or ""), two[:2], make)] if choose else []
 
 
-def choose_by_code(row: dict, column: str, coding: dict) -> tuple:
-    cell = row.get(column)
-    filled = holds_something(cell)
-    return coding[normalise(cell)] if filled else UNLABELLED, str(cell) if filled else "empty"
-
-
-def choose_by_name(
-    row: dict, column: str, models: tuple, two: TwoAnswers, problem: UserError
-) -> tuple:
-    """By the name of the model that wrote the better answer."""
-    value, names = normalise(row[column] or ""), [normalise(row[name]) for name in models]
+def choose_by(row: dict, column: str, coding: dict | None, models: tuple, two: TwoAnswers) -> tuple:
+    """(the side, what says so) by the coding of a column, else by the name of its model."""
+    value = normalise(row[column]) if holds_something(row.get(column)) else ""
+    said = str(row[column]) if value else "empty"
+    if coding:
+        return coding[value] if value else UNLABELLED, said
+    names = [normalise(row[name]) for name in models]
     if value in names and names[0] != names[1]:
         return names.index(value), f"the name in {models[names.index(value)]}"
     side = meaning(value, two)
-    if value in names or side not in (TIE, UNLABELLED):
-        raise problem
-    return side, value or "empty"
+    return (side if side in (TIE, UNLABELLED) and value not in names else None), said
 
 
 def choose_by_score(row: dict, scores: tuple[str, str]) -> tuple:
-    """By two numbers: the higher one, or the lower one of ranks."""
+    """(the side, what says so) by two numbers: the higher one, or the lower one of ranks."""
     first, second = (as_number(row[name]) for name in scores)
     if first is None or second is None:
         return UNLABELLED, f"{scores[0]} or {scores[1]} empty"
@@ -468,12 +437,9 @@ def choose_summary(row: dict) -> dict:
     return {"prompt": prompt, "chosen": texts[choice], "rejected": texts[1 - choice]}
 
 
-# --- Several answers with scores ---
-
-
 def scored_shapes(survey: Survey) -> list[Shape]:
     """The shape of rows with several answers and their scores, if it is known."""
-    for whose, answers, text, score in TABLES["scored"]:
+    for whose, answers, text, score in talk.NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
         keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
@@ -502,16 +468,14 @@ def extremes(scored: Iterable[tuple], score: str) -> dict:
     return dict(zip(SIDES, sides, strict=True))
 
 
-def pair_by_prompt(
-    rows: Iterable[tuple[int, dict]], note: Note, answer: str, score: str
-) -> Iterator[tuple[int, dict | DroppedRow]]:
-    """The best and the worst answer of every prompt, from rows of one answer and its score.
+def pair_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
+    """(place, the best and the worst answer) of every prompt, from rows of one answer and its score.
 
     They stand at the place of the prompt's first row. All rows are held in memory.
     """
     groups: dict[str, list] = {}
     for place, row in rows:
-        prompt = [row.get(name) for name in (*NAMES["prompt"], *NAMES["system"])]
+        prompt = [row.get(name) for name in (*USUAL["prompt"], *USUAL["system"])]
         groups.setdefault(prompt_key(prompt), []).append((place, row))
     if all(len(group) == 1 for group in groups.values()):
         raise refuse("one answer", score=score)
@@ -531,15 +495,14 @@ def pair_by_prompt(
 
 def label_column(survey: Survey) -> str | None:
     """The column that says of one answer on each row whether it is good, as KTO takes them."""
-    answers = any(name in survey for name in (*NAMES["completion"], *NAMES["messages"]))
-    return next((name for name in NAMES["label"] if answers and name in survey), None)
+    return first_of(survey, "label") if first_of(survey, "completion", "messages") else None
 
 
 def read_labels(survey: Survey) -> dict[str, bool]:
     """What each value of the label's column says: True for good. Raises UserError."""
     column = label_column(survey)
-    seen = {normalise(value) for value in survey[column].values} - {*TABLES["no_label"]}
-    for good, bad in TABLES["labels"]:
+    seen = {normalise(value) for value in survey[column].values} - {*talk.NAMES["no_label"]}
+    for good, bad in talk.NAMES["labels"]:
         if survey[column].is_coded and seen <= {good, bad}:
             return {good: True, bad: False}
     raise refuse("no labels", column=column, values=survey[column].shown())
@@ -557,41 +520,43 @@ def refuse_export(survey: Survey) -> None:
 
 def explain_missing(survey: Survey) -> UserError:
     """The error for rows that are no pairs, with the way out."""
-    words = {role: next((name for name in NAMES[role] if name in survey), None) for role in NAMES}
-    answer = words["completion"] or words["messages"]
-    missing = [side for side in SIDES if not words[side]]
+    answer, label = first_of(survey, "completion", "messages"), label_column(survey)
+    missing = [side for side in SIDES if not first_of(survey, side)]
     reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
-    told = {"reason": reason, "answer": answer, "prompt": words["prompt"] or "prompt"}
-    texts = [name for name, column in survey.items() if texts_in(column.example)]
-    prose = [name for name in texts if is_message(survey[name].example)]
-    prose += [name for name in texts if any(map(is_prose, texts_in(survey[name].example)))]
-    if label_column(survey):
+    told = {"reason": reason, "answer": answer, "prompt": first_of(survey, "prompt") or "prompt"}
+    both = len(missing) == 2
+    names = [name for name in survey if not NO_SCORE.search(name)]
+    texts = [name for name in names if talk.texts_in(survey[name].example)]
+    numbers = [name for name in names if as_number(survey[name].example) is not None]
+    flags = [name for name in names if isinstance(survey[name].example, bool)]
+    answers = [name for name in texts if re.search(OF_ANSWERS, name)]
+    try:
+        refuse_misspelt({name: column.example for name, column in survey.items()})
+    except DroppedRow as drop:
+        return UserError(drop.why)
+    if label and both:
         read_labels(survey)
-        return refuse("labels", **told, label=label_column(survey))
-    if not prose:
+        return refuse("labels", **told, label=label)
+    if not texts:
         return refuse("nothing", **told)
-    if words["completion"] and len(missing) == 1:
+    if first_of(survey, "completion") and not both:
         return refuse("one side", **told, missing=missing[0])
-    numbers = [name for name, column in survey.items() if as_number(column.example) is not None]
-    numbers = [name for name in numbers if not NO_SCORE.search(name)]
-    if answer and numbers and len(missing) == 2:
+    if answer and numbers and both:
         best = ("idxmin", "idxmax") if SMALL_IS_GOOD.search(numbers[0]) else ("idxmax", "idxmin")
         told |= {"scores": ", ".join(numbers), "score": numbers[0]}
         return refuse("scores", **told, best=best[0], worst=best[1])
-    flags = [name for name, column in survey.items() if isinstance(column.example, bool)]
-    if answer and flags and len(missing) == 2:
+    if answer and flags and both:
         return refuse("flag", **told, label=flags[0])
-    answers = [name for name in texts if re.search(ANSWER, name)]
-    if len(answers) == 2 and len(missing) == 2:
+    if len(answers) == 2 and both:
         return refuse("two answers", **told, first=answers[0], second=answers[1])
     return refuse("missing", **told, flags=", ".join(f"--{side}-column" for side in missing))
 
 
 def refuse_misspelt(row: dict) -> None:
     """Raise DroppedRow for a row without a prompt or an answer, but with it under a like name."""
-    known = {name for names in NAMES.values() for name in names}
+    known = {name for names in USUAL.values() for name in names}
     for role in COLUMNS:
-        if any(holds_something(row.get(name)) for name in NAMES[role]):
+        if any(holds_something(row.get(name)) for name in USUAL[role]):
             continue
         for name, cell in row.items():
             if name not in known and holds_something(cell) and edits(name, role) <= 2:
