@@ -219,7 +219,7 @@ def words_panel(ax, sides: dict) -> None:
 # --- 6. Your own data ---
 
 
-def draw_own(found: dict):
+def draw_own_data(found: dict):
     """Lengths of your pairs and what is wrong with them; or of answers with a label."""
     kinds = ("good", "bad") if found["kind"] == "labels" else world.SIDES
     what = "answers with a label" if found["kind"] == "labels" else "pairs"
@@ -325,7 +325,7 @@ def main(argv: list[str] | None = None) -> dict:
         given = {"dataset": args.dataset, **args.reading}
         flags = [f"--{k.replace('_', '-')} {shlex.quote(value)}" for k, value in given.items()]
         next_step = f"python 05-preference-tuning/{trainer} {' '.join(flags)}"
-        return runs.finish(args, metrics, draw_own(metrics), next_step)
+        return runs.finish(args, metrics, draw_own_data(metrics), next_step)
 
     print(f"{args.pairs:,} pairs of answers, labelled by noisy annotators without a bias")
     rows = world.make_pairs(args.pairs, seed=args.seed)

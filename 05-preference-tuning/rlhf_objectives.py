@@ -81,8 +81,8 @@ def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarra
 
 # --- 3. A world so small that its optimum is known ---
 
-STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
-STYLES += ("sycophantic", "off_topic")
+ANSWER_STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
+ANSWER_STYLES += ("sycophantic", "off_topic")
 
 
 class Bandit(NamedTuple):
@@ -103,7 +103,7 @@ def make_bandit(count: int, seed: int) -> Bandit:
     asked, texts = rng.sample(pool, count), []
     for question in asked:
         answers: list[str] = []
-        for style in STYLES:
+        for style in ANSWER_STYLES:
             while (text := world.write_response(question, style, rng)) in answers:
                 pass
             answers.append(text)
@@ -114,7 +114,9 @@ def make_bandit(count: int, seed: int) -> Bandit:
     reward = np.array(
         [[world.annotator_utility(p, text, "length") for text in answers] for p, answers in rows]
     )
-    shares = np.array([world.STYLE_SHARES[style] / STYLES.count(style) for style in STYLES])
+    shares = np.array(
+        [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
+    )
     ref = np.tile(shares / shares.sum(), (count, 1))
     favourite = np.isclose(reward, reward.max(-1, keepdims=True))
     return Bandit(prompts, texts, ref, gold, reward, favourite)
@@ -324,12 +326,12 @@ def means(read: dict) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in read.items()}
 
 
-def print_answers(bandit: Bandit, policies: dict[str, np.ndarray]) -> None:
+def print_policies(bandit: Bandit, policies: dict[str, np.ndarray]) -> None:
     """An answer in each style to the first question, and the style's share of all answers."""
     print(bandit.prompts[0])
     rows = []
-    for style in dict.fromkeys(STYLES):
-        of_style = np.array(STYLES) == style
+    for style in dict.fromkeys(ANSWER_STYLES):
+        of_style = np.array(ANSWER_STYLES) == style
         k = int(of_style.argmax())
         shares = [float(probs[:, of_style].sum(-1).mean()) for probs in policies.values()]
         text = in_short(bandit.texts[0][k], 45)
@@ -389,7 +391,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     names = ["before", "PPO", "no KL term"]
     shown = bandit.ref, np.exp(policies[args.beta]), np.exp(policies[0.0])
-    print_answers(bandit, dict(zip(names, shown, strict=True)))
+    print_policies(bandit, dict(zip(names, shown, strict=True)))
     print_readings(names, [before, ppo[1], ppo[3]], estimates)
     metrics = {
         "before": before,

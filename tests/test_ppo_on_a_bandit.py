@@ -13,10 +13,10 @@ from common.claims import judge
 
 def test_settings_without_clipping_equal_clipping_for_one_pass():
     bandit = make_bandit(8, seed=0)
-    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, study.BETA)
+    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, study.KL_WEIGHT)
     found = study.compare_settings(bandit, optimum, 10, 0)
     clipped, unclipped = (np.array(found["distance"][arm]) for arm in ("clipped", "unclipped"))
-    assert clipped.shape == unclipped.shape == (len(study.EPOCHS), len(study.RATES))
+    assert clipped.shape == unclipped.shape == (len(study.EPOCHS), len(study.LEARNING_RATES))
     # One pass never leaves ratio 1, so there is nothing to clip: only the sampled batches differ.
     assert np.abs(clipped[0] - unclipped[0]).max() < 0.1
     assert unclipped[-1, -1] - clipped[-1, -1] > 0.2

@@ -169,7 +169,7 @@ def test_the_bandit_rewards_length_and_wants_what_gold_utility_says(bandit):
     words = (bandit.reward - bandit.gold) / 0.30  # the annotator's bias for a word of filler
     np.testing.assert_allclose(words, np.rint(words), atol=1e-9)
     assert (words >= 0).all() and bandit.favourite.any(-1).all()
-    long = np.isin(ro.STYLES, ("verbose", "expert"))
+    long = np.isin(ro.ANSWER_STYLES, ("verbose", "expert"))
     assert not (bandit.favourite & ~long).any()
     assert set(bandit.gold.argmax(-1)) == {0}  # a concise answer; the two tie
     assert not np.array_equal(bandit.gold, ro.make_bandit(8, seed=1).gold)

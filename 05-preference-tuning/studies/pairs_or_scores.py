@@ -319,7 +319,7 @@ def crossing(values: np.ndarray, factors: tuple[float, ...], axis: int = 0) -> f
 # --- The figure ---
 
 OLIVE, INDIGO, BROWN = "#999933", "#332288", "#8C564B"  # rankings, pairs, scores
-LINES = {  # label, style, colour, answers read for one annotation
+FORMATS = {  # label, style, colour, answers read for one annotation
     "listwise": ("rankings of 4", "-", OLIVE, 4),
     "pairwise": ("pairs", "-", INDIGO, 2),
     SAME_RATER.name: ("scores, one rater for all 12", "--", BROWN, 1),
@@ -352,7 +352,7 @@ def mean_tau(runs: list[dict], name: str) -> np.ndarray:
 def recovered_panel(ax, runs: list[dict], per_annotation: bool) -> None:
     """Kendall's tau of every format against what it costs."""
     costs, ticks = np.array(runs[0]["responses_read"]), set()
-    for name, (label, line, color, read) in LINES.items():
+    for name, (label, line, color, read) in FORMATS.items():
         x = costs // read if per_annotation else costs
         ticks |= set(x.tolist())
         values = np.array([run["tau"][name] for run in runs])

@@ -29,9 +29,9 @@ from rlhf_objectives import (
 from common.figures import new_figure, seed_lines
 from common.intervals import summary
 
-BETA, EPSILON = 1.0, 0.2
-RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
-SHOWN = ((1, ":"), (4, "--"), (16, "-"))  # epochs in the figure
+KL_WEIGHT, EPSILON = 1.0, 0.2
+LEARNING_RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
+SHOWN_EPOCHS = ((1, ":"), (4, "--"), (16, "-"))  # epochs in the figure
 TOLERANCE = 0.01  # of total variation: converged
 
 CLAIMS = (
@@ -83,10 +83,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     """PPO with the KL term and without, what its KL looks like in samples, and 50 settings."""
     count, updates = (5, 40) if smoke else (20, 200)
     bandit = make_bandit(count, seed)
-    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, BETA)
+    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, KL_WEIGHT)
     looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
     reads, curves, estimates = {}, {}, {}
-    for name, beta in (("without_kl", 0.0), ("with_kl", BETA)):
+    for name, beta in (("without_kl", 0.0), ("with_kl", KL_WEIGHT)):
         settings = {"beta": beta, "epsilon": EPSILON, "updates": updates, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         reads[name] = read_bandit(history, bandit, optimum)
@@ -111,15 +111,15 @@ def measure(seed: int, smoke: bool = False) -> dict:
 
 def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> dict:
     """Total variation from the optimum by epochs and learning rate, with clipping and without."""
-    rates = np.reshape(RATES, (-1, 1, 1))
+    rates = np.reshape(LEARNING_RATES, (-1, 1, 1))
     clips = np.reshape([EPSILON, np.inf], (2, 1, 1, 1))
     distances = []
     for epochs in EPOCHS:
         settings = {"learning_rate": rates, "epsilon": clips, "epochs": epochs}
-        settings |= {"beta": BETA, "updates": updates, "seed": seed}
+        settings |= {"beta": KL_WEIGHT, "updates": updates, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         distances.append(read_bandit(history[-1], bandit, optimum)["distance"])
-    clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, RATES, N)
+    clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, LEARNING_RATES, N)
     suits_fewest = clipped[0].mean(-1).argmin()
     suits_most = clipped[-1].mean(-1).argmin()
     added = clipped[-1, suits_fewest] - clipped[-1, suits_most]
@@ -167,15 +167,15 @@ def updates_panel(ax, runs: list[dict]) -> None:
 
 def settings_panel(ax, runs: list[dict], arm: str, color: str) -> None:
     """The distance from the optimum by learning rate, for few and many epochs."""
-    for epochs, line in SHOWN:
+    for epochs, line in SHOWN_EPOCHS:
         values = np.array([run["distance"][arm][EPOCHS.index(epochs)] for run in runs])
         plural = "epoch" if epochs == 1 else "epochs"
-        seed_lines(ax, RATES, values, color, f"{epochs} {plural} over each batch", ls=line)
+        seed_lines(ax, LEARNING_RATES, values, color, f"{epochs} {plural} over each batch", ls=line)
     farthest = max(np.max(run["distance"][arm]) for run in runs)
     told = "With the clip" if arm == "clipped" else "Without the clip"
     ax.set(title=f"{told} PPO ends up to {farthest:.2f} away", xscale="log")
     ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
-    ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+    ax.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
     ax.minorticks_off()
     ax.set_ylim(-0.03, 1.4)
     ax.legend(loc="upper left")
