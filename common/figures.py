@@ -116,7 +116,7 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
         color = COLORS["gold"] if 2 * above > count else COLORS["rejected"]
         strength = 0.75 if above in (0, count) and abs(mean) > 0.005 else 0.2
         ax.add_patch(_cell_patch(k, i, color, strength))
-        told = f"{mean:+.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
+        told = f"{mean:+z.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
         white = {"color": "white"} if strength > 0.5 else {}
         ax.text(k, i, told, ha="center", va="center", fontsize=8, **white)
     ax.set_xticks(range(len(columns)), columns)

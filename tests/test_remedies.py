@@ -1,4 +1,4 @@
-"""studies/remedies.py: what is compared with what, regressing length out, the command."""
+"""studies/remedies.py: what is compared with what, length regressed out, win rates."""
 
 import json
 
@@ -70,6 +70,39 @@ def test_per_word_is_compared_with_the_shortest_and_over_levels(cells):
     assert cells["levels"][0] == cells["without"]["length"] == pytest.approx(worst)
     assert cells["level_decides"]["mean"] == pytest.approx(best - worst)
     assert cells["shortest"] == pytest.approx(best)
+
+
+# --- Win rates ---
+
+
+@pytest.mark.parametrize("k", [0.3, 0.5])
+def test_control_sees_through_a_judge_of_length(k):
+    difference = np.random.default_rng(0).normal(5, 6, 4000)
+    wins = 1 / (1 + np.exp(-k * difference))
+    assert wins.mean() > 0.7
+    assert study.win_rate_at_equal_length(wins, difference) == pytest.approx(0.5, abs=0.03)
+
+
+def test_control_leaves_a_judge_of_quality():
+    rng = np.random.default_rng(0)
+    wins, difference = (rng.random(8000) < 0.7).astype(float), rng.normal(5, 6, 8000)
+    rate = study.win_rate_at_equal_length(wins, difference)
+    assert rate == pytest.approx(0.7, abs=0.03)
+    mirrored = study.win_rate_at_equal_length(1 - wins, -difference)
+    assert mirrored == pytest.approx(1 - rate, abs=1e-9)
+    only_counts = study.win_rate_at_equal_length((difference > 0).astype(float), difference)
+    assert 0.05 < only_counts < 0.95  # finite
+
+
+def test_ties_count_half_and_what_length_won_is_taken_off():
+    rewards, lengths = np.array([[1.0, 0.0], [2.0, -1.0]]), np.array([[5.0, 5.0], [0.0, 0.0]])
+    found = study.length_controlled(rewards, lengths)
+    assert found["raw"]["mean"] == pytest.approx((1 + 0.5 + 1 + 0) / 4)
+    # At equal length one answer wins and one loses, 5 words more win 3/4.
+    assert found["raw_minus_controlled"]["mean"] == pytest.approx(0.625 - 0.5, abs=0.01)
+
+
+# --- The command ---
 
 
 def test_the_command(tmp_path):

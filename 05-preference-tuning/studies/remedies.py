@@ -9,6 +9,9 @@ who prefer long answers, an expert's tone, or agreement; their reward models cho
 answers, and DPO trains on their labels. Each remedy is measured as gold utility with it minus
 without it: a table of remedies by hacks, and a claim for a row. Where a remedy is tried against
 several hacks, the claim is about their mean.
+
+A judge who prefers length can be hacked, too: the last claim is about the win rate that it reports,
+and the one that it would report between answers of equal length.
 """
 
 import numpy as np
@@ -119,6 +122,14 @@ CLAIMS = (
         of=lambda m: mean_of(m["mixed_dpo"].values()),
         smallest=0.05,
     ),
+    Claim(
+        "length_inflates_win_rates",
+        "a judge who prefers length overrates verbose answers",
+        "win rate of DPO on such labels over SFT by that judge, raw minus length-controlled",
+        of=lambda m: m["win_rates"]["raw_minus_controlled"],
+        smallest=0.05,
+        published="agrees: Dubois et al. (arXiv 2404.04475)",
+    ),
 )
 
 
@@ -131,7 +142,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts = [question.prompt for question in wrong_users("test", count)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    folder, rewards = study_folder(seed, smoke), {}
+    folder, judges, rewards = study_folder(seed, smoke), {}, {}
     labels = {group: pairs_of_wrong_users(pairs, group, seed) for group in BIASES}
     labels |= {"mixed": mixed_pairs(pairs, seed)}
     arms = [(group, labels[group], seed) for group in labels]
@@ -139,29 +150,32 @@ def measure(seed: int, smoke: bool = False) -> dict:
     arms += [(f"length_{k}", labels["length"], seed + 1000 * (k - 1)) for k in (2, 3)]
     for name, labelled, its_seed in arms:
         place = folder / f"wrong_users_{name}"
-        judge = reward_model_in(place, "tiny-gpt2", labelled, seed=its_seed)
-        rewards[name] = score_texts(judge, prompts, pool.texts)
+        judges[name] = reward_model_in(place, "tiny-gpt2", labelled, seed=its_seed)
+        rewards[name] = score_texts(judges[name], prompts, pool.texts)
     dpo = tune_with_remedies(prompts, seed, smoke)
+    gold = {name: answered.gold.mean(1) for name, answered in dpo.items()}
+    liked = score_texts(judges["length"], prompts, dpo["length"].texts) - rewards["length"][:, :4]
     return compare_choices(rewards, pool, n) | {
-        "mixed_dpo": {group: summary(dpo["mixed"] - dpo[group]) for group in BIASES},
-        "strong_kl": {"length": summary(dpo["strong_kl"] - dpo["length"])},
+        "mixed_dpo": {group: summary(gold["mixed"] - gold[group]) for group in BIASES},
+        "strong_kl": {"length": summary(gold["strong_kl"] - gold["length"])},
+        "win_rates": length_controlled(liked, dpo["length"].words - pool.words[:, :4]),
     }
 
 
-def tune_with_remedies(prompts: list[str], seed: int, smoke: bool) -> dict[str, np.ndarray]:
-    """Gold utility (P,) of DPO on each group's labels, on mixed ones, with a strong KL term."""
+def tune_with_remedies(prompts: list[str], seed: int, smoke: bool) -> dict:
+    """Answers (P, 4) of DPO on each group's labels, on mixed ones, with a strong KL term."""
     count, epochs = (16, 1) if smoke else (384, 3)
     arms = {group: (pairs_of_wrong_users(count, group, seed), BETA) for group in BIASES}
     arms |= {"mixed": (mixed_pairs(count, seed), BETA)}
     arms |= {"strong_kl": (arms["length"][0], TIMES * BETA)}
-    gold = {}
+    answered = {}
     for name, (labelled, beta) in arms.items():
         base, tokenizer = load_sft_model()
         training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
         place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
         policy = dpo_policy(place, base, tokenizer, labelled, **training)
-        gold[name] = sample_answers(policy, tokenizer, prompts, 4, seed).gold.mean(1)
-    return gold
+        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
+    return answered
 
 
 def compare_choices(rewards: dict[str, np.ndarray], pool, n: int) -> dict:
@@ -206,6 +220,44 @@ def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
     return rewards - slope * words
 
 
+# --- A judge with a bias ---
+
+
+def length_controlled(rewards: np.ndarray, lengths: np.ndarray) -> dict:
+    """Win rate by a judge, raw and as it would be between answers of equal length.
+
+    Differences (P, k) in reward and in length, ours minus theirs; ties count half.
+    """
+    table = np.stack([(1 + np.sign(rewards)) / 2, lengths], axis=-1)  # (P, k, 2)
+
+    def inflation(rows: np.ndarray, axis: int = 0) -> float:
+        return rows[..., 0].mean() - win_rate_at_equal_length(*rows.reshape(-1, 2).T)
+
+    return {
+        "raw": summary(table[..., 0].mean(1)),
+        "raw_minus_controlled": summary(table, inflation, resamples=300),
+    }
+
+
+def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
+    """Win rate that a judge would report between answers of equal length.
+
+    A logistic regression of the judge's preferences for ours (N,) in [0, 1] on tanh of the
+    standardised differences in length (N,), ours minus theirs, read off at difference 0. Dubois et
+    al. 2024 (arXiv 2404.04475), without their term for the difficulty of the prompt. Newton's
+    method; a ridge of 1e-3 keeps a length-only judge finite.
+    """
+    x = np.tanh(lengths / max(np.std(lengths), 1e-12))
+    design, weights = np.column_stack([np.ones_like(x), x]), np.zeros(2)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (p - wins) + 1e-3 * weights
+        hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step / max(1, np.abs(step).max())
+    return float(1 / (1 + np.exp(-weights[0])))
+
+
 # --- The figure ---
 
 
@@ -215,8 +267,8 @@ def draw(runs: list[dict]):
         np.mean([run[remedy]["length"]["mean"] for run in runs])
         for remedy in ("three_groups", "same_labels")
     )
-    title = "Verbosity: an ensemble of three groups gives back "
-    title += f"{apart:+.1f} of gold utility, one of the same labels {alike:z+.1f}"
+    title = f"Ensembles against verbosity: of three groups {apart:+.1f}, "
+    title += f"of the same labels {alike:+z.1f}"
     figure, axes = figures.new_figure(1, 2, title, height=4.6)
     names = {hack.annotators: name for name, hack in HACKS.items()}
     values = []  # (seeds, rows, columns); None where a remedy was not tried

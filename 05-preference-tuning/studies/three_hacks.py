@@ -9,8 +9,7 @@ pairs as unbiased ones. Their reward models choose the best of n answers of the 
 trains on their labels. In every question the user is wrong, so that all three hacks are open. Each
 step is measured for each hack: a table of cells, and a claim for a row, the mean of its three.
 
-Two more questions: does a reward without a bias, but with an error, do the same; and does a judge
-with a bias overrate the answers that were tuned to please it?
+One more question: does a reward without a bias, but with an error, do the same?
 """
 
 from functools import partial
@@ -41,7 +40,7 @@ STEPS_OF_HACK = {  # of the table, where each cell is above 0 as the tutorial sa
     "quality_goes_down": "DPO: quality lost",
     "bias_costs_quality": "DPO: quality lost\nto the bias",
     "chosen_harder_it_falls": "quality lost from\nbest of 16 to 64",
-    "small_n_foretells_it": "small n foretells\nlarge n",
+    "small_n_foretells_it": "0.5 minus the error\nof the forecast",
 }
 FIRST_PROMPTS = [question.prompt for question in questions("test")[:SHOWN]]
 FITTED = 8  # the law of over-optimisation is fitted up to this n
@@ -51,7 +50,7 @@ DRAWS = 10  # of noise, to average over
 LATE_LOSS = "gold utility of the best of 16 minus that of the best of 64"
 OVER_HACKS = "mean of the three hacks"
 
-CLAIMS = (
+CLAIMS = (  # that of the first row stands in what_a_reward_model_absorbs.py
     Claim(
         "biased_reward_goes_up",
         "the reward goes up",
@@ -105,14 +104,6 @@ CLAIMS = (
         of=lambda m: m["noise"]["text_minus_sample"],
         smallest=0.05,
     ),
-    Claim(
-        "length_inflates_win_rates",
-        "a judge who prefers length overrates verbose answers",
-        "win rate of DPO on such labels over SFT by that judge, raw minus length-controlled",
-        of=lambda m: m["win_rates"]["raw_minus_controlled"],
-        smallest=0.05,
-        published="agrees: Dubois et al. (arXiv 2404.04475)",
-    ),
 )
 
 
@@ -143,7 +134,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     of_contrasts = {group: contrast_rewards(*judge, asked, seed) for group, judge in judges.items()}
     kinds = {"sft": pool.means()["kinds"]}
     kinds |= {group: answered.means()["kinds"] for group, answered in dpo.items()}
-    lengths = dpo["length"].words - pool.words[:, :4]
     return {
         "ns": ns,
         "bias_is_encoded": {group: share_encoded(of_contrasts, group) for group in BIASES},
@@ -151,7 +141,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         **choose_by_bias(rewards, pool.gold, ns),
         "noise": exploit_noise(pool.texts, pool.gold, ns, seed),
         "kinds": kinds,
-        "win_rates": length_controlled(dpo_rewards["length"] - rewards["length"][:, :4], lengths),
         "answers": answers_of_points(FIRST_PROMPTS, *map(list, zip(*points, strict=True))),
     }
 
@@ -254,44 +243,6 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
     return np.array(errors)
 
 
-# --- A judge with a bias ---
-
-
-def length_controlled(rewards: np.ndarray, lengths: np.ndarray) -> dict:
-    """Win rate by a judge, raw and as it would be between answers of equal length.
-
-    Differences (P, k) in reward and in length, ours minus theirs; ties count half.
-    """
-    table = np.stack([(1 + np.sign(rewards)) / 2, lengths], axis=-1)  # (P, k, 2)
-
-    def inflation(rows: np.ndarray, axis: int = 0) -> float:
-        return rows[..., 0].mean() - win_rate_at_equal_length(*rows.reshape(-1, 2).T)
-
-    return {
-        "raw": summary(table[..., 0].mean(1)),
-        "raw_minus_controlled": summary(table, inflation, resamples=300),
-    }
-
-
-def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
-    """Win rate that a judge would report between answers of equal length.
-
-    A logistic regression of the judge's preferences for ours (N,) in [0, 1] on tanh of the
-    standardised differences in length (N,), ours minus theirs, read off at difference 0. Dubois et
-    al. 2024 (arXiv 2404.04475), without their term for the difficulty of the prompt. Newton's
-    method; a ridge of 1e-3 keeps a length-only judge finite.
-    """
-    x = np.tanh(lengths / max(np.std(lengths), 1e-12))
-    design, weights = np.column_stack([np.ones_like(x), x]), np.zeros(2)
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (p - wins) + 1e-3 * weights
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-3 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        weights = weights - step / max(1, np.abs(step).max())
-    return float(1 / (1 + np.exp(-weights[0])))
-
-
 # --- Answers for the reader ---
 
 
@@ -340,7 +291,7 @@ def gains_panel(ax, runs: list[dict]) -> None:
         figures.seed_lines(ax, runs[0]["ns"], values, color, name)
     late_axis(ax, runs[0]["ns"])
     ax.set(title="Best of n by the reward of each group", ylabel="gold utility gained (log-odds)")
-    ax.legend(ncols=2)
+    figures.legend_below(ax, ncols=2)
 
 
 def errors_panel(ax, runs: list[dict]) -> None:
@@ -355,7 +306,7 @@ def errors_panel(ax, runs: list[dict]) -> None:
         figures.seed_lines(ax, runs[0]["ns"], values, color, label)
     late_axis(ax, runs[0]["ns"])
     ax.set(title="Best of n by gold utility plus an error", ylabel="gold utility gained (log-odds)")
-    ax.legend()
+    figures.legend_below(ax, ncols=2)
 
 
 def late_axis(ax, ns: list[int]) -> None:
@@ -369,8 +320,8 @@ def late_axis(ax, ns: list[int]) -> None:
 
 def answers_panel(ax, runs: list[dict]) -> None:
     """What the answers are: of the SFT model, and of DPO on each group's labels; a bar a seed."""
-    names = {"sft": "SFT", "human": "DPO,\nunbiased", "length": "DPO,\nlength"}
-    names |= {"style": "DPO,\nstyle", "agreement": "DPO,\nagree"}
+    names = {"sft": "SFT", **{group: f"DPO:\n{name}" for group, name in LABELLED_BY.items()}}
+    names["style"] = "DPO:\nstyle"
     width = 0.8 / len(runs)
     for k, run in enumerate(runs):
         places = np.arange(len(names)) - 0.4 + (k + 0.5) * width
@@ -381,6 +332,7 @@ def answers_panel(ax, runs: list[dict]) -> None:
             ax.bar(places, shares, 0.95 * width, bottom, color=f"lab:{kind}", label=label)
             bottom += shares
     ax.set_xticks(range(len(names)), names.values())
+    ax.tick_params(axis="x", labelsize=7.5)
     ax.set(title="What the answers are", ylabel="% of answers", ylim=(0, 100))
     figures.legend_below(ax, ncols=2)
 
