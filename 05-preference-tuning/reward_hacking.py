@@ -31,7 +31,7 @@ from common.scoring import score_pairs, score_texts
 from common.training import load_sft_model
 
 AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
-FEW = 4  # a smaller n as a remedy
+ONLY = 4  # a smaller n as a remedy
 BIAS_PAIRS = 600  # pairs on which the bias is read
 
 
@@ -143,7 +143,7 @@ def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequen
 
 def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
     """Head and rows: what is chosen from more and more answers, and by an unbiased reward."""
-    places = [ns.index(n) for n in (1, FEW, ns[-1])]
+    places = [ns.index(n) for n in (1, ONLY, ns[-1])]
     what = (
         ("reward gained", "reward", "log-odds"),
         ("gold utility", "gold", "log-odds, -3 to 4"),
@@ -187,7 +187,7 @@ def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarra
     tried = {
         "one answer": (hacked, 1),
         f"best of {n}": (hacked, n),
-        f"best of {FEW}": (hacked, FEW),
+        f"best of {ONLY}": (hacked, ONLY),
         third[0]: (third[1], n),
         "mixed labels": (rewards["mixed"], n),
         "unbiased labels": (rewards["human"], n),
@@ -334,7 +334,7 @@ def main(argv: list[str] | None = None) -> dict:
         "curves": curves,
         "remedies": {name: summary(gold) for name, gold in remedies.items()},
     }
-    show_winners(hack, prompts, pool, rewards, (1, FEW, args.n))
+    show_winners(hack, prompts, pool, rewards, (1, ONLY, args.n))
     answers.print_table(*table_by_n(hack, ns, curves))
     next_step = "python 05-preference-tuning/studies/remedies.py: what helps against which hack?"
     return runs.finish(args, metrics, draw(args.hack, metrics), next_step)

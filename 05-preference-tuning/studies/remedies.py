@@ -44,7 +44,7 @@ REMEDIES = {
     "strong_kl": "DPO: 5 times beta",
 }
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
-BETA, TIMES = 0.3, 5  # the KL term as a remedy: so many times beta
+TIMES = 5  # the KL term as a remedy: so many times beta, which is 0.3
 GAINED = "gold utility gained, log-odds, "
 BEST = "best of 64, with it minus without"
 
@@ -165,9 +165,9 @@ def measure(seed: int, smoke: bool = False) -> dict:
 def tune_with_remedies(prompts: list[str], seed: int, smoke: bool) -> dict:
     """Answers (P, 4) of DPO on each group's labels, on mixed ones, with a strong KL term."""
     count, epochs = (16, 1) if smoke else (384, 3)
-    arms = {group: (pairs_of_wrong_users(count, group, seed), BETA) for group in BIASES}
-    arms |= {"mixed": (mixed_pairs(count, seed), BETA)}
-    arms |= {"strong_kl": (arms["length"][0], TIMES * BETA)}
+    arms = {group: (pairs_of_wrong_users(count, group, seed), 0.3) for group in BIASES}
+    arms |= {"mixed": (mixed_pairs(count, seed), 0.3)}
+    arms |= {"strong_kl": (arms["length"][0], TIMES * 0.3)}
     answered = {}
     for name, (labelled, beta) in arms.items():
         base, tokenizer = load_sft_model()

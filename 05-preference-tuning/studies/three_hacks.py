@@ -278,7 +278,7 @@ def draw(runs: list[dict]):
     )
     axes[0].set_title("Three hacks, step by step (log-odds)")
     gains_panel(axes[1], runs)
-    answers_panel(axes[2], runs)
+    kinds_by_labels_panel(axes[2], runs)
     errors_panel(axes[3], runs)
     return figure
 
@@ -318,7 +318,7 @@ def late_axis(ax, ns: list[int]) -> None:
     ax.set_xlabel("n, the number of answers to choose from")
 
 
-def answers_panel(ax, runs: list[dict]) -> None:
+def kinds_by_labels_panel(ax, runs: list[dict]) -> None:
     """What the answers are: of the SFT model, and of DPO on each group's labels; a bar a seed."""
     names = {"sft": "SFT", **{group: f"DPO:\n{name}" for group, name in LABELLED_BY.items()}}
     names["style"] = "DPO:\nstyle"
