@@ -28,7 +28,7 @@ from common.figures import legend_below, new_figure
 from common.intervals import over_seeds
 from common.saving import read_json
 
-STUDIES = (
+SOURCES = (
     "too_much_dpo",
     "on_policy_pairs",
     "ties_noise_and_margins",
@@ -72,7 +72,7 @@ def collect_points(output_dir: Path) -> list[dict]:
     Raises UserError where a result is missing, and says which command makes it.
     """
     points, read = [], []
-    for study in STUDIES:
+    for study in SOURCES:
         places = (output_dir / "studies", runs.COMMITTED / "studies")
         place = next((p / f"{study}.json" for p in places if (p / f"{study}.json").is_file()), None)
         results = read_json(place) if place else {}

@@ -22,8 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common import answers, figures, models, preferences, prompts, runs, saving, scoring, training
-from common.intervals import summary
+from common import (
+    answers,
+    figures,
+    models,
+    preferences,
+    prompts,
+    runs,
+    saving,
+    scoring,
+    training,
+)
+from common.basics import show_progress
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OWN_EPOCHS = 3  # passes over your own pairs, since there are mostly fewer than in the world
@@ -74,7 +84,7 @@ def train_reward_model(
     shared, optimizer = accelerator.prepare(model, optimizer)
     shared.eval()  # no dropout, as in TRL: a fifth of the time, and pairs are hardly read twice
     losses = []
-    for batch in runs.show_progress(batches, name):
+    for batch in show_progress(batches, name):
         with accelerator.split_between_processes(batch, apply_padding=True) as mine:
             rows = [pairs[i] for i in mine]
         asked = [row["prompt"] for row in rows]
@@ -188,10 +198,9 @@ def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
     """Rewards (N, 2) of pairs against their labels: what can be had without a gold standard."""
     margins = rewards[:, 0] - rewards[:, 1]
     return {
-        "accuracy": summary(pair_hits(rewards)),
-        "loss": summary(np.logaddexp(0, -margins)),
-        "margin": summary(margins),
-        "shorter": summary(pair_hits(prefer_shorter(pairs))),
+        "accuracy": float(pair_hits(rewards).mean()),
+        "loss": float(np.logaddexp(0, -margins).mean()),
+        "shorter": float(pair_hits(prefer_shorter(pairs)).mean()),
         "calibration": calibration(margins),
     }
 
@@ -243,7 +252,7 @@ def by_gold(model, tokenizer, rewards: np.ndarray, held: list[dict], new: list[d
             its_rewards = np.quantile(rewards[styles == style], QUANTILES) - rewards.mean()
             its_gold = float(gold[styles == style].mean() - gold.mean())
             by_style[style] = {"rewards": its_rewards.tolist(), "gold": its_gold}
-    in_order = {name: summary(values) for name, values in in_order.items() if len(values)}
+    in_order = {name: float(values.mean()) for name, values in in_order.items() if len(values)}
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
@@ -263,8 +272,8 @@ def reward_rows(before: dict, after: dict) -> list[tuple]:
             (*rows[1][:2], f"nats, of which {limits['loss']:.2f} are noise"),
         ]
     read = [look | look.get("in_order", {}) for look in (before, after)]
-    told = [(what, *(look[key]["mean"] for look in read), unit) for what, key, unit in rows]
-    shorter = after.get("in_order", after)["shorter"]["mean"]
+    told = [(what, *(look[key] for look in read), unit) for what, key, unit in rows]
+    shorter = after.get("in_order", after)["shorter"]
     return [*told, ("preferring the shorter answer instead", None, shorter, "%")]
 
 
@@ -283,7 +292,7 @@ def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]
 def draw(losses: list[float], look: dict):
     """Four panels of the run that was just done."""
     in_order = look["in_order"]
-    right, shorter = (100 * in_order[name]["mean"] for name in ("all", "shorter"))
+    right, shorter = (100 * in_order[name] for name in ("all", "shorter"))
     title = f"Reward model: {right:.0f} % of held-out pairs in the right order"
     figure, axes = figures.new_figure(2, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses, look["limits"]["loss"])
@@ -295,7 +304,7 @@ def draw(losses: list[float], look: dict):
 
 def draw_own_rewards(losses: list[float], look: dict):
     """Two panels for pairs whose better answer nobody knows."""
-    foretold, shorter = (100 * look[name]["mean"] for name in ("accuracy", "shorter"))
+    foretold, shorter = (100 * look[name] for name in ("accuracy", "shorter"))
     title = f"Reward model: {foretold:.0f} % of your held-out labels foretold"
     figure, axes = figures.new_figure(1, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses)
@@ -357,11 +366,11 @@ def reasons_panel(ax, in_order: dict) -> None:
     names |= {"sycophantic": "it agrees with\na wrong user", "expert": "expert's preamble"}
     names |= {"shorter": "(preferring\nthe shorter)"}
     shown = {label: in_order[name] for name, label in names.items() if name in in_order}
-    for place, (label, measured) in enumerate(shown.items()):
-        control, mean = label.startswith("("), 100 * measured["mean"]
-        ax.barh(place, mean, color="lab:other" if control else "lab:reward", alpha=0.8)
+    for place, (label, share) in enumerate(shown.items()):
+        control = label.startswith("(")
+        ax.barh(place, 100 * share, color="lab:other" if control else "lab:reward", alpha=0.8)
         black = {"color": "black" if control else "white", "ha": "right", "va": "center"}
-        ax.text(mean - 2, place, f"{mean:.0f} %", **black)
+        ax.text(100 * share - 2, place, f"{100 * share:.0f} %", **black)
     ax.axvline(50, color="black", lw=0.8, ls=":")
     ax.set_yticks(range(len(shown)), shown)
     ax.invert_yaxis()

@@ -209,6 +209,22 @@ def print_before_after(
     print_table(head, rows)
 
 
+def rows_of(columns: Sequence[dict]) -> list[tuple]:
+    """Rows for `print_table` of `Answers.means`, a dictionary a column; some have a `reward`."""
+    kinds = columns[0].get("kinds", ())
+    rows = [(kind, *(c["kinds"][kind] for c in columns), "% of answers") for kind in kinds]
+    named = {
+        "gold": ("gold utility", "log-odds, at most 4"),
+        "reward": ("reward", "log-odds, by the reward model"),
+        "words": ("length", "words"),
+        "kl": ("KL from the SFT model, measured", "nats"),
+    }
+    for name, (what, unit) in named.items():
+        if name in columns[0]:
+            rows.append((what, *(c[name] for c in columns), unit))
+    return rows
+
+
 def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
     """Rows (what, number, ..., unit) under their heads, numbers in columns; None is a dash."""
     width = max(len(row[0]) for row in [head, *rows]) + 1

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import runs
-from common.intervals import Z95, interval, over_seeds, seed_half_width, student_t
+from common.intervals import Z95, interval, over_seeds
 from common.models import init_compute, quiet_libraries
 from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
 
@@ -146,28 +146,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def seeds_needed(claim: dict) -> int | None:
-    """How many seeds would decide a judged claim that is undecided over its seeds (`by_seed`).
-
-    If mean and spread stay what they are: the part of the interval that comes from seeds shrinks
-    as 1/sqrt(seeds), the part from prompts stays. None: it alone leaves the claim open, so it takes
-    more prompts; or the claim has been decided, or was measured with one seed.
-    """
-    means = claim.get("by_seed", [])
-    if claim["verdict"] != "undecided" or not claim["ci95"] or len(means) < 2:
-        return None
-    mean, (low, high), between = claim["mean"], claim["ci95"], seed_half_width(means)
-    below, above = (math.sqrt(max(0, end**2 - between**2)) for end in (mean - low, high - mean))
-    spread, seeds, most = float(np.std(means, ddof=1)), len(means), 100_000
-    while seeds < most:
-        seeds += 1 + seeds // 100  # to one in a hundred
-        half = student_t(seeds - 1) * spread / math.sqrt(seeds)
-        ci95 = mean - math.hypot(half, below), mean + math.hypot(half, above)
-        if verdict(ci95, _borders(claim), claim["smallest"]) != "undecided":
-            return seeds
-    return None
-
-
 # --- The run of a study ---
 
 
@@ -283,8 +261,6 @@ def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
     """The results of all seeds with every claim judged, ready for JSON."""
     metrics = [part["metrics"] for part in parts]
     judged = [judge(claim, metrics) for claim in claims]
-    for claim in judged:
-        claim["seeds_needed"] = seeds_needed(claim)
     return {
         "script": script,
         "seeds": [part["seed"] for part in parts],

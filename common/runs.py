@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from common.basics import UserError, is_main_process, process_count, show_progress
+from common.basics import UserError, is_main_process, process_count
 from common.saving import check_results, check_writable, name_run, versions, write_json
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
@@ -245,21 +245,3 @@ def run(main: Callable[[], object]) -> None:
 
 def _end(number: int, frame) -> None:
     raise KeyboardInterrupt(number)
-
-
-# temporary: these live in common.models and common.basics
-
-
-def quiet_libraries():
-    from common.models import quiet_libraries as q
-
-    q()
-
-
-def init_compute(device):
-    from common.models import init_compute as i
-
-    return i(device)
-
-
-__all__ = ["UserError", "is_main_process", "process_count", "show_progress"]

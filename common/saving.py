@@ -214,9 +214,3 @@ def load_or_train(folder: Path, settings: dict, train: Callable[[], Sequence]) -
     print(f"training {folder.name.replace('_', ' ')} first ({folder})")
     save_model(folder, settings, *train())
     return folder
-
-
-def fingerprint(what):  # temporary: it lives in common.models
-    from common.models import fingerprint as f
-
-    return f(what)

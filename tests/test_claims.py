@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from common import claims, intervals
+from common import claims
 from common.claims import (
     ABOVE_ZERO,
     INFINITY,
@@ -17,7 +17,6 @@ from common.claims import (
     benjamini_hochberg,
     false_discovery,
     judge,
-    seeds_needed,
 )
 
 
@@ -125,31 +124,6 @@ def test_false_discovery_looks_at_the_nearest_border_and_its_side():
     p = 2 * NormalDist().cdf(-1.0 * 1.96 / 0.98)
     assert false_discovery([near_top])["a"] == pytest.approx(p)
     assert false_discovery([{**claim, "mean": 5.0, "ci95": [5.0, 5.0]}])["a"] == 0
-
-
-def claim_over(means, half: float | None, region=ABOVE_ZERO, smallest: float = 0.0) -> dict:
-    claim = Claim("a", "", "", lambda m: m, region, smallest)
-    return judge(claim, [quantity(mean, half) for mean in means])
-
-
-def test_seeds_that_an_open_claim_would_take():
-    means = [0.0, 1.0, 2.0, -1.0]  # mean 0.5, deviation 1.291
-    claim = claim_over(means, None)
-    needed = seeds_needed(claim)
-    assert claim["verdict"] == "undecided" and 25 <= needed <= 30
-    halves = [intervals.student_t(k - 1) * 1.291 / k**0.5 for k in (needed - 2, needed)]
-    assert halves[1] < 0.5 < halves[0]
-    assert seeds_needed(claim_over(means, 0.4)) > 2 * needed  # 0.3 is left for the seeds' part
-    assert seeds_needed(claim_over(means, 0.6)) is None  # the prompts alone straddle: more of them
-    small = claim_over([0.3, -0.3, 0.2, -0.2], 0.01, smallest=0.1)
-    assert small["verdict"] == "undecided" and 4 < seeds_needed(small) < 100  # no difference
-
-
-def test_no_seeds_are_asked_for_where_they_would_not_help():
-    assert seeds_needed(claim_over([1.0, 1.1, 0.9], 0.1)) is None  # decided
-    one = judge(Claim("a", "", "", lambda m: m), [quantity(0.1, 0.5)])
-    assert one["verdict"] == "undecided" and seeds_needed(one) is None
-    assert seeds_needed(claim_over([1.0, -1.0], None)) is None  # on the border itself
 
 
 # --- The run of a study ---

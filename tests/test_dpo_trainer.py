@@ -333,7 +333,7 @@ def saved(tmp_path_factory):
 def test_what_a_run_writes(saved):
     written = {path.name for path in saved.iterdir()}
     results = {"dpo_training-smoke.png", "dpo_training-smoke.json"}
-    assert written == {*results, "dpo-smoke", "dpo-smoke-merged"}
+    assert written == {*results, "dpo-smoke", "dpo-merged-smoke"}
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     steps = [look["step"] for look in metrics["looks"]]
     assert steps == [0, 2, 4, 6, 8] and metrics["after"] == metrics["looks"][-1]
@@ -375,7 +375,7 @@ def test_the_merged_model_is_the_policy(saved):
     _, tokenizer = load_causal_lm("tiny-gpt2")
     exact = {"dtype": torch.float32}  # the embedded model is stored in half precision
     policy = AutoPeftModelForCausalLM.from_pretrained(saved / "dpo-smoke", **exact)
-    merged = AutoModelForCausalLM.from_pretrained(saved / "dpo-smoke-merged", **exact)
+    merged = AutoModelForCausalLM.from_pretrained(saved / "dpo-merged-smoke", **exact)
     prompts = [row["prompt"] for row in make_pairs(8)]
     texts = [encode_response(tokenizer, row["chosen"]) for row in make_pairs(8)]
     ours, theirs = (
@@ -384,11 +384,11 @@ def test_the_merged_model_is_the_policy(saved):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     with policy.disable_adapter():
         assert (response_logps(policy, tokenizer, prompts, texts) - ours).abs().max() > 1e-4
-    theirs = AutoTokenizer.from_pretrained(saved / "dpo-smoke-merged")
+    theirs = AutoTokenizer.from_pretrained(saved / "dpo-merged-smoke")
     assert format_prompt(theirs, "Why?") == "Question: Why?\nAnswer:"
 
 
-@pytest.mark.parametrize("place", ["dpo-smoke", "dpo-smoke-merged"])
+@pytest.mark.parametrize("place", ["dpo-smoke", "dpo-merged-smoke"])
 def test_what_is_somebodys_is_an_error_before_training(tmp_path, monkeypatch, place):
     (tmp_path / "outputs" / place).mkdir(parents=True)
     (tmp_path / "outputs" / place / "thesis.txt").write_text("mine")
@@ -403,18 +403,18 @@ def test_what_is_somebodys_is_an_error_before_training(tmp_path, monkeypatch, pl
 # --- A killed training goes on ---
 
 FLAGS = ("--smoke", "--prompts", 2, "--batch-size", 2)  # 32 steps, a checkpoint at every fourth
-NAMED = "dpo-batch-size-2-prompts-2-smoke"
+NAMED = "batch-size-2-prompts-2-smoke"
 
 
 def test_a_killed_training_goes_on_and_ends_at_the_same_weights(tmp_path):
     command = [sys.executable, str(SCRIPTS / "dpo_trainer.py"), *map(str, FLAGS)]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen([*command, "--output-dir", "killed"], cwd=tmp_path, **silent)
-    checkpoints = tmp_path / "killed" / f"{NAMED}-checkpoints"
+    checkpoints = tmp_path / "killed" / f"dpo-checkpoints-{NAMED}"
     while run.poll() is None and len(list(checkpoints.glob("*/trainer_state.json"))) < 2:
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL and not (tmp_path / "killed" / NAMED).exists()
+    assert run.wait() == -signal.SIGKILL and not (tmp_path / "killed" / f"dpo-{NAMED}").exists()
     (checkpoints / "checkpoint-999").mkdir()  # killed before its last file
     (checkpoints / "notes.txt").write_text("mine")
 
@@ -422,15 +422,17 @@ def test_a_killed_training_goes_on_and_ends_at_the_same_weights(tmp_path):
     whole = run_script("dpo_trainer", *FLAGS, "--output-dir", "whole", cwd=tmp_path)
     assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
     assert re.search(r"going on from \S+checkpoint-(?!999)", resumed.stdout)
-    ours, theirs = (load_file(tmp_path / name / NAMED / ADAPTER) for name in ("killed", "whole"))
+    ours, theirs = (
+        load_file(tmp_path / name / f"dpo-{NAMED}" / ADAPTER) for name in ("killed", "whole")
+    )
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
-    results = f"dpo_training{NAMED[3:]}.json"
+    results = f"dpo_training-{NAMED}.json"
     metrics = [
         json.loads((tmp_path / name / results).read_text())["metrics"]
         for name in ("killed", "whole")
     ]
     assert metrics[0] == metrics[1] and len(metrics[0]["looks"]) == 7
-    assert not (tmp_path / "whole" / f"{NAMED}-checkpoints").exists()
+    assert not (tmp_path / "whole" / f"dpo-checkpoints-{NAMED}").exists()
     assert (checkpoints / "notes.txt").read_text() == "mine"
 
 
@@ -440,7 +442,7 @@ def leave(folder: Path, settings: dict, *steps: int) -> None:
         (folder / f"checkpoint-{step}").mkdir(parents=True)
         (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"step": {step}}}')
     looks = [{"step": step} for step in (0, 5, 10, 15)]
-    (folder / dpo.LOOKS).write_text(json.dumps({"settings": settings, "looks": looks}))
+    (folder / "looks.json").write_text(json.dumps({"settings": settings, "looks": looks}))
 
 
 def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_a_method_is_its_n_or_the_end_of_its_training():
 
 
 def test_points_are_averaged_over_seeds_and_a_missing_study_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(frontier, "STUDIES", ("one",))
+    monkeypatch.setattr(frontier, "SOURCES", ("one",))
     monkeypatch.setattr(frontier.runs, "COMMITTED", tmp_path / "nothing")
     with pytest.raises(UserError, match=r"studies/one\.py makes them"):
         frontier.collect_points(tmp_path)

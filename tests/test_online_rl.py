@@ -1,19 +1,20 @@
-"""online_rl.py: the advantage, the gradient that it stands for, parity with TRL, the script."""
+"""online_rl.py and its study: the advantage, its gradient, parity with TRL, the commands."""
 
+import copy
 import json
 from itertools import product
-
-from support.rl_arms import spread, spread_over_rates
 
 import numpy as np
 import online_rl
 import pytest
+import rl_beside_dpo as study
 import torch
 from helpers import run_script
 from rlhf_objectives import kl_regularized_optimum
 
 from common.models import load_causal_lm, load_reward_model
 from common.preferences import questions
+from common.scoring import log_ratios
 
 REWARDS = np.array([1.0, -0.5, 0.3, 2.0])
 REFERENCE = np.array([0.4, 0.3, 0.2, 0.1])
@@ -79,27 +80,12 @@ def test_the_expected_update_is_the_gradient_of_the_objective(count):
 
 def test_a_tabular_policy_reaches_the_kl_regularised_optimum():
     logits = np.log(REFERENCE)
-    for _ in range(3000):
-        logits = logits + expected_gradient(logits, BETA)
+    for _ in range(2000):
+        logits = logits + 2 * expected_gradient(logits, BETA)
     probs = np.exp(logits) / np.exp(logits).sum()
     optimum = kl_regularized_optimum(REFERENCE, REWARDS, BETA)
     assert np.abs(probs - optimum).sum() / 2 < 1e-3
     assert np.abs(REFERENCE - optimum).sum() / 2 > 0.1  # it had a way to go
-
-
-def test_a_sampled_tabular_policy_comes_near_it():
-    rng, logits = np.random.default_rng(0), np.log(REFERENCE)
-    for step in range(1500):
-        probs = np.exp(logits) / np.exp(logits).sum()
-        picks = rng.choice(len(probs), size=(64, 4), p=probs)
-        ratios = np.log(probs / REFERENCE)[picks]
-        rewards = online_rl.penalized_rewards(REWARDS[picks], ratios, BETA)
-        advantages = online_rl.leave_one_out_advantages(rewards)
-        scores = np.eye(len(probs))[picks] - probs  # (64, 4, K)
-        logits = logits + 1 / (1 + step / 50) * (advantages[..., None] * scores).mean((0, 1))
-    probs = np.exp(logits) / np.exp(logits).sum()
-    optimum = kl_regularized_optimum(REFERENCE, REWARDS, BETA)
-    assert np.abs(probs - optimum).sum() / 2 < 1e-2
 
 
 # --- TRL ---
@@ -107,102 +93,104 @@ def test_a_sampled_tabular_policy_comes_near_it():
 
 @pytest.fixture(scope="module")
 def trained():
-    torch.manual_seed(0)
-    policy, tokenizer = load_causal_lm("tiny-gpt2")
+    """(history, what updates saw, the policy as it was after the first one, tokenizer, looks)."""
+    model, tokenizer = load_causal_lm("tiny-gpt2")
     judge = load_reward_model("tiny-distilbert")
-    prompts = [question.prompt for question in questions("train")[:24]]
-    looked = []
+    asked = [question.prompt for question in questions("train")[:24]]
+    after = {}
 
-    def look(step: int, model) -> dict:
-        looked.append(step)
-        return {}
+    def look(step: int, policy) -> None:
+        after[step] = copy.deepcopy(policy) if step == 1 else None
 
-    settings = {"learning_rate": 3e-3, "updates": 3, "prompts_per_update": 8, "beta": 0.5}
-    done = online_rl.train_rl(policy, tokenizer, judge, prompts, **settings, look=look)
-    return done, tokenizer, judge, looked
+    settings = {"learning_rate": 3e-3, "updates": 2, "prompts_per_update": 8, "beta": 0.5}
+    options = {**settings, "look": look, "look_at": (1,)}
+    policy, history, updates = online_rl.train_rl(model, tokenizer, judge, asked, **options)
+    assert list(after) == [0, 1, 2]
+    return policy, history, updates, after[1], tokenizer
 
 
 def test_advantages_are_trls(trained):
-    done, tokenizer, judge, _ = trained
-    assert online_rl.difference_from_trl(done, tokenizer, judge, 0.5) < 1e-3
-    assert online_rl.difference_from_trl(done, tokenizer, judge, 0.0) > 1e-3  # beta is in it
+    """The second update was sampled from the policy after the first: the KL term is in it."""
+    _, _, (first, second), policy, tokenizer = trained
+    token_ids = [[answer.token_ids for answer in row] for row in second.sampled]
+    ratios = log_ratios(policy, tokenizer, second.prompts, token_ids)
+    for beta, same in ((0.5, True), (0.0, False)):
+        rewards = online_rl.penalized_rewards(second.rewards, ratios, beta)
+        difference = online_rl.leave_one_out_advantages(rewards) - second.advantages
+        assert (np.abs(difference).max() < 1e-3 * second.advantages.std()) == same
+    plain = online_rl.leave_one_out_advantages(first.rewards)  # the policy is the reference
+    np.testing.assert_allclose(plain, first.advantages, atol=1e-4)
 
 
 def test_dropout_is_off_and_the_adapter_moves(trained):
-    done, *_ = trained
-    dropouts = [m for m in done.policy.modules() if isinstance(m, torch.nn.Dropout)]
-    assert all(m.p == 0 for m in dropouts)
-    assert done.policy.peft_config["default"].lora_dropout == 0
-    moved = [x.abs().max().item() for name, x in done.policy.named_parameters() if "lora_B" in name]
+    policy, *_ = trained
+    assert all(m.p == 0 for m in policy.modules() if isinstance(m, torch.nn.Dropout))
+    moved = [x.abs().max().item() for name, x in policy.named_parameters() if "lora_B" in name]
     assert max(moved) > 1e-4
 
 
-def test_it_is_looked_at_on_the_way_and_every_update_is_logged(trained):
-    done, *_, looked = trained
-    assert looked == [0, 1, 2, 3]
-    curve = online_rl.training_curve(done, 0.5)
-    assert len(curve["reward"]) == len(curve["optimized"]) == 3
-    assert curve["optimized"][0] == pytest.approx(
-        curve["reward"][0], abs=1e-3
-    )  # it is the reference
+def test_every_update_is_logged(trained):
+    _, history, updates, *_ = trained
+    curve = online_rl.training_curve(history, 0.5)
+    assert curve["reward"] == pytest.approx([u.rewards.mean() for u in updates], abs=1e-4)
+    assert curve["optimized"][0] == pytest.approx(curve["reward"][0], abs=1e-3)
+    assert curve["optimized"][1] != pytest.approx(curve["reward"][1], abs=1e-3)
 
 
-def test_few_prompts_are_repeated_until_they_fill_an_update(trained):
-    _, tokenizer, judge, _ = trained
-    policy, _ = load_causal_lm("tiny-gpt2")
-    settings = {"learning_rate": 1e-3, "updates": 1, "prompts_per_update": 4, "samples": 2}
-    done = online_rl.train_rl(policy, tokenizer, judge, ["Why?", "How?", "Who?"], **settings)
-    assert done.trainer.state.global_step == 1
+def test_few_prompts_are_repeated_until_they_fill_an_update():
+    assert len(online_rl.prompt_rows(["Why?", "How?", "Who?"], 4)) == 6
 
 
-# --- What the claims compare ---
+# --- The study's arithmetic ---
 
 
 def test_the_spread_is_that_of_the_means():
     rows = np.array([[0.0, 1.0, 5.0], [2.0, 1.0, 1.0]])
-    assert spread(rows) == pytest.approx(2.0)
+    assert study.range_of_means(rows) == pytest.approx(2.0)
     rows = np.random.default_rng(0).normal(size=(30, 3))
-    both = spread_over_rates(rows + np.array([0.0, 3.0, 1.0]), rows, (0.5, 1, 2))
-    assert both["difference"]["mean"] == pytest.approx(
-        both["rl_spread"]["mean"] - both["dpo_spread"]["mean"]
-    )
+    both = study.spread_over_rates(rows + np.array([0.0, 3.0, 1.0]), rows)
+    difference = both["rl_range"]["mean"] - both["dpo_range"]["mean"]
+    assert both["difference"]["mean"] == pytest.approx(difference)
     assert both["difference"]["ci95"][0] > 1
 
 
-# --- The script ---
+def test_tokens_through_models():
+    found = study.token_passes(100, [50, 100, 150])
+    assert found["dpo_passes"] == 400 and found["rl_passes"] == 150 * 7
+    assert found["doublings"]["mean"] == pytest.approx(np.log2(150 * 7 / 400))
+
+
+# --- The commands ---
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("online_rl")
-    done = run_script("online_rl", "--smoke", "--claims", cwd=folder)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("online_rl")
+
+
+def test_the_lesson_without_dpo(folder):
+    done = run_script("online_rl", "--smoke", cwd=folder)
     assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-def test_a_smoke_run_takes_every_path(smoke):
-    folder, said = smoke
-    results = json.loads((folder / "outputs/online_rl-smoke.json").read_text())
+    assert "DPO" not in done.stdout and done.stdout.count("first (") == 1
+    assert len(done.stdout.splitlines()) <= 26  # one of them: the reward model
+    results = json.loads((folder / "outputs/online_rl-smoke.json").read_text(encoding="utf-8"))
     assert (folder / "outputs/online_rl-smoke.png").is_file()
-    assert all(check["passes"] for check in results["checks"])
-    assert {claim["id"] for claim in results["claims"]} == {c.id for c in online_rl.CLAIMS}
-    metrics = results["metrics"]
-    assert set(metrics["curves"]) == set(online_rl.ARMS)
-    points = metrics["frontier"]
+    looks = results["metrics"]["looks"]
+    assert [look["step"] for look in looks] == [0, 1, 2, 3] and looks[0]["kl"] == 0
+
+
+def test_the_study(folder):
+    done = run_script("studies/rl_beside_dpo", "--smoke", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    saved = folder / "outputs/studies/rl_beside_dpo-smoke.json"
+    results = json.loads(saved.read_text(encoding="utf-8"))
+    metrics = results["runs"][0]["metrics"]
+    assert set(metrics["looks"]) == set(study.ARMS)
+    points = metrics["points"]
+    assert {point["series"] for point in points} == {"default", "biased", "biased_no_kl"}
     assert {point["biased"] for point in points} == {False, True}
-    assert all({"kl", "gold", "good", "label", "update"} <= set(point) for point in points)
-    assert "no KL term" in said and said.count("wrote ") == 1
-
-
-def test_the_figure_is_drawn_from_several_seeds(smoke, tmp_path):
-    from support.drawing.online_rl import draw_online_rl
-
-    from common.intervals import over_seeds
-
-    metrics = json.loads((smoke[0] / "outputs/online_rl-smoke.json").read_text())["metrics"]
-    drawing = draw_online_rl(over_seeds([metrics] * 3), metrics)
-    drawing.save(tmp_path / "seeds.png", "three seeds")
-    assert (tmp_path / "seeds.png").stat().st_size > 20_000
+    assert any("no KL term" in point["label"] for point in points)
+    assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
 
 
 def test_own_prompts(tmp_path):
@@ -211,6 +199,5 @@ def test_own_prompts(tmp_path):
     done = run_script("online_rl", "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (results,) = (tmp_path / "outputs").glob("online_rl*.json")
-    results = json.loads(results.read_text())
-    assert results["claims"] == [] and all(check["passes"] for check in results["checks"])
-    assert set(results["metrics"]["curves"]) == {"default"}
+    metrics = json.loads(results.read_text())["metrics"]
+    assert "second_look" in metrics and "gold" not in metrics["looks"][0]

@@ -2,12 +2,11 @@
 
 import json
 
+import pytest
 from own_data.conversations import end_mark, find_markup, written_as
 from own_data.read import load_preferences, read_data, shared_beginning, usable
 
-import pytest
-
-from common.runs import UserError
+from common.basics import UserError
 
 pytest.importorskip("datasets")
 

@@ -8,12 +8,11 @@ import lzma
 import sys
 import zipfile
 
+import pytest
 from own_data.read import load_preferences, read_data
 
-import pytest
-
 from common import models
-from common.runs import UserError
+from common.basics import UserError
 
 datasets = pytest.importorskip("datasets")
 

@@ -2,13 +2,12 @@
 
 import json
 
+import pytest
 from own_data.conversations import REFUSALS
 from own_data.read import holds_labels, load_preferences, read_data, usable
 from own_data.shapes import EXPORTS, USUAL, edits
 
-import pytest
-
-from common.runs import UserError
+from common.basics import UserError
 
 pytest.importorskip("datasets")
 

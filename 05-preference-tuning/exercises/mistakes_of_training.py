@@ -27,7 +27,7 @@ from grade import (
 from common import runs
 from common.answers import sample_answers
 from common.intervals import over_seeds, student_t
-from common.models import load_causal_lm
+from common.models import load_causal_lm, quiet_libraries
 from common.preferences import make_pairs, questions
 from common.prompts import encode_response
 from common.saving import read_json
@@ -48,7 +48,7 @@ def grade_training(folder: Path) -> Graded:
     file, begun = folder / f"{FILE}.py", ""
     try:
         logps = load_function(file, "response_logps")
-        runs.quiet_libraries()
+        quiet_libraries()
         fault = fault_of_logps(logps, file)
         if fault:
             return Graded("wrong", fault)

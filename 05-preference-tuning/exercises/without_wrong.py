@@ -16,7 +16,7 @@ from dpo_trainer import train_dpo
 
 from common import answers, runs
 from common.intervals import interval, percent
-from common.models import load_causal_lm
+from common.models import load_causal_lm, quiet_libraries
 from common.preferences import SIDES, make_pairs, questions, read_response
 
 PAIRS = 768
@@ -34,7 +34,7 @@ def main() -> None:
     seed_help = "of pairs and training"
     parser.add_argument("--seed", type=runs.whole_number(0), default=0, help=seed_help)
     seed = parser.parse_args().seed
-    runs.quiet_libraries()
+    quiet_libraries()
     pairs = [pair for pair in make_pairs(4 * PAIRS, seed=seed) if not shows_wrong(pair)][:PAIRS]
 
     model, tokenizer = load_causal_lm("tiny-gpt2")

@@ -1,0 +1,248 @@
+"""What lessons get of your own data: counted, split by prompt, no longer than the model reads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import SCRIPTS
+from own_data.read import (
+    contradictory,
+    find_readable,
+    keep_readable,
+    load_preferences,
+    own_pairs,
+    own_prompts,
+    own_reward_pairs,
+    usable,
+)
+
+from common.basics import UserError
+from common.models import load_tokenizer
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("tiny-gpt2")
+
+
+def write(path, rows) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def pair(k: int, **columns) -> dict:
+    return {"prompt": f"What is {k}?", "chosen": f"It is {k}.", "rejected": "No.", **columns}
+
+
+def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
+    answers = [("a", "b"), ("b", "a"), ("s", "s"), ("", "b"), ("a", " "), ("a", "b"), ("a", "c")]
+    rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
+    kept = usable(write(tmp_path / "a.jsonl", rows), "pairs")
+    assert kept["row"][:] == [1, 2, 7] and contradictory(kept) == [0, 1]
+    said = capsys.readouterr().out
+    assert "3 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
+    assert "2 contradict another one (row 1; kept)" in said
+    with pytest.raises(UserError, match="no row is left to learn from"):
+        usable(write(tmp_path / "a.jsonl", rows[2:3]), "pairs")
+
+
+def test_missing_answers_are_kept_as_empty(tmp_path):
+    rows = [pair(0, chosen=None), pair(1, rejected="  "), pair(2, rejected=[])]
+    loaded = load_preferences(write(tmp_path / "a.jsonl", rows))
+    assert loaded["chosen"][0] == "" and loaded["rejected"][1:] == ["  ", ""]
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    rows = [pair(k) for k in range(2)]
+    load_preferences(write(tmp_path / "a.jsonl", rows))
+    assert load_preferences(write(tmp_path / "a.jsonl", rows[:1])).to_list() == rows[:1]
+
+
+def test_the_split_is_the_same_whatever_else_is_in_the_file(tmp_path, tokenizer):
+    rows = [pair(k % 200, chosen=f"It is {k}.") for k in range(400)]
+    path, other = write(tmp_path / "a.jsonl", rows), write(tmp_path / "b.jsonl", rows[:390])
+    train, held, prompts = own_pairs(path, tokenizer, 0)
+    assert len(train) + len(held) == 400 and not {*train["prompt"]} & {*held["prompt"]}
+    assert len({*held["prompt"]}) == 25 and len(held) == 50
+    assert len(prompts) == 16 and {*prompts} < {*held["prompt"]}
+    fewer = own_pairs(other, tokenizer, 0)
+    assert {*fewer[1]["prompt"]} == {*held["prompt"]} and train["row"][:] != sorted(train["row"])
+    assert {*own_pairs(path, tokenizer, 1)[1]["prompt"]} != {*held["prompt"]}
+    assert {*own_reward_pairs(path, tokenizer, 0)[1]["prompt"]} == {*held["prompt"]}
+    few = own_pairs(path, tokenizer, 0, pairs=7, prompts=3)
+    assert few[0]["row"][:] == train["row"][:7] and len(few[2]) == 3
+    with pytest.raises(UserError, match="1 distinct prompts; at least 2"):
+        own_pairs(write(tmp_path / "c.jsonl", [pair(1)]), tokenizer, 0)
+
+
+def test_another_file_is_held_out(tmp_path, tokenizer, capsys):
+    path = write(tmp_path / "a.jsonl", [pair(k) for k in range(20)])
+    held = write(tmp_path / "b.jsonl", [pair(k) for k in range(18, 24)])
+    train, rows, prompts = own_pairs(path, tokenizer, 0, held_out=held)
+    assert len(train) == 18 and len(rows) == 6 and len(prompts) == 6
+    assert "2 rows left out of training: their prompts are held out" in capsys.readouterr().out
+    assert [len(part) for part in own_reward_pairs(path, tokenizer, 0, held_out=held)] == [18, 6]
+    with pytest.raises(UserError, match="all prompts of --dataset are held out"):
+        own_pairs(path, tokenizer, 0, held_out=path)
+
+
+def test_near_twins_across_the_split_are_said(tmp_path, tokenizer, capsys):
+    rows = [pair(k) for k in range(20)]
+    twins = [pair(k, prompt=f"what is  {k}\0") for k in range(20)]
+    own_pairs(write(tmp_path / "a.jsonl", rows + twins), tokenizer, 0)
+    assert (
+        "held-out prompts are in training but for case, marks or blanks" in capsys.readouterr().out
+    )
+    own_pairs(write(tmp_path / "a.jsonl", rows), tokenizer, 0)
+    assert "but for case" not in capsys.readouterr().out
+
+
+def test_prompts_alone(tmp_path, tokenizer, capsys):
+    rows = [{"prompt": f"What is {k % 9}?"} for k in range(12)]
+    path = write(tmp_path / "a.jsonl", rows)
+    prompts = own_prompts(path, tokenizer, 0)
+    assert sorted(prompts) == [f"What is {k}?" for k in range(9)]
+    assert own_prompts(path, tokenizer, 0, most=4) == prompts[:4] != sorted(prompts)[:4]
+    pairs = write(tmp_path / "b.jsonl", [pair(k) for k in range(9)])
+    assert sorted(own_prompts(pairs, tokenizer, 0)) == sorted(prompts)
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    talks = write(tmp_path / "c.jsonl", [{"chosen": turns, "rejected": [*turns[:1], turns[1]]}] * 2)
+    assert own_prompts(talks, tokenizer, 0) == ["Hi."]
+    with pytest.raises(UserError, match="no column chosen, rejected"):
+        own_prompts(write(tmp_path / "d.jsonl", [{"note": "It is so."}]), tokenizer, 0)
+
+
+# --- What a model can read ---
+
+
+def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
+    rows = [pair(k) for k in range(1, 9)]
+    rows[2]["chosen"] = rows[5]["rejected"] = "very " * 600
+    path = write(tmp_path / "a.jsonl", rows)
+    for seed in range(3):
+        train, held, _ = own_pairs(path, tokenizer, seed)
+        assert sorted([*train["row"], *held["row"]]) == [1, 2, 4, 5, 7, 8] and len(held) == 1
+    assert capsys.readouterr().out.count("2 of 8 rows left out: 2 longer than the 256 tokens") == 3
+    with pytest.raises(UserError, match="the model can read none of the rows: 8 longer than the 9"):
+        own_pairs(path, tokenizer, 0, max_length=9)
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    """An English vocabulary of whole words: anything else is [UNK]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    words = [*special, "Why", "why", "?", "It", "scatters", "No", ".", "see", "there"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    names = {f"{token[1:-1].lower()}_token": token for token in special}
+    options = {"tokenizer_object": tokenizer, "model_max_length": 512}
+    return PreTrainedTokenizerFast(**options, **names)
+
+
+def test_all_reasons_stand_in_one_line(wordpiece, capsys):
+    why = {"prompt": "Why?", "chosen": "It scatters.", "rejected": "No."}
+    rows = [
+        {**why, "row": 9, "prompt": "why " * 600},
+        {**why, "row": 4, "chosen": "see [SEP] there"},
+        {**why, "row": 2, "chosen": "红", "rejected": "绿"},
+        {**why, "row": 7},
+        {**why, "row": 3, "prompt": [{"role": "user", "content": "a [MASK] b"}]},
+    ]
+    kept = keep_readable(datasets.Dataset.from_list(rows[:4]), wordpiece)
+    assert list(kept["row"]) == [7]
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("3 of 4 rows left out: 1 longer than the ")
+    assert "1 with [SEP], a token of the model (the first is row 4)" in said
+    assert "1 with answers that are the same to the model (unknown characters)" in said
+    with pytest.raises(UserError, match=r"can read none of the rows: 1 with \[MASK\], a token"):
+        keep_readable(datasets.Dataset.from_list(rows[4:]), wordpiece)
+
+
+def test_a_template_that_rejects_a_row_names_it(tokenizer):
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = "{{ raise_exception('no turns') }}"
+    try:
+        with pytest.raises(UserError, match=r"--dataset, row 5: the chat template .*: no turns"):
+            find_readable([pair(1, row=5)], tokenizer, 48, 1024)
+    finally:
+        tokenizer.chat_template = kept
+
+
+LABELS = [
+    {"prompt": f"What is {k}?", "completion": text, "label": text == "Good."}
+    for k in range(20)
+    for text in ("Good.", "A bad one.")
+]
+
+
+def test_labels_are_kept_and_split_by_prompt(tmp_path, tokenizer):
+    path = write(tmp_path / "a.jsonl", LABELS)
+    train, held, _ = own_pairs(path, tokenizer, 0, labelled=True, max_new_tokens=8)
+    assert len(train) + len(held) == 40 and len(held) in (4, 6)
+    assert not {*train["prompt"]} & {*held["prompt"]} and train["label"].count(True) > 0
+    lone = [row for k, row in enumerate(LABELS) if row["label"] or k == 1]
+    with pytest.raises(UserError, match="all have the same label"):
+        own_pairs(write(tmp_path / "b.jsonl", lone), tokenizer, 0, labelled=True)
+    pairs = write(tmp_path / "c.jsonl", [pair(k) for k in range(9)])
+    assert "chosen" in own_pairs(pairs, tokenizer, 0, labelled=True)[0].column_names
+
+
+# --- How much ---
+
+MEMORY = """
+import sys
+from pathlib import Path
+from own_data import read
+def resident():  # MiB
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
+read.usable(sys.argv[1], "pairs")
+before = resident()
+train, held = read.split_rows(read.usable(sys.argv[2], "pairs"), None, 0, None)
+print(len(train) + len(held), train[0]["prompt"], resident() - before)
+"""
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> str:
+    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_nothing_is_left_behind(tmp_path):
+    path, temporary = write(tmp_path / "a.jsonl", [pair(1), pair(2)]), tmp_path / "temporary"
+    temporary.mkdir()
+    code = f"from own_data import read; assert len(read.load_preferences({path!r})) == 2"
+    run_python(code, TMPDIR=str(temporary), HF_HOME=str(tmp_path / "hf"))
+    assert list(temporary.iterdir()) == [] and not (tmp_path / "hf").exists()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc"
+)
+def test_a_large_file_is_mapped_and_not_held_in_memory(tmp_path):
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    for path, count in ((few, 100), (many, 8_000)):
+        with path.open("w", encoding="utf-8") as file:
+            for k in range(count):
+                row = {"prompt": f"第{k}問 🙂 Ποιος;", "chosen": f"مرحبا {k} " * 300}
+                row["rejected"] = f"नमस्ते {k} " * 300
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    assert many.stat().st_size > 80 * 2**20
+    rows, *prompt, grown = run_python(MEMORY, str(few), str(many)).splitlines()[-1].split()
+    assert int(rows) == 8_000 and prompt[0].startswith("第") and float(grown) < 50

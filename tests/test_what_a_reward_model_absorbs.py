@@ -1,0 +1,117 @@
+"""studies/what_a_reward_model_absorbs.py: contrasts, other annotators, labels, the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import what_a_reward_model_absorbs as study
+from helpers import run_script
+
+import common.scoring
+from common.preferences import (
+    BIASES,
+    SIDES,
+    annotator_utility,
+    contrasts_of,
+    gold_utility,
+    make_pairs,
+    pairs_of_wrong_users,
+    planted_in,
+    questions,
+    read_response,
+)
+from common.scoring import contrast_rewards
+
+
+def scores_are(monkeypatch, value):
+    """Let every reward model give the value of (prompt, text)."""
+
+    def score(model, tokenizer, prompts, texts):
+        rows = zip(prompts, texts, strict=True)
+        return torch.tensor([value(*row) for row in rows], dtype=torch.float64)
+
+    monkeypatch.setattr(common.scoring, "score_responses", score)
+
+
+# --- Contrasts ---
+
+
+def test_contrasts_differ_in_one_thing():
+    rows = [row for question in questions("test")[:150] for row in contrasts_of(question, 3)]
+    assert {row.component for row in rows} == {"right", "on_topic", "filler", "style", "agreement"}
+    for row in rows:
+        more, less = (read_response(row.prompt, text) for text in (row.more, row.less))
+        assert more.correct - less.correct == (row.component == "right")
+        assert more.on_topic - less.on_topic == (row.component == "on_topic")
+        filler = row.units if row.component == "filler" else 0
+        assert more.filler_words - less.filler_words == filler
+        expert = [reading.style == "expert" for reading in (more, less)]
+        assert expert == [row.component == "style", False]
+
+
+@pytest.mark.parametrize("annotator", ["human", *BIASES])
+def test_a_model_that_scores_as_annotators_do_shows_what_is_planted_in_them(annotator, monkeypatch):
+    scores_are(monkeypatch, lambda prompt, text: annotator_utility(prompt, text, annotator))
+    for component, values in contrast_rewards(None, None, questions("test"), 0).items():
+        assert values == pytest.approx(planted_in(annotator, component), abs=1e-9)
+
+
+def test_a_model_that_ignores_filler_shows_none_of_it_where_a_regression_sees_a_liking(monkeypatch):
+    def no_filler(prompt, text):
+        return gold_utility(prompt, text) + 0.15 * min(read_response(prompt, text).filler_words, 20)
+
+    scores_are(monkeypatch, no_filler)
+    read = contrast_rewards(None, None, questions("test"), 0)
+    assert read["filler"] == pytest.approx(0, abs=1e-9) and read["right"] == pytest.approx(3)
+    rows = [(row["prompt"], row[side]) for row in make_pairs(400, "test") for side in SIDES]
+    words = [read_response(*row).filler_words for row in rows]
+    design = np.column_stack([np.ones(len(rows)), [gold_utility(*row) for row in rows], words])
+    slopes = np.linalg.lstsq(design, [no_filler(*row) for row in rows], rcond=None)[0]
+    assert slopes[-1] == pytest.approx(0.15)
+
+
+# --- Annotators ---
+
+
+def test_other_annotators_label_the_same_pairs_as_often_right():
+    pairs = make_pairs(3000)
+    again = study.labelled_again(pairs, 0)
+    same = [a["chosen"] == b["chosen"] for a, b in zip(pairs, again, strict=True)]
+    assert 0.7 < np.mean(same) < 0.95
+    for a, b, kept in zip(pairs, again, same, strict=True):
+        swapped = {**a, **{f"chosen{k}": a[f"rejected{k}"] for k in ("", "_style", "_utility")}}
+        swapped |= {f"rejected{k}": a[f"chosen{k}"] for k in ("", "_style", "_utility")}
+        assert b == (a if kept else swapped)
+    right = [np.mean(study.utilities_of(rows) @ [1, -1] > 0) for rows in (pairs, again)]
+    assert right[0] == pytest.approx(right[1], abs=0.03)
+    assert study.labelled_again(pairs, 0) == again != study.labelled_again(pairs, 1)
+
+
+@pytest.mark.parametrize("group", BIASES)
+def test_what_annotators_like_wins_more_often_in_their_labels(group):
+    unbiased = study.liked_wins(pairs_of_wrong_users(600), group).mean()
+    assert study.liked_wins(pairs_of_wrong_users(600, group), group).mean() > unbiased + 0.2
+
+
+def test_disagreement_is_counted_pair_by_pair():
+    unbiased = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    length, others = unbiased.copy(), 3 * unbiased + 1
+    length[:3] = length[:3, ::-1]
+    found = study.read_disagreement({"unbiased": unbiased, "length": length, "others": others})
+    assert [found[name]["mean"] for name in ("length", "others", "difference")] == [0.75, 0, 0.75]
+
+
+# --- The command ---
+
+
+def test_the_study_takes_every_path(tmp_path):
+    name = "what_a_reward_model_absorbs"
+    done = run_script(f"studies/{name}", "--smoke", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "studies"
+    result = json.loads((folder / f"{name}-smoke.json").read_text())
+    assert [claim["id"] for claim in result["claims"]] == [claim.id for claim in study.CLAIMS]
+    assert (folder / f"{name}-smoke.png").is_file()
+    kept = {path.name for path in (folder / "seed-0-smoke").iterdir()}
+    assert {"reward_model_6400", "reward_model_length", "wrong_users_style"} <= kept
