@@ -29,9 +29,6 @@ from common.preferences import make_pairs, questions
 from common.prompts import as_messages
 from common.scoring import pair_logps
 
-SHOWN = 2  # questions whose answers are printed
-LOOKS = "looks.json"  # beside the checkpoints: what was seen until then
-
 # --- 1. The loss ---
 
 
@@ -104,14 +101,13 @@ def train_dpo(
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    learning_rate = learning_rate or (7e-4 if models.is_embedded(model.name_or_path) else 3e-4)
     kept = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
     kept |= {"output_dir": str(checkpoints)}
     config = DPOConfig(
         beta=beta,
         loss_type=list(loss_type),
         label_smoothing=label_smoothing,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or default_rate(model),
         lr_scheduler_type=schedule,
         warmup_steps=0.1,  # a share of all steps; "constant" has none
         num_train_epochs=epochs,
@@ -135,12 +131,18 @@ def train_dpo(
     return trainer.model, history
 
 
+def default_rate(model) -> float:
+    """The learning rate that suits a model; the embedded one's was found on validation prompts."""
+    return 7e-4 if models.is_embedded(model.name_or_path) else 3e-4
+
+
 def dpo_settings(model, pairs, **hyperparameters) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
     watching = ("reference", "name", "look", "look_at", "checkpoints", "resume_from")
     defaults = {k: v for k, v in train_dpo.__kwdefaults__.items() if k not in watching}
     data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
-    return {**data, **defaults, **hyperparameters}
+    settings = {**data, **defaults, **hyperparameters}
+    return {**settings, "learning_rate": settings["learning_rate"] or default_rate(model)}
 
 
 def dpo_policy(folder: Path, model, tokenizer, pairs, **hyperparameters):
@@ -197,24 +199,18 @@ def table(before: dict, after: dict) -> list[tuple]:
 # --- 4. The figure ---
 
 
-def draw(history: list[dict], looks: list[dict]):
-    """Four panels of the run that was just done."""
-    good = [100 * look["kinds"]["right and concise"] for look in looks]
-    title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
-    figure, axes = figures.new_figure(2, 2, title)
-    log_panel(axes[0], history)
-    sides_panel(axes[1], looks)
-    kinds_panel(axes[2], looks)
-    distance_panel(axes[3], looks)
-    return figure
-
-
-def draw_own(history: list[dict], looks: list[dict]):
-    """Two panels for pairs whose true quality nobody knows."""
+def draw(history: list[dict], looks: list[dict], own_data: bool = False):
+    """Four panels of the run that was just done; two where nobody knows how good answers are."""
     title = f"DPO on your pairs: {100 * looks[-1]['ranked']:.0f} % of held-out ones ranked right"
-    figure, axes = figures.new_figure(1, 2, title)
+    if not own_data:
+        good = [100 * look["kinds"]["right and concise"] for look in looks]
+        title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
+    figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
     log_panel(axes[0], history)
     sides_panel(axes[1], looks)
+    if not own_data:
+        kinds_panel(axes[2], looks)
+        distance_panel(axes[3], looks)
     return figure
 
 
@@ -291,23 +287,21 @@ def distance_panel(ax, looks: list[dict]) -> None:
 
 
 def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[Path | None, list[dict]]:
-    """(last whole checkpoint in `folder`, looks until there) of a killed training to go on with.
+    """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
 
-    (None, []) without --resume. Raises UserError where there is none with these settings.
+    Raises UserError where --resume is given and there is none with these settings.
     """
-    step_of = {}
+    left, steps = saving.read_json(folder / "looks.json"), {}
     for state in folder.glob("checkpoint-*/trainer_state.json"):  # the last file of a checkpoint
         if saving.read_json(state):  # it is whole
-            step_of[state.parent] = int(state.parent.name.split("-")[1])
-    left = saving.read_json(folder / LOOKS)
+            steps[int(state.parent.name.split("-")[1])] = state.parent
+    if resume and steps and left.get("settings") == json.loads(json.dumps(settings)):
+        print(f"going on from {steps[max(steps)]}")
+        return steps[max(steps)], [look for look in left["looks"] if look["step"] <= max(steps)]
     if resume:
-        if not step_of or left.get("settings") != json.loads(json.dumps(settings)):
-            reason = f"{folder} holds no killed training with these settings"
-            raise runs.UserError(f"--resume: {reason}; leave --resume out")
-        last = max(step_of, key=step_of.get)
-        print(f"going on from {last}")
-        return last, [look for look in left["looks"] if look["step"] <= step_of[last]]
-    if step_of:
+        reason = f"{folder} holds no killed training with these settings"
+        raise runs.UserError(f"--resume: {reason}; leave --resume out")
+    if steps:
         print(f"{folder} of a killed training is replaced; --resume would have gone on there")
     remove_checkpoints(folder)
     return None, []
@@ -317,7 +311,7 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove what a training keeps for the case that it is killed, and nothing else."""
     for state in folder.glob("checkpoint-*/trainer_state.json"):
         shutil.rmtree(state.parent, ignore_errors=True)
-    for name in (LOOKS, "README.md"):  # TRL writes the second one
+    for name in ("looks.json", "README.md"):  # TRL writes the second one
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody's files, or no such folder
         folder.rmdir()
@@ -345,32 +339,74 @@ LOAD = """\
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-folder = {folder}
+folder = {}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForCausalLM.from_pretrained(folder)"""
 LOAD_ON_ADAPTER = """\
 from common.models import load_causal_lm  # of the lab: the base model is an adapter itself
 
-model, tokenizer = load_causal_lm({folder})"""
+model, tokenizer = load_causal_lm({})"""
 
 
 def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt) -> None:
-    """The adapter with a README that says how to use it; in a second folder the merged model."""
-    base, place = policy.peft_config["default"].base_model_name_or_path, folders[0].resolve()
-    load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
-    told = {name: value for name, value in settings.items() if value is not None}
-    text = README.format(
-        settings=", ".join(f"{name} {value}" for name, value in told.items()),
-        load=load.format(folder=json.dumps(str(place))),
-        chat=json.dumps(as_messages(prompt)),
-    )
-    saving.save_model(folders[0], settings, policy, tokenizer, readme=text)
-    for folder in folders[1:]:
-        merged = copy.deepcopy(policy).merge_and_unload()
-        saving.save_model(folder, {**settings, "merged": True}, merged, tokenizer)
+    """The adapter, with a README that says how to load it; in a second folder the merged model."""
+    folder, *merged = folders
+    place, base = str(folder.resolve()), policy.peft_config["default"].base_model_name_or_path
+    load = (LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD).format(json.dumps(place))
+    told = ", ".join(f"{name} {value}" for name, value in settings.items())
+    readme = README.format(settings=told, load=load, chat=json.dumps(as_messages(prompt)))
+    saving.save_model(folder, settings, policy, tokenizer, readme=readme)
+    for folder in merged:
+        whole = copy.deepcopy(policy).merge_and_unload()
+        saving.save_model(folder, {**settings, "merged": True}, whole, tokenizer)
 
 
-# --- Main ---
+# --- 6. The run ---
+
+
+def train_and_look(
+    model,
+    tokenizer,
+    data: tuple,
+    looks: list[dict],
+    settings: dict,
+    second,
+    sampling: dict,
+    hyper: dict,
+) -> tuple:
+    """(policy, history): trained on data = (pairs, held-out pairs, prompts), `looks` filled.
+
+    `second` asks what may be wrong with pairs of your own. On the way fewer answers will do.
+    """
+    pairs, held, asked = data
+    n, few = (1, 16) if second else (2, 100)
+    last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
+    print(f"{len(pairs)} pairs, {last} steps; judged by {len(asked)} prompts, {len(held)} pairs")
+    if second:
+        second.before(pairs, held, model, tokenizer, sampling["seed"])
+    seen = []
+
+    def look(step: int, policy) -> None:
+        rows, most = (held, n + 1) if step == last else (list(held)[:few], n + (step == 0))
+        sampled = answers.sample_answers(policy, tokenizer, asked, most, **sampling)
+        of_pairs = read_pairs(policy, tokenizer, rows, hyper["beta"])
+        means = {name: float(values.mean()) for name, values in of_pairs.items()}
+        looks.append({"step": step, **sampled.means(), **means, "texts": sampled.texts[:2]})
+        kept = {"settings": settings, "looks": looks}
+        saving.write_json(hyper["checkpoints"] / "looks.json", kept)
+        seen[:] = sampled, of_pairs
+        if step == 0:
+            print(f"loss before training {means['loss']:.4f}, ln 2 = {math.log(2):.4f}")
+        if second:
+            second.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
+
+    policy, history = train_dpo(model, tokenizer, pairs, **hyper, look=look)
+    before, after = looks[0], looks[-1]
+    answers.print_before_after(asked, before["texts"], after["texts"], table(before, after), 2)
+    if second and seen:
+        second.after(tokenizer, held, *seen, first_loss=history[0]["loss"])
+    logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
+    return policy, [{name: row[name] for name in logged} for row in history]
 
 
 def build_parser():
@@ -393,64 +429,42 @@ def main(argv: list[str] | None = None) -> dict:
     """Train, look on the way, print, draw and save; returns the metrics."""
     smoke = {"pairs": 64, "prompts": 16}
     args = runs.start(build_parser(), argv, "dpo_training", train_dpo, smoke)
-    folders = [args.output_dir / runs.name_run("dpo", args.changed)]
-    folders += [folders[0].with_name(f"{folders[0].name}-merged")] if args.merge else []
-    saving.check_ours(*folders)
-    checkpoints = folders[0].with_name(f"{folders[0].name}-checkpoints")
-    own = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps}
+    parts = ("", "-checkpoints", *(["-merged"] if args.merge else []))
+    places = [args.output_dir / runs.name_run(f"dpo{part}", args.changed) for part in parts]
+    adapter, checkpoints, *merged = places
+    saving.check_ours(adapter, *merged)
+    own = {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
     place = {"seed": args.seed, "output_dir": args.output_dir}
     model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
+    second, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     if args.dataset:
         from own_data.look import SecondLook
         from own_data.read import own_pairs
 
-        sizes = {"pairs": args.pairs, "prompts": args.prompts or 16}
-        sizes["max_new_tokens"] = args.max_new_tokens
-        pairs, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **sizes, **args.reading)
-        n, few, draw_figure = 1, 16, draw_own
+        sizes = {"pairs": args.pairs, "prompts": args.prompts or 16, **args.reading, **sampling}
+        data = own_pairs(args.dataset, tokenizer, **sizes)
+        rate = args.learning_rate or default_rate(model)
+        second = SecondLook(args.dataset, args.reading, args.model, rate, args.max_new_tokens)
     else:
         pairs = make_pairs(args.pairs or 768, seed=args.seed)
         held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
         asked = [question.prompt for question in questions("test")[: args.prompts or 256]]
-        n, few, draw_figure = 2, 100, draw
-    last = args.epochs * -(-len(pairs) // args.batch_size)
-    settings = dpo_settings(model, pairs, **args.training)
-    print(f"{args.model} on {len(pairs)} pairs, {last} steps; {len(asked)} prompts to judge by")
+        data = pairs, held, asked
+    settings = dpo_settings(model, data[0], **args.training)
     resume_from, looks = left_by_a_kill(checkpoints, settings, args.resume)
-    second = None
-    if args.dataset:
-        second = SecondLook(args.dataset, args.reading, model=args.model)
-        second.before(pairs, held, model, tokenizer, args.seed)
-
-    def look(step: int, policy) -> None:
-        """TRL calls it. On the way fewer answers and fewer pairs will do."""
-        rows, samples = (held, n + 1) if step == last else (list(held)[:few], n + (step == 0))
-        sampled = answers.sample_answers(
-            policy, tokenizer, asked, samples, args.seed, args.max_new_tokens
-        )
-        of_pairs = read_pairs(policy, tokenizer, rows, args.beta)
-        means = {name: float(values.mean()) for name, values in of_pairs.items()}
-        shown = [row[:1] for row in sampled.texts[:SHOWN]]
-        looks.append({"step": step, **sampled.means(), **means, "shown": shown})
-        saving.write_json(checkpoints / LOOKS, {"settings": settings, "looks": looks})
-        if step == 0:
-            print(f"loss before training {means['loss']:.4f}, ln 2 = {math.log(2):.4f}")
-        if second:
-            second.at(step, policy, tokenizer, rows, sampled, args.beta)
-        if second and step == last:
-            second.after(tokenizer, held, sampled, of_pairs)
-
     kept = {"checkpoints": checkpoints, "resume_from": resume_from}
-    policy, history = train_dpo(model, tokenizer, pairs, **args.training, look=look, **kept)
-    before, after = looks[0], looks[-1]
-    answers.print_before_after(asked, before["shown"], after["shown"], table(before, after), SHOWN)
-    logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
-    history = [{name: row[name] for name in logged} for row in history]
-    metrics = {"before": before, "after": after, "looks": looks, "training": history}
-    save_adapter(folders, settings, policy, tokenizer, asked[0])
+    policy, history = train_and_look(
+        model, tokenizer, data, looks, settings, second, sampling, {**args.training, **kept}
+    )
+    save_adapter([adapter, *merged], settings, policy, tokenizer, data[2][0])
     remove_checkpoints(checkpoints)
+    metrics = {"before": looks[0], "after": looks[-1], "looks": looks, "training": history}
     next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
-    return runs.finish(args, metrics, draw_figure(history, looks), next_step, folders)
+    if second:
+        metrics |= second.metrics()
+        next_step = "python 05-preference-tuning/best_of_n.py with the same flags: is it better?"
+    figure = draw(history, looks, bool(second))
+    return runs.finish(args, metrics, figure, next_step, [adapter, *merged])
 
 
 if __name__ == "__main__":
