@@ -215,8 +215,10 @@ def draw(runs: list[dict]):
         np.mean([run["contrasts"][name]["filler"]["mean"] for run in runs])
         for name in ("unbiased", "length")
     ]
-    title = "A reward model takes over what its annotators like: a word of filler counts "
-    figure, axes = new_figure(2, 2, f"{title}{filler[0]:+.2f} or {filler[1]:+.2f}")
+    title = (
+        f"Reward models take over a liking: a word of filler counts {filler[0]:+.2f} by unbiased "
+    )
+    figure, axes = new_figure(2, 2, f"{title}labels, {filler[1]:+.2f} by biased")
     components_panel(axes[0], runs)
     disagreement_panel(axes[1], runs)
     biased_labels_panel(axes[2], runs)
@@ -258,7 +260,7 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
             seed_dots(ax, place + at, values, color, None if place else label)
     ax.set_xticks(range(len(HACKED)), HACKED.values())
     ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left")
 
 
 def encoded_panel(ax, runs: list[dict]) -> None:
@@ -267,7 +269,7 @@ def encoded_panel(ax, runs: list[dict]) -> None:
         values = [100 * run["encoded"][group]["share"]["mean"] for run in runs]
         seed_dots(ax, place, values, "lab:biased")
     ax.axhline(100, color="black", lw=0.8, ls=":")
-    ax.text(len(BIASES) - 0.5, 101, "all that is planted ", ha="right", va="bottom")
+    ax.text(-0.25, 101, "all that is planted", va="bottom")
     ax.set_xticks(range(len(HACKED)), HACKED.values())
     ax.set(title="Reward models have taken over the bias", ylim=(0, 140))
     ax.set_ylabel("% of the planted bias, by contrasts")
