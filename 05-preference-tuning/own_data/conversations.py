@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from common.basics import UserError
 from common.preferences import SIDES
 from common.prompts import Prompt, as_prompt
-from common.runs import UserError
 
 Turn = tuple[str, str]  # (role, text)
 TABLES = Path(__file__).parent

@@ -16,6 +16,21 @@ from operator import gt, lt
 from pathlib import Path
 from textwrap import fill, indent
 
+import numpy as np
+
+from common.answers import Answers, count_words, length_unit
+from common.basics import UserError, show_progress
+from common.intervals import percent, summary
+from common.preferences import COLUMNS, SIDES
+from common.prompts import (
+    as_messages,
+    as_text,
+    encode_answers,
+    encode_response,
+    encode_row,
+    reads_pairs,
+)
+from common.sampling import end_tokens, sample
 from own_data.conversations import MARK
 from own_data.read import (
     contradictory,
@@ -26,16 +41,6 @@ from own_data.read import (
     leave_out_unusable,
     read_data,
 )
-
-import numpy as np
-
-from common.answers import Answers, count_words, length_unit
-from common.intervals import percent, summary
-from common.preferences import COLUMNS, SIDES
-from common.prompts import as_messages, as_text, encode_answers, encode_response, encode_row
-from common.prompts import reads_pairs
-from common.runs import UserError, show_progress
-from common.sampling import end_tokens, sample
 
 # Of each check, in the order of what explains what: where it fires, what it asks, what to run next.
 QUESTIONS = json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
@@ -495,7 +500,9 @@ def print_description(found: dict) -> None:
     lines = [f"dropped: {found['said']}"] if found["said"] else []
     lines += found["remarks"]
     if found["marks"]:
-        lines.append(f"{percent(found['marks'])} of the texts hold marks such as {found['mark']!r}")
+        lines.append(
+            f"{100 * found['marks']:.0f} % of the texts hold marks such as {found['mark']!r}"
+        )
     if found["kind"] == "pairs":
         lines.append(f"the longer answer is chosen in {percent(found['longer_wins'])}")
         leaked = f"{found['leaked']} of {found['held_out']}"

@@ -25,17 +25,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from common import models
+from common.basics import UserError, show_progress
+from common.preferences import COLUMNS, SIDES
+from common.prompts import Prompt, as_text, distinct_prompts, encode_answers
 from own_data import conversations as talk
 from own_data import shapes
 from own_data.conversations import DroppedRow, Turn, odd, refuse
 from own_data.shapes import FEW_ODD, Survey, clean_name, find_column, holds_something
-
-import numpy as np
-
-from common import models
-from common.preferences import COLUMNS, SIDES
-from common.prompts import Prompt, as_text, distinct_prompts, encode_answers
-from common.runs import UserError, show_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,12 +13,11 @@ from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
-from own_data import conversations as talk
-from own_data.conversations import DroppedRow, is_texts, odd, refuse
-
+from common.basics import UserError
 from common.preferences import COLUMNS, SIDES
 from common.prompts import prompt_key
-from common.runs import UserError
+from own_data import conversations as talk
+from own_data.conversations import DroppedRow, is_texts, odd, refuse
 
 # The usual names of columns, the lab's own first; of the others one may hold something in a row.
 USUAL = talk.NAMES["columns"]
