@@ -1,101 +1,36 @@
-"""Best-of-N: how far does choosing among samples get, what does it cost, how does it suit DPO?
+"""Best-of-N: how good is the best of N answers, and what does each further candidate buy and cost?
 
     python 05-preference-tuning/best_of_n.py
-    python 05-preference-tuning/best_of_n.py --n 32          # choose among more
+    python 05-preference-tuning/best_of_n.py --n 4            # choose among fewer
     python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
+                          (--reward-model FOLDER and --adapter FOLDER: what you trained yourself)
 
-One pool of candidates per held-out prompt is sampled in one go, and each is scored once. Every n is
-then estimated from that pool without bias: for the SFT checkpoint and for the DPO policy, by a
-reward model of as many pairs as DPO has, by one of 6,400, and by one of annotators who love length.
+trained on   nothing: no weight changes. A reward model of 6,400 labelled pairs chooses among the
+             answers; DPO, which is compared, learned from 768 such pairs
+by           reward_model.py and dpo_trainer.py, or here first, where outputs/ has none of theirs
+judged by    the candidates themselves: 32 answers to each of 256 held-out questions, whose right
+             answers are known; every n up to 16 is estimated from them without bias
+writes       outputs/best_of_n.png, outputs/best_of_n.json
 
-About 70 seconds on one core. Expect 4 candidates to gain more than 12 further ones, and gold to
-fall from 2.3 to 1.6 where the annotators love length. Writes outputs/best_of_n.png. Left out:
-early-stopped variants, weighted voting, distilling best-of-n back into the weights.
+About 40 seconds on one core. Left out: a biased reward model, a fair number of labels, and how much
+could be had at best (studies/best_of_n_and_the_limit.py); voting, distilling the choice into the
+weights.
 """
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
-from support.answers import best_of_n_answers
-from support.artifacts import check_adapter, load_adapter
-from support.cost import study_cost
-from support.drawing.best_of_n import draw_best_of_n
-from support.evaluation import (
-    largest_weight_change,
-    log_ratios,
-    readings,
-    score_texts,
-    show_candidates,
-    which_ended,
-)
-from support.findings.best_of_n import findings
-from support.held_out_pairs import pair_hits
-from support.pools import FEW, NS, read_pools, rescored
-from support.reward_study import score_pairs
-from support.start import Start
-from support.trained import START_FLAGS, label_counts, start_beside_dpo
-from support.training import load_sft_checkpoint
-
-import dpo_trainer
 import numpy as np
 import reward_model
-from rlhf_objectives import kl_regularized_optimum
+from dpo_trainer import dpo_policy
+from own_data import read
 
-from common import cli
-from common.intervals import summary
-from common.models import load_reward_model
-from common.reporting import Check, Claim, finish
+from common import answers, figures, models, preferences, runs, scoring
 from common.sampling import sample
+from common.training import load_sft_model
 
-PROMPTS, POOL = 128, 128  # of the world: held-out prompts, candidates for each
-TWO_STEPS = "first_step_minus_second"  # measured where n goes beyond the first step
-
-CLAIMS = (
-    Claim(
-        "best_of_n_cost_is_linear",
-        "the cost of best-of-n is roughly linear in n, not counting batching",
-        "FLOPs grow as n to this power, each candidate sampled and scored on its own",
-        path="cost.exponent",
-        true=(0.9, 1.1),
-        smallest=0.02,
-    ),
-    Claim(
-        "one_to_four_beats_four_to_sixteen",
-        "n from 1 to 4 gains more than from 4 to 16",
-        "gold utility gained from n = 1 to 4, minus that from 4 to the largest n, log-odds",
-        path=TWO_STEPS,
-        smallest=0.05,
-    ),
-    Claim(
-        "best_of_n_captures_dpo_gain",
-        "best-of-n captures a large part of DPO's gain without training",
-        "share of DPO's gain in gold utility, by a reward model trained on as many pairs as DPO",
-        path="share_of_dpo_gain.as_many_pairs",
-        true=(0.5, float("inf")),
-        smallest=0.05,
-    ),
-    Claim(
-        "dpo_plus_best_of_n_is_best",
-        "DPO with best-of-n on top is better than either alone",
-        "gold utility of both together, minus that of the better one alone, log-odds",
-        path="both_minus_better_single",
-        smallest=0.05,
-    ),
-    Claim(
-        "length_bias_slows_best_of_n",
-        "a reward model of annotators who love length makes best-of-n worse",
-        "gold utility at the largest n, unbiased minus length-biased annotators, log-odds",
-        path="lost_to_length",
-        smallest=0.1,
-    ),
-)
-CHECKS = (
-    Check("best_of_n_leaves_weights", "no weight changes", "largest_weight_change", (0, 0)),
-    Check("no_gold_above_the_optimum", "none has more than pi*", "excess_over_optimum", (-9, 0.02)),
-)
-
+SHOWN = 4  # candidates of one prompt that are printed
 
 # --- 1. Best-of-n in closed form ---
 
@@ -152,128 +87,280 @@ def best_of_n_kl_bound(n: int | np.ndarray) -> float | np.ndarray:
     return np.log(n) - (n - 1) / n
 
 
-# --- 2. One pool of candidates, scored once ---
+# --- 2. A pool of candidates, scored once ---
+
+
+class Pool(NamedTuple):
+    """Candidates for every prompt, arrays (P, M): what is read in them, and their rewards."""
+
+    answers: answers.Answers  # its `kl` is log pi/pi_ref of the text, whose mean is the KL
+    rewards: np.ndarray  # log-odds
 
 
 def make_pool(
-    model, tokenizer, judge: tuple, prompts: list[str], size: int, max_new_tokens: int, seed: int
-) -> dict:
-    """Sample `size` candidates per prompt and score them: texts, and arrays (P, size) by name.
-
-    `judge` is (reward model, tokenizer); its `reward` is in log-odds. The mean of `log_ratio`, log
-    pi/pi_ref in nats, is the KL. The other arrays are `support.evaluation.readings`.
-    """
+    model, tokenizer, judge: tuple, prompts: list, size: int, seed: int, max_new_tokens: int = 48
+) -> Pool:
+    """`size` candidates for each prompt, scored by `judge`, a (reward model, tokenizer)."""
     sampled = sample(model, tokenizer, prompts, size, max_new_tokens, seed=seed)
-    texts, token_ids = [], []
+    texts, token_ids, ended = [], [], []
     for candidates in sampled:  # of one prompt
         texts.append([candidate.text for candidate in candidates])
         token_ids.append([candidate.token_ids for candidate in candidates])
-    return {
-        "texts": texts,
-        "reward": score_texts(judge, prompts, texts),
-        "log_ratio": log_ratios(model, tokenizer, prompts, token_ids),
-        **readings(prompts, texts),
-        **which_ended(prompts, sampled),
-    }
+        ended.append([float(candidate.ended) for candidate in candidates])
+    log_ratios = scoring.log_ratios(model, tokenizer, prompts, token_ids)
+    read_in_them = answers.read_answers(prompts, texts, log_ratios, np.array(ended))
+    return Pool(read_in_them, scoring.score_texts(judge, prompts, texts))
 
 
 def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
     """Expected value of the best of n by reward: (P, len(ns)); rewards and values (P, M)."""
     curve = np.empty((len(rewards), len(ns)))
-    for row, (pool_rewards, pool_values) in enumerate(zip(rewards, values, strict=True)):
-        curve[row] = [expected_best_of_n(pool_rewards, n, pool_values) for n in ns]
+    for row, (of_rewards, of_values) in enumerate(zip(rewards, values, strict=True)):
+        curve[row] = [expected_best_of_n(of_rewards, n, of_values) for n in ns]
     return curve
 
 
-# --- 3. SFT, best-of-n, DPO, and both, on the same prompts ---
+def measured_kl(pool: Pool, n: int) -> np.ndarray:
+    """KL(best-of-n || SFT model) in nats of each prompt, (P,): the pool's texts, weighted exactly.
 
-
-def study(start: Start, judges: dict[str, Path], adapter: Path, n: int, pool_size: int) -> tuple:
-    """The section: (metrics, seconds that n candidates took).
-
-    `judges` are folders of reward models: "human" (which chooses); in the world also
-    "as_many_pairs", trained on as many as DPO, and "length". `adapter` is DPO's.
+    Equal texts have equal rewards and share their weight, so this lies below the bound.
     """
-    data, reference, tokenizer = start.data, start.reference, start.tokenizer
-    policy = load_adapter(load_sft_checkpoint(*start.sft)[0], adapter)
-    device, seed = str(reference.device), start.training["seed"]
-    models = {name: load_reward_model(str(folder), device) for name, folder in judges.items()}
-    human = models.pop("human")
-    before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    size = pool.rewards.shape[1]
+    uniform, kl = np.full(size, 1 / size), []
+    for rewards, log_ratios in zip(pool.rewards, pool.answers.kl, strict=True):
+        probs = best_of_n_policy(uniform, rewards, n)
+        log_weights = np.log(np.where(probs > 0, probs * size, 1))
+        kl.append(probs @ (log_weights + log_ratios))
+    return np.array(kl)
 
-    def answer(model, prompts: list[str], size: int, seed: int) -> dict:
-        return make_pool(model, tokenizer, human, prompts, size, start.max_new_tokens, seed)
 
-    pool = answer(reference, data.prompts, pool_size, seed)
-    others = {name: rescored(pool, data.prompts, judge) for name, judge in models.items()}
-    pools = {"human": pool, **others}
-    dpo_pool = answer(policy, data.prompts, 2 * n, seed)
-    show_candidates(data.prompts[0], pool["texts"][0][:FEW], pool["reward"][0, :FEW])
-    cost, seconds = study_cost(partial(answer, reference), data, n, NS, FEW)
-    labels = {**label_counts(judges), "dpo": len(data.train)}
-    formulas = (best_of_n_curve, best_of_n_policy, kl_regularized_optimum)
-    metrics = read_pools(pools, dpo_pool, labels, n, *formulas)
-    metrics |= {
-        "n": n,
-        "largest_weight_change": largest_weight_change(before, reference),
-        "held_out_accuracy": summary(pair_hits(score_pairs(*human, data.held))),
-        "kl_bound": [float(best_of_n_kl_bound(k)) for k in NS if 2 * k <= pool_size],
-        "cost": cost,
+def best_of(pool: Pool, n: int) -> dict:
+    """What the best of n by reward is, as means over prompts; the kinds of answers as shares."""
+
+    def mean_of(values: np.ndarray) -> float:
+        return float(best_of_n_curve(pool.rewards, values, [n]).mean())
+
+    means = {"n": n, "reward": mean_of(pool.rewards), "words": mean_of(pool.answers.words)}
+    means["kl"] = float(measured_kl(pool, n).mean())
+    if pool.answers.gold is not None:
+        means["gold"] = mean_of(pool.answers.gold)
+        kind = pool.answers.kind
+        means["kinds"] = {name: mean_of((kind == name).astype(float)) for name in answers.KINDS}
+    return means
+
+
+# --- 3. What candidates cost ---
+
+
+def measure_cost(
+    model, tokenizer, judge: tuple, prompts: list, most: int, max_new_tokens: int = 48
+) -> dict:
+    """Millions of operations for up to `most` candidates to each prompt, lists (P, ns), with "n".
+
+    "alone": every candidate is sampled and scored by itself. "shared": all n at once, so that the
+    prompt is read once and equal texts are scored once. PyTorch counts while the models run.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def count(prompt, n: int, seed: int) -> float:
+        with FlopCounterMode(display=False) as counter:
+            make_pool(model, tokenizer, judge, [prompt], n, seed, max_new_tokens)
+        return counter.get_total_flops() / 1e6
+
+    ns = powers_of_two(min(most, 16))
+    each = np.array([[count(prompt, 1, seed) for seed in range(ns[-1])] for prompt in prompts])
+    alone = each.cumsum(1)[:, np.array(ns) - 1]
+    shared = [[count(prompt, n, 0) for n in ns] for prompt in prompts]
+    return {"n": ns, "alone": alone.tolist(), "shared": shared}
+
+
+def powers_of_two(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
+
+
+# --- 4. What is printed ---
+
+
+def print_candidates(prompt, pool: Pool) -> None:
+    """The first candidates for the first prompt, with rewards; an arrow marks the chosen one."""
+    rewards = pool.rewards[0, :SHOWN]
+    print(f"\n{answers.in_short(prompt)}")
+    for k, text in enumerate(pool.answers.texts[0][:SHOWN]):
+        arrow = "->" if k == rewards.argmax() else "  "
+        shown = answers.in_short(text, 60)
+        print(f"  {arrow} reward {rewards[k]:+.2f}  {shown}{answers.marks(prompt, text)}")
+
+
+# --- 5. The figure ---
+
+
+def draw(curve: list[dict], methods: dict[str, dict], cost: dict):
+    """Four panels: what n candidates buy, how far that goes, the ways to answer, the cost."""
+    figure, axes = figures.new_figure(2, 2, f"Best of N: choosing among up to {curve[-1]['n']}")
+    buy_panel(axes[0], curve)
+    bound_panel(axes[1], curve)
+    if "kinds" in methods["SFT"]:
+        methods_panel(axes[2], methods)
+    else:
+        length_panel(axes[2], curve)
+    cost_panel(axes[3], cost)
+    return figure
+
+
+def over_n(ax, curve: list[dict]) -> list[int]:
+    """An axis for n with its powers of two; returns the n."""
+    ns = [means["n"] for means in curve]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ns, ns)
+    ax.minorticks_off()
+    ax.set_xlabel("n: candidates to choose among")
+    return ns
+
+
+def buy_panel(ax, curve: list[dict]) -> None:
+    """The reward that chooses, and what the chosen answers are worth, where that is known."""
+    ns = over_n(ax, curve)
+    names = {
+        "gold": ("lab:gold", "gold utility: 3 if right, 1 if on topic, -0.15 a word of filler")
     }
-    if data.has_gold:
-        made = (pools, dpo_pool, reference, tokenizer)
-        metrics["answers"] = best_of_n_answers(data.prompts, metrics["frontier"], *made)
-    return metrics, seconds
+    names["reward"] = ("lab:reward", "reward: what chooses")
+    for name, (color, label) in names.items():
+        if name in curve[0]:
+            values = [means[name] for means in curve]
+            ax.plot(ns, values, "o-", color=color, label=label)
+            for k in (0, -1):
+                ax.annotate(f"{values[k]:.1f}", (ns[k], values[k]), (0, 6), **ABOVE)
+    ax.margins(y=0.15)
+    ax.set(title="The chosen answer by n", ylabel="log-odds")
+    figures.legend_below(ax)
+
+
+ABOVE = {"textcoords": "offset points", "ha": "center"}
+
+
+def bound_panel(ax, curve: list[dict]) -> None:
+    """How far the chosen answers lie from the SFT model's: measured, and the bound."""
+    ns = over_n(ax, curve)
+    fine = np.geomspace(1, ns[-1], 100)
+    ax.plot(fine, best_of_n_kl_bound(fine), "k--", lw=1, label="bound: log n - (n - 1)/n")
+    kl = [means["kl"] for means in curve]
+    ax.plot(ns, kl, "o", color="lab:best_of_n", label="measured on the candidates")
+    ax.set(title="KL from the SFT model by n", ylabel="nats")
+    figures.legend_below(ax)
+
+
+def methods_panel(ax, methods: dict[str, dict]) -> None:
+    """What the answers of each method are, with their gold utility at the end of the bar."""
+    names = list(methods)
+    left = np.zeros(len(names))
+    for kind in answers.KINDS:
+        shares = np.array([100 * means["kinds"][kind] for means in methods.values()])
+        ax.barh(names, shares, 0.7, left, color=f"lab:{kind}", label=kind)
+        left += shares
+    for place, means in enumerate(methods.values()):
+        good = 100 * means["kinds"][answers.KINDS[0]]
+        ax.text(good / 2, place, f"{good:.0f} %", ha="center", va="center", color="white")
+        ax.text(101, place, f"{means['gold']:.2f}", va="center", color="lab:gold")
+    ax.text(101, -0.7, "gold", va="center", color="lab:gold")
+    ax.invert_yaxis()
+    ax.set(title="What the answers are", xlabel="% of answers", xlim=(0, 112))
+    ax.set_xticks(range(0, 101, 25))
+    ax.grid(visible=False)
+    figures.legend_below(ax, ncols=2)
+
+
+def length_panel(ax, curve: list[dict]) -> None:
+    """The length of the chosen answers."""
+    ns = over_n(ax, curve)
+    ax.plot(ns, [means["words"] for means in curve], "o-", color="lab:length")
+    ax.set(title="Length of the chosen answer by n", ylabel="words", ylim=(0, None))
+
+
+def cost_panel(ax, cost: dict) -> None:
+    """The computing that one answer takes, and what one more candidate adds."""
+    ns = cost["n"]
+    lines = {"alone": "each candidate by itself", "shared": "prompt read once, equal texts once"}
+    for (name, label), color in zip(lines.items(), ("lab:sft", "lab:best_of_n"), strict=True):
+        costs = np.mean(cost[name], axis=0)
+        one_more = (costs[-1] - costs[0]) / (ns[-1] - 1)
+        ax.plot(ns, costs, "o-", color=color, label=f"{label}: one more costs {one_more:.0f}")
+    ax.set_xticks(ns)
+    ax.set(title="What one answer costs by n", xlabel="n: candidates to choose among")
+    ax.set(ylabel="million operations (counted)", ylim=(0, None))
+    figures.legend_below(ax)
 
 
 # --- Main ---
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__file__, __doc__)
-    group = cli.add_model_flags(parser, model="tiny-gpt2")
-    cli.add_reward_flags(group)
-    adapter = f"a trained DPO adapter; {cli.OR_TRAINED}"
-    group.add_argument("--adapter", type=cli.folder, help=adapter)
-    group = cli.add_policy_flags(parser, prompts=f"{PROMPTS}, of your own 16")
-    largest = "the largest n; the pool holds at least twice as many candidates"
-    group.add_argument("--n", type=cli.whole_number(2), default=16, help=largest)
+    parser = runs.make_parser(__file__, __doc__)
+    at_least_1 = runs.whole_number(1)
+    model = "hub id or folder of a causal LM; default: tiny-gpt2"
+    parser.add_argument("--model", type=runs.non_empty, default="tiny-gpt2", help=model)
+    given = "a trained reward model; default: the one of reward_model.py, found or trained"
+    parser.add_argument("--reward-model", type=runs.folder, help=given)
+    backbone = {"default": "tiny-distilbert", "help": "what a reward model is trained from"}
+    parser.add_argument("--reward-backbone", type=runs.non_empty, **backbone)
+    given = "a trained DPO adapter; default: the one of dpo_trainer.py, found or trained"
+    parser.add_argument("--adapter", type=runs.folder, help=given)
+    n = "the largest n, of twice as many candidates; default: 16"
+    parser.add_argument("--n", type=runs.whole_number(2), default=16, help=n)
+    parser.add_argument("--prompts", type=at_least_1, help="default: 256, of your own 16")
+    tokens = "of a candidate at most; default: 48"
+    parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help=tokens)
+    parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before; default: 300")
+    runs.add_dataset_flags(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Sample, score, compare, draw; returns the metrics."""
-    args = cli.start(build_parser(), argv, "best_of_n", {"n": 4, "prompts": 8})
+    """Sample, score, choose, compare, draw; returns the metrics."""
+    args = runs.start(build_parser(), argv, "best_of_n", smoke={"n": 4, "prompts": 8})
+    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
+    sft |= {"device": args.device, "output_dir": args.output_dir}
+    model, tokenizer = load_sft_model(args.model, **sft)
+    if args.dataset:
+        own, epochs = (args.dataset, tokenizer, args.seed), reward_model.OWN_EPOCHS
+        limits = {"prompts": args.prompts or 16, "max_new_tokens": args.max_new_tokens}
+        pairs, _, prompts = read.own_pairs(*own, **limits, **args.reading)
+        own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
+        labelled, _ = read.own_reward_pairs(*own, **args.reading)
+    else:
+        pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
+        labelled, epochs = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed), 1
+        questions = preferences.questions("test")[: args.prompts or 256]
+        prompts = [question.prompt for question in questions]
+    if args.reward_model:
+        judge = models.load_reward_model(str(args.reward_model), args.device)
+    else:
+        folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
+        options = {"device": args.device, "seed": args.seed, "epochs": epochs}
+        judge = reward_model.reward_model_in(folder, args.reward_backbone, labelled, **options)
+
+    learned = args.reward_model or f"{len(labelled):,} labelled pairs"
+    print(f"{args.model} writes {2 * args.n} answers to each of {len(prompts)} prompts; ", end="")
+    print(f"a reward model of {learned} chooses")
+    ask = {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
+    pool = make_pool(model, tokenizer, judge, prompts, 2 * args.n, **ask)
+    print_candidates(prompts[0], pool)
+    cost = measure_cost(model, tokenizer, judge, prompts[:2], args.n, args.max_new_tokens)
     if args.adapter:
-        check_adapter(args.adapter)
-    device = cli.init_compute(args.device)
-    start, judges, adapter = start_beside_dpo(
-        dpo_trainer.tune,
-        reward_model.tune,
-        beta=dpo_trainer.BETA,
-        prompts=args.prompts or (None if args.dataset else PROMPTS),
-        adapter=args.adapter,
-        few=True,
-        output_dir=args.output_dir,
-        device=device,
-        reading=args.reading,
-        **{name: args.settings[name] for name in START_FLAGS},
-    )
-    pool_size = 2 * args.n if args.dataset or args.smoke else max(POOL, 2 * args.n)
-    metrics, seconds = study(start, judges, adapter, args.n, pool_size)
-    claims = [claim for claim in CLAIMS if claim.path != TWO_STEPS or TWO_STEPS in metrics]
-    return finish(
-        args,
-        metrics,
-        draw_best_of_n,
-        findings(metrics, seconds),
-        claims=() if args.dataset else claims,
-        checks=CHECKS[:1] if args.dataset else CHECKS,  # pi* is of gold
-        settings={"reward_model": judges["human"], "adapter": adapter},
-        device=device,
-        timings={"candidates": seconds},
-    )
+        policy = models.load_adapter(model, args.adapter)
+    else:
+        folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
+        policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
+    dpo_pool = make_pool(policy, tokenizer, judge, prompts, 2 * args.n, **ask)
+
+    curve = [best_of(pool, n) for n in powers_of_two(args.n)]
+    methods = {"SFT": curve[0], f"best of {args.n}": curve[-1], "DPO": best_of(dpo_pool, 1)}
+    methods["both"] = best_of(dpo_pool, args.n)
+    answers.print_table(["", *methods], answers.rows_of(list(methods.values())))
+    metrics = {"curve": curve, "methods": methods, "cost": cost}
+    next_step = "python 05-preference-tuning/studies/best_of_n_and_the_limit.py: what could be had?"
+    return runs.finish(args, metrics, draw(curve, methods, cost), next_step)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    runs.run(main)
