@@ -7,14 +7,14 @@ import pytest
 import reward_model_data_and_start as study
 from helpers import run_script
 
-FACTS = np.array([True, True, False, False, False])
+FACTS = np.tile([True, True, False, False, False], 20)
 
 
 def test_ways_are_compared_pair_by_pair():
     hits = {
-        "encoder": np.array([1.0, 1.0, 1.0, 1.0, 0.0]),
-        "sft": np.array([0.0, 1.0, 1.0, 1.0, 1.0]),
-        "dpo": np.ones(5),
+        "encoder": np.tile([1.0, 1.0, 1.0, 1.0, 0.0], 20),
+        "sft": np.tile([0.0, 1.0, 1.0, 1.0, 1.0], 20),
+        "dpo": np.ones(100),
     }
     compared = study.compare_rewards(hits, FACTS)
     assert compared["encoder_over_sft"]["mean"] == pytest.approx(0)
@@ -23,12 +23,9 @@ def test_ways_are_compared_pair_by_pair():
 
 
 def test_accuracy_is_parted_by_whether_only_a_fact_tells():
-    parts = study.by_fault(np.array([0.0, 1.0, 1.0, 1.0, 1.0]), FACTS)
-    assert {name: row["mean"] for name, row in parts.items()} == {
-        "all": 0.8,
-        "style": 1.0,
-        "facts": 0.5,
-    }
+    parts = study.by_fault(np.tile([0.0, 1.0, 1.0, 1.0, 1.0], 20), FACTS)
+    means = {name: row["mean"] for name, row in parts.items()}
+    assert means == pytest.approx({"all": 0.8, "style": 1.0, "facts": 0.5})
 
 
 def test_the_study_takes_every_path(tmp_path):

@@ -215,10 +215,8 @@ def draw(runs: list[dict]):
         np.mean([run["contrasts"][name]["filler"]["mean"] for run in runs])
         for name in ("unbiased", "length")
     ]
-    title = (
-        f"Reward models take over a liking: a word of filler counts {filler[0]:+.2f} by unbiased "
-    )
-    figure, axes = new_figure(2, 2, f"{title}labels, {filler[1]:+.2f} by biased")
+    title = f"A word of filler counts {filler[0]:+.2f} by unbiased labels, "
+    figure, axes = new_figure(2, 2, f"{title}{filler[1]:+.2f} by labels that favour length")
     components_panel(axes[0], runs)
     disagreement_panel(axes[1], runs)
     biased_labels_panel(axes[2], runs)
@@ -260,7 +258,7 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
             seed_dots(ax, place + at, values, color, None if place else label)
     ax.set_xticks(range(len(HACKED)), HACKED.values())
     ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", fontsize=7)
 
 
 def encoded_panel(ax, runs: list[dict]) -> None:
