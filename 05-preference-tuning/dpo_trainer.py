@@ -11,7 +11,7 @@ writes       outputs/dpo_training.png, .json, and outputs/dpo/ (the adapter, and
 
 About 40 seconds on one core. A killed training goes on with --resume. Left out: more than one pass
 (studies/too_much_dpo.py), pairs that the model samples itself (studies/on_policy_pairs.py), other
-losses (dpo_variants.py). `accelerate launch` trains in several processes; not with FSDP.
+losses (dpo_variants.py), FSDP. Several processes: accelerate launch --multi_gpu --num_processes 2.
 """
 
 import contextlib
@@ -381,7 +381,8 @@ def train_and_look(
     pairs, held, asked = data
     n, few = (1, 16) if second else (2, 100)
     last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
-    print(f"{len(pairs)} pairs, {last} steps; judged by {len(asked)} prompts, {len(held)} pairs")
+    name = Path(model.name_or_path).name
+    print(f"{name} on {len(pairs)} pairs, {last} steps; judged by answers to {len(asked)} prompts")
     if second:
         second.before(pairs, held, model, tokenizer, sampling["seed"])
     seen = []

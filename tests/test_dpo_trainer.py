@@ -463,7 +463,8 @@ def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path, cap
 
 
 def test_two_processes_train_what_one_trains(saved, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launch += ["--num_processes", 2]  # which share the CPU where there is no GPU
     launch += ["--main_process_port", 0]  # any that is free
     command = [*launch, SCRIPTS / "dpo_trainer.py", "--smoke"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
