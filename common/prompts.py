@@ -37,8 +37,15 @@ CUT_TEMPLATE = (
     "{{% set text %}}\n{template}{{% endset %}}"
     "{{{{ text.removesuffix({end}) if add_generation_prompt else text }}}}"
 )
+# For a template that writes the system message into the last turn, or nowhere, once the question is
+# answered: the message becomes the beginning of the user's first turn.
+SYSTEM_FIRST = (
+    "{% if messages[0]['role'] == 'system' and messages | length > 1 %}"
+    "{% set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' + "
+    "messages[1]['content']}] + messages[2:] %}{% endif %}\n"
+)
 # Real text to try a template with: some refuse an empty message.
-QUESTION, ANSWER = "What is two plus two?", "It is four."
+QUESTION, ANSWER, SYSTEM = "What is two plus two?", "It is four.", "Be quick."
 
 
 def as_messages(prompt: Prompt) -> list[dict[str, str]]:
@@ -102,6 +109,8 @@ def use_template(tokenizer: "PreTrainedTokenizerBase") -> None:
         template = NO_THINKING + template.removeprefix(NO_THINKING)
     tokenizer.chat_template = template
     if not is_plain(tokenizer):
+        if loses_system(tokenizer):
+            tokenizer.chat_template = SYSTEM_FIRST + template
         end_with_prompt(tokenizer)
 
 
@@ -129,12 +138,25 @@ def end_with_prompt(tokenizer: "PreTrainedTokenizerBase") -> None:
         tokenizer.chat_template = CUT_TEMPLATE.format(template=template, end=end)
 
 
-def show_template(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+def loses_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a system message stands elsewhere, or nowhere, once the question is answered."""
+    try:
+        written, both = show_template(tokenizer, [{"role": "system", "content": SYSTEM}])
+    except UserError:  # it takes no system message, and says so where there is one
+        return False
+    shared = written[: shared_length(written, both)]
+    return SYSTEM not in shared or QUESTION not in shared
+
+
+def show_template(
+    tokenizer: "PreTrainedTokenizerBase", before: Sequence[dict] = ()
+) -> tuple[str, str]:
     """What the template makes of a question that is to be answered, and of one that has been."""
-    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    turns = [*before, {"role": "user", "content": QUESTION}]
+    turns += [{"role": "assistant", "content": ANSWER}]
     try:
         written = tokenizer.apply_chat_template(
-            turns[:1], tokenize=False, add_generation_prompt=True
+            turns[:-1], tokenize=False, add_generation_prompt=True
         )
         return written, tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception as error:  # a template is a program and may raise anything

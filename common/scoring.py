@@ -12,6 +12,7 @@ from common.basics import UserError, show_progress
 from common.preferences import SIDES, WORTH, Contrast, Question, contrasts_of
 from common.prompts import (
     Prompt,
+    as_messages,
     as_text,
     check_length,
     encode_answers,
@@ -20,6 +21,7 @@ from common.prompts import (
     is_plain,
     prompt_key,
     reads_pairs,
+    write_turns,
 )
 
 if TYPE_CHECKING:
@@ -215,10 +217,12 @@ def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cu
 
 
 def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, response: str) -> str:
-    """A question and its answer as one text, up to the EOS."""
-    return format_prompt(tokenizer, prompt) + (
-        (" " if is_plain(tokenizer) else "") + response + (tokenizer.eos_token or "")
-    )
+    """A question and its answer as one text, up to what ends an answer in the model's template."""
+    if response and not is_plain(tokenizer):
+        turns = [*as_messages(prompt), {"role": "assistant", "content": response}]
+        return write_turns(tokenizer, turns)
+    blank = " " if is_plain(tokenizer) else ""  # some templates refuse an empty message
+    return format_prompt(tokenizer, prompt) + blank + response + (tokenizer.eos_token or "")
 
 
 def score_texts(judge: tuple, prompts: list[Prompt], texts: list[list[str]]) -> np.ndarray:

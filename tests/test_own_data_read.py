@@ -21,6 +21,8 @@ from own_data.read import (
 
 from common.basics import UserError
 from common.models import load_tokenizer
+from common.prompts import encode_answers, format_prompt, use_template
+from common.scoring import format_answer
 
 datasets = pytest.importorskip("datasets")
 
@@ -176,6 +178,62 @@ def test_a_template_that_rejects_a_row_names_it(tokenizer):
             find_readable([pair(1, row=5)], tokenizer, 48, 1024)
     finally:
         tokenizer.chat_template = kept
+
+
+MOVES_SYSTEM = (  # into the last turn of the user, as Mistral's do
+    "{% if messages[0]['role'] == 'system' %}{% set said = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' and loop.last and said is defined %}"
+    "[INST] {{ said + '\n\n' + m['content'] }} [/INST]"
+    "{% elif m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture
+def moves_system():
+    tokenizer = load_tokenizer("tiny-gpt2")
+    tokenizer.chat_template = MOVES_SYSTEM
+    return tokenizer
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_system_message_stays_in_the_prompt(moves_system, turns):
+    talk = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}] * 2
+    prompt = [{"role": "system", "content": "Be brief."}, *talk[: turns - 1]]
+    prompt += [{"role": "user", "content": "Why is it so?"}]
+    row = {"prompt": prompt, "chosen": "It is so.", "rejected": "No."}
+    kept, reasons = find_readable([row], moves_system, 48, 1024)
+    assert not kept and "1 whose prompt the model's template writes otherwise" in reasons[0]
+    use_template(moves_system)
+    assert find_readable([row], moves_system, 48, 1024) == ([0], [])
+    shown, chosen, _ = encode_answers(moves_system, prompt, ["It is so.", "No."])
+    written = moves_system.decode(shown)
+    assert written == format_prompt(moves_system, prompt)
+    assert "Be brief." in written and written.endswith("Why is it so? [/INST]")
+    assert moves_system.decode(chosen) == f" It is so.{moves_system.eos_token}"
+
+
+def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer, capsys):
+    use_template(moves_system)
+    rows = [pair(1), pair(2, chosen="    return 2\n"), pair(3)]
+    assert find_readable(rows, moves_system, 48, 1024)[0] == [0, 1, 2]
+    said = capsys.readouterr().out
+    assert said == "the model's template cuts blanks at the ends of answers in 1 rows\n"
+    find_readable(rows, tokenizer, 48, 1024)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reward_model_reads_the_templates_own_end(tokenizer):
+    chat = load_tokenizer("tiny-gpt2")
+    chat.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
+    )
+    chat.chat_template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    use_template(chat)
+    assert format_answer(chat, "Why?", "So.") == "<user>Why?<end><assistant>So.<end>"
+    plain = format_answer(tokenizer, "Why?", "So.")
+    assert plain == f"{format_prompt(tokenizer, 'Why?')} So.{tokenizer.eos_token}"
 
 
 LABELS = [

@@ -30,7 +30,16 @@ import numpy as np
 from common import models
 from common.basics import UserError, show_progress
 from common.preferences import COLUMNS, SIDES
-from common.prompts import Prompt, as_text, distinct_prompts, encode_answers
+from common.prompts import (
+    Prompt,
+    as_messages,
+    as_text,
+    distinct_prompts,
+    encode_answers,
+    encode_prompt,
+    format_prompt,
+    write_turns,
+)
 from own_data import conversations as talk
 from own_data import shapes
 from own_data.conversations import DroppedRow, Turn, odd, refuse
@@ -924,11 +933,12 @@ def find_readable(
     rows: Sequence[dict], tokenizer, room: int = 0, limit: int = 0
 ) -> tuple[list[int], list[str]]:
     """(which rows, from 0, a model can read, why it cannot read others, with the first of them)."""
-    kept, left_out = [], {}
+    kept, left_out, cut = [], {}, 0
     for k, row in enumerate(show_progress(rows, "counting tokens")):
         place = row.get("row", k + 1)
         try:
             fault = find_fault(row, tokenizer, room, limit)
+            cut += fault is None and limit > 0 and cuts_blanks(row, tokenizer)
         except UserError as error:  # of the chat template
             raise UserError(f"--dataset, row {place}: {error}") from None
         if fault is None:
@@ -939,7 +949,19 @@ def find_readable(
     for reason, places in left_out.items():
         place, detail = min(places)
         reasons.append(f"{len(places)} {reason} (the first is row {place}{detail})")
+    if cut:
+        print(f"the model's template cuts blanks at the ends of answers in {cut} rows")
     return kept, reasons
+
+
+def cuts_blanks(row: dict, tokenizer) -> bool:
+    """Whether the chat template takes blanks away with which an answer begins or ends."""
+    for text in (row[side] for side in (*SIDES, "completion") if side in row):
+        if text != text.strip():
+            turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
+            if text not in write_turns(tokenizer, turns):
+                return True
+    return False
 
 
 def find_fault(row: dict, tokenizer, room: int, limit: int) -> tuple[str, str] | None:
@@ -955,6 +977,11 @@ def find_fault(row: dict, tokenizer, room: int, limit: int) -> tuple[str, str] |
             return f"with {token}, a token of the model", ""
     if limit:
         prompt, *encoded = encode_answers(tokenizer, row["prompt"], answers)
+        shown, turns = format_prompt(tokenizer, row["prompt"]), as_messages(row["prompt"])
+        asked = [turns[-1]["content"], *(m["content"] for m in turns if m["role"] == "system")]
+        parted = tokenizer.decode(encode_prompt(tokenizer, row["prompt"])[len(prompt) :]).strip()
+        if parted or not all(text.strip() in shown for text in asked):
+            return "whose prompt the model's template writes otherwise before an answer", ""
     else:
         from common.scoring import REWARD_LENGTH, encode_for_reward
 
