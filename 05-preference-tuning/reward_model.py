@@ -198,6 +198,7 @@ def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
     """Rewards (N, 2) of pairs against their labels: what can be had without a gold standard."""
     margins = rewards[:, 0] - rewards[:, 1]
     return {
+        "pairs": len(margins),
         "accuracy": float(pair_hits(rewards).mean()),
         "loss": float(np.logaddexp(0, -margins).mean()),
         "shorter": float(pair_hits(prefer_shorter(pairs)).mean()),
@@ -305,7 +306,7 @@ def draw(losses: list[float], look: dict):
 def draw_own_rewards(losses: list[float], look: dict):
     """Two panels for pairs whose better answer nobody knows."""
     foretold, shorter = (100 * look[name] for name in ("accuracy", "shorter"))
-    title = f"Reward model: {foretold:.0f} % of your held-out labels foretold"
+    title = f"Reward model: {foretold:.0f} % of your {look['pairs']} held-out labels foretold"
     figure, axes = figures.new_figure(1, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
     reward_loss_panel(axes[0], losses)
     calibration_panel(axes[1], look["calibration"])
@@ -350,10 +351,13 @@ def calibration_panel(ax, result: dict) -> None:
     counts = np.array(result["count"])
     seen = counts > 0
     predicted, observed = (np.array(result[key])[seen] for key in ("predicted", "observed"))
-    half = 1.96 * np.sqrt(observed * (1 - observed) / counts[seen])
+    # Agresti and Coull's interval, honest for few pairs: as if two more had gone either way.
+    middle = (observed * counts[seen] + 2) / (counts[seen] + 4)
+    half = 1.96 * np.sqrt(middle * (1 - middle) / (counts[seen] + 4))
+    ends = np.maximum([observed - middle + half, middle + half - observed], 0)
     ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
     ax.text(0.62, 0.5, "dotted: as predicted\nbars: 95 % intervals", va="top", fontsize=8)
-    ax.errorbar(predicted, observed, half, fmt="o-", color="lab:reward", ms=4, lw=1.2)
+    ax.errorbar(predicted, observed, ends, fmt="o-", color="lab:reward", ms=4, lw=1.2)
     ax.set(title="Predicted probability and held-out labels", xlim=(0, 1), ylim=(0, 1))
     ax.set_xlabel("predicted: sigmoid(difference of the rewards)")
     ax.set_ylabel("how often the answer was chosen")
