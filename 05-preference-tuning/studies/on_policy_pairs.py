@@ -29,7 +29,7 @@ from common.preferences import annotate, gold_utility, make_pairs, questions
 from common.sampling import sample
 from common.training import load_sft_model
 
-SOURCES = {"sft": "samples of the\nSFT model", "policy": "samples of\nthe policy"}
+SOURCES = {"sft": "sampled by\nSFT model", "policy": "sampled by\nthe policy"}
 ROUNDS = 3  # of training, each on a third of the pairs; the first is the same for both sources
 # Of the default's learning rate and twice that, each source has the one with more good answers to
 # validation prompts (seeds 0 and 1): written pairs the default's, 84 against 78 %, and samples
@@ -116,7 +116,7 @@ def draw(runs: list[dict]):
     """Quality and distance of each source; a dot is a seed."""
     gain = np.mean([run["fresh_minus_old"]["mean"] for run in runs])
     told = "adds" if gain > 0 else "costs"
-    title = f"Pairs sampled anew from the policy: that {told} {abs(gain):.2f} of gold utility"
+    title = f"Sampling pairs anew from the policy {told} {abs(gain):.2f} of gold utility"
     figure, axes = new_figure(1, 2, title)
     labels = {"before": "SFT\nmodel", "written": "written\npairs", **SOURCES}
     colors = ("lab:sft", "lab:other", "lab:chosen", "lab:dpo")

@@ -25,8 +25,6 @@ from common.intervals import summary
 from common.preferences import make_pairs, questions
 from common.training import load_sft_model
 
-BETA = 0.3  # the default of train_dpo
-
 
 class Amount(NamedTuple):
     """A training at a constant learning rate: whose labels, which beta, how many passes."""
@@ -37,13 +35,13 @@ class Amount(NamedTuple):
 
 
 AMOUNTS = {
-    "unbiased": Amount("human", BETA, 5),
-    "biased": Amount("length", BETA, 5),
-    "low_beta": Amount("human", BETA / 3, 2),
-    "high_beta": Amount("human", BETA * 10 / 3, 2),
+    "unbiased": Amount("human", 0.3, 5),
+    "biased": Amount("length", 0.3, 5),
+    "low_beta": Amount("human", 0.1, 2),
+    "high_beta": Amount("human", 1.0, 2),
 }
 ANNOTATORS = {"unbiased": "unbiased annotators", "biased": "annotators who prefer long answers"}
-COLORS = {"unbiased": "lab:dpo", "biased": "lab:biased"}
+HUES = {"unbiased": "lab:dpo", "biased": "lab:biased"}
 
 CLAIMS = (
     Claim(
@@ -176,10 +174,10 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
             point = point_of("DPO", series, label, look.answers, labels, epoch=look.epoch, **about)
             points.append(point)
             texts.append(look.answers.texts)
-    label = f"default: 1 epoch, beta {BETA:.3g}, falling rate"
+    label = "default: 1 epoch, beta 0.3, falling rate"
     first_two = {name: getattr(default, name)[:, :2] for name in ("kl", "gold", "good")}
     default = default._replace(**first_two)
-    points.append(point_of("DPO", "default", label, default, count, beta=BETA, epoch=1))
+    points.append(point_of("DPO", "default", label, default, count, beta=0.3, epoch=1))
     return points, [*texts, default.texts]
 
 
@@ -194,8 +192,8 @@ def draw(runs: list[dict]):
     )
     figure, (log, quality, *answers) = new_figure(2, 2, title)
     for name, label in ANNOTATORS.items():
-        seed_lines(log, *curves(runs, name, "ranked", first=1), COLORS[name], label)
-        seed_lines(quality, *curves(runs, name, "gold"), COLORS[name], label)
+        seed_lines(log, *curves(runs, name, "ranked", first=1), HUES[name], label)
+        seed_lines(quality, *curves(runs, name, "gold"), HUES[name], label)
     log.set(title="What the training log shows", ylabel="share of pairs ranked as labelled")
     log.legend(loc="lower right")
     quality.set(title="How good sampled answers are", ylabel=GOLD)

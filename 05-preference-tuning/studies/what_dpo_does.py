@@ -26,8 +26,6 @@ from common.preferences import WORTH, contrasts_of, make_pairs, questions
 from common.scoring import pair_logps
 from common.training import load_sft_model
 
-BETA = 0.3  # the default of train_dpo
-
 CLAIMS = (
     Claim(
         "dpo_raises_chosen_over_rejected",
@@ -82,7 +80,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     before = sample_answers(model, tokenizer, prompts, n, seed)
     policy = dpo_policy(study_folder(seed, smoke) / "dpo", model, tokenizer, pairs, seed=seed)
     after = sample_answers(policy, tokenizer, prompts, n, seed)
-    of_pairs = read_pairs(policy, tokenizer, held, BETA)
+    of_pairs = read_pairs(policy, tokenizer, held, beta=0.3)  # the default of train_dpo
     contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
     return {
         "before": summarize(before),
@@ -98,7 +96,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def read_contrasts(policy, tokenizer, contrasts: list, component: str) -> dict:
+def read_contrasts(policy, tokenizer, contrasts: list, component: str, beta: float = 0.3) -> dict:
     """log p of a text minus that of one that differs in one thing, before and after, nats a unit.
 
     `share` is what the implicit reward, beta times the change, has of the gold utility of that
@@ -110,7 +108,7 @@ def read_contrasts(policy, tokenizer, contrasts: list, component: str) -> dict:
     after, before = (
         (logps[0] - logps[1]).numpy() / units for logps in pair_logps(policy, tokenizer, rows)
     )
-    share = BETA * (after - before) / WORTH[component]
+    share = beta * (after - before) / WORTH[component]
     return {"before": summary(before), "after": summary(after), "share": summary(share)}
 
 
@@ -155,7 +153,7 @@ def draw(runs: list[dict]):
     before, after = (100 * np.mean(good_of(runs, when)) for when in ("before", "after"))
     title = f"DPO takes right and concise answers from {before:.0f} % to {after:.0f} %"
     figure, axes = new_figure(2, 2, title)
-    answers_panel(axes[0], runs)
+    gain_panel(axes[0], runs)
     likelier_panel(axes[1], runs)
     room_panel(axes[2], runs)
     learned_panel(axes[3], runs)
@@ -167,7 +165,7 @@ def good_of(runs: list[dict], when: str) -> list[float]:
     return [run[when]["good"]["mean"] for run in runs]
 
 
-def answers_panel(ax, runs: list[dict]) -> None:
+def gain_panel(ax, runs: list[dict]) -> None:
     """Right and concise answers, a line a seed."""
     values = 100 * np.array([good_of(runs, when) for when in ("before", "after")])
     ax.plot([0, 1], values, "o-", color="lab:dpo", lw=1, alpha=0.6)
@@ -195,7 +193,7 @@ def room_panel(ax, runs: list[dict]) -> None:
     """Of sampled answers: what style and substance gained of what there was to gain."""
     names = ("style_of_room", "substance_of_room")
     values = [[100 * run[name]["mean"] for run in runs] for name in names]
-    shares_panel(ax, values, ["style:\nno filler, no preamble", "substance:\nright answers"])
+    both_panel(ax, values, ["style:\nno filler, no preamble", "substance:\nright answers"])
     means = [np.mean(of_seeds) for of_seeds in values]
     ax.set(title=f"Answers: style gains {means[0]:.0f} %, substance {means[1]:.0f} %")
     ax.set_ylabel("% of what there was to gain")
@@ -206,13 +204,13 @@ def learned_panel(ax, runs: list[dict]) -> None:
     values = []
     for name in ("filler", "right"):
         values.append([100 * run["contrasts"][name]["share"]["mean"] for run in runs])
-    shares_panel(ax, values, ["style:\na word of filler", "substance:\nright instead of wrong"])
+    both_panel(ax, values, ["style:\na word of filler", "substance:\nright instead of wrong"])
     means = [np.mean(of_seeds) for of_seeds in values]
     ax.set(title=f"log p learns {means[0]:.0f} % of style, {means[1]:.0f} % of substance")
     ax.set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
 
 
-def shares_panel(ax, values: list[list[float]], names: list[str]) -> None:
+def both_panel(ax, values: list[list[float]], names: list[str]) -> None:
     """Style beside substance, in percent by seed."""
     for place, color in enumerate(("lab:dpo", "lab:gold")):
         seed_dots(ax, place, values[place], color)

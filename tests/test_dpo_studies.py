@@ -1,0 +1,204 @@
+"""Studies of DPO: what is compared in what_dpo_does, too_much_dpo, on_policy_pairs, and how."""
+
+import math
+import random
+
+import numpy as np
+import on_policy_pairs
+import pytest
+import too_much_dpo
+import what_dpo_does
+from helpers import run_script
+
+from common.answers import Answers, point_name, read_answers
+from common.models import load_causal_lm
+from common.preferences import gold_utility, questions, write_response
+from common.saving import read_json
+
+PROMPTS = [question.prompt for question in questions("test")[:200]]
+
+
+# --- Style and substance ---
+
+
+def answers_in(*styles: str, count: int = 40) -> Answers:
+    """Answers that are all of these styles, one after the other, two to each prompt."""
+    rng, prompts, texts = random.Random(0), [], []
+    asked = [q for q in questions("test") if q.belief not in (None, q.answer)][:count]
+    for style in styles:
+        prompts += [question.prompt for question in asked]
+        texts += [[write_response(question, style, rng)] * 2 for question in asked]
+    return read_answers(prompts, texts)
+
+
+def changed(before: Answers, after: Answers) -> dict[str, float]:
+    both = what_dpo_does.style_and_substance(before, after)
+    return {name: quantity["mean"] for name, quantity in both.items()}
+
+
+def test_style_and_substance_are_told_apart():
+    concise, verbose, wrong = (answers_in(style) for style in ("concise", "verbose", "wrong"))
+    style = changed(verbose, concise)
+    assert (style["style_change"], style["substance_change"]) == (1, 0)
+    assert style["style_minus_substance"] == 1
+    substance = changed(wrong, concise)
+    assert (substance["style_change"], substance["substance_change"]) == (0, 1)
+    assert changed(concise, wrong)["substance_change"] == -1
+    assert substance["style_minus_substance"] == -1
+
+
+def test_style_and_substance_are_shares_of_their_own_room():
+    """Half of the room is half, however little room there was."""
+    before = answers_in("verbose", "verbose", "wrong", "concise", count=20)  # plain 1/2, right 3/4
+    after = answers_in("verbose", "concise", "concise", "concise", count=20)  # plain 3/4, right 1
+    found = changed(before, after)
+    assert found["style_of_room"] == pytest.approx(0.5)
+    assert found["substance_of_room"] == pytest.approx(1)
+    assert found["style_minus_substance"] == pytest.approx(-0.5)
+
+
+def test_a_contrast_is_read_per_unit_and_as_a_share_of_its_worth(monkeypatch):
+    """Two words of filler cost 2 nats more after than before: of beta 0.3 that is twice 0.15."""
+    import torch
+
+    after, before = torch.tensor([[-7.0], [-4.0]]), torch.tensor([[-5.0], [-4.0]])
+    monkeypatch.setattr(what_dpo_does, "pair_logps", lambda *_: (after, before))
+    contrast = what_dpo_does.contrasts_of(questions("test")[0], 0)[0]._replace(units=2.0)
+    assert contrast.component == "filler"
+    read = what_dpo_does.read_contrasts(None, None, [contrast], "filler")
+    assert read["before"]["mean"] == -0.5 and read["after"]["mean"] == -1.5
+    assert read["share"]["mean"] == pytest.approx(2)
+
+
+# --- The right amount ---
+
+
+def test_what_is_lost_after_the_best_look_is_not_made_by_choosing_it():
+    """Where nothing changes, the best of noisy looks is no peak; where something does, it is."""
+    lost_after_best, rng = too_much_dpo.lost_after_best, np.random.default_rng(0)
+    level = np.full((8, 4000), 2.0)
+    chance = [lost_after_best(level[:, :100] + rng.normal(size=(8, 100))).mean() for _ in range(60)]
+    assert abs(np.mean(chance)) < 4 * np.std(chance) / math.sqrt(len(chance)) + 0.02
+    level += np.array([0, 0.5, 1, 0.5, 0, -0.5, -1, -1.5])[:, None]
+    lost = lost_after_best(level + rng.normal(size=level.shape))
+    assert lost.mean() == pytest.approx(2.5, abs=0.1)
+    assert lost_after_best(level[::-1][-3:] + np.arange(3)[:, None]).mean() <= 0
+
+
+def look_at(epoch: float, style: str, ranked: float, chosen: float) -> too_much_dpo.Look:
+    pairs = {"ranked": ranked, "chosen": chosen, "loss": 1 - ranked}
+    pairs = {name: np.full(6, value) for name, value in pairs.items()}
+    return too_much_dpo.Look(epoch, answers_in(style, count=10), pairs)
+
+
+def test_a_training_is_described_from_its_best_look_to_its_last():
+    looks = [
+        look_at(0, "verbose", 0, 0),
+        look_at(1, "concise", 0.6, 1),
+        look_at(2, "wrong", 0.9, -2),
+    ]
+    found = too_much_dpo.describe(looks)
+    assert found["best_epoch"] == 1
+    assert found["gold_lost"]["mean"] == pytest.approx(3) and found["good_lost"]["mean"] == 1
+    assert found["ranked_gained"]["mean"] == pytest.approx(0.3)
+    assert found["loss_saved"]["mean"] == pytest.approx(0.3)
+    assert found["chosen_rose"]["mean"] == -2
+    assert [seen["good"] for seen in found["curve"]] == [0, 1, 0]
+
+
+# --- Pairs that a model samples itself ---
+
+
+class Policy:
+    """Remembers whose samples it was trained on in every round."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def state_dict(self) -> dict:
+        return {"rounds": self.rounds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rounds = list(state["rounds"])
+
+
+def test_sources_rounds_references_and_rates(monkeypatch):
+    checkpoint, sampled, trained = Policy(), [], []
+
+    def sample_pairs(policy, tokenizer, count, seed):
+        sampled.append((policy is checkpoint, list(policy.rounds), count, seed))
+        return "old" if policy is checkpoint else "fresh"
+
+    def train_dpo(policy, tokenizer, rows, **settings):
+        assert policy is not checkpoint
+        policy.rounds.append(rows)
+        trained.append(settings)
+        return policy, []
+
+    monkeypatch.setattr(on_policy_pairs, "load_sft_model", lambda: (checkpoint, None))
+    monkeypatch.setattr(on_policy_pairs, "sample_pairs", sample_pairs)
+    monkeypatch.setattr(on_policy_pairs, "train_dpo", train_dpo)
+    ends = {source: list(p.rounds) for source, p in on_policy_pairs.train_on_samples(30, seed=5)}
+    assert ends == {"sft": ["old"] * 3, "policy": ["old", "fresh", "fresh"]}
+    # From the checkpoint? After which rounds? How many, and with which seed?
+    assert sampled == [
+        (True, [], 10, 5),  # one first round for both
+        (True, [], 10, 6),
+        (True, [], 10, 7),
+        (False, ["old"], 10, 6),
+        (False, ["old", "fresh"], 10, 7),
+    ]
+    assert checkpoint.rounds == []
+    assert [settings["reference"] for settings in trained] == [None] + [checkpoint] * 4
+    assert {settings["learning_rate"] for settings in trained} == {2 * 7e-4}
+    assert {settings["seed"] for settings in trained} == {5}
+
+
+def test_sampled_pairs_are_labelled_by_the_annotator(monkeypatch):
+    monkeypatch.setattr(on_policy_pairs, "annotate", lambda utilities, rng: utilities)
+    rows, gaps = on_policy_pairs.sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 2), []
+    for row in rows:
+        chosen, rejected = (gold_utility(row["prompt"], row[s]) for s in ("chosen", "rejected"))
+        gaps.append(chosen - rejected)
+    assert len(rows) == 6 and min(gaps) >= 0 and max(gaps) > 0.5
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    assert {row["prompt"] for row in rows} <= {q.prompt for q in questions("train")}
+
+
+# --- The commands ---
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What the three studies write with --smoke; the default policy is trained once."""
+    folder = tmp_path_factory.mktemp("studies")
+    said = ""
+    for name in ("what_dpo_does", "too_much_dpo", "on_policy_pairs"):
+        done = run_script(f"studies/{name}", "--smoke", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        said += done.stdout
+    assert said.count("training dpo first") == 1
+    return folder / "outputs" / "studies"
+
+
+@pytest.mark.parametrize("study", [what_dpo_does, too_much_dpo, on_policy_pairs])
+def test_every_claim_has_its_quantity_and_several_seeds_are_drawn(outputs, study):
+    (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
+    for claim in study.CLAIMS:
+        assert {"mean", "ci95", "count"} <= set(claim.of(run["metrics"])) and claim.smallest > 0
+    study.draw([run["metrics"]] * 3)
+
+
+def test_what_every_method_is_compared_by(outputs):
+    """`frontier.py` reads these; the SFT checkpoint is where all start."""
+    points, texts = [], {}
+    for study in (too_much_dpo, on_policy_pairs):
+        (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
+        points += run["metrics"]["points"]
+        texts |= run["metrics"]["answers"]["texts"]
+    assert points[0]["method"] == "SFT" and points[0]["kl"]["mean"] == 0
+    assert {point["method"] for point in points[1:]} == {"DPO", "on-policy DPO"}
+    assert {point["biased"] for point in points} == {True, False}
+    assert {point["beta"] for point in points} == {None, 0.3, 0.1, 1.0}
+    assert [point_name(point) for point in points] == list(texts)
+    assert sum(point["series"] == "default" for point in points) == 1
