@@ -90,14 +90,14 @@ PAIR_LOSSES = (  # of TRL's DPOTrainer
 )
 # Chosen for DPO, IPO and KTO of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after
 # two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO counts tokens.
-BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
-BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
+LOSS_BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
+LOSS_BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 
 
 # --- 2. Training ---
 
 
-def default_rate(model) -> float:
+def rate_for(model) -> float:
     """Twice that of dpo_trainer.py for the embedded model, which here sees half as many pairs."""
     return 1.4e-3 if models.is_embedded(model.name_or_path) else 3e-4
 
@@ -130,10 +130,10 @@ def train_kto(
     data = single_answers(rows, seed)
     good = sum(data["label"])
     config = KTOConfig(
-        beta=beta or BETAS[loss_type],
+        beta=beta or LOSS_BETAS[loss_type],
         loss_type=loss_type,
         desirable_weight=(len(data) - good) / good,
-        learning_rate=learning_rate or default_rate(model),
+        learning_rate=learning_rate or rate_for(model),
         lr_scheduler_type=schedule,
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
@@ -203,7 +203,7 @@ def train_own_loss(
 
     config = DPOConfig(
         beta=beta,
-        learning_rate=learning_rate or default_rate(model),
+        learning_rate=learning_rate or rate_for(model),
         lr_scheduler_type="linear",
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
@@ -226,8 +226,8 @@ def train_variant(
     losses, model, tokenizer, rows, *, beta=None, learning_rate=None, **hyperparameters
 ):
     """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
-    hyperparameters["beta"] = beta or BETAS[losses[0]]
-    hyperparameters["learning_rate"] = learning_rate or default_rate(model)
+    hyperparameters["beta"] = beta or LOSS_BETAS[losses[0]]
+    hyperparameters["learning_rate"] = learning_rate or rate_for(model)
     model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
     if losses[0] in SINGLE_LOSSES:
         return train_kto(model, tokenizer, rows, loss_type=losses[0], **hyperparameters)
@@ -355,7 +355,7 @@ def table_of(measured: dict) -> list[tuple]:
 
 # --- 5. The figure ---
 
-TOKENS = 10  # of an answer, where a loss is drawn that counts per token
+ANSWER_TOKENS = 10  # of an answer, where a loss is drawn that counts per token
 COLOR_OF = {"SFT": "lab:sft", "DPO": "lab:dpo", "IPO": "lab:ipo", "KTO": "lab:kto"}
 COLOR_OF |= {"AI labels": "lab:ai"}
 
@@ -383,14 +383,14 @@ def stops_panel(ax, beta: float | None) -> None:
 
     h = torch.linspace(-10, 25, 351, dtype=torch.float64)
     pair = (h / 2, -h / 2, torch.zeros_like(h), torch.zeros_like(h))
-    beta_of = {name: beta or its_own for name, its_own in BETAS.items()}
+    beta_of = {name: beta or its_own for name, its_own in LOSS_BETAS.items()}
     good, bad = torch.ones(len(h), dtype=bool), torch.zeros(len(h), dtype=bool)
     kto = kto_loss(h / 2, pair[2], good, 0, beta_of["kto"])
     kto = kto + kto_loss(-h / 2, pair[2], bad, 0, beta_of["kto"])
     curves = (
         ("DPO", dpo.dpo_loss(*pair, beta_of["sigmoid"]), "lab:dpo"),
         ("conservative DPO", cdpo_loss(*pair, beta_of["cdpo"]), "lab:other"),
-        ("IPO", ipo_loss(*pair, beta_of["ipo"], TOKENS, TOKENS), "lab:ipo"),
+        ("IPO", ipo_loss(*pair, beta_of["ipo"], ANSWER_TOKENS, ANSWER_TOKENS), "lab:ipo"),
         ("KTO", kto, "lab:kto"),
     )
     for name, loss, color in curves:
@@ -401,7 +401,7 @@ def stops_panel(ax, beta: float | None) -> None:
             ax.plot(h[least], loss[least], "v", color=color, ms=9)
     ax.axvline(0, color="black", lw=0.8, ls=":")
     ax.set(title="The losses, and the margin at which each stops", ylim=(-0.1, 2.2))
-    ax.set(xlabel=f"margin h of a pair (nats; answers of {TOKENS} tokens)")
+    ax.set(xlabel=f"margin h of a pair (nats; answers of {ANSWER_TOKENS} tokens)")
     ax.set_ylabel("loss, as a share of\nthe loss at margin 0")
     figures.legend_below(ax, ncols=2)
 
@@ -486,7 +486,7 @@ def main(argv: list[str] | None = None) -> dict:
         reading = {"pairs": args.pairs, "max_new_tokens": args.max_new_tokens, **args.reading}
         reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not args.judge
         rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
-        trained = {"model": args.model, "learning_rate": args.learning_rate or default_rate(model)}
+        trained = {"model": args.model, "learning_rate": args.learning_rate or rate_for(model)}
         trained["max_new_tokens"] = args.max_new_tokens
         second, judge = SecondLook(args.dataset, args.reading, **trained), args.judge
     else:

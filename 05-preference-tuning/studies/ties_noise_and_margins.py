@@ -1,6 +1,6 @@
 """Ties, wrong labels, one-sided pairs: which of DPO, IPO and KTO stands them?
 
-    python 05-preference-tuning/studies/ties_noise_and_margins.py             # one seed, 90 seconds
+    python 05-preference-tuning/studies/ties_noise_and_margins.py             # one seed, 100 seconds
     python 05-preference-tuning/studies/ties_noise_and_margins.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/ties_noise_and_margins.py --claims    # what is claimed
 
@@ -122,7 +122,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     found, looks, margins = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}, {}, {}
     for name, pairs in data.items():
         watched = "one_sided" not in name
-        policy, seen = train_and_look(model, tokenizer, name, pairs, passes, seed, watched)
+        policy, seen = train_loss_arm(model, tokenizer, name, pairs, passes, seed, watched)
         found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
         if watched:
             looks[name] = seen
@@ -143,7 +143,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_and_look(model, tokenizer, name, pairs, passes: int, seed: int, watched: bool) -> tuple:
+def train_loss_arm(model, tokenizer, name, pairs, passes: int, seed: int, watched: bool) -> tuple:
     """(policy, looks): the training of an arm, whose name begins with its loss.
 
     On the way validation questions are answered after an eighth, a quarter and half of the steps.
@@ -191,8 +191,8 @@ def draw(runs: list[dict]):
     title = f"{runs[0]['passes']} passes: with ties IPO ends {ends[0]} DPO, "
     title += f"with wrong labels KTO {ends[1]}"
     figure, (ties, noise, margins, end) = new_figure(2, 2, title, height=3.6)
-    passes_panel(ties, runs, "ipo", "ties", "75 % ties")
-    passes_panel(noise, runs, "kto", "noise", "30 % flipped")
+    decay_panel(ties, runs, "ipo", "ties", "75 % ties")
+    decay_panel(noise, runs, "kto", "noise", "30 % flipped")
     one_sided_panel(margins, runs)
     end_panel(end, runs)
     return figure
@@ -204,7 +204,7 @@ def how_far(runs: list[dict], name: str) -> str:
     return f"{abs(mean):.1f} {'above' if mean > 0 else 'below'}"
 
 
-def passes_panel(ax, runs: list[dict], other: str, bad: str, told: str) -> None:
+def decay_panel(ax, runs: list[dict], other: str, bad: str, told: str) -> None:
     """Gold utility over the passes: DPO and another loss, on clean pairs (dashed) and bad ones."""
     for loss in ("dpo", other):
         for name, label, line in ((loss, "clean", "--"), (f"{loss}_{bad}", told, "-")):
