@@ -21,6 +21,8 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import numpy as np
 import reward_model
 from dpo_trainer import dpo_policy
@@ -324,9 +326,12 @@ def main(argv: list[str] | None = None) -> dict:
     if args.dataset:
         own, epochs = (args.dataset, tokenizer, args.seed), reward_model.OWN_EPOCHS
         limits = {"prompts": args.prompts or 16, "max_new_tokens": args.max_new_tokens}
+        limits["alone"] = bool(args.reward_model)  # then prompts without answers are enough
         pairs, _, prompts = read.own_pairs(*own, **limits, **args.reading)
-        own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
-        labelled, _ = read.own_reward_pairs(*own, **args.reading)
+        pairs = pairs if "chosen" in pairs.column_names else None
+        if not args.reward_model:
+            own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
+            labelled, _ = read.own_reward_pairs(*own, **args.reading)
     else:
         pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
         labelled, epochs = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed), 1
@@ -348,14 +353,15 @@ def main(argv: list[str] | None = None) -> dict:
     cost = measure_cost(model, tokenizer, judge, prompts[:2], args.n, args.max_new_tokens)
     if args.adapter:
         policy = models.load_adapter(model, args.adapter)
-    else:
+    elif pairs is not None:
         folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
         policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
-    dpo_pool = make_pool(policy, tokenizer, judge, prompts, 2 * args.n, **ask)
 
     curve = [best_of(pool, n) for n in powers_of_two(args.n)]
-    methods = {"SFT": curve[0], f"best of {args.n}": curve[-1], "DPO": best_of(dpo_pool, 1)}
-    methods["both"] = best_of(dpo_pool, args.n)
+    methods = {"SFT": curve[0], f"best of {args.n}": curve[-1]}
+    if args.adapter or pairs is not None:
+        dpo_pool = make_pool(policy, tokenizer, judge, prompts, 2 * args.n, **ask)
+        methods |= {"DPO": best_of(dpo_pool, 1), "both": best_of(dpo_pool, args.n)}
     answers.print_table(["", *methods], answers.rows_of(list(methods.values())))
     metrics = {"curve": curve, "methods": methods, "cost": cost}
     next_step = "python 05-preference-tuning/studies/best_of_n_and_the_limit.py: what could be had?"

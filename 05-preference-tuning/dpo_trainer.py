@@ -22,6 +22,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import installed  # noqa: F401
+
 import numpy as np
 
 from common import answers, figures, models, runs, saving, training

@@ -20,6 +20,8 @@ About 40 seconds on one core. Left out: many passes, ties and wrong labels
 
 import copy
 
+import installed  # noqa: F401
+
 import dpo_trainer as dpo
 import numpy as np
 

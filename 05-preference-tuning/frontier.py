@@ -20,6 +20,8 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import numpy as np
 
 from common import runs

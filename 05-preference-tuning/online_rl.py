@@ -21,6 +21,8 @@ import argparse
 import inspect
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import dpo_trainer
 import numpy as np
 import own_data.look  # and own_data.read with it
@@ -311,12 +313,15 @@ def main(argv: list[str] | None = None) -> dict:
     if args.dataset:
         own, epochs = (args.dataset, tokenizer, args.seed), reward_model.OWN_EPOCHS
         limits = {"prompts": args.prompts or 16, "max_new_tokens": args.max_new_tokens}
+        limits["alone"] = bool(args.reward_model)  # then prompts without answers are enough
         pairs, held, held_out = own_data.read.own_pairs(*own, **limits, **args.reading)
-        own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
-        labelled, _ = own_data.read.own_reward_pairs(*own, **args.reading)
+        if not args.reward_model:
+            own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
+            labelled, _ = own_data.read.own_reward_pairs(*own, **args.reading)
         asked, rate = prompts.distinct_prompts(pairs["prompt"]), args.learning_rate or 3e-4
         second = own_data.look.SecondLook(args.dataset, args.reading, args.model, rate)
-        second.before(pairs, held, model, tokenizer, args.seed)
+        if "chosen" in pairs.column_names:
+            second.before(pairs, held, model, tokenizer, args.seed)
     else:
         pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
         labelled, epochs = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed), 1
@@ -342,7 +347,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     _, history, updates = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
     dpo, folder = None, runs.trained_folder(args, "dpo", without=("reward_backbone",))
-    if folder.exists():
+    if folder.exists() and "chosen" in pairs[0]:
         base, _ = training.load_sft_model(args.model, **sft)
         policy = dpo_trainer.dpo_policy(folder, base, tokenizer, pairs, seed=args.seed)
         _, dpo = see(policy, tokenizer, judge, held_out, 3, *ask)

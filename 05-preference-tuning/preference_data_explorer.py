@@ -20,6 +20,8 @@ import shlex
 import textwrap
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import numpy as np
 
 from common import preferences as world

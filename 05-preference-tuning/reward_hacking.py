@@ -21,6 +21,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import numpy as np
 from best_of_n import best_of_n_curve
 from reward_model import fresh_reward_model, train_reward_model

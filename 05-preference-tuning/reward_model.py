@@ -20,6 +20,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import installed  # noqa: F401
+
 import numpy as np
 
 from common import (

@@ -18,6 +18,8 @@ batch stands in for the value), Adam. online_rl.py runs the loop on a language m
 import random
 from typing import NamedTuple
 
+import installed  # noqa: F401
+
 import numpy as np
 
 from common import preferences as world

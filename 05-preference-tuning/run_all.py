@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import installed  # noqa: F401
+
 from common import runs
 from common.claims import write_claims_table
 from common.saving import check_writable, read_json

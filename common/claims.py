@@ -1,7 +1,7 @@
 """A study, from its claims to its verdicts: one run a seed, statistics, JSON, figure, table.
 
 A claim says before the run what the tutorial says, what is measured, and where that is true; the
-interval over seeds decides. Importing this module puts the lessons on Python's path.
+interval over seeds decides.
 """
 
 import argparse
@@ -23,9 +23,6 @@ from common import runs
 from common.intervals import Z95, interval, over_seeds
 from common.models import init_compute, quiet_libraries
 from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
-
-LESSONS = runs.ROOT / "05-preference-tuning"
-sys.path.append(str(LESSONS))
 
 INFINITY = float("inf")
 ABOVE_ZERO = (0.0, INFINITY)
@@ -229,7 +226,8 @@ def is_done(part: Path) -> bool:
 
 def code_hash() -> str:
     """A hash of the study that runs, and of what it may import: the lessons and common."""
-    files = [Path(sys.argv[0]), *LESSONS.glob("*.py"), *(runs.ROOT / "common").glob("*.py")]
+    script = Path(sys.argv[0]).resolve()
+    files = [script, *script.parents[1].glob("*.py"), *(runs.ROOT / "common").glob("*.py")]
     return sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 

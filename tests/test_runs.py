@@ -208,21 +208,6 @@ def test_a_reader_that_leaves_is_no_error():
         assert process.stderr.read() == b"" and process.wait(30) == 0
 
 
-def test_a_missing_package_is_one_line(monkeypatch, capsys):
-    def main():
-        monkeypatch.setitem(sys.modules, "trl", None)
-        import trl  # noqa: F401
-
-    for prefix, todo in (("/usr", "source "), (str(SCRIPTS.parent / ".venv"), "pip install -e")):
-        monkeypatch.setattr(sys, "prefix", prefix)
-        monkeypatch.setattr(Path, "is_file", lambda path: True)
-        with pytest.raises(SystemExit) as stop:
-            runs.run(main)
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2 and out == "" and err.count("\n") == 1
-        assert err.startswith("error: no package trl in this Python; type: ") and todo in err
-
-
 @pytest.mark.parametrize("script", ["dpo_trainer", "run_all", "studies/too_much_dpo"])
 def test_a_python_without_packages_is_told_in_one_line(tmp_path, script):
     command = [sys.executable, "-S", "-E", str(SCRIPTS / f"{script}.py")]  # no site-packages

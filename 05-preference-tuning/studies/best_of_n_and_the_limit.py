@@ -13,6 +13,8 @@ known, so is pi*: the policy that gains most gold utility at each KL from the SF
 
 from collections.abc import Sequence
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study, study_folder
 
 # isort: split

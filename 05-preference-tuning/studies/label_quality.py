@@ -14,6 +14,8 @@ each of 256 held-out questions.
 pairs that are no ties. Left out: training the judge.
 """
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study
 
 # isort: split

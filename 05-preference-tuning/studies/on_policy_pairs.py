@@ -15,14 +15,13 @@ import copy
 import random
 from collections.abc import Iterator
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import dpo_policy, train_dpo
 
 from common.answers import answers_of_points, point_of, sample_answers, summarize
+from common.claims import Claim, run_study, study_folder
 from common.figures import GOLD, new_figure, seed_dots
 from common.intervals import summary
 from common.preferences import annotate, gold_utility, make_pairs, questions

@@ -17,6 +17,8 @@ What this cannot tell: how much noisier people's scores are than their compariso
 pairs chosen adaptively, time beyond reading.
 """
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study
 
 # isort: split

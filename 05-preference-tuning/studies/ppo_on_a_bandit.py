@@ -14,6 +14,8 @@ What this cannot tell: which settings suit a language model. Here a step is a pl
 ten logits, without Adam, and the advantage needs no value model.
 """
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study
 
 # isort: split

@@ -14,12 +14,9 @@ A judge who prefers length can be hacked, too: the last claim is about the win r
 and the one that it would report between answers of equal length.
 """
 
+import lessons  # noqa: F401
+
 import numpy as np
-
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
-
 from best_of_n import best_of_n_curve
 from dpo_trainer import dpo_policy
 from reward_hacking import HACKS, mixed_pairs, per_word, worst_case
@@ -27,6 +24,7 @@ from reward_model import reward_model_in
 
 from common import figures
 from common.answers import sample_answers
+from common.claims import Claim, run_study, study_folder
 from common.intervals import mean_of, summary
 from common.preferences import BIASES, pairs_of_wrong_users, wrong_users
 from common.scoring import score_texts

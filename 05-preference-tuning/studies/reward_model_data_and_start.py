@@ -13,9 +13,7 @@ held-out pairs it puts in the order of gold utility: where only a fact tells whi
 another topic, an echo of the user).
 """
 
-from common.claims import INFINITY, Claim, run_study, study_folder
-
-# isort: split
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import train_dpo
@@ -27,6 +25,7 @@ from reward_model import (
     train_reward_model,
 )
 
+from common.claims import INFINITY, Claim, run_study, study_folder
 from common.figures import new_figure, seed_lines
 from common.intervals import summary
 from common.preferences import make_pairs
@@ -132,8 +131,8 @@ def draw(runs: list[dict]):
         way: np.mean([run["curve"][way][1]["facts"]["mean"] for run in runs])
         for way in ("encoder", "dpo")
     }
-    title = f"Right from wrong, {runs[0]['curve']['dpo'][1]['pairs']:,} pairs: DPO's implicit "
-    title += f"reward {100 * last['dpo']:.0f} %, the encoder's {100 * last['encoder']:.0f} %"
+    title = f"{runs[0]['curve']['dpo'][1]['pairs']:,} pairs: DPO's implicit reward tells right from wrong "
+    title += f"in {100 * last['dpo']:.0f} %, the encoder's in {100 * last['encoder']:.0f} %"
     figure, axes = new_figure(1, 2, title)
     sizes_panel(axes[0], runs, "style")
     axes[0].set(title="Where style gives the worse answer away")

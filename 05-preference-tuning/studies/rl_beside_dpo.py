@@ -13,6 +13,8 @@ learns from 768 labelled pairs, the reward models of online RL from 6,400.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study, study_folder
 
 # isort: split

@@ -14,12 +14,9 @@ One more question: does a reward without a bias, but with an error, do the same?
 
 from functools import partial
 
+import lessons  # noqa: F401
+
 import numpy as np
-
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
-
 from best_of_n import best_of_n_curve, best_of_n_kl_bound
 from dpo_trainer import dpo_policy
 from reward_hacking import AMONG
@@ -27,6 +24,7 @@ from reward_model import reward_model_in
 
 from common import figures
 from common.answers import KINDS, SHOWN, answers_of_points, sample_answers
+from common.claims import Claim, run_study, study_folder
 from common.intervals import mean_of, summary
 from common.preferences import BIASES, COMPONENT_OF, pairs_of_wrong_users, questions, wrong_users
 from common.scoring import contrast_rewards, score_texts

@@ -12,6 +12,8 @@ which the concise answer always beats the one with filler. Each model gives two 
 256 held-out questions; after 1, 2, 4 and 8 passes also to 32 validation questions.
 """
 
+import lessons  # noqa: F401
+
 from common.claims import Claim, run_study
 
 # isort: split

@@ -12,14 +12,13 @@ questions twice, and reads 96 of the pairs that it is trained on, as a training 
 
 from typing import NamedTuple
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import dpo_policy, read_pairs, train_dpo
 
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
+from common.claims import Claim, run_study, study_folder
 from common.figures import GOLD, new_figure, seed_lines
 from common.intervals import summary
 from common.preferences import make_pairs, questions

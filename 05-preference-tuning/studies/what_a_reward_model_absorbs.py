@@ -15,9 +15,7 @@ Then each of the three biases of the lab, in reward models of 1,200 pairs in whi
 wrong, so that they can also please by agreeing.
 """
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
+import lessons  # noqa: F401
 
 import numpy as np
 from reward_model import (
@@ -28,6 +26,7 @@ from reward_model import (
     reward_model_in,
 )
 
+from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_dots
 from common.intervals import mean_of, summary
 from common.preferences import (

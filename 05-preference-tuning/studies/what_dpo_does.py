@@ -12,14 +12,13 @@ the right answer with and without filler.
 
 from functools import partial
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import dpo_policy, read_pairs
 
 from common.answers import Answers, sample_answers, summarize, win_rate
+from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_dots
 from common.intervals import summary
 from common.preferences import WORTH, contrasts_of, make_pairs, questions
