@@ -1,6 +1,6 @@
 """Ties, wrong labels, one-sided pairs: which of DPO, IPO and KTO stands them?
 
-    python 05-preference-tuning/studies/ties_noise_and_margins.py             # one seed, 100 seconds
+    python 05-preference-tuning/studies/ties_noise_and_margins.py            # one seed, 100 seconds
     python 05-preference-tuning/studies/ties_noise_and_margins.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/ties_noise_and_margins.py --claims    # what is claimed
 
