@@ -320,20 +320,30 @@ def draw(runs: list[dict]):
     share = np.mean([run["share_of_dpo_gain"]["mean"] for run in runs])
     title = f"Best of {N} has {100 * share:.0f} % of DPO's gain when both learned from 768 pairs"
     figure, axes = figures.new_figure(2, 2, title)
-    plane_panel(axes[0], runs)
-    ways_panel(axes[1], runs)
-    steps_panel(axes[2], runs)
+    limit_panel(axes[0], runs)
+    steps = {f"from 1 to {FIRST}": "first_step", f"from {FIRST} to {N}": "second_step"}
+    gains = {way: [run[name]["mean"] for run in runs] for way, name in steps.items()}
+    gained_panel(axes[1], gains, ["best_of_n"] * 2, f"The first {FIRST} candidates gain most")
+    axes[1].set(ylabel="gold utility gained (log-odds)", xlabel="n: candidates to choose among")
+    axes[1].set_ylim(bottom=0)
+    worth = {}
+    for way in ENDS:
+        name = way.replace("best of n", f"best of {N}").replace(", ", ",\n")
+        worth[name] = [run["ways"][way]["gold"]["mean"] for run in runs]
+    colors = ["sft", "best_of_n", "best_of_n", "dpo", "dpo_best_of_n"]
+    gained_panel(axes[2], worth, colors, "More labels for the reward model help best of n")
+    axes[2].set_ylabel("gold utility (log-odds)")
     annotators_panel(axes[3], runs)
     return figure
 
 
-def plane_panel(ax, runs: list[dict]) -> None:
+def limit_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL, a thin line a seed, and what pi* has."""
     lines = {
         "pi*: the best possible": ("optimum", "gold", "black", "--"),
         "best of n": ("best of n", "human", "lab:best_of_n", "-"),
-        "best of n, annotators who prefer length": ("best of n", "length", "lab:biased", "-"),
-        "DPO, then best of n on top": ("DPO + best of n", "human", "lab:dpo", "-"),
+        "annotators prefer length": ("best of n", "length", "lab:biased", "-"),
+        "DPO, best of n on top": ("DPO + best of n", "human", "lab:dpo_best_of_n", "-"),
     }
     for label, (method, series, color, dashes) in lines.items():
         places = []
@@ -346,57 +356,53 @@ def plane_panel(ax, runs: list[dict]) -> None:
         mean = np.mean([place[:fewest] for place in places], axis=0)
         marker = "" if method == "optimum" else "o"
         ax.plot(*mean.T, marker=marker, ms=4, color=color, ls=dashes, label=label)
-    ax.set(title="Best of n stays near the limit", xlabel="measured KL from the SFT model (nats)")
+    share = 100 * np.mean([share_of_limit(run["points"]) for run in runs])
+    ax.set_title(f"Best of {N} gains {share:.0f} % of what its KL could buy")
+    ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(figures.GOLD)
-    figures.legend_below(ax)
+    figures.legend_below(ax, ncols=2)
 
 
-def ways_panel(ax, runs: list[dict]) -> None:
-    """Gold utility of the ways to answer, a dot a seed."""
-    colors = ("sft", "best_of_n", "best_of_n", "dpo", "dpo")
-    for place, (way, color) in enumerate(zip(ENDS, colors, strict=True)):
-        values = [run["ways"][way]["gold"]["mean"] for run in runs]
-        figures.seed_dots(ax, place, values, f"lab:{color}")
-        ax.annotate(f"{np.mean(values):.2f}", (place, max(values)), (0, 6), **ABOVE_A_DOT)
-    names = [way.replace("best of n", f"best of {N}").replace(", ", ",\n") for way in ENDS]
-    ax.set_xticks(range(len(names)), names, fontsize=7)
+def share_of_limit(points: Sequence[dict]) -> float:
+    """The gold utility that best-of-N gains, as a share of what pi* gains at the same KL."""
+    best = {}
+    for point in points:
+        if (point["method"], point["series"]) == ("best of n", "human"):
+            best[point["n"]] = place_of(point)
+    limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= TRUSTED]
+    kl, gold = np.array(sorted([best[1], *map(place_of, limit)])).T
+    most = np.interp(best[N][0], kl, gold)
+    return (best[N][1] - best[1][1]) / (most - best[1][1])
+
+
+def gained_panel(ax, values: dict[str, list[float]], colors: list[str], title: str) -> None:
+    """A column of dots for each way, a dot a seed, with the mean in numbers."""
+    for place, (of_way, color) in enumerate(zip(values.values(), colors, strict=True)):
+        figures.seed_dots(ax, place, of_way, f"lab:{color}")
+        above = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+        ax.annotate(f"{np.mean(of_way):.2f}", (place, max(of_way)), (0, 6), **above)
+    ax.set_xticks(range(len(values)), values, fontsize=7)
     ax.margins(y=0.15)
-    ax.set(
-        title="More labels for the reward model help best of n", ylabel="gold utility (log-odds)"
-    )
-
-
-ABOVE_A_DOT = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-
-
-def steps_panel(ax, runs: list[dict]) -> None:
-    """What the first candidates gain, and what the further ones do."""
-    steps = {f"from 1 to {FIRST}": "first_step", f"from {FIRST} to {N}": "second_step"}
-    for place, name in enumerate(steps.values()):
-        values = [run[name]["mean"] for run in runs]
-        figures.seed_dots(ax, place, values, "lab:best_of_n")
-        ax.annotate(f"{np.mean(values):.2f}", (place, max(values)), (0, 6), **ABOVE_A_DOT)
-    ax.set_xticks(range(len(steps)), steps)
-    ax.set(xlim=(-0.6, 1.6), ylim=(0, None), title=f"The first {FIRST} candidates gain most")
-    ax.set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
+    ax.set(xlim=(-0.6, len(values) - 0.4), title=title)
 
 
 def annotators_panel(ax, runs: list[dict]) -> None:
     """Gold utility by n under two reward models, and the reward of the second."""
     ns = runs[0]["annotators"]["n"]
     lines = {
-        "gold, unbiased annotators choose": ("human", "gold", "lab:gold"),
-        "gold, annotators who prefer length choose": ("length", "gold", "lab:biased"),
-        "their reward": ("length", "reward", "lab:reward"),
+        "gold, unbiased annotators choose": ("human", "gold", "lab:gold", "-"),
+        "gold, annotators who prefer length choose": ("length", "gold", "lab:biased", "-"),
+        "the reward that they give": ("length", "reward", "lab:reward", ":"),
     }
-    for label, (judge, what, color) in lines.items():
+    for label, (judge, what, color, dashes) in lines.items():
         values = np.array([run["annotators"][judge][what] for run in runs])
-        figures.seed_lines(ax, ns, values, color, label)
+        figures.seed_lines(ax, ns, values, color, label, ls=dashes)
     ax.set_xscale("log", base=2)
     ax.set_xticks(ns, ns)
     ax.minorticks_off()
-    ax.set(title="Where annotators prefer length, gold falls", ylabel="log-odds")
-    ax.set_xlabel("n: candidates to choose among")
+    ends = [np.mean([run["annotators"]["length"]["gold"][at] for run in runs]) for at in (0, -1)]
+    ax.set_title(f"Annotators prefer length: gold from {ends[0]:.1f} to {ends[1]:.1f}")
+    ax.set(xlabel="n: candidates to choose among", ylabel="log-odds")
     figures.legend_below(ax)
 
 
