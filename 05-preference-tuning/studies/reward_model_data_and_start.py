@@ -1,6 +1,6 @@
 """Data and start of a reward model: how many pairs, from which model, or none at all?
 
-    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 110 seconds
+    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 2 minutes
     python 05-preference-tuning/studies/reward_model_data_and_start.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/reward_model_data_and_start.py --claims  # what is claimed
 
@@ -131,8 +131,9 @@ def draw(runs: list[dict]):
         way: np.mean([run["curve"][way][1]["facts"]["mean"] for run in runs])
         for way in ("encoder", "dpo")
     }
-    title = f"{runs[0]['curve']['dpo'][1]['pairs']:,} pairs: DPO's implicit reward tells right from wrong "
-    title += f"in {100 * last['dpo']:.0f} %, the encoder's in {100 * last['encoder']:.0f} %"
+    count, dpo, encoder = runs[0]["curve"]["dpo"][1]["pairs"], 100 * last["dpo"], last["encoder"]
+    title = f"{count:,} pairs: DPO's implicit reward tells right from wrong in {dpo:.0f} %, "
+    title += f"an encoder in {100 * encoder:.0f} %"
     figure, axes = new_figure(1, 2, title)
     sizes_panel(axes[0], runs, "style")
     axes[0].set(title="Where style gives the worse answer away")
