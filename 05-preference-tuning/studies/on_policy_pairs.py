@@ -28,7 +28,7 @@ from common.preferences import annotate, gold_utility, make_pairs, questions
 from common.sampling import sample
 from common.training import load_sft_model
 
-SOURCES = {"sft": "sampled by\nSFT model", "policy": "sampled by\nthe policy"}
+SOURCES = {"sft": "sampled\nby SFT", "policy": "sampled\nby policy"}
 ROUNDS = 3  # of training, each on a third of the pairs; the first is the same for both sources
 # Of the default's learning rate and twice that, each source has the one with more good answers to
 # validation prompts (seeds 0 and 1): written pairs the default's, 84 against 78 %, and samples

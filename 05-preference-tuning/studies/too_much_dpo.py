@@ -185,10 +185,9 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
 
 def draw(runs: list[dict]):
     """What training shows, how good the answers are, and what they are; every seed is visible."""
-    lost = np.mean([run["amounts"]["biased"]["gold_lost"]["mean"] for run in runs])
-    title = (
-        f"Five passes of DPO: the training log improves, answers lose up to {lost:.1f} of quality"
-    )
+    lost = [np.mean([run["amounts"][name]["gold_lost"]["mean"] for run in runs]) for name in HUES]
+    title = f"Five passes of DPO: answers lose {lost[0]:.1f} and {lost[1]:.1f} of gold utility"
+    title += "\nafter their best look; the training log looks better and better"
     figure, (log, quality, *answers) = new_figure(2, 2, title)
     for name, label in ANNOTATORS.items():
         seed_lines(log, *curves(runs, name, "ranked", first=1), HUES[name], label)

@@ -170,7 +170,8 @@ def gain_panel(ax, runs: list[dict]) -> None:
     ax.plot([0, 1], values, "o-", color="lab:dpo", lw=1, alpha=0.6)
     ax.set_xticks([0, 1], ["SFT model", "after DPO"])
     gained = values[1] - values[0]
-    ax.set_title(f"Gained by seed: {gained.min():.0f} to {gained.max():.0f} points of 100")
+    spread = f" to {gained.max():.0f}" if len(runs) > 1 else ""
+    ax.set_title(f"Good answers: {gained.min():.0f}{spread} points more")
     ax.set_ylabel("% of answers right and concise")
     ax.set(xlim=(-0.3, 1.3), ylim=(0, 100))
 
@@ -184,7 +185,7 @@ def likelier_panel(ax, runs: list[dict]) -> None:
         means.append(f"{np.mean(values):+.1f}".replace("-", "\N{MINUS SIGN}"))
     ax.axhline(0, color="black", lw=0.8)
     ax.set_xticks([0, 1], ["chosen answers", "rejected answers"])
-    ax.set(title=f"Chosen answers {means[0]}, rejected answers {means[1]} nats")
+    ax.set(title=f"log p: chosen {means[0]}, rejected {means[1]} nats")
     ax.set(ylabel="change of log p, held-out pairs (nats)", xlim=(-0.6, 1.6))
 
 
