@@ -15,17 +15,15 @@ import os
 import platform
 import resource
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-from contests import BATCH, CONTESTS, ROOT, matrix_speed, train_dpo
+from contests import BATCH, CONTESTS, ROOT, keep_freed_memory, matrix_speed, train_dpo
 from growth import growth_figure, measure_growth
 
-from common.cli import keep_freed_memory, quiet_libraries
+from common.models import quiet_libraries
 from common.preferences import make_pairs
-from common.reporting import write_json
+from common.saving import versions, write_json
 
-PACKAGES = ("numpy", "matplotlib", "torch", "transformers", "trl", "peft", "accelerate")
 HEADER = (
     "| what | the lab | the library, plain use | ratio | at its best | ratio to that | target |"
 )
@@ -59,8 +57,7 @@ def machine() -> dict:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "matrix_gflops": matrix_speed(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **versions(),
     }
 
 

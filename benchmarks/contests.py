@@ -6,6 +6,7 @@ sampled in one batch, and the memory of freed tensors kept as the lab keeps it.
 """
 
 import contextlib
+import ctypes
 import random
 import statistics
 import subprocess
@@ -21,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "05-preference-tuning"
 sys.path.insert(0, str(SCRIPTS))
 
-from common.cli import keep_freed_memory  # noqa: E402
 from common.preferences import SIDES, make_pairs, questions  # noqa: E402
 
 NEW_TOKENS, PROMPTS, CANDIDATES = 32, 8, 16
@@ -37,6 +37,14 @@ class Entry(NamedTuple):
 
     action: Callable[[], object]
     keeps_memory: bool
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Have glibc keep the memory of freed tensors, as the lab does, or give it back."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-4, 0 if keep else 65536)  # M_MMAP_MAX
+        mallopt(-1, -1 if keep else 128 * 1024)  # M_TRIM_THRESHOLD
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -152,6 +160,15 @@ def trl_settings(at_best: bool) -> dict:
     return equal
 
 
+def add_lengths(trainer) -> None:
+    """The column of lengths in tokens by which TRL's trainers group pairs."""
+    rows, lengths = trainer.train_dataset, []
+    for row in rows:
+        longer = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        lengths.append(len(row.get("prompt_ids", ())) + longer)
+    trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
+
+
 # --- Contests ---
 
 
@@ -169,7 +186,7 @@ def candidates(repeats: int) -> list[dict]:
     """Candidates per second of `sample`, of batched `generate`, and of one `generate` for each."""
     import torch
 
-    from common.models import encode_prompt
+    from common.prompts import encode_prompt
     from common.sampling import sample
 
     model, tokenizer = large_gpt2()
@@ -231,10 +248,7 @@ def reward_training(repeats: int) -> list[dict]:
                 processing_class=tokenizer,
             )
             if at_best:
-                rows = trainer.train_dataset
-                sides = zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)
-                lengths = [max(len(chosen), len(rejected)) for chosen, rejected in sides]
-                trainer.train_dataset = rows.add_column(config.length_column_name, lengths)
+                add_lengths(trainer)
             trainer.train()
 
     plain, best = Entry(lambda: library(False), False), Entry(lambda: library(True), True)
@@ -245,9 +259,11 @@ def reward_training(repeats: int) -> list[dict]:
 
 def gflops(train: Callable[[], object], pairs: Sequence[dict], pairs_per_second: float) -> float:
     """GFLOP/s of a training: its operations, counted in one more run, at the measured speed."""
-    from support.cost import count_flops
+    from torch.utils.flop_counter import FlopCounterMode
 
-    return round(count_flops(train) / len(pairs) * pairs_per_second / 1e9, 1)
+    with FlopCounterMode(display=False) as counter:
+        train()
+    return round(counter.get_total_flops() / len(pairs) * pairs_per_second / 1e9, 1)
 
 
 def train_dpo(kind: str, pairs: list[dict]) -> None:
@@ -255,10 +271,10 @@ def train_dpo(kind: str, pairs: list[dict]) -> None:
 
     "lab"; "plain" and "best" use of TRL with LoRA; "full": all weights and a second model.
     """
-    from support.training import add_lengths, as_dataset
-
     import dpo_trainer
     from trl import DPOConfig, DPOTrainer
+
+    from common.training import as_dataset
 
     model, tokenizer = large_gpt2()
     if kind == "lab":
@@ -274,7 +290,8 @@ def train_dpo(kind: str, pairs: list[dict]) -> None:
             processing_class=tokenizer,
             peft_config=None if kind == "full" else dpo_trainer.lora_config(model),
         )
-        add_lengths(trainer)
+        if kind == "best":
+            add_lengths(trainer)
         trainer.train()
 
 
@@ -308,12 +325,11 @@ def peak_memory(kind: str) -> float:
 
 def train_rl(kind: str, judge: tuple) -> None:
     """A few updates of online RL on answers that a reward model scores: "lab", "plain", "best"."""
-    from support.evaluation import score_texts
-    from support.rloo import as_prompts
-
     import dpo_trainer
     import online_rl
     from trl import RLOOConfig, RLOOTrainer
+
+    from common.scoring import score_texts
 
     model, tokenizer = large_gpt2()
     prompts = [question.prompt for question in questions("train")[: UPDATES * PROMPTS]]
@@ -334,12 +350,13 @@ def train_rl(kind: str, judge: tuple) -> None:
         best = trl_settings(at_best=True)
         settings |= {name: best[name] for name in ("bf16", "gradient_checkpointing")}
     settings |= {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}
+    settings |= {"beta": online_rl.train_rl.__kwdefaults__["beta"], "max_steps": UPDATES}
     with tempfile.TemporaryDirectory() as folder:
         trainer = RLOOTrainer(
             model=model,
             reward_funcs=reward,
-            args=RLOOConfig(folder, beta=online_rl.BETA, max_steps=UPDATES, **settings),
-            train_dataset=as_prompts(prompts, PROMPTS),
+            args=RLOOConfig(folder, **settings),
+            train_dataset=online_rl.prompt_rows(prompts, PROMPTS),
             processing_class=tokenizer,
             peft_config=dpo_trainer.lora_config(model),
         )
@@ -398,7 +415,7 @@ def n_curve(repeats: int) -> list[dict]:
     prompts, ns = [question.prompt for question in questions("test")[:32]], range(1, 17)
 
     def rewards(size: int):
-        return make_pool(*policy, judge, prompts, size, 48, 0)["reward"]
+        return make_pool(*policy, judge, prompts, size, seed=0).rewards
 
     def lab() -> None:
         pool = rewards(32)
@@ -411,30 +428,20 @@ def n_curve(repeats: int) -> list[dict]:
 
 
 def start_times(repeats: int) -> list[dict]:
-    """`--help` of every script against half a second; the NumPy scripts against an empty figure."""
+    """`--help` of every script against half a second."""
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.glob("*.py"))}
     scripts = [path for path, text in sources.items() if "make_parser(" in text]
 
-    def run(*command) -> Entry:
-        call = [sys.executable, *map(str, command)]
+    def run(path: Path) -> Entry:
+        call = [sys.executable, str(path), "--help"]
         return Entry(lambda: subprocess.run(call, stdout=subprocess.DEVNULL, check=True), True)
 
-    helps = medians(repeats, *(run(path, "--help") for path in scripts))
+    helps = medians(repeats, *map(run, scripts))
     times = {path.name: time for path, time in zip(scripts, helps, strict=True)}
     print("--help:", {name: round(time, 2) for name, time in times.items()}, flush=True)
     slowest = max(times, key=times.get)
-    names = ("preference_data_explorer.py", "rlhf_objectives.py")
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder, "empty.png"))
-        empty = f"import matplotlib.pyplot as p; p.figure().savefig({target!r})"
-        ours = [run(SCRIPTS / name, "--output-dir", folder) for name in names]
-        *ours, figure = medians(repeats, *ours, run("-c", empty))
     what = f"--help, the slowest of {len(scripts)} scripts ({slowest}) / half a second"
-    rows = [row(what, "s", "<= 1", times[slowest], 0.5)]
-    for name, time_taken in zip(names, ours, strict=True):
-        what = f"{name}, the default run / matplotlib saves an empty figure"
-        rows.append(row(what, "s", "<= 2.5", time_taken, figure))
-    return rows
+    return [row(what, "s", "<= 1", times[slowest], 0.5)]
 
 
 CONTESTS = (start_times, candidates, reward_training, dpo_training, rl_training)

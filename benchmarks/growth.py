@@ -4,14 +4,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from support.cost import fitted_exponent
-from support.drawing import COLORS, new_figure, save_figure
-from support.training import DEFAULTS
-
 import numpy as np
 from best_of_n import make_pool
 from contests import seconds
 
+from common.figures import legend_below, new_figure, save_figure
 from common.preferences import make_pairs, questions
 
 
@@ -27,7 +24,7 @@ def measure_growth(repeats: int) -> list[dict]:
         sample(*policy, (prompts * 4)[:count], 16)
 
     def best_of(n: int) -> None:
-        make_pool(*policy, judge, prompts[:64], n, 48, 0)
+        make_pool(*policy, judge, prompts[:64], n, seed=0)
 
     jobs = (
         ("reward-model training", "pairs", (256, 512, 1024), train_reward),
@@ -47,13 +44,8 @@ def grow(
     for _ in range(repeats):
         rounds.append([seconds(lambda size=size: job(size)) for size in sizes])
     times = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    exponent = round(fitted_exponent(sizes, np.array(times)), 3)
+    exponent = round(float(np.polyfit(np.log(sizes), np.log(times), 1)[0]), 3)
     return {"what": what, "unit": unit, "sizes": sizes, "seconds": times, "exponent": exponent}
-
-
-def settings(method: str) -> dict:
-    """The lab's default settings of a training, without the number of pairs."""
-    return {name: value for name, value in DEFAULTS[method].items() if name != "pairs"}
 
 
 def train_reward(count: int) -> None:
@@ -62,8 +54,7 @@ def train_reward(count: int) -> None:
 
     from common.models import load_reward_model
 
-    model = load_reward_model("tiny-distilbert")
-    train_reward_model(*model, make_pairs(count), **settings("reward model"))
+    train_reward_model(*load_reward_model("tiny-distilbert"), make_pairs(count))
 
 
 def train_dpo(count: int) -> None:
@@ -72,7 +63,7 @@ def train_dpo(count: int) -> None:
 
     from common.models import load_causal_lm
 
-    dpo_trainer.train_dpo(*load_causal_lm("tiny-gpt2"), make_pairs(count), **settings("dpo"))
+    dpo_trainer.train_dpo(*load_causal_lm("tiny-gpt2"), make_pairs(count))
 
 
 # --- The figure ---
@@ -80,30 +71,31 @@ def train_dpo(count: int) -> None:
 
 def growth_figure(path: Path, growth: list[dict], machine: dict) -> None:
     """Seconds against size on logarithmic axes, with the fitted power law; a panel per unit."""
-    fig, axes = new_figure("ABC", height=3.4)
-    panels = {"pairs": "Training", "prompts": "Sampling 16 answers each"}
-    panels |= {"n": "Best of n for 64 prompts"}
-    colors = {"reward-model training": "proxy", "DPO training": "dpo"}
-    colors |= {"sampling": "sft", "best of n": "best_of_n"}
-    for ax, (unit, title) in zip(axes, panels.items(), strict=True):
-        rows = [row for row in growth if row["unit"] == unit]
-        for row in rows:
-            draw_growth(ax, row, COLORS[colors[row["what"]]])
-        ticks = sorted({size for row in rows for size in row["sizes"]})
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log", base=2)
-        ax.set_xticks(ticks, ticks)
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
-        ax.set(title=title, xlabel=unit, ylabel="seconds")
-        ax.margins(y=0.35)
-        ax.legend(loc="upper left")
     exponents = [row["exponent"] for row in growth]
     steepest = max(exponents)
     finding = "no faster than the work" if steepest <= 1.1 else f"as fast as size^{steepest:.2f}"
     title = f"Time grows {finding}: fitted exponents {min(exponents):.2f} to {steepest:.2f}"
+    figure, axes = new_figure(1, 3, title)
+    panels = {"pairs": "Training", "prompts": "Sampling 16 answers each"}
+    panels |= {"n": "Best of n for 64 prompts"}
+    colors = {"reward-model training": "reward", "DPO training": "dpo"}
+    colors |= {"sampling": "sft", "best of n": "best_of_n"}
+    for ax, (unit, title) in zip(axes, panels.items(), strict=True):
+        rows = [row for row in growth if row["unit"] == unit]
+        for row in rows:
+            draw_growth(ax, row, f"lab:{colors[row['what']]}")
+        ticks = sorted({size for row in rows for size in row["sizes"]})
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log", base=2)
+        shown = ticks[:: len(ticks) // 3]
+        ax.set_xticks(shown, shown)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.set(title=title, xlabel=unit, ylabel="seconds")
+        legend_below(ax)
     caption = f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:g}"
-    save_figure(fig, path, title, caption)
+    figure.supxlabel(caption, fontsize=8)
+    save_figure(figure, path)
 
 
 def draw_growth(ax, row: dict, color: str) -> None:

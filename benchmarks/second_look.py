@@ -5,7 +5,7 @@
 
 Plants failures in the world's pairs, or in how they are trained on, runs dpo_trainer.py on them as
 on anybody's file, and counts which checks fire; the same on sound pairs with several settings. The
-limits in support/second_look.py were fixed before the first of these runs. Gold utility, which the
+limits in own_data/questions.json were fixed before the first of these runs. Gold utility, which the
 checks never see, says what became of the answers. Writes every run to benchmarks/second_look.json,
 where it is not repeated while the file is there, and the table to benchmarks/second_look.md.
 """
@@ -24,15 +24,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "05-preference-tuning"))
 
-from support.second_look import LIMITS  # noqa: E402
-from support.telling_words import telling_words  # noqa: E402
-from support.variant_data import flip_labels, swap_sides  # noqa: E402
-
 import dpo_trainer  # noqa: E402
 import numpy as np  # noqa: E402
+from own_data.look import QUESTIONS, telling_words  # noqa: E402
 
-from common.preferences import COLUMNS, SIDES, make_pairs  # noqa: E402
-from common.reporting import write_json  # noqa: E402
+from common.preferences import COLUMNS, SIDES, flip_labels, make_pairs, swap_sides  # noqa: E402
+from common.saving import write_json  # noqa: E402
 
 PAIRS, FIRST_SEED = 400, 1000
 POLITE = ("", " Please.", " Thanks.", " Please tell me.", " Thank you.", " I wonder.")
@@ -64,7 +61,7 @@ def longer_chosen(seed: int) -> list[dict]:
 
 def with_role_marks(seed: int) -> list[dict]:
     """Both answers begin with a role, as in exported chats; "Assistant:" would be taken away."""
-    return [row | {side: f"ASSISTANT: {row[side]}" for side in SIDES} for row in sound(seed)]
+    return [row | {side: f"GPT: {row[side]}" for side in SIDES} for row in sound(seed)]
 
 
 def few_repeated(seed: int) -> list[dict]:
@@ -130,7 +127,7 @@ def love_of_agreement(seed: int) -> list[dict]:
 RANKING, DISTANCE = ("reversed", "chance"), ("too_far", "displaced")
 PLANTS = (
     Case("the longer answer is always chosen", longer_chosen, fires=("length",)),
-    Case("answers begin with “ASSISTANT:”", with_role_marks, fires=("marks",)),
+    Case("answers begin with “GPT:”", with_role_marks, fires=("marks",)),
     Case("80 pairs, each under five prompts", few_repeated, fires=("repeats", "twins")),
     Case("chosen answers in capitals", in_capitals, fires=("unlike",)),
     Case("answers cut after two thirds", cut_answers, fires=("cut",)),
@@ -140,7 +137,7 @@ PLANTS = (
     Case("each pair also the other way round", contradicted, fires=RANKING),
     Case("learning rate 1e-6", sound, ("--learning-rate", 1e-6), ("unmoved",)),
     Case("learning rate 2e-2", sound, ("--learning-rate", 2e-2), DISTANCE),
-    Case("5 passes at beta 0.03", of_fewer, ("--beta", 0.03, "--num-train-epochs", 5), DISTANCE),
+    Case("5 passes at beta 0.03", of_fewer, ("--beta", 0.03, "--epochs", 5), DISTANCE),
 )
 INVISIBLE = (
     Case("all labels the wrong way round", swapped),
@@ -154,7 +151,7 @@ HEALTHY = (
     Case("beta 0.1", sound, ("--beta", 0.1)),
     Case("beta 1", sound, ("--beta", 1)),
     Case("half the learning rate", sound, ("--learning-rate", 3.5e-4)),
-    Case("2 passes", sound, ("--num-train-epochs", 2)),
+    Case("2 passes", sound, ("--epochs", 2)),
 )
 
 
@@ -170,11 +167,10 @@ def run(case: Case, seed: int, folder: Path) -> dict:
     place = ["--dataset", str(path), "--output-dir", str(folder / "outputs"), "--seed", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()):
         metrics = dpo_trainer.main([*flags, *place, "--prompts", "48"])
-    gold = [metrics[who].get("utility") for who in ("reference", "policy")]
     return {
         "fired": [question["check"] for question in metrics["second_look"]["questions"]],
         "numbers": metrics["second_look"]["numbers"],
-        "gold": [measured and measured["mean"] for measured in gold],
+        "gold": [metrics[when].get("gold") for when in ("before", "after")],
         "words": [word for word, z in telling_words(rows).items() if z > 0][:3],
     }
 
@@ -197,7 +193,7 @@ def row_of(case: Case, runs: Sequence[dict]) -> str:
 
     Where nothing should, in how many runs anything did.
     """
-    awaited = set(case.fires or LIMITS)
+    awaited = set(case.fires or QUESTIONS)
     hits = sum(bool(set(run["fired"]) & awaited) for run in runs)
     others = Counter(name for run in runs for name in set(run["fired"]) - set(case.fires))
     gold = [run["gold"] for run in runs]
