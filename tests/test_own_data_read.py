@@ -14,7 +14,6 @@ from own_data.read import (
     keep_readable,
     load_preferences,
     own_pairs,
-    own_prompts,
     own_reward_pairs,
     usable,
 )
@@ -104,19 +103,18 @@ def test_near_twins_across_the_split_are_said(tmp_path, tokenizer, capsys):
     assert "but for case" not in capsys.readouterr().out
 
 
-def test_prompts_alone(tmp_path, tokenizer, capsys):
+def test_prompts_alone(tmp_path, tokenizer):
     rows = [{"prompt": f"What is {k % 9}?"} for k in range(12)]
     path = write(tmp_path / "a.jsonl", rows)
-    prompts = own_prompts(path, tokenizer, 0)
-    assert sorted(prompts) == [f"What is {k}?" for k in range(9)]
-    assert own_prompts(path, tokenizer, 0, most=4) == prompts[:4] != sorted(prompts)[:4]
-    pairs = write(tmp_path / "b.jsonl", [pair(k) for k in range(9)])
-    assert sorted(own_prompts(pairs, tokenizer, 0)) == sorted(prompts)
-    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
-    talks = write(tmp_path / "c.jsonl", [{"chosen": turns, "rejected": [*turns[:1], turns[1]]}] * 2)
-    assert own_prompts(talks, tokenizer, 0) == ["Hi."]
+    train, held, prompts = own_pairs(path, tokenizer, 0, alone=True)
+    assert train.column_names == ["prompt", "row"] and len(train) + len(held) == 9
+    assert prompts == held["prompt"][:] and len(prompts) == 1
     with pytest.raises(UserError, match="no column chosen, rejected"):
-        own_prompts(write(tmp_path / "d.jsonl", [{"note": "It is so."}]), tokenizer, 0)
+        own_pairs(path, tokenizer, 0)
+    pairs = write(tmp_path / "b.jsonl", [pair(k) for k in range(9)])
+    assert "chosen" in own_pairs(pairs, tokenizer, 0, alone=True)[0].column_names
+    with pytest.raises(UserError, match="no column chosen, rejected"):
+        own_pairs(write(tmp_path / "d.jsonl", [{"note": "It is so."}]), tokenizer, 0, alone=True)
 
 
 # --- What a model can read ---

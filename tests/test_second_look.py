@@ -353,7 +353,7 @@ def test_chinese_is_counted_in_characters(tmp_path):
 
 
 def test_the_read_along_gives_every_limit():
-    text = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    text = (SCRIPTS / "OWN_DATA.md").read_text(encoding="utf-8")
     for check, asked in QUESTIONS.items():
         (row,) = re.findall(rf"^\| \w[\w ,]* \| `{check}` \| (.*) \|$", text, re.MULTILINE)
         limit = asked["limit"]

@@ -36,8 +36,8 @@ from own_data.read import (
     contradictory,
     count_by_reason,
     find_readable,
-    holds_labels,
     key_of,
+    kind_of_data,
     leave_out_unusable,
     read_data,
 )
@@ -387,7 +387,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     (with a model). Labels: `good` (summary), `prompts_with_both`. Raises UserError.
     """
     reading.pop("held_out", None)
-    labelled = holds_labels(path, **reading)
+    labelled = kind_of_data(path, **reading) == "labels"
     found = leave_out_unusable(read_data(path, "labels" if labelled else "pairs", **reading))
     rows, dropped = found.rows, {r: places for r, places in found.dropped.items() if places}
     if not len(rows):

@@ -90,17 +90,20 @@ def own_pairs(
     max_new_tokens: int = 48,
     max_length: int = LONGEST,
     labelled: bool = False,
+    alone: bool = False,
     held_out: str | None = None,
     **reading: str | None,
 ) -> tuple["Dataset", "Dataset", list[Prompt]]:
     """(training rows, held-out rows, held-out prompts) for a language model.
 
-    Rows are prompt, chosen, rejected; with `labelled` they are prompt, completion, label where the
-    file holds such. What is left out is said in one line. `held_out` is another file.
+    Rows are prompt, chosen, rejected. Where the file holds other rows, they are prompt, completion,
+    label if `labelled`, and prompts alone if these will do (`alone`). What is left out is said in
+    one line. `held_out` is another file.
     """
     kind, fits = "pairs", {"tokenizer": tokenizer, "room": max_new_tokens, "limit": max_length}
-    if labelled and holds_labels(path, **reading):
-        kind = "labels"
+    if labelled or alone:
+        found = kind_of_data(path, **reading)
+        kind = found if {"labels": labelled, "prompts": alone}.get(found) else kind
     files = [file and usable(file, kind, **reading) for file in (path, held_out)]
     train, held = split_rows(*(rows and keep_readable(rows, **fits) for rows in files), seed, pairs)
     for rows in (train, held):
@@ -116,23 +119,6 @@ def own_reward_pairs(
     """(training rows, held-out rows) for a reward model."""
     files = [file and usable(file, "pairs", **reading) for file in (path, held_out)]
     return split_rows(*(rows and keep_readable(rows, tokenizer) for rows in files), seed, pairs)
-
-
-def own_prompts(
-    path: str,
-    tokenizer,
-    seed: int,
-    *,
-    most=None,
-    max_new_tokens: int = 48,
-    held_out=None,
-    **reading,
-) -> list[Prompt]:
-    """Distinct prompts of a file, in an order drawn by the seed; answers are not needed."""
-    rows = usable(held_out or path, "prompts", **reading)
-    prompts = distinct_prompts(keep_readable(rows, tokenizer, max_new_tokens, LONGEST)["prompt"])
-    order = np.random.default_rng(seed).permutation(len(prompts))
-    return [prompts[i] for i in order[:most]]
 
 
 # --- Reading a data set ---
@@ -465,7 +451,11 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
             text = talk.without_marks(text)
         cleaned.append(text)
     asked = prompt.strip() if isinstance(prompt, str) else ""
-    if len(asked) < 12 or not all(text.lstrip().startswith(asked) for text in cleaned):
+    if (
+        not cleaned
+        or len(asked) < 12
+        or not all(text.lstrip().startswith(asked) for text in cleaned)
+    ):
         return cleaned
     notes("prompt cut from the beginning of answers")
     rests = [text.lstrip()[len(asked) :] for text in cleaned]
@@ -807,10 +797,14 @@ SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # --- Counting ---
 
 
-def holds_labels(path: str, split=None, config=None, **columns: str | None) -> bool:
-    """Whether the rows of a data set are answers with a label, not pairs."""
+def kind_of_data(path: str, split=None, config=None, **columns: str | None) -> str:
+    """Whether the rows of a data set are "pairs", answers with "labels", or "prompts" alone."""
     survey, _ = shapes.look_over(named_rows(path, split, config, columns, {}))
-    return bool(shapes.label_column(survey)) and not shapes.find_shapes(survey, print)
+    if shapes.find_shapes(survey, print):
+        return "pairs"
+    if shapes.label_column(survey):
+        return "labels"
+    return "prompts" if shapes.first_of(survey, "prompt") else "pairs"
 
 
 def usable(path: str, kind: str, **reading: str | None) -> "Dataset":
