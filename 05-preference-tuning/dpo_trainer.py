@@ -117,7 +117,7 @@ def train_dpo(
         per_device_train_batch_size=training.batch_share(batch_size),
         **{
             **training.trl_settings(model, seed),
-            **training.read_reference_once(epochs),
+            **training.pair_settings(model, epochs),
             **(kept if checkpoints else {}),
         },
     )

@@ -140,7 +140,7 @@ def train_kto(
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(2 * batch_size),
-        **training.read_reference_once(epochs),
+        **training.pair_settings(model, epochs),
         **training.trl_settings(model, seed),
     )
     torch.manual_seed(seed)  # LoRA starts at random

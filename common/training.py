@@ -57,13 +57,26 @@ def batch_share(batch_size: int) -> int:
     return -(-batch_size // process_count())
 
 
-def read_reference_once(epochs: int) -> dict:
-    """For more than one pass: the reference's log-probabilities are computed once, beforehand.
+def pair_settings(model, epochs: int) -> dict:
+    """What DPOTrainer's configs add to `trl_settings`.
 
-    TRL keeps them in a file that other processes would not find, so several processes compute them
-    in every step.
+    For more than one pass the reference's log-probabilities are computed once, beforehand; TRL
+    keeps them in a file that other processes would not find. Wide models read pairs of similar
+    length together: their answers are longer than the world's, and padding costs.
     """
-    return {"precompute_ref_log_probs": epochs > 1 and process_count() == 1}
+    once = {"precompute_ref_log_probs": epochs > 1 and process_count() == 1}
+    if is_wide(model):  # of all columns the trainer must keep that of the lengths
+        once |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    return once
+
+
+def add_lengths(trainer) -> None:
+    """The column of lengths in tokens by which a trainer of pairs groups them, where it does."""
+    if trainer.args.train_sampling_strategy == "group_by_length":
+        rows = trainer.train_dataset
+        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
+        lengths = [len(prompt) + max(len(a), len(b)) for prompt, a, b in sides]
+        trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
 
 
 def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair) -> "Dataset":
@@ -96,6 +109,7 @@ def run_trainer(
     sharded = [f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED")]
     if any(os.environ.get(variable, "").lower() == "true" for variable in sharded):
         raise UserError("a model cut up by FSDP or DeepSpeed cannot be looked at; use plain DDP")
+    add_lengths(trainer)
     trainer.add_callback(watch(name, look, look_at))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
