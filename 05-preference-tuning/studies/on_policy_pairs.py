@@ -28,7 +28,7 @@ from common.preferences import annotate, gold_utility, make_pairs, questions
 from common.sampling import sample
 from common.training import load_sft_model
 
-SOURCES = {"sft": "sampled\nby SFT", "policy": "sampled\nby policy"}
+SAMPLERS = {"sft": "sampled\nby SFT", "policy": "sampled\nby policy"}
 ROUNDS = 3  # of training, each on a third of the pairs; the first is the same for both sources
 # Of the default's learning rate and twice that, each source has the one with more good answers to
 # validation prompts (seeds 0 and 1): written pairs the default's, 84 against 78 %, and samples
@@ -85,7 +85,7 @@ def train_on_samples(count: int, seed: int) -> Iterator[tuple]:
 
     policy = train_round(0, copy.deepcopy(reference), reference)
     after_first = copy.deepcopy(policy.state_dict())
-    for source in SOURCES:
+    for source in SAMPLERS:
         policy.load_state_dict(after_first)
         for k in range(1, ROUNDS):
             policy = train_round(k, policy, policy if source == "policy" else reference)
@@ -117,7 +117,7 @@ def draw(runs: list[dict]):
     told = "adds" if gain > 0 else "costs"
     title = f"Sampling pairs anew from the policy {told} {abs(gain):.2f} of gold utility"
     figure, axes = new_figure(1, 2, title)
-    labels = {"before": "SFT\nmodel", "written": "written\npairs", **SOURCES}
+    labels = {"before": "SFT\nmodel", "written": "written\npairs", **SAMPLERS}
     colors = ("lab:sft", "lab:other", "lab:chosen", "lab:dpo")
     for ax, name in zip(axes, ("gold", "kl"), strict=True):
         for place, (source, color) in enumerate(zip(labels, colors, strict=True)):
