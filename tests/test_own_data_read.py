@@ -201,10 +201,10 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     prompt = [{"role": "system", "content": "Be brief."}, *talk[: turns - 1]]
     prompt += [{"role": "user", "content": "Why is it so?"}]
     row = {"prompt": prompt, "chosen": "It is so.", "rejected": "No."}
-    kept, reasons = find_readable([row], moves_system, 48, 1024)
+    kept, reasons = find_readable([row], moves_system, 48)
     assert not kept and "1 whose prompt the model's template writes otherwise" in reasons[0]
     use_template(moves_system)
-    assert find_readable([row], moves_system, 48, 1024) == ([0], [])
+    assert find_readable([row], moves_system, 48) == ([0], [])
     shown, chosen, _ = encode_answers(moves_system, prompt, ["It is so.", "No."])
     written = moves_system.decode(shown)
     assert written == format_prompt(moves_system, prompt)

@@ -22,38 +22,25 @@ from common.answers import Answers, count_words, length_unit
 from common.basics import UserError, show_progress
 from common.intervals import percent, summary
 from common.preferences import COLUMNS, SIDES
-from common.prompts import (
-    as_messages,
-    as_text,
-    encode_answers,
-    encode_response,
-    encode_row,
-    reads_pairs,
-)
+from common.prompts import as_messages, as_text, encode_answers, encode_response, reads_pairs
 from common.sampling import end_tokens, sample
-from own_data.conversations import MARK
-from own_data.read import (
-    contradictory,
-    count_by_reason,
-    find_readable,
-    key_of,
-    kind_of_data,
-    leave_out_unusable,
-    read_data,
-)
+from common.scoring import pair_logps, response_logps
+from own_data import read
+from own_data.conversations import MARK, TABLES
 
 # Of each check, in the order of what explains what: where it fires, what it asks, what to run next.
-QUESTIONS = json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
+QUESTIONS = json.loads((TABLES / "questions.json").read_text(encoding="utf-8"))
 INVISIBLE = (
     "There is no gold standard for these pairs. No check sees labels that are wrong throughout, "
     "annotators with a bias, or a reward model of the same file: read the words, pairs and answers "
     "above. Would you have chosen so?"
 )
-FEW = 40  # held-out pairs, below which the interval of an accuracy is wider than 0.3
+ENOUGH = 40  # held-out pairs, below which the interval of an accuracy is wider than 0.3
 PROBED = 32  # rows of which a model's probabilities are read before training, and on the way
 TELLING = 3.5  # standard errors: chance reaches it for one word in two thousand
 ALONE = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: every sign is a word
 WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
+EXPLORE = "preference_data_explorer.py --dataset {dataset}"
 
 # --- Questions before, during and after a training ---
 
@@ -65,57 +52,36 @@ class SecondLook:
     policy is trained: next commands name a smaller or a larger one.
     """
 
-    def __init__(
-        self,
-        dataset: str,
-        reading: dict[str, str] | None,
-        model: str | None = None,
-        learning_rate: float | None = None,
-        max_new_tokens: int = 48,
-    ) -> None:
+    def __init__(self, dataset, reading, model=None, learning_rate=None, max_new_tokens=48) -> None:
         named = [shlex.quote(str(dataset))]
         for flag, value in (reading or {}).items():
             named += [f"--{flag.replace('_', '-')}", shlex.quote(str(value))]
         again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # what the user typed
-        rate = learning_rate or 1e-4
+        rate, self.max_new_tokens = learning_rate or 1e-4, max_new_tokens
         self.flags = {"dataset": " ".join(named), "again": again, "longer": 4 * max_new_tokens}
         self.flags |= {"model": shlex.quote(str(model)), "slower": rate / 3, "faster": rate * 5}
-        self.model, self.max_new_tokens = model, max_new_tokens
         self.numbers: dict[str, dict] = {}
         self.questions: list[dict] = []
 
     def ask(self, when: str, numbers: dict) -> None:
         """Keep the numbers, and print the questions that they raise."""
         self.numbers[when] = numbers
-        for check in QUESTIONS:
+        for check, texts in QUESTIONS.items():
             if fires(check, numbers):
-                asks = re.sub(r"(\d)%", r"\1 %", QUESTIONS[check]["asks"].format(**numbers))
-                asks += " (asked {side} {limit:g}).".format(**QUESTIONS[check])
-                asked = {"check": check, "when": when, "asks": f"Second look, {when}: {asks}"}
+                asks = re.sub(r"(\d)%", r"\1 %", texts["asks"].format(**numbers))
+                asks = "Second look, {}: {} (asked {side} {limit:g}).".format(when, asks, **texts)
+                asked = {"check": check, "when": when, "asks": asks}
                 self.questions.append({**asked, "next": self.next_command(check)})
-                print(fill(asked["asks"], 100, subsequent_indent="  "))
+                print(fill(asks, 100, subsequent_indent="  "))
 
     def next_command(self, check: str) -> str | None:
         """What to run next, unless that is what has just been run."""
-        again = overruled(self.flags["again"])
-        for command in (
-            QUESTIONS[check]["next"],
-            "preference_data_explorer.py --dataset {dataset}",
-        ):
-            proposed = overruled(command.format(**self.flags))
-            if proposed.split() != again.split():
-                return proposed
-        return None
+        proposed = [overruled(c.format(**self.flags)) for c in (QUESTIONS[check]["next"], EXPLORE)]
+        again = overruled(self.flags["again"]).split()
+        return next((command for command in proposed if command.split() != again), None)
 
-    def before(
-        self,
-        train: Sequence[dict],
-        held: Sequence[dict],
-        reference=None,
-        tokenizer=None,
-        seed: int = 0,
-    ) -> None:
-        """Before training: print two pairs in full, words, and the questions they (and a model) raise.
+    def before(self, train, held, reference=None, tokenizer=None, seed: int = 0) -> None:
+        """Before training: print two pairs in full, words, questions of the pairs (and a model).
 
         Good and bad answers with a label are looked at side by side.
         """
@@ -125,21 +91,17 @@ class SecondLook:
         numbers = read_faults(train, held)
         if reference is not None:
             numbers |= read_start(reference, tokenizer, train, self.max_new_tokens, seed)
-            if labelled:
-                del numbers["unlike"]  # what helps there, a term of SFT, needs pairs
+        if labelled:
+            numbers.pop("unlike", None)  # what helps there, a term of SFT, needs pairs
         if len(train) < 160:
             print(f"{len(train)} pairs make few steps: too few to teach a model much")
         self.ask("before", numbers)
 
-    def at(
-        self, step: int, policy, tokenizer, held: Sequence[dict], answers: Answers, beta: float
-    ) -> None:
+    def at(self, step: int, policy, tokenizer, held, answers: Answers, beta: float) -> None:
         """Print what a policy in training raises that was not asked before.
 
         At step 0 the policy is the reference, of which every pair costs ln 2.
         """
-        from common.scoring import pair_logps
-
         rows = first_rows(side_by_side(held), PROBED)
         logps, ref_logps = pair_logps(policy, tokenizer, rows)
         chosen, rejected = (logps - ref_logps).numpy().astype(float)
@@ -151,20 +113,13 @@ class SecondLook:
         self.ask(f"at step {step}", {k: v for k, v in numbers.items() if k not in known})
 
     def after(
-        self,
-        tokenizer,
-        held: Sequence[dict],
-        answers: Answers | None = None,
-        changes: dict[str, np.ndarray] | None = None,
-        first_loss: float | None = None,
-        margins: np.ndarray | None = None,
-        when: str = "after",
+        self, tokenizer, held, answers=None, changes=None, first_loss=None, margins=None
     ) -> None:
         """What the trained model raises, what no check sees, and the next command.
 
         `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
         `margins` (N,) what a reward model gives chosen more than rejected; `first_loss` is TRL's,
-        where that starts at ln 2. Another `when` is one model of several: it is only asked of.
+        where that starts at ln 2.
         """
         numbers = read_distance(tokenizer, answers) if answers is not None else {}
         if changes is not None:
@@ -176,17 +131,14 @@ class SecondLook:
         if first_loss is not None:
             numbers["reference"] = abs(first_loss - math.log(2))
         print()
-        self.ask(when, numbers)
-        if when != "after":
-            return
+        self.ask("after", numbers)
         if not self.questions:
             print(f"None of the {len(QUESTIONS)} checks of the second look has fired.")
-        if numbers.get("pairs", FEW) < FEW:
+        if numbers.get("pairs", ENOUGH) < ENOUGH:
             print(f"{numbers['pairs']} held-out pairs are too few to tell an accuracy from chance.")
         print(fill(INVISIBLE, 100))
-        commands = [question["next"] for question in self.questions if question["next"]]
-        if commands:
-            print(f"Next:\n  {commands[0]}")
+        for command in [question["next"] for question in self.questions if question["next"]][:1]:
+            print(f"Next:\n  {command}")
 
     def metrics(self) -> dict:
         """The numbers and the questions, for the JSON."""
@@ -201,9 +153,9 @@ def fires(check: str, numbers: dict) -> bool:
 
 def overruled(command: str) -> str:
     """A command of this folder in which the last flag is given once, with its last value."""
-    last = re.search(r" (--[\w-]+) [^-\s]\S*$", command) or re.search(r" (--smoke)$", command)
+    last = re.search(r" (--[\w-]+)( [^-\s]\S*)?$", command)
     if last:
-        value = r"[ =]\S+" if " " in last[0].strip() else ""
+        value = r"[ =]\S+" if last[2] else ""
         command = re.sub(rf" {last[1]}{value}(?= |$)", "", command[: last.start()]) + last[0]
     return f"python 05-preference-tuning/{command}"
 
@@ -222,34 +174,34 @@ def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
     """
     if "label" not in rows[0]:
         return rows
-    good, bad = ([row for row in rows if row["label"] == kind] for kind in (True, False))
     pairs = []
-    for best, worst in zip(good, bad, strict=False):
-        texts = {"chosen": best["completion"], "rejected": worst["completion"]}
-        pairs.append({"prompt": best["prompt"], "rejected_prompt": worst["prompt"], **texts})
+    kinds = ([row for row in rows if row["label"] == kind] for kind in (True, False))
+    for good, bad in zip(*kinds, strict=False):
+        texts = {"chosen": good["completion"], "rejected": bad["completion"]}
+        pairs.append({"prompt": good["prompt"], "rejected_prompt": bad["prompt"], **texts})
     return pairs
 
 
 def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
     """Print two pairs in full, and the words that tell chosen from rejected."""
-    names = ("good", "bad") if labelled else SIDES
-    for k, row in enumerate(first_rows(rows, 2)):
-        print(f"\npair {k + 1}, prompt:\n{in_full(as_text(row['prompt']))}")
-        print(f"{names[0]}:\n{in_full(row['chosen'])}")
-        if labelled:
-            print(f"prompt:\n{in_full(as_text(row['rejected_prompt']))}")
-        print(f"{names[1]}:\n{in_full(row['rejected'])}")
-    telling = telling_words(rows)
+    names, telling = ("good", "bad") if labelled else SIDES, telling_words(rows)
+    for k, row in enumerate(first_rows(rows, 2), start=1):
+        texts = {f"pair {k}, prompt": row["prompt"], names[0]: row["chosen"]}
+        texts |= {"prompt": row["rejected_prompt"]} if labelled else {}
+        print_texts({**texts, names[1]: row["rejected"]})
     print(f"\nwords that tell {names[0]} from {names[1]} (|z| > {TELLING}):")
     for name, sign in zip(names, (1, -1), strict=True):
         words = [word for word, z in telling.items() if sign * z > 0]
         print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
 
 
-def in_full(text: str, most: int = 2000) -> str:
-    """A text with its line ends, indented; of a very long one the rest is counted."""
-    more = f" ... ({len(text) - most} more characters)" if len(text) > most else ""
-    return indent(text[:most] + more, "    ")
+def print_texts(texts: dict[str, str | list], most: int = 2000) -> None:
+    """Print texts with their line ends; of a very long one the rest is counted."""
+    print()
+    for name, text in texts.items():
+        text = as_text(text)
+        more = f" ... ({len(text) - most} more characters)" if len(text) > most else ""
+        print(f"{name}:\n{indent(text[:most] + more, '    ')}")
 
 
 def telling_words(rows: Sequence[dict]) -> dict[str, float]:
@@ -274,9 +226,11 @@ def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
 
     Lengths are in characters. A twin has the same two answers, whichever was chosen.
     """
-    known = Counter(both_answers(row) for row in show_progress(train, "looking at pairs"))
-    lengths = np.array([[len(row[side]) for side in SIDES] for row in train])
-    difference = lengths @ [1, -1]
+    seen, known = (
+        [read.key_of(*sorted(row[s] for s in SIDES)) for row in r] for r in (held, train)
+    )
+    counts = Counter(known)
+    difference = np.array([len(row["chosen"]) - len(row["rejected"]) for row in train])
     unequal = difference[difference != 0]
     longer = float((unequal > 0).mean()) if len(unequal) else 0.5
     return {
@@ -284,13 +238,9 @@ def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
         "order": "longer" if longer > 0.5 else "shorter",
         "unequal": len(unequal),
         **count_marks(train),
-        "repeats": sum(count for count in known.values() if count > 1) / len(train),
-        "twins": float(np.mean([both_answers(row) in known for row in held])),
+        "repeats": float(np.mean([counts[key] > 1 for key in known])),
+        "twins": float(np.mean([key in counts for key in seen])),
     }
-
-
-def both_answers(row: dict) -> int:
-    return key_of(*sorted(row[side] for side in SIDES))
 
 
 def count_marks(rows: Sequence[dict]) -> dict:
@@ -298,11 +248,9 @@ def count_marks(rows: Sequence[dict]) -> dict:
     marks, texts = Counter(), 0
     for row in rows:
         turns = [turn["content"] for turn in as_messages(row["prompt"])]
-        found = [
-            MARK.search(t) for t in (*turns, *(row[n] for n in (*SIDES, "completion") if n in row))
-        ]
-        marks.update(mark[0].strip() for mark in found if mark)
-        texts += len(found)
+        turns += [row[name] for name in (*SIDES, "completion") if name in row]
+        marks.update(found[0].strip() for found in map(MARK.search, turns) if found)
+        texts += len(turns)
     return {"marks": marks.total() / texts, "mark": max(marks, key=marks.get, default="")}
 
 
@@ -315,16 +263,15 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
     `unlike` is in nats a token, `cut` the median probability of the end after a chosen answer,
     `base` the share of its own answers that end within the limit.
     """
-    from common.scoring import response_logps
-
-    rows = first_rows(rows, PROBED)
+    rows, ends = first_rows(rows, PROBED), end_tokens(model, tokenizer)
     prompts = [row["prompt"] for row in rows]
-    sampled = sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)
-    own = [answers[0].token_ids for answers in sampled]
+    sampled = [a[0] for a in sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)]
     encoded = [encode_answers(tokenizer, row["prompt"], [row["chosen"]]) for row in rows]
     shown, chosen = map(list, zip(*encoded, strict=True))
-    ends = end_tokens(model, tokenizer)
-    ended = [up_to_end(ids, ends) for ids in chosen]
+    own, ended = [answer.token_ids for answer in sampled], []
+    for ids in chosen:  # up to the last token that ends an answer, or else the last
+        places = [k for k, token in enumerate(ids) if token in ends]
+        ended.append(ids[: places[-1] + 1] if places else ids)
     own_logps, logps, without_end = (
         response_logps(model, tokenizer, *answers).numpy().astype(float)
         for answers in ((prompts, own), (shown, ended), (shown, [ids[:-1] for ids in ended]))
@@ -333,29 +280,23 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
     return {
         "unlike": own_per_token - logps.sum() / sum(map(len, ended)),
         "cut": float(np.median(np.exp(logps - without_end))),
-        "base": float(np.mean([answers[0].ended for answers in sampled])),
+        "base": float(np.mean([answer.ended for answer in sampled])),
         "tokens": max_new_tokens,
     }
-
-
-def up_to_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """An answer up to the token that ends it: the last of `ends`, or else the last."""
-    places = [k for k, token in enumerate(ids) if token in ends]
-    return ids[: places[-1] + 1] if places else ids
 
 
 def read_ranking(margins: np.ndarray) -> dict:
     """The end of the interval of a held-out accuracy that is to be compared with 0.5.
 
-    margins (N,) are above 0 where a pair is ranked as labelled. Below FEW pairs an interval that
-    holds 0.5 tells nothing.
+    margins (N,) are above 0 where a pair is ranked as labelled. Of fewer than ENOUGH pairs an
+    interval that holds 0.5 tells nothing.
     """
     accuracy = summary((1 + np.sign(margins)) / 2)
     numbers = {"accuracy": percent(accuracy), "pairs": len(margins)}
     low, high = accuracy["ci95"] or (0, 1)
     if high < 0.5:
         return {**numbers, "reversed": high}
-    return {**numbers, "chance": low} if len(margins) >= FEW else numbers
+    return {**numbers, "chance": low} if len(margins) >= ENOUGH else numbers
 
 
 def read_distance(tokenizer, answers: Answers) -> dict:
@@ -383,84 +324,87 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     speakers, the usual one), `words` (side -> summary) in `unit`, `lengths` (side -> edges and
     counts), `examples` (two rows as texts), `left_out` (with a model: what it cannot read).
     Pairs: `held_out` and `leaked` (rows of a random fifth, and those whose prompt is also in the
-    rest), `longer_wins` (summary), `telling` (side -> words), lengths of the `difference`, `tokens`
-    (with a model). Labels: `good` (summary), `prompts_with_both`. Raises UserError.
+    rest), `longer_wins` (summary), `telling` (side -> words), lengths of the `difference`. Labels:
+    `good` (summary), `prompts_with_both`. Raises UserError.
     """
-    reading.pop("held_out", None)
-    labelled = kind_of_data(path, **reading) == "labels"
-    found = leave_out_unusable(read_data(path, "labels" if labelled else "pairs", **reading))
-    rows, dropped = found.rows, {r: places for r, places in found.dropped.items() if places}
+    reading = {flag: value for flag, value in reading.items() if flag != "held_out"}
+    labelled = read.kind_of_data(path, **reading) == "labels"
+    found = read.read_data(path, "labels" if labelled else "pairs", **reading)
+    rows, dropped, remarks = read.leave_out_unusable(found)
+    said = read.count_by_reason(dropped)
     if not len(rows):
-        raise UserError(f"{path}: no usable row: {count_by_reason(dropped)}")
+        raise UserError(f"{path}: no usable row: {said}")
     columns = ("prompt", "completion") if labelled else COLUMNS
-    examples = [{name: as_text(row[name]) for name in columns} for row in first_rows(rows, 2)]
     measured = {
         "kind": "labels" if labelled else "pairs",
         "rows": len(rows) + sum(map(len, dropped.values())),
         "usable": len(rows),
-        "dropped": dropped,
-        "said": count_by_reason(dropped),
-        "remarks": found.remarks,
-        "prompts": len({key_of(row["prompt"]) for row in rows}),
+        "dropped": {reason: places for reason, places in dropped.items() if places},
+        "said": said,
+        "remarks": remarks,
+        "prompts": len({read.key_of(row["prompt"]) for row in rows}),
         **count_marks(rows),
         "unit": length_unit(row[name] for row in rows for name in columns[1:]),
-        "examples": examples,
+        "examples": [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)],
+        **(describe_labels(rows) if labelled else describe_answers(rows, seed)),
     }
-    measured |= describe_labels(rows) if labelled else describe_answers(rows, seed)
-    return measured | (count_tokens(rows, model) if model else {})
+    if model:
+        from common.models import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
+        room = None if reads_pairs(tokenizer) else 48
+        _, unreadable = read.find_readable(rows, tokenizer, room)
+        measured |= {"model": model, "left_out": ", ".join(unreadable)}
+    return measured
 
 
 def describe_answers(rows: Sequence[dict], seed: int) -> dict:
     """Of pairs: words, who wins by length, leaks of a random fifth, telling words."""
     words = np.array([[count_words(row[side]) for side in SIDES] for row in rows])
-    prompts = np.array([key_of(row["prompt"]) for row in rows], dtype=np.uint64)
+    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out, training = np.split(order, [max(1, round(0.2 * len(rows)))])
-    telling = telling_words(rows)
-    signs = dict(zip(SIDES, (1, -1), strict=True))
-    columns = {**dict(zip(SIDES, words.T, strict=True)), "difference": words @ [1, -1]}
-    return {
-        "contradictory": len(contradictory(rows)) // 2,
-        "held_out": len(held_out),
-        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
-        "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
-        "longer_wins": longer_wins(prompts, words @ [1, -1]),
-        "telling": {
-            s: [w for w, z in telling.items() if sign * z > 0] for s, sign in signs.items()
-        },
-        "lengths": {name: histogram(values) for name, values in columns.items()},
-    }
-
-
-def describe_labels(rows: Sequence[dict]) -> dict:
-    """Of answers with labels: how many are good, words of both kinds, answers with both labels."""
-    of_prompt, of_answer = defaultdict(set), defaultdict(set)
-    words = {"good": [], "bad": []}
-    for row in rows:
-        of_prompt[key_of(row["prompt"])].add(row["label"])
-        of_answer[key_of(row["prompt"], row["completion"])].add(row["label"])
-        words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
-    words = {kind: np.array(counts) for kind, counts in words.items() if counts}
-    return {
-        "contradictory": sum(len(labels) == 2 for labels in of_answer.values()),
-        "good": summary(np.array(rows["label"])),
-        "prompts_with_both": sum(len(labels) == 2 for labels in of_prompt.values()),
-        "words": {kind: summary(counts) for kind, counts in words.items()},
-        "lengths": {kind: histogram(counts) for kind, counts in words.items()},
-    }
-
-
-def longer_wins(prompts: np.ndarray, difference: np.ndarray) -> dict:
-    """Accuracy of "the longer response is chosen", ties half, resampled over prompts."""
+    telling, difference = telling_words(rows), words @ [1, -1]
     _, place = np.unique(prompts, return_inverse=True)
-    hits = np.bincount(place, weights=(np.sign(difference) + 1) / 2)
+    hits = np.bincount(place, weights=(np.sign(difference) + 1) / 2)  # ties half
     per_prompt = np.stack([hits, np.bincount(place)], axis=1)
 
     def accuracy(table: np.ndarray, axis: int = 0) -> float:
         hits, rows = table.sum(axis)
         return hits / rows
 
-    return summary(per_prompt, accuracy, resamples=500)
+    return {
+        "contradictory": len(read.contradictory(rows)) // 2,
+        "held_out": len(held_out),
+        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
+        "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
+        "longer_wins": summary(per_prompt, accuracy, resamples=500),  # resampled over prompts
+        "telling": {
+            "chosen": [word for word, z in telling.items() if z > 0],
+            "rejected": [word for word, z in telling.items() if z < 0],
+        },
+        "lengths": {
+            "chosen": histogram(words[:, 0]),
+            "rejected": histogram(words[:, 1]),
+            "difference": histogram(difference),
+        },
+    }
+
+
+def describe_labels(rows: Sequence[dict]) -> dict:
+    """Of answers with labels: how many are good, words of both kinds, answers with both labels."""
+    of_prompt, of_answer, words = defaultdict(set), defaultdict(set), defaultdict(list)
+    for row in rows:
+        of_prompt[read.key_of(row["prompt"])].add(row["label"])
+        of_answer[read.key_of(row["prompt"], row["completion"])].add(row["label"])
+        words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
+    return {
+        "contradictory": sum(len(labels) == 2 for labels in of_answer.values()),
+        "good": summary(np.array(rows["label"])),
+        "prompts_with_both": sum(len(labels) == 2 for labels in of_prompt.values()),
+        "words": {kind: summary(np.array(counts)) for kind, counts in words.items()},
+        "lengths": {kind: histogram(np.array(counts)) for kind, counts in words.items()},
+    }
 
 
 def histogram(values: np.ndarray) -> dict:
@@ -472,29 +416,10 @@ def histogram(values: np.ndarray) -> dict:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def count_tokens(rows: Sequence[dict], model: str) -> dict:
-    """Tokens as the model reads them, and the rows that it could not train on, as they stand."""
-    from common.models import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    room, limit = (0, 0) if reads_pairs(tokenizer) else (48, 1024)
-    _, unreadable = find_readable(rows, tokenizer, room, limit)
-    names = COLUMNS if "chosen" in rows[0] else ("prompt", "completion")
-    counts = []
-    for row in rows:
-        parts = encode_row(tokenizer, row["prompt"], [row[name] for name in names[1:]])
-        counts.append([len(part) for part in parts])
-    tokens = {"model": model}
-    for name, lengths in zip(names, np.array(counts).T, strict=True):
-        tokens[name] = {"mean": float(lengths.mean()), "longest": int(lengths.max())}
-    return {"tokens": tokens, "left_out": ", ".join(unreadable)}
-
-
 def print_description(found: dict) -> None:
     """Print two rows in full, then what is wrong with the data, a line each."""
     for k, row in enumerate(found["examples"], start=1):
-        for name, text in row.items():
-            print(f"{f'row {k}, ' if name == 'prompt' else ''}{name}:\n{in_full(text)}")
+        print_texts({f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row})
     kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
     print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
     lines = [f"dropped: {found['said']}"] if found["said"] else []
@@ -514,6 +439,6 @@ def print_description(found: dict) -> None:
     for side, words in found.get("telling", {}).items():
         lines.append(f"words that tell {side}: {', '.join(words[:10]) or 'none'}")
     if found.get("left_out"):
-        lines.append(f"a training with {found['tokens']['model']} leaves out {found['left_out']}")
+        lines.append(f"a training with {found['model']} leaves out {found['left_out']}")
     for line in lines:
         print(fill(line, 100, initial_indent="  ", subsequent_indent="    "))

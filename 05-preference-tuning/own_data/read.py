@@ -27,19 +27,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common import models
+from common import models, prompts, scoring
 from common.basics import UserError, show_progress
 from common.preferences import COLUMNS, SIDES
-from common.prompts import (
-    Prompt,
-    as_messages,
-    as_text,
-    distinct_prompts,
-    encode_answers,
-    encode_prompt,
-    format_prompt,
-    write_turns,
-)
+from common.prompts import Prompt, as_messages, as_text, distinct_prompts
 from own_data import conversations as talk
 from own_data import shapes
 from own_data.conversations import DroppedRow, Turn, odd, refuse
@@ -136,18 +127,13 @@ class Notes:
     """What was done to rows while they were read, counted."""
 
     def __init__(self, survey: Survey, total: int) -> None:
-        self.survey, self.total, self.place = survey, total, 0
-        self.used, self.parted = {""}, {}
+        self.survey, self.total, self.place, self.used = survey, total, 0, {""}
         self.counts: dict[tuple, list[int]] = {}  # what was done: rows, the first one, the last one
-        self.marks = {
-            mark
-            for column in survey.values()
-            for mark, count in column.marks.items()
-            if count > FEW_ODD * column.filled
-        }  # of templates, in more than a fifth of the cells of a column
-        self.rated = shapes.twins(
-            survey, shapes.OF_SCORES, SIDES
-        )  # numbers that should be higher of the chosen answer
+        self.marks = set()  # of templates, in more than a fifth of the cells of a column
+        for column in survey.values():
+            self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
+        # Columns of numbers, of which the one of the chosen answer should be higher.
+        self.rated = shapes.twins(survey, shapes.OF_SCORES, SIDES)
         self.derived = [0, 0, ""]  # characters of prompts, of all texts, an example
 
     def __call__(self, done: str, under: str = "", place: int | None = None) -> None:
@@ -158,24 +144,23 @@ class Notes:
 
     def remarks(self) -> list[str]:
         """What to say of it, in phrases; choices under their column: A = response_a (9), ..."""
-        said, remarks = {}, []
+        said: dict[str, list[str]] = {}
         for (under, done), (count, first, _) in self.counts.items():
             start = f" rows, from row {first}" if first > 1 and not under else ""
-            done += f" ({count}{start})" if count < self.total or under else ""
-            said.setdefault(under or done, []).append(done)
-        for under, parts in said.items():
-            remarks.append(
-                ", ".join(parts) if parts[0] == under else f"{under}: {', '.join(parts)}"
-            )
+            counted = f" ({count}{start})" if count < self.total or under else ""
+            said.setdefault(under or done, []).append(done + counted)
+        alone = {key for under, key in self.counts if not under}
+        remarks = [("" if key in alone else f"{key}: ") + ", ".join(said[key]) for key in said]
         shared, characters, example = self.derived
         if shared:
             share = f'{shared / characters:.0%} of the text, such as "{example}"'
             remarks.append(f"no column prompt: what both texts begin with is the prompt, {share}")
         unread = [name for name in self.survey if name not in self.used]
+        rated = [name for pair in self.rated for name in pair]
         for name in unread:
             column = self.survey[name]
-            few = column.is_coded and len(column.values) <= 6
-            if few and SAYS_MORE.search(name) and not any(name in pair for pair in self.rated):
+            few = column.is_coded and len(column.values) <= 6 and name not in rated
+            if few and SAYS_MORE.search(name):
                 remarks.append(f"{name}, which is not read, holds {column.shown()}")
         return remarks + ([f"columns not read: {', '.join(unread)}"] if unread else [])
 
@@ -482,9 +467,9 @@ def derive_prompt(row: dict, texts: list[str], notes: Notes) -> str:
 
 def shared_beginning(one: str, other: str) -> str:
     """What two texts begin with, up to a blank or a CJK mark: never within a word."""
-    count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
     breaks = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"
-    shared = re.match(rf".*[{breaks}]|", one[:count], re.DOTALL)[0]
+    beginning = one[: prompts.shared_length(one, other)]
+    shared = re.match(rf".*[{breaks}]|", beginning, re.DOTALL)[0]
     return shared if shared.strip() else ""
 
 
@@ -493,24 +478,24 @@ def shared_beginning(one: str, other: str) -> str:
 
 def read_rows(name: str, split: str | None, config: str | None, beside: dict) -> Iterator[dict]:
     """The rows of a file (its ending says the format), a folder, or a hub id. Raises UserError."""
-    path = Path(name).expanduser()
-    if path.is_file() and config:
-        raise UserError(f"--config: {name} is a file, which has one configuration")
-    count = 0
+    path, empty = Path(name).expanduser(), True
     try:
+        if path.is_file() and config:
+            raise UserError(f"--config: {name} is a file, which has one configuration")
         if path.is_file():
             rows = read_file(path, name, split)
         elif path.is_dir():
             rows = read_folder(path, name, split, config, beside)
         else:
             rows = read_hub(name, split, config)
-        for count, row in enumerate(rows, start=1):
+        for row in rows:
+            empty = False
             yield row
     except UserError:
         raise
     except Exception as error:  # whatever the reader of a format raises
         raise UserError(f"{name}: cannot be read: {error.__cause__ or error}") from None
-    if not count:
+    if empty:
         raise UserError(f"{name}: there are no rows")
 
 
@@ -537,21 +522,10 @@ def read_folder(path: Path, name: str, split: str | None, config: str | None, be
     others = [part for part in parts if part != chosen]
     if others and not split:
         beside[f"of the splits only {chosen} is read, not {', '.join(others)}"] = 0
-    for part in [None] if saved else parts[chosen]:
-        yield from read_file(Path(part), f"{name}, {Path(part).name}") if part else parts[chosen]
-
-
-def check_part(list_names, name: str, what: str, asked: str | None, *of) -> None:
-    """Raise UserError where a data set has configurations, or splits, and this is none of them."""
-    try:
-        names = list_names(*of)
-    except Exception:  # there is no such data set, which is said elsewhere
-        return
-    wanted = asked or ("train" if what == "split" else None)
-    if wanted not in names and names != ["default"]:
-        kind = {"config": "configuration", "split": "split"}[what]
-        none = f"no {kind} {wanted}" if wanted else f"several {kind}s"
-        raise UserError(f"{name}: {none}; choose with --{what}: {', '.join(names)}")
+    if saved:
+        yield from parts[chosen]
+    for file in () if saved else parts[chosen]:
+        yield from read_file(Path(file), f"{name}, {Path(file).name}")
 
 
 def read_hub(name: str, split: str | None, config: str | None) -> Iterable[dict]:
@@ -570,22 +544,30 @@ def read_hub(name: str, split: str | None, config: str | None) -> Iterable[dict]
         return datasets.load_dataset(name, split=split or "train", **options)
     except Exception as error:  # whatever the library raises
         check_part(datasets.get_dataset_config_names, name, "config", config, name)
-        check_part(datasets.get_dataset_split_names, name, "split", split, name, config)
-        reason = f"cannot be read: {error.__cause__ or error}"
-        if not online:
-            reason = "no such file, and the hub cannot be reached; give a file or a folder"
-            reason += f" ({', '.join(READERS)})"
-        raise UserError(f"{name}: {reason}") from None
+        check_part(datasets.get_dataset_split_names, name, "split", split or "train", name, config)
+        reason = "no such file, and the hub cannot be reached; give a file or a folder"
+        reason = f"cannot be read: {error.__cause__ or error}" if online else reason
+        raise UserError(f"{name}: {reason} ({', '.join(READERS)})") from None
+
+
+def check_part(list_names, name: str, what: str, asked: str | None, *of) -> None:
+    """Raise UserError where a data set has configurations, or splits, and this is none of them."""
+    try:
+        names = list_names(*of)
+    except Exception:  # there is no such data set, which is said elsewhere
+        return
+    if asked not in names and names != ["default"]:
+        kind = {"config": "configuration", "split": "split"}[what]
+        none = f"no {kind} {asked}" if asked else f"several {kind}s"
+        raise UserError(f"{name}: {none}; choose with --{what}: {', '.join(names)}")
 
 
 def choose_split(names: list[str], where: str, split: str | None, usual=("train",)) -> str:
     """The split of --split; else "train", or the only one there is. Raises UserError."""
-    chosen = split or next(
-        (name for name in (*usual, *names[: len(names) == 1]) if name in names), ""
-    )
+    only = names if len(names) == 1 else []
+    chosen = split or next((name for name in (*usual, *only) if name in names), "train")
     if chosen not in names:
-        asked = f"no split {split or 'train'}; choose with --split: {', '.join(names)}"
-        raise UserError(f"{where}: {asked}")
+        raise UserError(f"{where}: no split {chosen}; choose with --split: {', '.join(names)}")
     return chosen
 
 
@@ -615,24 +597,21 @@ def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]
     """The rows of one file."""
     endings = [ending.lower() for ending in path.suffixes]
     packed = endings.pop() if endings and endings[-1] in OPENERS else ""
-    if packed == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            files = [file.filename for file in archive.infolist() if not file.is_dir()]
-        files = [file for file in files if not file.startswith("__MACOSX/")]  # macOS's notes
-        if len(files) != 1:
-            raise refuse("archive", name=name, count=len(files))
-        endings = [Path(files[0]).suffix.lower()]
-    ending = endings[-1] if endings else ""
-    if ending in SPREADSHEETS:
-        raise refuse("spreadsheet", name=name)
-    if ending not in READERS:
-        raise refuse("ending", name=name, known=", ".join(READERS), packed=", ".join(OPENERS))
-    if split and READERS[ending] is not read_json:
-        raise UserError(f"--split: {name} is a file, which has one split")
     opened = OPENERS[packed](path) if packed else path.open("rb")
-    if packed == ".zip":
-        opened = opened.open(files[0])
     with opened as file:
+        if packed == ".zip":
+            inside = [entry.filename for entry in file.infolist() if not entry.is_dir()]
+            inside = [entry for entry in inside if not entry.startswith("__MACOSX/")]
+            if len(inside) != 1:
+                raise refuse("archive", name=name, count=len(inside))
+            endings, file = [Path(inside[0]).suffix.lower()], file.open(inside[0])
+        ending = endings[-1] if endings else ""
+        if ending in SPREADSHEETS:
+            raise refuse("spreadsheet", name=name)
+        if ending not in READERS:
+            raise refuse("ending", name=name, known=", ".join(READERS), packed=", ".join(OPENERS))
+        if split and READERS[ending] is not read_json:
+            raise UserError(f"--split: {name} is a file, which has one split")
         yield from READERS[ending](file, name, split)
 
 
@@ -668,9 +647,9 @@ def read_csv(file, name: str, _, delimiter: str = ",") -> Iterator[dict]:
             if len(header) == 1 and mark in header[0]:
                 place = {"file": Path(name).name, "mark": repr(mark)}
                 raise refuse("separator", name=name, what=what, **place)
-        twice = [column for column in header if column.strip() and header.count(column) > 1]
-        if twice:
-            raise refuse("same name", name=name, column=repr(twice[0]))
+        for column in header:
+            if column.strip() and header.count(column) > 1:
+                raise refuse("same name", name=name, column=repr(column))
         for count, cells in enumerate(rows, start=1):
             if any(cell.strip() for cell in cells[len(header) :]):
                 raise refuse("cells", name=name, k=count)
@@ -708,17 +687,17 @@ def read_json(file, name: str, split: str | None) -> Iterator[dict]:
         row = json.loads(first)
     except json.JSONDecodeError:
         row = None
-    by_line = isinstance(row, dict) and len(rows_in(row)) < 1
-    values = json_lines(itertools.chain([first], lines), name) if by_line else None
-    if values is None:
-        found = list(json_values(first + "".join(lines), name)) if first else []
-        values = found
-        if len(found) == 1 and isinstance(found[0], dict):
-            by_key = rows_in(found[0])
-            values = by_key[choose_split(list(by_key), name, split, KEYS)] if by_key else found
-            split = None if by_key.keys() - {""} else split
-        elif len(found) == 1:
-            values = found[0] if isinstance(found[0], list) else found
+    if isinstance(row, dict) and not rows_in(row):
+        values = json_lines(itertools.chain([first], lines), name)
+    else:
+        values = list(json_values(first + "".join(lines), name))
+        one = values[0] if len(values) == 1 else None
+        by_key = rows_in(one) if isinstance(one, dict) else {}
+        if by_key:
+            values = by_key[choose_split(list(by_key), name, split, ("train", "data", ""))]
+            split = None
+        elif isinstance(one, list):
+            values = one
     if split:
         raise UserError(f"--split: {name} is a list of rows, or has one on each line: one split")
     for k, value in enumerate(values, start=1):
@@ -752,46 +731,32 @@ def json_values(text: str, name: str) -> Iterator:
         yield value
 
 
-KEYS = ("train", "data")  # where the rows of a JSON object stand, unless --split names another
-
-
 def rows_in(content: dict) -> dict[str, list[dict]]:
     """Lists of rows by their key ("data", "train"), or under "" where the object holds columns.
 
     Columns are lists of one length, or, as pandas writes, objects by row number. Empty for an
     object that is a row itself.
     """
-    cells = list(content.values())
-    listed = [isinstance(c, list) and bool(c) for c in cells]
-    rows = {
-        k: c for k, c in content.items() if isinstance(c, list) and c and isinstance(c[0], dict)
-    }
-    if rows and not any(map(talk.is_message, rows.values())):
-        known = any(key.lower() in KEYS for key in rows) or len(rows) == len(content)
-        return rows if known else {}
-    numbered = bool(cells) and all(isinstance(c, dict) and "0" in c for c in cells)
-    alike = len({len(c) for c in cells}) == 1 if numbered or (listed and all(listed)) else False
-    if rows or not alike:
+    cells, listed = list(content.values()), {}
+    for key, cell in content.items():
+        if isinstance(cell, list) and cell and isinstance(cell[0], dict):
+            listed[key] = cell
+    if listed:
+        known = len(listed) == len(content) or any(k.lower() in ("train", "data") for k in listed)
+        return listed if known and not any(map(talk.is_message, listed.values())) else {}
+    numbered = bool(cells) and all(isinstance(cell, dict) and "0" in cell for cell in cells)
+    lists = bool(cells) and all(isinstance(cell, list) and cell for cell in cells)
+    if not (numbered or lists) or len(set(map(len, cells))) > 1:
         return {}
-    columns = [c.values() if numbered else c for c in cells]
+    columns = [cell.values() if numbered else cell for cell in cells]
     return {"": [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]}
 
 
-OPENERS = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": open_with_arrow,
-    ".lz4": open_with_arrow,
-    ".zip": zipfile.ZipFile,
-}
-READERS = {
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json),
-    ".csv": read_csv,
-    ".tsv": partial(read_csv, delimiter="\t"),
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-}
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
+OPENERS |= {".zst": open_with_arrow, ".lz4": open_with_arrow}
+READERS = dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json)
+READERS |= {".csv": read_csv, ".tsv": partial(read_csv, delimiter="\t")}
+READERS |= {".parquet": read_parquet, ".arrow": read_arrow}
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 # --- Counting ---
@@ -878,30 +843,29 @@ def split_rows(rows: "Dataset", held: "Dataset | None", seed: int, most: int | N
     An eighth of the prompts is held out, unless there are rows of another file. At most `most` rows
     are to train on. Which prompts are held out depends on them and the seed alone.
     """
-    keys = np.array([key_of(str(seed), row["prompt"]) for row in rows], dtype=np.uint64)
+
+    def keys_of(rows: "Dataset") -> np.ndarray:
+        return np.array([key_of(str(seed), row["prompt"]) for row in rows], dtype=np.uint64)
+
+    keys = keys_of(rows)
     distinct = np.unique(keys)
-    if held is not None:
-        distinct = np.array([key_of(str(seed), row["prompt"]) for row in held], dtype=np.uint64)
-    elif len(distinct) < 2:
+    if held is None and len(distinct) < 2:
         reason = f"{len(distinct)} distinct prompts; at least 2 are needed to hold some out"
         raise UserError(f"--dataset: {reason}, or another file: --held-out")
-    else:
-        distinct = distinct[: max(1, round(len(distinct) / 8))]
-    inside = np.isin(keys, distinct)
+    an_eighth = distinct[: max(1, round(len(distinct) / 8))]
+    inside = np.isin(keys, an_eighth if held is None else keys_of(held))
     order = np.random.default_rng(seed).permutation(len(rows))
     train, others = rows.select(order[~inside[order]][:most]), rows.select(order[inside[order]])
     if held is not None and len(others):
         print(f"{len(others)} rows left out of training: their prompts are held out")
     if not len(train):
         raise UserError("--held-out: all prompts of --dataset are held out")
-    held = (
-        others if held is None else held.select(np.random.default_rng(seed).permutation(len(held)))
-    )
+    others = others if held is None else held
     known = {bare_prompt(prompt) for prompt in train["prompt"]}
-    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(held["prompt"]))
+    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(others["prompt"]))
     if near:
         print(f"{near} held-out prompts are in training but for case, marks or blanks")
-    return train, held.select(range(min(MOST_HELD, len(held))))
+    return train, others.select(range(min(MOST_HELD, len(others))))
 
 
 def bare_prompt(prompt: Prompt) -> str:
@@ -910,11 +874,8 @@ def bare_prompt(prompt: Prompt) -> str:
     return re.sub(r"[\W\0]+", " ", text).strip()
 
 
-def keep_readable(rows: "Dataset", tokenizer, room: int = 0, limit: int = 0) -> "Dataset":
-    """The rows that a model can read; what is left out is said in one line.
-
-    A language model keeps `room` for answers that it samples; a `limit` of 0 is a reward model.
-    """
+def keep_readable(rows: "Dataset", tokenizer, room: int | None = None, limit=LONGEST) -> "Dataset":
+    """The rows that a model can read; what is left out is said in one line."""
     kept, reasons = find_readable(rows, tokenizer, room, limit)
     if not kept:
         raise UserError(f"--dataset: the model can read none of the rows: {', '.join(reasons)}")
@@ -924,69 +885,70 @@ def keep_readable(rows: "Dataset", tokenizer, room: int = 0, limit: int = 0) -> 
 
 
 def find_readable(
-    rows: Sequence[dict], tokenizer, room: int = 0, limit: int = 0
+    rows: Sequence[dict], tokenizer, room: int | None = None, limit: int = LONGEST
 ) -> tuple[list[int], list[str]]:
-    """(which rows, from 0, a model can read, why it cannot read others, with the first of them)."""
+    """(which rows, from 0, a model can read, why it cannot read others, with the first of them).
+
+    A language model keeps `room` for answers that it samples; without one it is a reward model.
+    """
     kept, left_out, cut = [], {}, 0
     for k, row in enumerate(show_progress(rows, "counting tokens")):
         place = row.get("row", k + 1)
         try:
             fault = find_fault(row, tokenizer, room, limit)
-            cut += fault is None and limit > 0 and cuts_blanks(row, tokenizer)
+            cut += fault is None and room is not None and cuts_blanks(row, tokenizer)
         except UserError as error:  # of the chat template
             raise UserError(f"--dataset, row {place}: {error}") from None
         if fault is None:
             kept.append(k)
         else:
             left_out.setdefault(fault[0], []).append((place, fault[1]))
+    if cut:
+        print(f"the model's template cuts blanks at the ends of answers in {cut} rows")
     reasons = []
     for reason, places in left_out.items():
         place, detail = min(places)
         reasons.append(f"{len(places)} {reason} (the first is row {place}{detail})")
-    if cut:
-        print(f"the model's template cuts blanks at the ends of answers in {cut} rows")
     return kept, reasons
+
+
+def answers_of(row: dict) -> list[str]:
+    return [row[side] for side in (*SIDES, "completion") if side in row]
 
 
 def cuts_blanks(row: dict, tokenizer) -> bool:
     """Whether the chat template takes blanks away with which an answer begins or ends."""
-    for text in (row[side] for side in (*SIDES, "completion") if side in row):
-        if text != text.strip():
-            turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
-            if text not in write_turns(tokenizer, turns):
-                return True
+    for text in answers_of(row):
+        turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
+        if text != text.strip() and text not in prompts.write_turns(tokenizer, turns):
+            return True
     return False
 
 
-def find_fault(row: dict, tokenizer, room: int, limit: int) -> tuple[str, str] | None:
+def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> tuple[str, str] | None:
     """(why a model cannot read a row as it stands, a detail of it); None where it can.
 
     A cut answer would be another answer; a token of the model's own in a text would end a turn or
     begin one; and what is unknown to a tokenizer may be all that tells two answers apart.
     """
-    answers = [row[side] for side in (*SIDES, "completion") if side in row]
-    texts = (as_text(row["prompt"]), *answers)
+    asked, answers = row["prompt"], answers_of(row)
     for token in tokenizer.all_special_tokens:
-        if re.match(r"[<\[|]", token) and any(token in text for text in texts):
+        if re.match(r"[<\[|]", token) and any(token in t for t in (as_text(asked), *answers)):
             return f"with {token}, a token of the model", ""
-    if limit:
-        prompt, *encoded = encode_answers(tokenizer, row["prompt"], answers)
-        shown, turns = format_prompt(tokenizer, row["prompt"]), as_messages(row["prompt"])
-        asked = [turns[-1]["content"], *(m["content"] for m in turns if m["role"] == "system")]
-        parted = tokenizer.decode(encode_prompt(tokenizer, row["prompt"])[len(prompt) :]).strip()
-        if parted or not all(text.strip() in shown for text in asked):
-            return "whose prompt the model's template writes otherwise before an answer", ""
-    else:
-        from common.scoring import REWARD_LENGTH, encode_for_reward
-
-        prompt, limit = [], REWARD_LENGTH
-        both = encode_for_reward(tokenizer, [row["prompt"]] * len(answers), answers, cut=False)
+    if room is None:
+        both = scoring.encode_for_reward(tokenizer, [asked] * len(answers), answers, cut=False)
         lengths = both["attention_mask"].sum(1).tolist()
         encoded = [ids[:n] for ids, n in zip(both["input_ids"].tolist(), lengths, strict=True)]
-    limit, length = (
-        min(limit, tokenizer.model_max_length),
-        len(prompt) + max([room, *map(len, encoded)]),
-    )
+        prompt, limit = [], min(limit, scoring.REWARD_LENGTH)
+    else:
+        prompt, *encoded = prompts.encode_answers(tokenizer, asked, answers)
+        shown, turns = prompts.format_prompt(tokenizer, asked), as_messages(asked)
+        kept = [turns[-1]["content"], *(m["content"] for m in turns if m["role"] == "system")]
+        parted = tokenizer.decode(prompts.encode_prompt(tokenizer, asked)[len(prompt) :]).strip()
+        if parted or not all(text.strip() in shown for text in kept):
+            return "whose prompt the model's template writes otherwise before an answer", ""
+    limit = min(limit, tokenizer.model_max_length)
+    length = len(prompt) + max([room or 0, *map(len, encoded)])
     if length > limit:
         reserved = f", {room} of them reserved for sampling" if room else ""
         return f"longer than the {limit} tokens that the model reads{reserved}", f" with {length}"
