@@ -21,7 +21,7 @@ def test_the_fit_recovers_known_qualities(size):
     rng = np.random.default_rng(1)
     items = rng.permuted(np.tile(np.arange(6), (2, 20000, 1)), axis=-1)[:, :, :size]
     perceived = annotate(np.take_along_axis(truth[:, None], items, axis=-1), rng)
-    rankings = study.rank_blocks(items.reshape(2, -1), perceived.reshape(2, -1), size)
+    rankings = np.take_along_axis(items, np.argsort(-perceived, axis=-1), axis=-1)
     scores = study.fit_plackett_luce(rankings, 6)
     centred = scores - scores.mean(1, keepdims=True)
     truth_centred = truth - truth.mean(1, keepdims=True)
@@ -64,23 +64,6 @@ def test_kendall_tau():
     np.testing.assert_array_equal(both, [1, -1])
 
 
-def test_rank_blocks_puts_the_best_first():
-    items, perceived = np.array([[4, 0, 2, 1]]), np.array([[0.1, 0.9, 3.0, -2.0]])
-    np.testing.assert_array_equal(study.rank_blocks(items, perceived, 2), [[[0, 4], [2, 1]]])
-    np.testing.assert_array_equal(study.rank_blocks(items, perceived, 4), [[[2, 0, 4, 1]]])
-
-
-def test_mean_scores_and_standardised_scores():
-    items = np.tile(np.arange(12), (1, 2))
-    scores = np.concatenate([np.arange(12), np.arange(12) + 2])[None] * 1.0
-    np.testing.assert_allclose(study.mean_scores(items, scores), np.arange(12)[None] + 1.0)
-    blocks = study.standardise(scores, 12).reshape(2, 12)
-    np.testing.assert_allclose(blocks[0], blocks[1])  # the lenient rater's two points more are gone
-    np.testing.assert_allclose([blocks.mean(1), blocks.std(1)], [[0, 0], [1, 1]], atol=1e-12)
-    two = study.standardise(np.array([[5, 2, 3, 3]]), 2)
-    np.testing.assert_array_equal(two, [[1, -1, 0, 0]])
-
-
 def test_who_scores():
     rng, raters = np.random.default_rng(0), Rater(np.arange(1000.0), 2 * np.arange(1000.0))
     items = np.array([np.concatenate([rng.permutation(12) for _ in range(4)])])
@@ -100,24 +83,20 @@ def test_who_scores():
 def recovered() -> tuple:
     """Readings of 60 questions, budgets, raters, and Kendall's tau of every format."""
     rng, costs = np.random.default_rng(3), [12 * passes for passes in study.PASSES[:5]]
-    gold = study.response_utilities(60)
-    assert gold.shape == (60, 12) and all(len(set(row)) == 12 for row in gold.tolist())
-    readings = study.read_responses(gold, study.PASSES[4], rng)
+    readings = study.read_responses(60, study.PASSES[4], rng)
     raters = draw_raters(400, rng)
     return readings, costs, raters, study.recover_order(readings, costs, raters, rng)
 
 
 def test_a_pass_reads_every_answer_once(recovered):
     readings = recovered[0]
+    assert all(len(set(row)) == 12 for row in readings.gold.tolist())
     passes = readings.items.reshape(60, -1, 12)
     assert (np.sort(passes, axis=-1) == np.arange(12)).all()
     assert (passes[:, 0] != passes[:, 1]).any()
     noise = readings.perceived - np.take_along_axis(readings.gold, readings.items, axis=1)
     assert noise.mean() == pytest.approx(0.5772, abs=4 * 1.2825 / np.sqrt(noise.size))  # Gumbel's
     assert noise.std() == pytest.approx(np.pi / np.sqrt(6), rel=0.03)
-    np.testing.assert_array_equal(readings.first(24).items, readings.items[:, :24])
-    gold = readings.noisier(2.0).perceived - 2 * noise
-    np.testing.assert_allclose(gold, np.take_along_axis(readings.gold, readings.items, axis=1))
 
 
 def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(recovered):
@@ -130,24 +109,27 @@ def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(reco
     assert (mean["listwise"] > mean["pairwise"]).all()  # three choices among four, not two pairs
     assert (same > new).all()  # leniency cancels
     assert mean["one_rater_per_response"][4] < mean["pairwise"][4] - 0.05  # it passes for quality
-    assert mean["two_standardised"][2] == pytest.approx(mean["pairwise"][2], abs=0.05)
     assert new[2] > mean["pairwise"][2] + 0.05
 
 
-def test_two_standardised_scores_by_one_rater_keep_only_the_order():
+def test_an_order_from_four_readings():
+    """Ranked in blocks, best first; scored by an average rater, with the noise or without it."""
     items, gold = np.array([[0, 1, 2, 3]]), np.array([[0.0, 3.0, 2.5, -1.0]])
     readings, rater = study.Readings(gold, items, gold), Rater(np.zeros((1, 4)), np.ones((1, 4)))
-    design = study.RaterDesign("two", 2, standardised=True)
-    # Scores -1, 1, 1, -1 for the four: of six pairs two are ties, four in order.
-    assert study.tau_of_scores(readings, rater, design)[0] == pytest.approx(4 / 6)
-    plain = study.RaterDesign("plain", 2)
-    assert study.tau_of_scores(readings, rater, plain)[0] == pytest.approx(5 / 6)  # 3, 2.5: 4
+    assert study.tau_of_rankings(readings, 4, 4)[0] == 1
+    turned = readings._replace(perceived=-gold)
+    assert study.tau_of_rankings(turned, 4, 4)[0] == -1
+    # Pairs (0, 1) and (2, 3): of six pairs 1 beats 0 and 3, 2 beats 0 and 3; 1, 2 and 0, 3 tie.
+    assert study.tau_of_rankings(readings, 4, 2)[0] == pytest.approx(4 / 6)
+    assert study.tau_of_scores(readings, 4, rater)[0] == pytest.approx(5 / 6)  # 3, 2.5: both a 4
+    assert study.tau_of_scores(turned, 4, rater)[0] < 0
+    assert study.tau_of_scores(turned, 4, rater, noise=0.0)[0] == pytest.approx(5 / 6)
 
 
 def test_differences_have_the_right_direction_and_budget_and_so_have_the_claims():
     base = {"listwise": 0.5, "pairwise": 0.3, "new_rater_each_time": 0.1}
     steps = np.arange(6)[:, None] * 0.01 + np.zeros((6, 7))
-    names = ("listwise", "pairwise", *(design.name for design in study.DESIGNS))
+    names = ("listwise", "pairwise", *study.SCORED_BY)
     measured = study.differences({name: base.get(name, 0.2) + steps for name in names})
     means = {name: round(row["mean"], 6) for name, row in measured.items()}
     assert means == {
@@ -191,8 +173,7 @@ def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
     # Read again with just that noise, by other raters: scores recover what pairs do.
     rater = study.assign_raters(raters, readings.items, 1, rng)
     for basis, place in (("at_equal_cost", -3), ("per_annotation", -4)):
-        few = readings.first(costs[place]).noisier(breaks[basis]["mean"])
-        tau = study.tau_of_scores(few, rater, study.NEW_RATER)
+        tau = study.tau_of_scores(readings, costs[place], rater, breaks[basis]["mean"])
         assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
         curve = breaks[f"scores_{basis}"]
         assert curve[0] > curve[3] > curve[-1]  # more noise, less order
