@@ -87,6 +87,7 @@ def train_dpo(
     schedule="linear",  # this and what follows are no flags: studies set them
     loss_type=("sigmoid",),
     label_smoothing=0.0,
+    trainer_class=None,
     seed: int = 0,
     reference=None,
     name: str = "DPO",
@@ -122,7 +123,7 @@ def train_dpo(
         },
     )
     torch.manual_seed(seed)  # LoRA starts at random
-    trainer = DPOTrainer(
+    trainer = (trainer_class or DPOTrainer)(
         model=model,
         ref_model=reference,
         args=config,
@@ -142,6 +143,7 @@ def default_rate(model) -> float:
 def dpo_settings(model, pairs, **hyperparameters) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
     watching = ("reference", "name", "look", "look_at", "checkpoints", "resume_from")
+    watching += ("trainer_class",)
     defaults = {k: v for k, v in train_dpo.__kwdefaults__.items() if k not in watching}
     data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
     settings = {**data, **defaults, **hyperparameters}
