@@ -12,9 +12,10 @@ judged by    the candidates themselves: 32 answers to each of 256 held-out quest
              answers are known; every n up to 16 is estimated from them without bias
 writes       outputs/best_of_n.png, outputs/best_of_n.json
 
-About 40 seconds on one core. Left out: a biased reward model, a fair number of labels, and how much
-could be had at best (studies/best_of_n_and_the_limit.py); voting, distilling the choice into the
-weights.
+About 40 seconds on one core. Shares of answers may differ by a percent from dpo_trainer.py's, which
+reads three of these 32 answers. Left out: a biased reward model, as few labels as DPO has, and how
+much could be had at best (studies/best_of_n_and_the_limit.py); voting, training on the chosen
+answers.
 """
 
 import argparse
@@ -31,8 +32,6 @@ from own_data import read
 from common import answers, figures, models, preferences, runs, scoring
 from common.sampling import sample
 from common.training import load_sft_model
-
-SHOWN = 4  # candidates of one prompt that are printed
 
 # --- 1. Best-of-n in closed form ---
 
@@ -186,9 +185,9 @@ def powers_of_two(most: int) -> list[int]:
 
 def print_candidates(prompt, pool: Pool) -> None:
     """The first candidates for the first prompt, with rewards; an arrow marks the chosen one."""
-    rewards = pool.rewards[0, :SHOWN]
+    rewards = pool.rewards[0, :4]
     print(f"\n{answers.in_short(prompt)}")
-    for k, text in enumerate(pool.answers.texts[0][:SHOWN]):
+    for k, text in enumerate(pool.answers.texts[0][:4]):
         arrow = "->" if k == rewards.argmax() else "  "
         shown = answers.in_short(text, 60)
         print(f"  {arrow} reward {rewards[k]:+.2f}  {shown}{answers.marks(prompt, text)}")

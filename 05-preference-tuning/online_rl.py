@@ -162,12 +162,12 @@ def rloo_trainer(judge: tuple, **options):
     options["peft_config"].lora_dropout = 0.0
     trainer = LabTrainer(reward_funcs=reward, **options)
     trainer.seen = []
-    count_positions(trainer.model)
+    skip_padding(trainer.model)
     return trainer
 
 
-def count_positions(model) -> None:
-    """Have a model count positions from its first token on, not from the padding before it.
+def skip_padding(model) -> None:
+    """Have a model count positions from the first token on, not from the padding before it.
 
     TRL pads prompts on the left and gives no positions. GPT-2, whose positions are absolute, then
     reads every shorter prompt at places where it does not stand: its log-ratios are off by nats.
@@ -232,7 +232,7 @@ def shares_panel(ax, looks: list[dict], dpo: dict | None) -> None:
             good, color="black", ls="--", lw=1, label=f"right and concise after DPO: {good:.0f} %"
         )
     ax.set(title="Answers to held-out questions", xlabel="update", ylabel="% of answers")
-    ax.set(xlim=(0, steps[-1]), ylim=(0, 100))
+    ax.set(xlim=(0, steps[-1]), ylim=(0, 100), xticks=steps)
     figures.legend_below(ax, ncols=2)
 
 
@@ -241,8 +241,8 @@ def quality_panel(ax, looks: list[dict], dpo: dict | None) -> None:
     kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
     ax.plot(kl, gold, "o-", color="lab:rl", label="online RL, after so many updates")
     for k in (*range(min(3, len(looks) - 1)), -1):  # the points in between lie close
-        place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 8}
-        ax.annotate(looks[k]["step"], (kl[k], gold[k]), **place)
+        place = {"xytext": (6, -10) if k >= 0 else (-4, 6), "textcoords": "offset points"}
+        ax.annotate(looks[k]["step"], (kl[k], gold[k]), fontsize=8, **place)
     if dpo:
         ax.plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
     ax.set(title="Quality against distance from the SFT model", xlabel="measured KL (nats)")

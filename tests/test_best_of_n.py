@@ -205,7 +205,7 @@ def test_ways_are_the_ends_of_the_curves():
 
 
 def test_cost_grows_as_a_power_of_n():
-    costs = 3 * np.array([[n**1.5 for n in bon.powers_of_two(study.N)]] * 4)
+    costs = 3 * np.array([[n**1.5 for n in bon.powers_of_two(study.MOST_N)]] * 4)
     assert study.growth(costs) == pytest.approx(1.5, abs=1e-9)
 
 

@@ -36,10 +36,10 @@ from common.intervals import summary
 from common.prompts import encode_response
 from common.training import load_sft_model
 
-N, FIRST = 16, 4  # the largest n of the claims, and the n at which its curve is cut in two
-NS = (1, 2, 4, 8, 16, 32, 64)
+MOST_N, CUT_AT = 16, 4  # the largest n of the claims, and the n at which its curve is cut in two
+SIZES_OF_N = (1, 2, 4, 8, 16, 32, 64)
 BETAS = (8, 4, 2, 1.5, 1, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # of pi*
-TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
+POOL_TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
 WHOLE_POOLS = 6  # prompts whose candidates are all kept, for the page
 # Each way to answer: whose curve over n it lies on, and the end of it.
 ENDS = {
@@ -93,7 +93,7 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """The pools of one seed, and what the claims, the plane and the page need of them."""
-    count, size = (8, 2 * N) if smoke else (128, 128)
+    count, size = (8, 2 * MOST_N) if smoke else (128, 128)
     prompts = [question.prompt for question in preferences.questions("test")[:count]]
     model, tokenizer = load_sft_model()
     kept = study_folder(seed, smoke)
@@ -107,12 +107,12 @@ def measure(seed: int, smoke: bool = False) -> dict:
     human = judges["human"]
     pool = make_pool(model, tokenizer, human, prompts, size, seed)
     pools = {name: rescored(pool, prompts, judge) for name, judge in judges.items()}
-    cost = measure_cost(model, tokenizer, human, prompts[: 2 if smoke else 8], N)
+    cost = measure_cost(model, tokenizer, human, prompts[: 2 if smoke else 8], MOST_N)
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
 
     pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
     policy = dpo_policy(kept / "dpo", model, tokenizer, pairs, seed=seed)
-    dpo_pool = make_pool(policy, tokenizer, human, prompts, 2 * N, seed)
+    dpo_pool = make_pool(policy, tokenizer, human, prompts, 2 * MOST_N, seed)
 
     points = plane_points(pools, dpo_pool, {**labels, "dpo": len(pairs)})
     return {
@@ -142,7 +142,7 @@ def rescored(pool: Pool, prompts: list[str], judge: tuple) -> Pool:
 
 def growth(costs: np.ndarray, axis: int = 0) -> float:
     """The power of n with which costs (P, ns) grow: slope of log cost against log n."""
-    ns = powers_of_two(N)
+    ns = powers_of_two(MOST_N)
     return float(np.polyfit(np.log(ns), np.log(costs.sum(axis)), 1)[0])
 
 
@@ -156,8 +156,8 @@ def compare_ways(pools: dict[str, Pool]) -> dict:
     """
     curves = {}
     for name in ("human", "as_many_pairs", "dpo"):
-        gold = best_of_n_curve(pools[name].rewards, pools[name].answers.gold, range(1, N + 1))
-        good = best_of_n_curve(pools[name].rewards, pools[name].answers.good, range(1, N + 1))
+        gold = best_of_n_curve(pools[name].rewards, pools[name].answers.gold, range(1, MOST_N + 1))
+        good = best_of_n_curve(pools[name].rewards, pools[name].answers.good, range(1, MOST_N + 1))
         curves[name] = {"gold": gold, "good": good}
     ways, gold = {}, {}
     for way, (name, end) in ENDS.items():
@@ -166,7 +166,7 @@ def compare_ways(pools: dict[str, Pool]) -> dict:
     sft, fair, best, dpo, both = gold.values()
     better = max(best, dpo, key=np.mean)
     curve = curves["human"]["gold"]
-    first, second = curve[:, FIRST - 1] - curve[:, 0], curve[:, -1] - curve[:, FIRST - 1]
+    first, second = curve[:, CUT_AT - 1] - curve[:, 0], curve[:, -1] - curve[:, CUT_AT - 1]
     return {
         "ways": ways,
         "first_step": summary(first),
@@ -178,7 +178,7 @@ def compare_ways(pools: dict[str, Pool]) -> dict:
 
 
 def gains_ratio(table: np.ndarray, axis: int = 0) -> float:
-    """Sum of the first column over that of the second; table (N, 2)."""
+    """Sum of the first column over that of the second; table (P, 2)."""
     first, second = table.sum(axis)
     return float(first / second)
 
@@ -201,7 +201,7 @@ def compare_annotators(pools: dict[str, Pool]) -> dict:
 
 def sizes_for(pool: Pool) -> list[int]:
     """The n that a pool is large enough for: it holds twice as many candidates."""
-    return [n for n in NS if 2 * n <= pool.rewards.shape[1]]
+    return [n for n in SIZES_OF_N if 2 * n <= pool.rewards.shape[1]]
 
 
 def plane_points(pools: dict[str, Pool], dpo_pool: Pool, labels: dict[str, int]) -> list[dict]:
@@ -318,17 +318,17 @@ def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) ->
 def draw(runs: list[dict]):
     """The plane with its limit, the ways to answer, two steps of n, and biased annotators."""
     share = np.mean([run["share_of_dpo_gain"]["mean"] for run in runs])
-    title = f"Best of {N} has {100 * share:.0f} % of DPO's gain when both learned from 768 pairs"
+    title = f"Best of {MOST_N} has {100 * share:.0f} % of DPO's gain, both from 768 pairs"
     figure, axes = figures.new_figure(2, 2, title)
     limit_panel(axes[0], runs)
-    steps = {f"from 1 to {FIRST}": "first_step", f"from {FIRST} to {N}": "second_step"}
+    steps = {f"from 1 to {CUT_AT}": "first_step", f"from {CUT_AT} to {MOST_N}": "second_step"}
     gains = {way: [run[name]["mean"] for run in runs] for way, name in steps.items()}
-    gained_panel(axes[1], gains, ["best_of_n"] * 2, f"The first {FIRST} candidates gain most")
+    gained_panel(axes[1], gains, ["best_of_n"] * 2, f"The first {CUT_AT} candidates gain most")
     axes[1].set(ylabel="gold utility gained (log-odds)", xlabel="n: candidates to choose among")
     axes[1].set_ylim(bottom=0)
     worth = {}
     for way in ENDS:
-        name = way.replace("best of n", f"best of {N}").replace(", ", ",\n")
+        name = way.replace("best of n", f"best of {MOST_N}").replace(", ", ",\n")
         worth[name] = [run["ways"][way]["gold"]["mean"] for run in runs]
     colors = ["sft", "best_of_n", "best_of_n", "dpo", "dpo_best_of_n"]
     gained_panel(axes[2], worth, colors, "More labels for the reward model help best of n")
@@ -349,7 +349,7 @@ def limit_panel(ax, runs: list[dict]) -> None:
         places = []
         for run in runs:
             rows = [p for p in run["points"] if (p["method"], p["series"]) == (method, series)]
-            rows = [p for p in rows if method != "optimum" or p["sample_share"] >= TRUSTED]
+            rows = [p for p in rows if method != "optimum" or p["sample_share"] >= POOL_TRUSTED]
             places.append([place_of(point) for point in rows])
             ax.plot(*np.array(places[-1]).T, color=color, lw=0.6, alpha=0.5, ls=dashes)
         fewest = min(map(len, places))
@@ -357,22 +357,22 @@ def limit_panel(ax, runs: list[dict]) -> None:
         marker = "" if method == "optimum" else "o"
         ax.plot(*mean.T, marker=marker, ms=4, color=color, ls=dashes, label=label)
     share = 100 * np.mean([share_of_limit(run["points"]) for run in runs])
-    ax.set_title(f"Best of {N} gains {share:.0f} % of what its KL could buy")
+    ax.set_title(f"Best of {MOST_N} gains {share:.0f} % of what its KL could buy")
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(figures.GOLD)
     figures.legend_below(ax, ncols=2)
 
 
 def share_of_limit(points: Sequence[dict]) -> float:
-    """The gold utility that best-of-N gains, as a share of what pi* gains at the same KL."""
+    """The gold utility that best of MOST_N gains, as a share of what pi* gains at the same KL."""
     best = {}
     for point in points:
         if (point["method"], point["series"]) == ("best of n", "human"):
             best[point["n"]] = place_of(point)
-    limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= TRUSTED]
+    limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= POOL_TRUSTED]
     kl, gold = np.array(sorted([best[1], *map(place_of, limit)])).T
-    most = np.interp(best[N][0], kl, gold)
-    return (best[N][1] - best[1][1]) / (most - best[1][1])
+    most = np.interp(best[MOST_N][0], kl, gold)
+    return (best[MOST_N][1] - best[1][1]) / (most - best[1][1])
 
 
 def gained_panel(ax, values: dict[str, list[float]], colors: list[str], title: str) -> None:

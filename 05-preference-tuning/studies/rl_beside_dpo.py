@@ -134,13 +134,14 @@ def train_arm(name: str, arm: RlArm, judge: tuple, prompts: list, seed: int, smo
     """(looks before, on the way and at the end, TRL's log) of online RL as the arm says."""
     model, tokenizer = load_sft_model()
     asked = [question.prompt for question in preferences.questions("train")]
-    looks = []
+    updates, looks = 3 if smoke else 20, []
 
     def look(step: int, policy) -> None:
+        if arm.rate != 1 and step < updates:  # only its end is compared
+            return
         seen = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed + step)
         looks.append(RlLook(step, seen, score_texts(judge, prompts, seen.texts)))
 
-    updates = 3 if smoke else 20
     options = {"updates": updates, "prompts_per_update": 8 if smoke else 32, "seed": seed}
     options |= {"beta": arm.beta * RL_BETA, "learning_rate": arm.rate * RL_RATE}
     options |= {"name": f"online RL, {name}", "look": look}
@@ -265,8 +266,9 @@ def paths_panel(ax, runs: list[dict]) -> None:
     ax.plot(*path.T, "o-", color="lab:rl", lw=2, ms=3, label="online RL, after so many updates")
     for place, look in zip(path, looks, strict=True):
         ax.annotate(look["step"], place, (4, -11), textcoords="offset points", fontsize=8)
-    ax.set(title="Quality against distance from the SFT model", xlabel="measured KL (nats)")
-    ax.set_ylabel(figures.GOLD)
+    dpo = np.mean([run["dpo"]["kl"]["mean"] for run in runs])
+    ax.set_title(f"Online RL goes {path[-1][0]:.1f} nats away, DPO {dpo:.1f}")
+    ax.set(xlabel="measured KL from the SFT model (nats)", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=2)
 
 
@@ -287,16 +289,16 @@ def rates_panel(ax, runs: list[dict]) -> None:
 
 
 def biased_panel(ax, runs: list[dict]) -> None:
-    """Gold and reward against a reward model of annotators who prefer length."""
+    """Gold and reward where the reward model comes from annotators who prefer length."""
     steps = [look["step"] for look in runs[0]["looks"]["biased"]]
-    for name, dashes, how in (
-        ("biased", "-", "with the KL term"),
-        ("biased_no_kl", ":", "without"),
-    ):
+    ends, lines = [], {"biased": ("-", "with the KL term"), "biased_no_kl": (":", "without")}
+    for name, (dashes, how) in lines.items():
         for what, color in (("gold", "lab:gold"), ("reward", "lab:reward")):
             values = [[look[what] for look in run["looks"][name]] for run in runs]
             figures.seed_lines(ax, steps, values, color, f"{what}, {how}", ls=dashes)
-    ax.set(title="A reward model that prefers length", xlabel="update", ylabel="log-odds")
+        ends.append(np.mean([run["looks"][name][-1]["gold"] for run in runs]))
+    ax.set_title(f"Biased rewards: gold ends at {ends[0]:.1f}, at {ends[1]:.1f} without KL term")
+    ax.set(xlabel="update", ylabel="log-odds")
     figures.legend_below(ax, ncols=2)
 
 
@@ -314,8 +316,7 @@ def passes_panel(ax, runs: list[dict]) -> None:
         )
     ax.set_xticks((0, 1), ("DPO", "online RL"))
     times = np.mean([run["cost"]["rl_passes"] / run["cost"]["dpo_passes"] for run in runs])
-    ax.set(xlim=(-0.6, 1.6), ylim=(0, None), ylabel="1,000 tokens through models")
-    ax.margins(y=0.2)
+    ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.2 * max(values)), ylabel="1,000 tokens through models")
     ax.set_title(f"Online RL takes {times:.1f} times the computing")
 
 
