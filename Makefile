@@ -34,7 +34,7 @@ figures: $(STAMP)
 	$(MAKE) page
 
 page: $(STAMP)
-	$(BIN)/python $(LAB)/classroom/page.py --committed
+	$(BIN)/python $(LAB)/classroom/page.py --output-dir figures
 
 slides: $(STAMP)
 	$(BIN)/python $(LAB)/classroom/slides.py

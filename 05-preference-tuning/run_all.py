@@ -41,7 +41,7 @@ LESSONS = {
     "reward_hacking": "reward_hacking",
     "frontier": "frontier",
 }
-STUDIES = sorted(path.stem for path in (HERE / "studies").glob("*.py"))
+STUDIES = sorted({path.stem for path in (HERE / "studies").glob("*.py")} - {"lessons"})
 # These train what others use; the rest waits for them, so that nothing is trained twice.
 FIRST = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
 

@@ -60,7 +60,8 @@ def marks(prompt: Prompt, text: str) -> str:
     if reading.style == "sycophantic":
         parts = ["wrong, agrees with the user"]
     if reading.filler_words:
-        parts.append(f"{reading.filler_words} words of filler")
+        count = reading.filler_words
+        parts.append(f"{count} word{'s' * (count > 1)} of filler")
     return f"  [{', '.join(parts)}]"
 
 

@@ -12,15 +12,17 @@ About a second.
 
 import ast
 import shutil
+import sys
 from pathlib import Path
 
-from common import runs
-from common.claims import LESSONS, name_seeds
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lessons
 
-# isort: split
+import installed  # noqa: F401
 
 import run_all
 
+from common import runs
+from common.claims import name_seeds
 from common.intervals import interval
 from common.saving import check_writable, read_json, whole_file
 
@@ -42,13 +44,14 @@ of a page has the speaker's notes: what each panel shows, and what was claimed a
 
 def page_of(script: Path, figure: Path) -> str:
     """The page of a figure: the script's question, the picture, the notes, the command."""
-    title = run_all.title_of(script)
     results = read_json(figure.with_suffix(".json"))
     seeds = name_seeds(results.get("seeds") or [results.get("seed", 0)])
-    notes = [f"- {line}" for line in (*panels_of(script), *findings_of(results))]
-    command = script.relative_to(runs.ROOT)
-    spoken = "\n".join([*notes, f"- Run it: python {command} ({seeds})"])
-    return f"# {title}\n\n![]({figure.name})\n\n<!--\n{spoken}\n-->\n"
+    notes = panels_of(script)
+    for claim in results.get("claims", ()):
+        notes.append(f"Claim: {claim['says']}. {interval(claim)}: {claim['verdict']}")
+    notes.append(f"Run it: python {script.relative_to(runs.ROOT)} ({seeds})")
+    spoken = "\n".join(f"- {line}" for line in notes)
+    return f"# {run_all.title_of(script)}\n\n![]({figure.name})\n\n<!--\n{spoken}\n-->\n"
 
 
 def panels_of(script: Path) -> list[str]:
@@ -63,27 +66,15 @@ def panels_of(script: Path) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def findings_of(results: dict) -> list[str]:
-    """A study's claims with what was found; a lesson has none."""
-    found = []
-    for claim in results.get("claims", ()):
-        found.append(f"Claim: {claim['says']}. {interval(claim)}: {claim['verdict']}")
-    return found
-
-
 def find_figures(output_dir: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """((script, its figure) of each that has one; the names of the others)."""
-    wanted = [(LESSONS / f"{script}.py", f"{name}.png") for script, name in run_all.LESSONS.items()]
-    for name in run_all.STUDIES:
-        wanted.append((LESSONS / "studies" / f"{name}.py", f"studies/{name}.png"))
+    wanted = {f"{script}.py": f"{name}.png" for script, name in run_all.LESSONS.items()}
+    wanted |= {f"studies/{name}.py": f"studies/{name}.png" for name in run_all.STUDIES}
     found, missing = [], []
-    for script, name in wanted:
-        places = [folder / name for folder in (output_dir, runs.COMMITTED)]
-        figure = next((place for place in places if place.is_file()), None)
-        if figure is None:
-            missing.append(script.stem)
-        else:
-            found.append((script, figure))
+    for script, name in wanted.items():
+        figures = [folder / name for folder in (output_dir, runs.COMMITTED)]
+        found += [(run_all.HERE / script, path) for path in figures if path.is_file()][:1]
+        missing += [] if any(path.is_file() for path in figures) else [Path(script).stem]
     return found, missing
 
 

@@ -8,18 +8,18 @@ exit status is 1 only where an answer is wrong.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lessons have the right answers
 
+import installed  # noqa: F401
+
 from common import runs
 
-EXERCISES = Path(__file__).resolve().parent
 
-
-def graders() -> dict[str, Callable[[Path], object]]:
+def graders() -> dict:
     """By the name of an exercise's file, what grades it in a folder; in the tutorial's order."""
     from grade import grade
     from mistakes_of_losses import LOSSES
@@ -31,14 +31,10 @@ def graders() -> dict[str, Callable[[Path], object]]:
 
 
 def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
-    """Print what is said of the exercises of these names, or of all; returns their states.
-
-    A name is that of the file, with or without its folder and number.
-    """
+    """Print what is said of the exercises of these names, or of all; returns their states."""
     known = graders()
-    files = [find_exercise(name, known) for name in names] or list(known)
     states = []
-    for file in files:
+    for file in [find_exercise(name, known) for name in names] or known:
         graded = known[file](folder)
         states.append(graded.state)
         print(f"{file:<36}{': '.join(filter(None, graded))}", flush=True)
@@ -57,12 +53,11 @@ def find_exercise(name: str, known: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Grade what is named, print a line for each, and exit."""
     parser = runs.OneLineParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="file or function; default: all")
     args, unknown = parser.parse_known_args()
-    states = grade_all(EXERCISES, args.names + unknown)
-    sys.exit(1 if "wrong" in states else 0)
+    states = grade_all(Path(__file__).resolve().parent, args.names + unknown)
+    sys.exit("wrong" in states)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Three responses are ranked. The best was chosen among three, the second among the two that were
 left. Write the negative log of the probability that this happens, if a response of score s is
 chosen with a probability proportional to exp(s).
-
 Predict first: what does a ranking of three cost when all scores are equal? (log 6: why?)
 """
 
@@ -15,6 +14,5 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
 
     scores_in_rank_order: (..., K), log-odds, the best response first. Returns (...), one number for
     each ranking. Scores of 1000 must not overflow.
-    Source: Luce 1959; Plackett 1975.
     """
     raise NotImplementedError

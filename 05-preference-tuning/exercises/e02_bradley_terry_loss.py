@@ -2,7 +2,6 @@
 
 A reward model gives the chosen response one number and the rejected response another. Write the
 loss that it is trained with: the negative log-likelihood of the choices.
-
 Predict first: what is the loss of a reward model that knows nothing and gives every response the
 same number? And what becomes of the loss when 5 is added to all rewards?
 """
@@ -10,13 +9,10 @@ same number? And what becomes of the loss when 5 is added to all rewards?
 import torch
 
 
-def bradley_terry_loss(
-    chosen_rewards: torch.Tensor, rejected_rewards: torch.Tensor
-) -> torch.Tensor:
+def bradley_terry_loss(chosen_rewards, rejected_rewards) -> torch.Tensor:
     """Mean over the pairs of the negative log-probability that chosen beats rejected, in nats.
 
-    chosen_rewards, rejected_rewards: (B,), log-odds. Returns a tensor () with a gradient. A margin
-    of -900 must not overflow.
-    Source: Bradley and Terry 1952; the tutorial's "The Bradley-Terry model".
+    chosen_rewards, rejected_rewards: tensors (B,), log-odds. Returns a tensor () with a
+    gradient. A margin of -900 must not overflow.
     """
     raise NotImplementedError

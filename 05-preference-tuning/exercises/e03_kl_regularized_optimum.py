@@ -2,7 +2,6 @@
 
 RLHF maximises E[r] - beta KL(pi || pi_ref). For a handful of responses the best policy can be
 written down, without any training. Write it.
-
 Predict first: which policy is it for a very large beta, and which for a very small one? Can it say
 what the reference never says?
 """
@@ -16,6 +15,5 @@ def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: flo
     ref_probs: (..., K), the reference's probabilities of K responses to each prompt; rewards:
     (..., K); beta: in units of the reward. Returns (..., K), probabilities. A beta of 0.001 must
     not overflow.
-    Source: Rafailov et al. 2023 (arXiv 2305.18290), Eq. 4.
     """
     raise NotImplementedError

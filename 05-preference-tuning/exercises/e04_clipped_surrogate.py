@@ -4,7 +4,6 @@ PPO reads a batch several times. The ratio says how much more probable the polic
 since it was drawn; once the policy has moved by epsilon in the direction that the advantage asks
 for, moving further should not pay. A move in the wrong direction should always cost. Write what PPO
 maximises.
-
 Predict first: in which of the four cases (advantage up or down, ratio above 1 + epsilon or below
 1 - epsilon) is the gradient zero?
 """
@@ -17,6 +16,5 @@ def clipped_surrogate(ratio: np.ndarray, advantage: np.ndarray, epsilon: float) 
 
     ratio: pi / pi_old, any shape; advantage: the same shape, in units of the reward; epsilon: how
     far the ratio may move from 1. Returns the same shape.
-    Source: Schulman et al. 2017 (arXiv 1707.06347), Eq. 7.
     """
     raise NotImplementedError

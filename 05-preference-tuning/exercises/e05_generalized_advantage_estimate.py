@@ -3,7 +3,6 @@
 The reward comes at the end, the value model guesses on the way. The TD error of a step is how much
 better things look one step later. The advantage of a step adds up its own TD error and all later
 ones, each later step discounted by gamma lambda. Write it.
-
 Predict first: what is left for lambda = 0, and what for lambda = 1 and gamma = 1?
 """
 
@@ -17,6 +16,5 @@ def generalized_advantage_estimate(
 
     rewards, values: (T,), in units of the reward; behind the last step the value is 0. gamma
     discounts later rewards, lam trusts the values (0) or the rewards that came (1). Returns (T,).
-    Source: Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
     """
     raise NotImplementedError

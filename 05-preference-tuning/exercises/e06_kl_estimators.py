@@ -3,7 +3,6 @@
 The KL from the reference is an expectation over the policy's own samples. Of each sample its two
 log-probabilities are known. Write the three estimators that are in use; with x = the reference's
 log-probability minus the policy's they are -x, x^2 / 2 and e^x - 1 - x.
-
 Predict first: which of them can be negative for a single sample? Which are right on average?
 """
 
@@ -16,6 +15,5 @@ def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarra
     logp, ref_logp: log-probabilities of samples under the policy and under the reference, in nats,
     any shape. Returns {"k1": ..., "k2": ..., "k3": ...}, each of that shape. In float32 k3 must not
     fall below 0 where the two are nearly equal.
-    Source: Schulman 2020, joschu.net/blog/kl-approx.html.
     """
     raise NotImplementedError

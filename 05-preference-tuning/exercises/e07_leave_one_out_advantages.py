@@ -3,7 +3,6 @@
 The policy has answered every prompt K times. A response was good if it was better than its
 siblings: the baseline of a response is the mean reward of the other responses to the same prompt.
 Write the advantages.
-
 Predict first: what do the advantages of a prompt add up to? What is learned from a prompt whose
 responses all have the same reward?
 """
@@ -15,6 +14,5 @@ def leave_one_out_advantages(rewards: np.ndarray) -> np.ndarray:
     """Reward minus the mean reward of the other responses to the same prompt.
 
     rewards: (P, K), K responses to each of P prompts, in units of the reward. Returns (P, K).
-    Source: Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
     """
     raise NotImplementedError

@@ -2,7 +2,6 @@
 
 The policy itself implies a reward: beta times its log-probability of a response, minus the
 reference's. Put that into Bradley and Terry's loss of exercise 2, and nothing else is needed.
-
 Predict first: what is the loss before training, while policy and reference are the same? In which
 direction does a step move log pi of chosen and of rejected?
 """
@@ -11,16 +10,12 @@ import torch
 
 
 def dpo_loss(
-    policy_chosen_logps: torch.Tensor,
-    policy_rejected_logps: torch.Tensor,
-    ref_chosen_logps: torch.Tensor,
-    ref_rejected_logps: torch.Tensor,
-    beta: float,
+    policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
 ) -> torch.Tensor:
     """DPO's loss of each pair, in nats.
 
-    All log-probabilities (B,), in nats, summed over the tokens of a response; beta: log-odds per
-    nat. Returns (B,), with a gradient to the policy's. A margin of -9000 nats must not overflow.
-    Source: Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7.
+    All log-probabilities: tensors (B,), in nats, summed over the tokens of a response; beta:
+    log-odds per nat. Returns (B,), with a gradient to the policy's. A margin of -9000 nats must not
+    overflow.
     """
     raise NotImplementedError

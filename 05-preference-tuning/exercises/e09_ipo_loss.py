@@ -3,7 +3,6 @@
 On a pair that always wins, DPO's margin grows without end. IPO asks for a margin of 1 / (2 beta)
 between the log-ratio of chosen (policy to reference) and that of rejected, and pays the squared
 distance from it.
-
 Predict first: what is the loss before training? Where is its gradient zero?
 """
 
@@ -11,19 +10,18 @@ import torch
 
 
 def ipo_loss(
-    policy_chosen_logps: torch.Tensor,
-    policy_rejected_logps: torch.Tensor,
-    ref_chosen_logps: torch.Tensor,
-    ref_rejected_logps: torch.Tensor,
+    policy_chosen_logps,
+    policy_rejected_logps,
+    ref_chosen_logps,
+    ref_rejected_logps,
     beta: float,
-    chosen_lengths: torch.Tensor | int = 1,
-    rejected_lengths: torch.Tensor | int = 1,
+    chosen_lengths=1,
+    rejected_lengths=1,
 ) -> torch.Tensor:
     """IPO's loss of each pair, in nats squared.
 
-    All log-probabilities (B,), in nats, summed over the tokens of a response; the lengths (B,), in
-    tokens, make a mean per token of each side's log-ratio, where they are given. Returns (B,), with
-    a gradient to the policy's.
-    Source: Azar et al. 2023 (arXiv 2310.12036), Eq. 17, where beta is called tau.
+    All log-probabilities: tensors (B,), in nats, summed over the tokens of a response; the lengths
+    (B,), in tokens, make a mean per token of each side's log-ratio, where they are given. Returns
+    (B,), with a gradient to the policy's.
     """
     raise NotImplementedError

@@ -3,7 +3,6 @@
 A pool holds M responses with their rewards. Draw n of them, no response twice, and keep the one
 with the largest reward: what is its value on average over all subsets of n? Write the exact mean,
 without drawing. (Sort by reward. In how many subsets is the i-th smallest the largest?)
-
 Predict first: what is it for n = 1, and for n = M? Its binary case has a name in code evaluation.
 """
 
@@ -16,6 +15,5 @@ def expected_best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = 
     rewards: (M,), rank the pool; values: (M,), are averaged (default: the rewards). Responses with
     equal rewards share: each counts with their mean value. Raises ValueError for n outside 1 ... M.
     M = 400 and n = 64 must not overflow.
-    Source: Chen et al. 2021 (arXiv 2107.03374), for the binary case.
     """
     raise NotImplementedError

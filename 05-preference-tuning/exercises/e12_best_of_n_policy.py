@@ -2,7 +2,6 @@
 
 Best-of-n trains nothing, yet its answers have a distribution of their own. Of a handful of
 responses it can be written down: how probable is each to be the best of n draws from the reference?
-
 Predict first: the reference says a bad response with probability 0.75 and a good one with 0.25. How
 probable is the good one with n = 2?
 """
@@ -15,6 +14,5 @@ def best_of_n_policy(ref_probs: np.ndarray, rewards: np.ndarray, n: int) -> np.n
 
     ref_probs: (K,), add up to 1; rewards: (K,). Responses with equal rewards share by their
     probabilities. Returns (K,), probabilities.
-    Source: Beirami et al. 2024 (arXiv 2401.01879).
     """
     raise NotImplementedError

@@ -7,7 +7,6 @@ after a whole training.
 
 What may be used: encode_prompt(tokenizer, prompt) and encode_response(tokenizer, response) give
 lists of token ids, a response's with the EOS that ends it.
-
 Predict first: the loss of the first step, and the share of good answers at the end (36 % before).
 """
 
@@ -16,9 +15,7 @@ import torch
 from common.prompts import encode_prompt, encode_response  # noqa: F401
 
 
-def response_logps(
-    model: torch.nn.Module, tokenizer, prompts: list[str], responses: list[str]
-) -> torch.Tensor:
+def response_logps(model, tokenizer, prompts: list[str], responses: list[str]) -> torch.Tensor:
     """log pi(response | prompt) in nats, summed over the response's tokens: (N,), with a gradient.
 
     Model and tokenizer are those of transformers. Rows have different lengths: pad them with
@@ -29,13 +26,7 @@ def response_logps(
 
 
 def train_dpo(
-    policy: torch.nn.Module,
-    tokenizer,
-    pairs: list[dict],
-    *,
-    learning_rate: float,
-    beta: float,
-    batch_size: int,
+    policy, tokenizer, pairs: list[dict], *, learning_rate: float, beta: float, batch_size: int
 ) -> list[float]:
     """Train the policy in place with DPO; returns the mean loss of every step.
 

@@ -1,4 +1,4 @@
-"""The exercises in NumPy: rankings, RLHF's objective, samples; inputs, and mistakes one makes."""
+"""The exercises in NumPy: inputs, small ones first, and the mistakes that one makes."""
 
 from math import comb
 
@@ -6,7 +6,7 @@ import numpy as np
 from best_of_n import best_of_n_kl_bound as bound
 from best_of_n import best_of_n_policy as policy_of
 from best_of_n import expected_best_of_n as best_of
-from grade import Exercise, averaged, changed, exchanged, inverse, negated, squared, zeroed
+from grade import Exercise, cases
 from online_rl import leave_one_out_advantages as leave_one_out
 from preference_data_explorer import plackett_luce_nll as nll
 from rlhf_objectives import clipped_surrogate as surrogate
@@ -14,313 +14,140 @@ from rlhf_objectives import generalized_advantage_estimate as gae
 from rlhf_objectives import kl_estimators as estimators
 from rlhf_objectives import kl_regularized_optimum as optimum
 
-# --- Plackett-Luce ---
 
-
-def pairwise_losses(scores: np.ndarray) -> np.ndarray:
+def pairwise(scores: np.ndarray) -> np.ndarray:
     """Bradley-Terry losses of all pairs of a ranking: (..., K) -> (..., K (K - 1) / 2)."""
     better, worse = np.triu_indices(scores.shape[-1], 1)
     return nll(np.stack([scores[..., better], scores[..., worse]], -1))
 
 
-def choices_from_all(scores: np.ndarray) -> np.ndarray:
-    """As if what was chosen could be chosen again."""
-    return (np.logaddexp.reduce(scores, -1, keepdims=True) - scores).sum(-1)
+MANY_SCORES = [[0.3, 1.2, -0.7, 2.0], [1.0, 0.9, 0.4, -2.0]]
+RANKINGS = cases(nll, [[1, 0]], [[2, 0.5, -1]], [[1000, 0, -1000]], [MANY_SCORES])
+OF_RANKINGS = {
+    "its sign is turned: this is the log-probability": lambda s: -nll(s),
+    "the ranking is read from its wrong end": lambda s: nll(s[..., ::-1]),
+    "what was chosen stays in the pool; the next is chosen among the rest": (
+        lambda s: (np.logaddexp.reduce(s, -1, keepdims=True) - s).sum(-1)
+    ),
+    "the mean of pairwise losses; a ranking is K - 1 choices": lambda s: pairwise(s).mean(-1),
+    "the sum of pairwise losses; a ranking is K - 1 choices": lambda s: pairwise(s).sum(-1),
+    "a mean over the K items where the choices' losses add up": lambda s: nll(s) / s.shape[-1],
+    "a mean over the K - 1 choices; their losses add up": lambda s: nll(s) / (s.shape[-1] - 1),
+    "only the first choice counts": lambda s: nll(s) - nll(s[..., 1:]),
+    "one number for all rankings, where each has its own": lambda s: nll(s).sum(),
+}
+
+ONE_PROMPT, UNSAID = ([0.6, 0.4], [0, 1], 0.5), ([0.5, 0.5, 0], [0, 1, 9], 2.0)
+TWO_PROMPTS = [[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], [[1, -0.5, 0.2], [0, 2, 1]], 0.7
+OPTIMA = cases(optimum, ONE_PROMPT, UNSAID, TWO_PROMPTS, ([0.6, 0.4], [1, 1.1], 0.001))
+OF_OPTIMA = {  # p: the reference's probabilities, r: rewards, b: beta
+    "beta multiplies the reward; it divides it": lambda p, r, b: optimum(p, r, 1 / b),
+    "beta is dropped": lambda p, r, b: optimum(p, r, 1.0),
+    "beta is squared": lambda p, r, b: optimum(p, r, b**2),
+    "the sign of the reward is turned": lambda p, r, b: optimum(p, -r, b),
+    "the reference is missing: softmax(r / beta)": lambda p, r, b: optimum(np.ones_like(p), r, b),
+    "log pi_ref is divided by beta, too": lambda p, r, b: optimum(p ** (1 / b), r, b),
+    "Z is missing: the probabilities do not add up to 1": lambda p, r, b: p * np.exp(r / b),
+    "one Z for all prompts: the probabilities of each prompt add up to 1": (
+        lambda p, r, b: optimum(p.ravel(), r.ravel(), b).reshape(p.shape)
+    ),
+    "this is the log-probability": lambda *x: np.log(optimum(*x)),
+}
 
 
-RANKING = Exercise(
-    "e01_plackett_luce_nll",
-    nll,
-    [
-        {"scores_in_rank_order": np.array([1.0, 0.0])},
-        {"scores_in_rank_order": np.array([2.0, 0.5, -1.0])},
-        {"scores_in_rank_order": np.array([1000.0, 0.0, -1000.0])},
-        {"scores_in_rank_order": np.array([[0.3, 1.2, -0.7, 2.0], [1.0, 0.9, 0.4, -2.0]])},
-    ],
-    {
-        "its sign is turned: this is the log-probability": negated(nll),
-        "the ranking is read from its wrong end": lambda s: nll(s[..., ::-1]),
-        "what was chosen stays in the pool; the next is chosen among the rest": choices_from_all,
-        "this is the mean of the pairwise losses; a ranking is K - 1 choices among ever fewer": (
-            lambda s: pairwise_losses(s).mean(-1)
-        ),
-        "this is the sum of the pairwise losses; a ranking is K - 1 choices among ever fewer": (
-            lambda s: pairwise_losses(s).sum(-1)
-        ),
-        "a mean over the K items where the losses of the choices add up": (
-            lambda s: nll(s) / s.shape[-1]
-        ),
-        "a mean over the K - 1 choices where their losses add up": (
-            lambda s: nll(s) / (s.shape[-1] - 1)
-        ),
-        "only the first choice counts": lambda s: nll(s) - nll(s[..., 1:]),
-        "one number for all rankings, where each has its own": lambda s: nll(s).sum(),
-    },
-)
-
-# --- The optimum with a KL term ---
-
-
-def one_z_for_all(ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
-    return optimum(ref.ravel(), rewards.ravel(), beta).reshape(ref.shape)
-
-
-OPTIMUM = Exercise(
-    "e03_kl_regularized_optimum",
-    optimum,
-    [
-        {"ref_probs": np.array([0.6, 0.4]), "rewards": np.array([0.0, 1.0]), "beta": 0.5},
-        {"ref_probs": np.array([0.5, 0.5, 0]), "rewards": np.array([0, 1.0, 9]), "beta": 2.0},
-        {
-            "ref_probs": np.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]),
-            "rewards": np.array([[1.0, -0.5, 0.2], [0.0, 2.0, 1.0]]),
-            "beta": 0.7,
-        },
-        {"ref_probs": np.array([0.6, 0.4]), "rewards": np.array([1.0, 1.1]), "beta": 0.001},
-    ],
-    {
-        "beta multiplies the reward; it divides it": changed(optimum, beta=inverse),
-        "beta is dropped": changed(optimum, beta=1.0),
-        "beta is squared": changed(optimum, beta=squared),
-        "the sign of the reward is turned": changed(optimum, rewards=np.negative),
-        "the reference is missing: this is the softmax of r / beta": (
-            changed(optimum, ref_probs=np.ones_like)
-        ),
-        "the reference's log-probabilities are divided by beta, too": (
-            lambda ref, rewards, beta: optimum(ref ** (1 / beta), rewards, beta)
-        ),
-        "Z is missing: the probabilities do not add up to 1": (
-            lambda ref, rewards, beta: ref * np.exp(rewards / beta)
-        ),
-        "one Z for all prompts: the probabilities of each prompt add up to 1": one_z_for_all,
-        "this is the log-probability": lambda *inputs: np.log(optimum(*inputs)),
-    },
-)
-
-# --- PPO's clip ---
-
-
-def smaller_of(ratio: np.ndarray, advantage: np.ndarray, low: float, high: float) -> np.ndarray:
+def smaller_of(ratio: np.ndarray, a: np.ndarray, low: float, high: float) -> np.ndarray:
     """The surrogate with the ratio clipped to these borders."""
-    return np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)
+    return np.minimum(ratio * a, np.clip(ratio, low, high) * a)
 
 
-CLIP = Exercise(
-    "e04_clipped_surrogate",
-    surrogate,
-    [
-        {"ratio": np.array([1.5]), "advantage": np.array([1.0]), "epsilon": 0.2},
-        {"ratio": np.array([0.5]), "advantage": np.array([1.0]), "epsilon": 0.2},
-        {"ratio": np.array([0.5]), "advantage": np.array([-1.0]), "epsilon": 0.2},
-        {"ratio": np.array([1.5]), "advantage": np.array([-1.0]), "epsilon": 0.2},
-        {
-            "ratio": np.array([[0.2, 0.9, 1.1], [0.6, 1.4, 2.5]]),
-            "advantage": np.array([[-2.0, 0.5, 3.0], [0.7, -0.4, 1.2]]),
-            "epsilon": 0.3,
-        },
-    ],
-    {
-        "the larger of the two is taken, where the smaller one is the cautious one": (
-            lambda ratio, a, eps: np.maximum(ratio * a, np.clip(ratio, 1 - eps, 1 + eps) * a)
-        ),
-        "nothing is clipped": changed(surrogate, epsilon=np.inf),
-        "only the clipped ratio counts: a move in the wrong direction must not be clipped": (
-            lambda ratio, a, eps: np.clip(ratio, 1 - eps, 1 + eps) * a
-        ),
-        "its sign is turned: this is the loss, the surrogate is maximised": negated(surrogate),
-        "the ratio is clipped from above only": (
-            lambda ratio, a, eps: smaller_of(ratio, a, -np.inf, 1 + eps)
-        ),
-        "the ratio is clipped from below only": (
-            lambda ratio, a, eps: smaller_of(ratio, a, 1 - eps, np.inf)
-        ),
-        "the product with the advantage is clipped, where only the ratio is": (
-            lambda ratio, a, eps: np.minimum(ratio * a, np.clip(ratio * a, 1 - eps, 1 + eps))
-        ),
-        "the ratio is clipped to -epsilon ... epsilon, where it lies around 1": (
-            lambda ratio, a, eps: smaller_of(ratio, a, -eps, eps)
-        ),
-        "a mean over all, where each has its own": averaged(surrogate),
-    },
-)
-
-# --- Generalised advantage estimation ---
-
-
-def td_errors(rewards: np.ndarray, values: np.ndarray, gamma: float) -> np.ndarray:
-    return gae(rewards, values, gamma, 0.0)
+SIDES = [([ratio], [a], 0.2) for ratio, a in ((1.5, 1), (0.5, 1), (0.5, -1), (1.5, -1))]
+SIX_RATIOS = [[0.2, 0.9, 1.1], [0.6, 1.4, 2.5]], [[-2, 0.5, 3], [0.7, -0.4, 1.2]], 0.3
+RATIOS = cases(surrogate, *SIDES, SIX_RATIOS)
+OF_RATIOS = {  # r: the ratio, a: the advantage, e: epsilon
+    "the larger of the two is taken, not the smaller": lambda r, a, e: -surrogate(r, -a, e),
+    "nothing is clipped": lambda r, a, e: surrogate(r, a, np.inf),
+    "a move in the wrong direction is clipped, too": lambda r, a, e: np.clip(r, 1 - e, 1 + e) * a,
+    "its sign is turned: this is the loss, the surrogate is maximised": lambda *x: -surrogate(*x),
+    "the ratio is clipped from above only": lambda r, a, e: smaller_of(r, a, -np.inf, 1 + e),
+    "the ratio is clipped from below only": lambda r, a, e: smaller_of(r, a, 1 - e, np.inf),
+    "the product is clipped, not the ratio": lambda r, a, e: smaller_of(r * a, 1, 1 - e, 1 + e),
+    "clipped to -epsilon ... epsilon, not around 1": lambda r, a, e: smaller_of(r, a, -e, e),
+    "a mean over all, where each has its own": lambda *x: surrogate(*x).mean(),
+}
 
 
 def later_sums(deltas: np.ndarray, factor: float) -> np.ndarray:
     """Sums of what comes later, discounted."""
-    return gae(deltas, np.zeros_like(deltas), 1.0, factor)
+    return gae(deltas, 0 * deltas, 1.0, factor)
 
 
-def one_step_ahead(rewards, values, gamma, lam) -> np.ndarray:
-    deltas = td_errors(rewards, values, gamma)
-    return deltas + gamma * lam * np.append(deltas[1:], 0.0)
+FIVE_STEPS = [0.3, -1, 0, 0.5, 2], [0.4, 1.2, -0.3, 0.8, 0.1], 0.9, 0.7
+STEPS = cases(gae, ([2], [0.5], 0.5, 0.5), ([0, 1], [0.5, 0.6], 0.9, 0.5), FIVE_STEPS)
+OF_STEPS = {  # r: rewards, v: values, g: gamma; gae(r, v, g, 0) are the TD errors
+    "lambda and gamma are exchanged": lambda r, v, g, lam: gae(r, v, lam, g),
+    "lambda is dropped: returns minus values": lambda r, v, g, lam: gae(r, v, g, 1.0),
+    "the TD errors alone, as if lambda were 0": lambda r, v, g, lam: gae(r, v, g, 0.0),
+    "gamma is dropped": lambda r, v, g, lam: gae(r, v, 1.0, lam),
+    "the next value lacks gamma": lambda r, v, g, lam: later_sums(gae(r, v, 1.0, 0.0), g * lam),
+    "gamma is missing in (gamma lambda)^l": lambda r, v, g, lam: later_sums(gae(r, v, g, 0.0), lam),
+    "only the next TD error is added, not all later ones": (
+        lambda r, v, g, lam: np.convolve(gae(r, v, g, 0.0), [g * lam, 1.0])[1:]
+    ),
+    "behind the last step stands its own value, where it is 0": (
+        lambda r, v, g, lam: gae(np.append(r, v[-1]), np.append(v, v[-1]), g, lam)[:-1]
+    ),
+    "the next value is missing in the TD errors": lambda r, v, g, lam: later_sums(r - v, g * lam),
+    "the values are missing: discounted rewards": lambda r, v, g, lam: gae(r, 0 * v, g, lam),
+    "the value of the step itself is not subtracted": lambda r, v, g, lam: gae(r, v, g, lam) + v,
+    "the sum runs over earlier TD errors, where it is over later ones": (
+        lambda r, v, g, lam: later_sums(gae(r, v, g, 0.0)[::-1], g * lam)[::-1]
+    ),
+    "its sign is turned": lambda *x: -gae(*x),
+}
 
 
-def last_value_repeated(rewards, values, gamma, lam) -> np.ndarray:
-    """As if the last state's value stood behind the end."""
-    bootstrapped = rewards + gamma * np.append(np.zeros(len(values) - 1), values[-1])
-    return gae(bootstrapped, values, gamma, lam)
+def with_other(name: str, formula):
+    """The estimators, one of them by another formula of x = ref_logp - logp."""
+    return lambda logp, ref_logp: estimators(logp, ref_logp) | {name: formula(ref_logp - logp)}
 
 
-ADVANTAGES = Exercise(
-    "e05_generalized_advantage_estimate",
-    gae,
-    [
-        {"rewards": np.array([2.0]), "values": np.array([0.5]), "gamma": 0.5, "lam": 0.5},
-        {"rewards": np.array([0, 1.0]), "values": np.array([0.5, 0.6]), "gamma": 0.9, "lam": 0.5},
-        {
-            "rewards": np.array([0.3, -1.0, 0.0, 0.5, 2.0]),
-            "values": np.array([0.4, 1.2, -0.3, 0.8, 0.1]),
-            "gamma": 0.9,
-            "lam": 0.7,
-        },
-    ],
-    {
-        "lambda and gamma are exchanged": exchanged(gae, "lam", "gamma"),
-        "lambda is dropped: this is returns minus values": changed(gae, lam=1.0),
-        "these are the TD errors alone, as if lambda were 0": changed(gae, lam=0.0),
-        "gamma is dropped": changed(gae, gamma=1.0),
-        "gamma is missing before the next value": (
-            lambda r, v, gamma, lam: later_sums(td_errors(r, v, 1.0), gamma * lam)
-        ),
-        "gamma is missing in the sum: later TD errors count (gamma lambda)^l": (
-            lambda r, v, gamma, lam: later_sums(td_errors(r, v, gamma), lam)
-        ),
-        "only the next TD error is added, not all later ones": one_step_ahead,
-        "behind the last step stands its own value, where it is 0": last_value_repeated,
-        "the next value is missing in the TD errors": (
-            lambda r, v, gamma, lam: later_sums(r - v, gamma * lam)
-        ),
-        "the values are missing: these are discounted rewards": changed(gae, values=zeroed),
-        "the value of the step itself is not subtracted": (
-            lambda r, v, gamma, lam: gae(r, v, gamma, lam) + v
-        ),
-        "the sum runs over earlier TD errors, where it is over later ones": (
-            lambda r, v, gamma, lam: later_sums(td_errors(r, v, gamma)[::-1], gamma * lam)[::-1]
-        ),
-        "its sign is turned": negated(gae),
-    },
-)
-
-# --- Estimators of the KL ---
+NEARLY_EQUAL = np.array([-2.0], np.float32), np.array([-1.9997], np.float32)
+LOGPS = cases(estimators, ([-1], [-2]), ([-1, -2, -0.3], [-1.5, -1, -0.2]), NEARLY_EQUAL)
+OF_LOGPS = {
+    "policy and reference are exchanged": lambda logp, ref_logp: estimators(ref_logp, logp),
+    "k1 has the wrong sign": with_other("k1", lambda x: x),
+    "the half of k2 is missing": with_other("k2", np.square),
+    "k3 has x with the wrong sign": with_other("k3", lambda x: np.expm1(-x) + x),
+    "the 1 of k3 is missing": with_other("k3", lambda x: np.expm1(x) - x + 1),
+    "the x of k3 is missing": with_other("k3", np.expm1),
+    "k3 loses digits near 0: np.expm1 keeps them": with_other("k3", lambda x: np.exp(x) - 1 - x),
+    "these are means over the samples, where each sample has its own": (
+        lambda *logps: {name: each.mean() for name, each in estimators(*logps).items()}
+    ),
+}
 
 
-def other_k3(logp: np.ndarray, ref_logp: np.ndarray, k3: np.ndarray) -> dict[str, np.ndarray]:
-    """The right k1 and k2, and another k3."""
-    return {**estimators(logp, ref_logp), "k3": k3}
+def mean_of(rewards: np.ndarray) -> np.ndarray:
+    return rewards.mean(-1, keepdims=True)
 
 
-KL = Exercise(
-    "e06_kl_estimators",
-    estimators,
-    [
-        {"logp": np.array([-1.0]), "ref_logp": np.array([-2.0])},
-        {"logp": np.array([-1.0, -2.0, -0.3]), "ref_logp": np.array([-1.5, -1.0, -0.2])},
-        {"logp": np.array([-2.0], np.float32), "ref_logp": np.array([-1.9997], np.float32)},
-    ],
-    {
-        "policy and reference are exchanged": exchanged(estimators, "logp", "ref_logp"),
-        "k1 has the wrong sign": (
-            lambda logp, ref_logp: {**estimators(logp, ref_logp), "k1": ref_logp - logp}
-        ),
-        "the half of k2 is missing": (
-            lambda logp, ref_logp: {**estimators(logp, ref_logp), "k2": (ref_logp - logp) ** 2}
-        ),
-        "k3 has x with the wrong sign": (
-            lambda logp, ref_logp: other_k3(logp, ref_logp, estimators(ref_logp, logp)["k3"])
-        ),
-        "the 1 of k3 is missing": (
-            lambda logp, ref_logp: other_k3(logp, ref_logp, estimators(logp, ref_logp)["k3"] + 1)
-        ),
-        "the x of k3 is missing": (
-            lambda logp, ref_logp: other_k3(logp, ref_logp, np.expm1(ref_logp - logp))
-        ),
-        "k3 loses its digits near the reference, and may fall below 0: np.expm1 keeps them": (
-            lambda logp, ref_logp: other_k3(
-                logp, ref_logp, np.exp(ref_logp - logp) - 1 - (ref_logp - logp)
-            )
-        ),
-        "these are means over the samples, where each sample has its own": (
-            lambda *logps: {name: each.mean() for name, each in estimators(*logps).items()}
-        ),
-    },
-)
-
-# --- Leave one out ---
+TWELVE_REWARDS = np.random.default_rng(0).normal(size=(3, 4))
+REWARDS = cases(leave_one_out, [[[1, 0, 0]]], [[[1, 2, 4], [0, 5, -1]]], [TWELVE_REWARDS])
+OF_REWARDS = {
+    "the response's own reward is in its baseline": lambda r: r - mean_of(r),
+    "the others are of the same column: average over a prompt": lambda r: leave_one_out(r.T).T,
+    "the baseline is the mean of all prompts' rewards": lambda r: r - r.mean(),
+    "the others' sum is subtracted, not their mean": lambda r: 2 * r - r.sum(-1, keepdims=True),
+    "the others' sum is divided by K, not K - 1": lambda r: r - mean_of(r) + r / r.shape[-1],
+    "divided by the std, as GRPO does": lambda r: (r - mean_of(r)) / r.std(-1, keepdims=True),
+    "this is the baseline; the advantage is the reward minus it": lambda r: r - leave_one_out(r),
+    "its sign is turned": lambda r: -leave_one_out(r),
+}
 
 
-def with_itself(rewards: np.ndarray) -> np.ndarray:
-    return rewards - rewards.mean(-1, keepdims=True)
-
-
-LEAVE_ONE_OUT = Exercise(
-    "e07_leave_one_out_advantages",
-    leave_one_out,
-    [
-        {"rewards": np.array([[1.0, 0.0, 0.0]])},
-        {"rewards": np.array([[1.0, 2.0, 4.0], [0.0, 5.0, -1.0]])},
-        {"rewards": np.random.default_rng(0).normal(size=(3, 4))},
-    ],
-    {
-        "the response's own reward is in its baseline": with_itself,
-        "the others are those of the same column: average over a prompt's responses": (
-            lambda rewards: leave_one_out(rewards.T).T
-        ),
-        "the baseline is the mean of all prompts' rewards": (
-            lambda rewards: rewards - rewards.mean()
-        ),
-        "the others' sum is subtracted, where it is their mean": (
-            lambda rewards: 2 * rewards - rewards.sum(-1, keepdims=True)
-        ),
-        "the others' sum is divided by K; there are K - 1 of them": (
-            lambda rewards: rewards - (rewards.sum(-1, keepdims=True) - rewards) / rewards.shape[-1]
-        ),
-        "divided by the standard deviation: that is GRPO's advantage": (
-            lambda rewards: with_itself(rewards) / rewards.std(-1, keepdims=True)
-        ),
-        "this is the baseline; the advantage is the reward minus it": (
-            lambda rewards: rewards - leave_one_out(rewards)
-        ),
-        "its sign is turned": negated(leave_one_out),
-    },
-)
-
-# --- Best of n ---
-
-
-def evenly(rewards: np.ndarray) -> np.ndarray:
-    return np.full(len(rewards), 1 / len(rewards))
-
-
-def with_replacement(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    """As if one response of the pool could be drawn several times."""
-    policy = policy_of(evenly(rewards), rewards, n)
-    return float(policy @ (rewards if values is None else values))
-
-
-def of_the_worst(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    return best_of(-rewards, n, rewards if values is None else values)
-
-
-def of_the_first(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    return float((rewards if values is None else values)[np.argmax(rewards[:n])])
-
-
-def values_choose(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    return best_of(rewards if values is None else values, n)
-
-
-def first_of_ties(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    return best_of(ranks(rewards), n, rewards if values is None else values)
-
-
-def last_of_ties(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> float:
-    return best_of(ranks(rewards[::-1])[::-1], n, rewards if values is None else values)
+def with_values(formula):
+    """A formula of rewards, n and values, which are the rewards where none are given."""
+    return lambda r, n, values=None: formula(r, n, r if values is None else values)
 
 
 def ranks(rewards: np.ndarray) -> np.ndarray:
@@ -329,115 +156,84 @@ def ranks(rewards: np.ndarray) -> np.ndarray:
     return np.argsort(order).astype(float)
 
 
-FIVE_REWARDS = np.array([1.0, 3.0, 2.0, 2.0, 0.0])
-FIVE_VALUES = np.array([2.0, -1.0, 5.0, 1.0, 0.5])
-EXPECTED = Exercise(
-    "e11_expected_best_of_n",
+def ranks_late(rewards: np.ndarray) -> np.ndarray:
+    """The same where the later is the better."""
+    return ranks(rewards[::-1])[::-1]
+
+
+def evenly(rewards: np.ndarray) -> np.ndarray:
+    return np.full(len(rewards), 1 / len(rewards))
+
+
+MANY = np.random.default_rng(0).normal(size=400)
+POOLS = cases(
     best_of,
-    [
-        {"rewards": np.array([0.0, 1.0]), "n": 1},
-        {"rewards": np.array([0.0, 1.0, 3.0]), "n": 2},
-        {"rewards": np.array([0.0, 1.0, 3.0]), "n": 2, "values": np.array([4.0, 2.0, -1.0])},
-        {"rewards": np.array([0.0, 1.0]), "n": 3},
-        {"rewards": np.array([0.0, 1.0]), "n": 0},
-        {"rewards": FIVE_REWARDS, "n": 3, "values": FIVE_VALUES},
-        {"rewards": np.random.default_rng(0).normal(size=400), "n": 64},
-    ],
-    {
-        "the pool is drawn from with replacement: no response is drawn twice": with_replacement,
-        "this is the worst of n": of_the_worst,
-        "this is the best of one subset, the first n; the mean is over all subsets": of_the_first,
-        "this is the best of the whole pool, whatever n is": changed(of_the_first, n=10**6),
-        "the values choose; the rewards do": values_choose,
-        "the values are ignored: the rewards only choose": changed(best_of, values=None),
-        "of equal rewards the first is taken, where they share": first_of_ties,
-        "of equal rewards the last is taken, where they share": last_of_ties,
-        "n is one too large": (
-            lambda rewards, n, *values: best_of(rewards, min(n + 1, len(rewards)), *values)
-        ),
-        "not divided by the number of subsets, C(M, n)": (
-            lambda rewards, n, *values: best_of(rewards, n, *values) * comb(len(rewards), n)
-        ),
-    },
+    *(([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1]), ([0, 1], 3), ([0, 1], 0)),
+    *(([1, 3, 2, 2, 0], 3, [2, -1, 5, 1, 0.5]), (MANY, 64)),
 )
+OF_POOLS = {  # r: rewards, v: values
+    "this draws with replacement": with_values(lambda r, n, v: policy_of(evenly(r), r, n) @ v),
+    "this is the worst of n": with_values(lambda r, n, v: best_of(-r, n, v)),
+    "the best of the first n, not of all subsets": with_values(lambda r, n, v: v[r[:n].argmax()]),
+    "this is the best of the whole pool, whatever n is": with_values(lambda r, n, v: v[r.argmax()]),
+    "the values choose; the rewards do": with_values(lambda r, n, v: best_of(v, n)),
+    "the values are ignored: the rewards only choose": lambda r, n, v=None: best_of(r, n),
+    "equal rewards share; the first is taken": with_values(lambda r, n, v: best_of(ranks(r), n, v)),
+    "equal rewards share; the last is taken": with_values(
+        lambda r, n, v: best_of(ranks_late(r), n, v)
+    ),
+    "n is one too large": lambda r, n, *v: best_of(r, min(n + 1, len(r)), *v),
+    "not divided by C(M, n) subsets": lambda r, n, *v: best_of(r, n, *v) * comb(len(r), n),
+}
 
-# --- The policy of best-of-n ---
+
+def all_equal(ref: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
+    """The common probability of all responses with the same reward."""
+    return (rewards == rewards[:, None]) @ policy_of(ref, rewards, n)
 
 
-def up_to(ref: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """The probability of a reward up to each one."""
-    return (ref * (rewards <= rewards[:, None])).sum(-1)
-
-
-def shared_equally(ref: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
-    """Equal rewards share alike, whatever their probabilities."""
-    policy = policy_of(ref, rewards, n)
-    equal = rewards == rewards[:, None]
-    return (equal * policy).sum(-1) / equal.sum(-1)
-
-
-POLICY = Exercise(
-    "e12_best_of_n_policy",
+POLICIES = cases(
     policy_of,
-    [
-        {"ref_probs": np.array([0.75, 0.25]), "rewards": np.array([0.0, 1.0]), "n": 2},
-        {"ref_probs": np.array([0.5, 0.3, 0.2]), "rewards": np.array([2.0, 0.0, 1.0]), "n": 3},
-        {
-            "ref_probs": np.array([0.4, 0.1, 0.3, 0.2]),
-            "rewards": np.array([1.0, 1.0, 0.0, 2.0]),
-            "n": 4,
-        },
-        {"ref_probs": np.array([0.5, 0.5, 0.0]), "rewards": np.array([0.0, 1.0, 2.0]), "n": 2},
-    ],
-    {
-        "this is F^n, the probability that the best is no better: subtract that of a lower one": (
-            lambda ref, rewards, n: up_to(ref, rewards) ** n
-        ),
-        "this is the probability of being among the n, best or not": (
-            lambda ref, rewards, n: 1 - (1 - ref) ** n
-        ),
-        "this is the worst of n": changed(policy_of, rewards=np.negative),
-        "the responses are ranked by their places, not by their rewards": (
-            changed(policy_of, rewards=lambda rewards: np.arange(len(rewards)))
-        ),
-        "the responses are ranked by their probabilities, not by their rewards": (
-            lambda ref, rewards, n: policy_of(ref, ref, n)
-        ),
-        "of equal rewards the first is taken, where they share by their probabilities": (
-            changed(policy_of, rewards=ranks)
-        ),
-        "of equal rewards the last is taken, where they share by their probabilities": (
-            changed(policy_of, rewards=lambda rewards: ranks(rewards[::-1])[::-1])
-        ),
-        "equal rewards share alike, where they share by their probabilities": shared_equally,
-        "equal rewards are all given their common probability, which they share": (
-            lambda ref, rewards, n: policy_of(ref, rewards, n) @ (rewards == rewards[:, None])
-        ),
-        "n is one too large": changed(policy_of, n=lambda n: n + 1),
-        "the reference is missing: as if all responses were equally likely": (
-            changed(policy_of, ref_probs=evenly)
-        ),
-    },
+    *(([0.75, 0.25], [0, 1], 2), ([0.5, 0.3, 0.2], [2, 0, 1], 3)),
+    *(([0.4, 0.1, 0.3, 0.2], [1, 1, 0, 2], 4), ([0.5, 0.5, 0], [0, 1, 2], 2)),
 )
+OF_POLICIES = {  # p: the reference's probabilities, r: rewards
+    "this is F^n, the probability that the best is no better: subtract that of a lower one": (
+        lambda p, r, n: ((r <= r[:, None]) @ p) ** n
+    ),
+    "this is the probability to be among the n, best or not": lambda p, r, n: 1 - (1 - p) ** n,
+    "this is the worst of n": lambda p, r, n: policy_of(p, -r, n),
+    "ranked by their places, not by rewards": lambda p, r, n: policy_of(p, np.arange(len(r)), n),
+    "ranked by their probabilities, not by rewards": lambda p, r, n: policy_of(p, p, n),
+    "equal rewards share; the first is taken": lambda p, r, n: policy_of(p, ranks(r), n),
+    "equal rewards share; the last is taken": lambda p, r, n: policy_of(p, ranks_late(r), n),
+    "equal rewards share alike, where they share by their probabilities": (
+        lambda p, r, n: all_equal(p, r, n) / (r == r[:, None]).sum(-1)
+    ),
+    "equal rewards are all given their common probability, which they share": all_equal,
+    "n is one too large": lambda p, r, n: policy_of(p, r, n + 1),
+    "the reference is missing, as if it were uniform": lambda p, r, n: policy_of(evenly(r), r, n),
+}
 
-# --- How far best-of-n moves ---
-
-BOUND = Exercise(
-    "e13_best_of_n_kl_bound",
-    bound,
-    [{"n": 1}, {"n": 2}, {"n": 4}, {"n": np.array([1, 8, 64])}],
-    {
-        "this is log n, without what is taken off": lambda n: np.log(n),
-        "its sign is turned": negated(bound),
-        "(n - 1) / n is added, where it is subtracted": lambda n: np.log(n) + (n - 1) / n,
-        "n - 1 is not divided by n": lambda n: np.log(n) - (n - 1),
-        "1 / n is subtracted, where it is (n - 1) / n": lambda n: np.log(n) - 1 / n,
-        "n / (n + 1) is subtracted, where it is (n - 1) / n": lambda n: np.log(n) - n / (n + 1),
-        "this is in bits; nats take the natural logarithm": lambda n: np.log2(n) - (n - 1) / n,
-    },
-)
+NUMBERS = cases(bound, [1], [2], [4], [np.array([1, 8, 64])])
+OF_NUMBERS = {
+    "this is log n, without what is taken off": lambda n: np.log(n),
+    "its sign is turned": lambda n: -bound(n),
+    "(n - 1) / n is added, where it is subtracted": lambda n: np.log(n) + (n - 1) / n,
+    "n - 1 is not divided by n": lambda n: np.log(n) - (n - 1),
+    "1 / n is subtracted, where it is (n - 1) / n": lambda n: np.log(n) - 1 / n,
+    "n / (n + 1) is subtracted, where it is (n - 1) / n": lambda n: np.log(n) - n / (n + 1),
+    "this is in bits; nats take the natural logarithm": lambda n: np.log2(n) - (n - 1) / n,
+}
 
 SAMPLES = (
-    *(RANKING, OPTIMUM, CLIP, ADVANTAGES, KL),
-    *(LEAVE_ONE_OUT, EXPECTED, POLICY, BOUND),
+    Exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
+    Exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
+    Exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
+    Exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
+    Exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
+    Exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
+    Exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
+    Exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
+    Exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
 )

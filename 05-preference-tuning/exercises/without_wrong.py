@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the lessons
 
+import installed  # noqa: F401
+
 from dpo_trainer import train_dpo
 
 from common import answers, runs
 from common.intervals import interval, percent
 from common.models import load_causal_lm, quiet_libraries
 from common.preferences import SIDES, make_pairs, questions, read_response
-
-PAIRS = 768
 
 
 def shows_wrong(pair: dict) -> bool:
@@ -29,21 +29,20 @@ def shows_wrong(pair: dict) -> bool:
 
 
 def main() -> None:
-    """Train, sample, print."""
     parser = runs.OneLineParser(description=__doc__)
-    seed_help = "of pairs and training"
-    parser.add_argument("--seed", type=runs.whole_number(0), default=0, help=seed_help)
+    of = "of pairs and training"
+    parser.add_argument("--seed", type=runs.whole_number(0), default=0, help=of)
     seed = parser.parse_args().seed
     quiet_libraries()
-    pairs = [pair for pair in make_pairs(4 * PAIRS, seed=seed) if not shows_wrong(pair)][:PAIRS]
-
+    pairs = [pair for pair in make_pairs(3072, seed=seed) if not shows_wrong(pair)][:768]
+    print(f"{len(pairs)} pairs, none of which shows a wrong answer")
     model, tokenizer = load_causal_lm("tiny-gpt2")
     prompts = [question.prompt for question in questions("test")[:256]]
-    before = answers.sample_answers(model, tokenizer, prompts, n=3, seed=seed)
-    policy, _ = train_dpo(model, tokenizer, pairs, seed=seed)
-    after = answers.sample_answers(policy, tokenizer, prompts, n=3, seed=seed)
-    print(f"{len(pairs)} pairs, none of which shows a wrong answer")
-    for when, sampled in (("before", before), ("after", after)):
+    policy = model
+    for when in ("before", "after"):
+        if when == "after":
+            policy, _ = train_dpo(model, tokenizer, pairs, seed=seed)
+        sampled = answers.sample_answers(policy, tokenizer, prompts, n=3, seed=seed)
         found = answers.summarize(sampled)
         print(
             f"{when}: of the answers on topic {percent(found['right_of_on_topic'])} are right; "
