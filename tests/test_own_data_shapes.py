@@ -182,17 +182,43 @@ def test_the_winner_by_the_name_of_its_model(tmp_path, capsys):
 )
 def test_two_scores(tmp_path, capsys, scores, higher):
     numbers = [(3, 1), ("10", "9"), (2, 2), (None, 1), (1, 4)]
-    path = write(tmp_path, *({**A_B, **dict(zip(scores, pair))} for pair in numbers))
+    path = write(tmp_path, *({**A_B, **dict(zip(scores, pair, strict=True))} for pair in numbers))
     sides = ["c", "c", "r"] if higher else ["r", "r", "c"]
     assert read_data(path, "pairs").rows["chosen"][:] == sides
     told = said(path, capsys)
     assert "1 tied (row 3), 1 not labelled (row 4)" in told and f"above {scores[1]} =" in told
     scored = {scores[0]: {"overall": 4}, scores[1]: {"overall": 2}}
-    with pytest.raises(UserError, match="holds .*overall.*, no number") as error:
+    with pytest.raises(UserError, match=r"holds .*overall.*, no number") as error:
         load_preferences(write(tmp_path, {**A_B, **scored}))
     line = str(error.value).split("for example: ")[1]
     made = eval(line, {"rows": [{**A_B, **scored}]})
     assert load_preferences(write(tmp_path, *made))["chosen"][0] == ("c" if higher else "r")
+
+
+def test_scores_that_need_not_agree_are_refused(tmp_path):
+    rows = [{**A_B, "helpfulness_a": 4, "helpfulness_b": 2, "safety_a": 1, "safety_b": 5}] * 3
+    with pytest.raises(UserError, match="helpfulness_a, safety_a and their like") as error:
+        load_preferences(write(tmp_path, *rows))
+    made = eval(str(error.value).split("for example: ")[1], {"rows": rows})
+    assert load_preferences(write(tmp_path, *made))["chosen"][0] == "c"
+    overall = [{**row, "overall_a": 1, "overall_b": 5} for row in rows]
+    assert load_preferences(write(tmp_path, *overall))["chosen"][0] == "r"
+
+
+def test_what_a_choice_column_cannot_be_names_it(tmp_path):
+    three = {**A_B, "response_c": "s", "winner": "b"}
+    with pytest.raises(UserError, match="more than two answers on each row") as error:
+        load_preferences(write(tmp_path, three))
+    line = str(error.value).split("in Python: ")[1]
+    space = {"rows": [three]}
+    exec(line.replace('{"...": "response_a", ...}', '{"b": "response_b"}'), space)
+    assert [(p["chosen"], p["rejected"]) for p in space["pairs"]] == [("r", "c"), ("r", "s")]
+    for value in (None, ["A", "B", "A"], {"annotator": "A"}):
+        with pytest.raises(UserError, match=r"preference holds .* knows no coding"):
+            load_preferences(write(tmp_path, {**A_B, "preference": value}))
+    listed = {"prompt": "p", "responses": ["c", "r"], "best": 0}
+    with pytest.raises(UserError, match="best may say which answer is better; if it has another"):
+        load_preferences(write(tmp_path, listed))
 
 
 POINTERS = [
@@ -225,7 +251,7 @@ def test_a_pointer_is_followed_and_said(tmp_path, capsys, row, told):
 def test_a_pointer_to_nothing_is_refused(tmp_path, row):
     with pytest.raises(UserError, match="which are no texts: name the columns"):
         load_preferences(write(tmp_path, *[row] * 3))
-    with pytest.raises(UserError, match="no texts|knows no coding"):
+    with pytest.raises(UserError, match=r"no texts|knows no coding"):
         flags = {"chosen_column": "chosen", "rejected_column": "rejected"}
         load_preferences(write(tmp_path, *[row] * 3), **flags)
 
@@ -394,7 +420,12 @@ def test_columns_that_say_more_of_a_pair_are_named(tmp_path, capsys):
     rows = [{**PAIR, **more, "prompt": f"p{k}"} for k in range(8)]
     rows[2] |= {"status": "tie", "rejected_score": 9.0}
     rows[5] |= {"rejected_score": 10}
+    rows = [{**row, "rating": [9, 4], "notes": "It is so."} for row in rows]
     told = said(write(tmp_path, *rows), capsys)
+    assert "rating, which is not read, holds '[9, 4]' (8)" in told
+    assert (
+        "columns not read: chosen_score, rejected_score, status, id, rating, notes (texts)" in told
+    )
     assert "status, which is not read, holds 'unchanged' (7), 'tie' (1)" in told
     assert "chosen_score is equal to rejected_score (1" in told
     assert "chosen_score is below rejected_score (1" in told
@@ -570,7 +601,7 @@ def test_other_ways_to_write_a_label(tmp_path, answer, column, good, bad):
 def test_stars_and_probabilities_are_no_labels(tmp_path, values):
     rows = [{"prompt": "p", "response": f"c{v}", "label": v} for v in values]
     for kind in ("labels", "pairs"):
-        with pytest.raises(UserError, match="label holds .*: no pair of labels for good and bad"):
+        with pytest.raises(UserError, match=r"label holds .*: no pair of labels for good and bad"):
             read_data(write(tmp_path, *rows), kind)
 
 

@@ -162,6 +162,12 @@ def is_texts(cell) -> bool:
     return str in kinds and kinds <= {str, type(None)}
 
 
+def is_several(cell) -> bool:
+    """Whether a cell is a list of several texts or conversations."""
+    kinds = {type(one) for one in cell} if isinstance(cell, list) else set()
+    return is_texts(cell) or kinds == {list}
+
+
 def is_message(cell) -> bool:
     """Whether a cell is a message with a role and a text, or a list of such."""
     return keys_of(cell[0] if isinstance(cell, list) and cell else cell) is not None
@@ -247,7 +253,7 @@ def bare(turns: Sequence[Turn]) -> list[Turn]:
     return [(role, text.strip()) for role, text in turns]
 
 
-def shared_prompt(prompt: list[Turn], answers: Sequence[list[Turn]], system: str) -> Prompt:
+def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: str) -> Prompt:
     """What the last turns of the answers answer: a text, or a list of messages.
 
     `prompt` are the turns of the prompt's column, empty without one. Raises DroppedRow where the

@@ -6,6 +6,7 @@ apart (conversations.py). They lie in a mapped file, so that memory does not gro
 
 import atexit
 import bz2
+import contextlib
 import csv
 import glob
 import gzip
@@ -112,10 +113,10 @@ def own_reward_pairs(
     return split_rows(*(rows and keep_readable(rows, tokenizer) for rows in files), seed, pairs)
 
 
-# --- Reading a data set ---
+# --- ReadData a data set ---
 
 
-class Reading(NamedTuple):
+class ReadData(NamedTuple):
     """Rows with their place in the file (`row`, from 1), and what to say of them."""
 
     rows: "Dataset"
@@ -162,12 +163,13 @@ class Notes:
             few = column.is_coded and len(column.values) <= 6 and name not in rated
             if few and SAYS_MORE.search(name):
                 remarks.append(f"{name}, which is not read, holds {column.shown()}")
+        unread = [name + " (texts)" * shapes.is_prose(self.survey[name].example) for name in unread]
         return remarks + ([f"columns not read: {', '.join(unread)}"] if unread else [])
 
 
 def read_data(
     path: str, kind: str, split: str | None = None, config: str | None = None, **columns
-) -> Reading:
+) -> ReadData:
     """Rows of pairs, labels or prompts, in a mapped file. Raises UserError."""
     datasets = import_datasets()
     from datasets.arrow_writer import ArrowWriter
@@ -180,25 +182,31 @@ def read_data(
     features = datasets.Features({"prompt": datasets.Json(), **types})
     file = str(folder_for_mapped_files() / "rows.arrow")
     dropped, why, wrong = {}, {}, 0
-    with ArrowWriter(path=file, features=features) as writer:
-        try:
-            for place, row in show_progress(pairs_of(kind, notes, rows, columns), "reading rows"):
-                if isinstance(row, DroppedRow):
-                    dropped.setdefault(row.reason, []).append(place)
-                    why.setdefault(row.reason, f"row {place}: {row.why}")
-                    wrong += row.odd
-                else:
-                    prompt = json.dumps(row["prompt"])  # else Json() would read the text 007 as 7
-                    writer.write({**row, "prompt": prompt, "row": place})
-        except UserError as error:
-            raise UserError(error if str(error).startswith(path) else f"{path}: {error}") from None
+    with ArrowWriter(path=file, features=features) as writer, of_file(path):
+        for place, row in show_progress(pairs_of(kind, notes, rows, columns), "reading rows"):
+            if isinstance(row, DroppedRow):
+                dropped.setdefault(row.reason, []).append(place)
+                why.setdefault(row.reason, f"row {place}: {row.why}")
+                wrong += row.odd
+            else:
+                prompt = json.dumps(row["prompt"])  # else Json() would read the text 007 as 7
+                writer.write({**row, "prompt": prompt, "row": place})
         count, _ = writer.finalize()
     if wrong > FEW_ODD * total or not count:
         worst = max(dropped, key=lambda reason: len(dropped[reason]))
         others = f" ({wrong} of {total} rows are so)" if wrong > 1 else ""
         raise UserError(f"{path}, {why[worst]}{others}")
     done = [f"{count} {what}" if count else what for what, count in beside.items()]
-    return Reading(datasets.Dataset.from_file(file), dropped, [*done, *notes.remarks()])
+    return ReadData(datasets.Dataset.from_file(file), dropped, [*done, *notes.remarks()])
+
+
+@contextlib.contextmanager
+def of_file(path: str) -> Iterator[None]:
+    """Have what is refused say of which file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error if str(error).startswith(path) else f"{path}: {error}") from None
 
 
 def named_rows(
@@ -239,20 +247,16 @@ def named_rows(
 
 def pairs_of(kind: str, notes: Notes, rows: partial, columns: dict) -> Iterator:
     """(place, row as TYPES has it, or why it is left out) of all rows; several of one row, too."""
-    survey = notes.survey
+    survey, found, coding = notes.survey, [], None
     ways = {name: column.way for name, column in survey.items() if column.way}
-    found, read = [], None
     if kind == "labels":
-        read = partial(read_labelled, coding=shapes.read_labels(survey), notes=notes)
-    elif kind == "prompts" and shapes.first_of(survey, "prompt"):
-        read = partial(read_prompt, notes=notes)
-    else:
+        coding = shapes.read_labels(survey)
+    elif kind == "pairs" or not shapes.first_of(survey, "prompt"):
         if not any(columns.values()):
             shapes.refuse_export(survey)
         found = shapes.find_shapes(survey, notes)
         if not found:
             raise shapes.explain_missing(survey)
-        read = partial(read_shape, found=found, notes=notes)
 
     def parted() -> Iterator[tuple[int, dict]]:
         for place, row in rows():
@@ -270,14 +274,18 @@ def pairs_of(kind: str, notes: Notes, rows: partial, columns: dict) -> Iterator:
         try:
             if isinstance(row, DroppedRow):
                 raise row
-            for made in read(row):
+            for one in pairs_in(row, found, notes) if found else [row]:
+                made = read_row(one, "pairs" if found else kind, notes, coding)
                 yield place, {name: made[name] for name in ("prompt", *TYPES[kind])}
         except DroppedRow as drop:
             yield place, drop
 
 
-def read_shape(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]:
-    """The pairs of a row, by the first of the shapes that it has."""
+def pairs_in(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]:
+    """The row with chosen and rejected, by the first of the shapes that it has.
+
+    Of lists of answers there is one for each chosen with each rejected.
+    """
     fits = [shape for shape in found if all(holds_something(row.get(n)) for n in shape.needs)]
     fits += [shape for shape in found if any(name in row for name in shape.needs)]
     if not fits:
@@ -305,18 +313,13 @@ def read_shape(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]
         del row[names[0]]
         sides = [[alternate(prompt, side)] for side in sides]
     else:
-        sides = [cell if talk.is_texts(cell) or is_turns(cell) else [cell] for cell in sides]
+        sides = [cell if talk.is_several(cell) else [cell] for cell in sides]
     if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
         raise odd("shared lists")
     pairs = list(itertools.product(*sides))
     if len(pairs) > 1:
         notes(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
-    return [read_pair({**row, **dict(zip(names[1:], pair, strict=True))}, notes) for pair in pairs]
-
-
-def is_turns(cell) -> bool:
-    """Whether a cell is a list of conversations."""
-    return isinstance(cell, list) and bool(cell) and all(isinstance(one, list) for one in cell)
+    return [{**row, **dict(zip(names[1:], pair, strict=True))} for pair in pairs]
 
 
 def alternate(questions: list[str], answers: list[str]) -> list[dict]:
@@ -329,80 +332,57 @@ def alternate(questions: list[str], answers: list[str]) -> list[dict]:
 # --- One row ---
 
 
-def read_pair(row: dict, notes: Notes) -> dict:
-    """One prompt and its two answers. Raises DroppedRow for a row that is not that."""
+def read_row(row: dict, kind: str, notes: Notes, coding: dict[str, bool] | None = None) -> dict:
+    """A row as TYPES has it: a prompt with its answers. Raises DroppedRow for what is no such row.
+
+    `coding` says which labels are good.
+    """
     talk.refuse_other_inputs(row)
-    columns = {role: column_of(row, role, notes) for role in COLUMNS}
-    answers = [talk.read_turns(row.get(columns[side]), "assistant", side) for side in SIDES]
+    columns = {role: find_column(row, role) for role in ("prompt", "system", *TYPES[kind])}
+    for role, name in columns.items():
+        notes.used.add(name)
+        if name not in (role, None) and role != "system":
+            notes(f"{role} is column {name}")
+    label = coding.get(shapes.normalise(row.get(columns["label"]))) if coding else None
+    if coding and label is None:
+        raise DroppedRow("without a label")
+    sides = [role for role in (*SIDES, "completion") if role in columns]
+    answers = [talk.read_turns(row.get(columns[side]), "assistant", side) for side in sides]
     turns = prompt_turns(row, columns["prompt"], notes)
-    if not turns and all(len(answer) == 1 for answer in answers):
+    goes_on = turns[1:] and turns[-1][0] == "assistant"  # a conversation that holds its answer
+    if kind == "labels" and columns["completion"] is None:
+        turns, answers = turns[:-1], [turns[-1:]]
+    elif kind == "prompts" and goes_on:
+        turns = turns[:-1]
+    elif kind == "pairs" and not turns and all(len(answer) == 1 for answer in answers):
         texts = [answer[0][1] for answer in answers]
         shared = derive_prompt(row, texts, notes)
         turns = [("user", shared.strip())]
         answers = [[("assistant", text[len(shared) :])] for text in texts]
-    return finish_row(row, turns, answers, SIDES, notes)
-
-
-def read_labelled(row: dict, coding: dict[str, bool], notes: Notes) -> list[dict]:
-    """One prompt, one answer and whether it is good. Raises DroppedRow."""
-    talk.refuse_other_inputs(row)
-    prompt, completion, label = (
-        column_of(row, r, notes) for r in ("prompt", "completion", "label")
-    )
-    good = coding.get(shapes.normalise(row.get(label)))
-    if good is None:
-        raise DroppedRow("without a label")
-    turns = prompt_turns(row, prompt, notes)
-    answer = talk.read_turns(row.get(completion), "assistant", "completion")
-    if completion is None:
-        turns, answer = turns[:-1], turns[-1:]
-    return [{**finish_row(row, turns, [answer], ("completion",), notes), "label": good}]
-
-
-def read_prompt(row: dict, notes: Notes) -> list[dict]:
-    """One prompt, whatever else stands there. Raises DroppedRow."""
-    talk.refuse_other_inputs(row)
-    turns = prompt_turns(row, column_of(row, "prompt", notes), notes)
-    if len(turns) > 1 and turns[-1][0] == "assistant":
-        turns = turns[:-1]  # of a conversation that goes on to its answer
-    notes.used |= {*row}
-    return [finish_row(row, turns, [], (), notes)]
-
-
-def finish_row(row: dict, turns: list, answers: list, names: Sequence[str], notes: Notes) -> dict:
-    """The row of these turns of the prompt's column and of the answers. Raises DroppedRow."""
-    column = find_column(row, "system")
-    system = ""
-    if column:
-        notes.used.add(column)
-        said = talk.read_turns(row[column], "system", column)
-        system = "\n".join(text for _, text in said)
-        if system.strip():
-            notes(f"system message from column {column}")
-    prompt = talk.shared_prompt(turns, answers, system)
+    said = talk.read_turns(row.get(columns["system"]), "system", "system")
+    system = "\n".join(text for _, text in said)
+    if system.strip():
+        notes(f"system message from column {columns['system']}")
+    prompt = talk.prompt_of_turns(turns, answers, system)
     texts = clean_answers(prompt, [answer[-1][1] for answer in answers], notes)
     if turns[-1:] == [("assistant", "")] and any(text.startswith(" ") for text in texts):
         texts = [text.removeprefix(" ") for text in texts]
         notes("the blank behind the speaker's name cut from answers")
-    for text in (as_text(prompt), *texts):
+    check_texts([as_text(prompt), *texts], notes)
+    made = {"prompt": prompt, **dict(zip(sides, texts, strict=True))}
+    return made if label is None else {**made, "label": label}
+
+
+def check_texts(texts: Sequence[str], notes: Notes) -> None:
+    """Raise DroppedRow for half a character, and for marks that many rows of the file hold."""
+    for text in texts:
+        mark = talk.find_markup(text)
         if re.search("[\ud800-\udfff]", text):
             raise odd("half a character")
-        mark = talk.find_markup(text)
         if mark in notes.marks:
             raise odd("template mark", mark=mark)
         for what in filter(None, (mark, "a NUL" if "\0" in text else "")):
             notes(f"{what} in a text, kept as it stands")
-    return {"prompt": prompt, **dict(zip(names, texts, strict=True))}
-
-
-def column_of(row: dict, role: str, notes: Notes) -> str | None:
-    """The column of a role; another name than the role's own is noted."""
-    name = find_column(row, role)
-    if name is not None:
-        notes.used.add(name)
-        if name != role:
-            notes(f"{role} is column {name}")
-    return name
 
 
 def prompt_turns(row: dict, column: str | None, notes: Notes) -> list[Turn]:
@@ -426,8 +406,7 @@ def prompt_turns(row: dict, column: str | None, notes: Notes) -> list[Turn]:
 
 
 def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
-    """The answers without the token that ends many of them, and without the prompt where all of
-    them repeat it; a short prompt may well begin an answer."""
+    """The answers without a token that ends many, and without a prompt that all of them repeat."""
     cleaned = []
     for text in texts:
         mark = talk.end_mark(text)
@@ -436,11 +415,8 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
             text = talk.without_marks(text)
         cleaned.append(text)
     asked = prompt.strip() if isinstance(prompt, str) else ""
-    if (
-        not cleaned
-        or len(asked) < 12
-        or not all(text.lstrip().startswith(asked) for text in cleaned)
-    ):
+    repeated = texts and all(text.lstrip().startswith(asked) for text in cleaned)
+    if len(asked) < 12 or not repeated:  # a short prompt may well begin an answer
         return cleaned
     notes("prompt cut from the beginning of answers")
     rests = [text.lstrip()[len(asked) :] for text in cleaned]
@@ -449,19 +425,17 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
 
 def derive_prompt(row: dict, texts: list[str], notes: Notes) -> str:
     """A prompt that stands in no column: what both texts begin with. Raises DroppedRow."""
-    others = []
-    for name, cell in row.items():
-        if name not in notes.used and (shapes.is_prose(cell) or talk.is_message(cell)):
-            others.append(name)
+    rest = {name: cell for name, cell in row.items() if name not in notes.used}
+    others = [n for n, cell in rest.items() if shapes.is_prose(cell) or talk.is_message(cell)]
     if others:
         raise odd("could be prompt", names=", ".join(others))
     shared = shared_beginning(*texts)
     if not shared:
         why = f"the columns are {', '.join(row)}, which do not begin with one prompt"
         raise DroppedRow("that do not begin with one prompt", f"no column prompt; {why}")
-    characters, count, example = notes.derived
-    example = example or shorten(shared, 60, placeholder=" ...")
-    notes.derived = [characters + 2 * len(shared), count + sum(map(len, texts)), example]
+    notes.derived[0] += 2 * len(shared)
+    notes.derived[1] += sum(map(len, texts))
+    notes.derived[2] = notes.derived[2] or shorten(shared, 60, placeholder=" ...")
     return shared
 
 
@@ -534,7 +508,7 @@ def read_hub(name: str, split: str | None, config: str | None) -> Iterable[dict]
     from huggingface_hub import constants
 
     hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-    if not hub_id or Path(name).suffix.lower() in (*READERS, *OPENERS, *SPREADSHEETS):
+    if not hub_id or Path(name).suffix.lower() in (*READERS, *PACKED, *SPREADSHEETS):
         raise UserError(f"{name}: there is no such file or folder")
     online = models.hub_answers()
     if not online:
@@ -596,8 +570,8 @@ def folder_for_mapped_files() -> Path:
 def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]:
     """The rows of one file."""
     endings = [ending.lower() for ending in path.suffixes]
-    packed = endings.pop() if endings and endings[-1] in OPENERS else ""
-    opened = OPENERS[packed](path) if packed else path.open("rb")
+    packed = endings.pop() if endings and endings[-1] in PACKED else ""
+    opened = PACKED[packed](path) if packed else path.open("rb")
     with opened as file:
         if packed == ".zip":
             inside = [entry.filename for entry in file.infolist() if not entry.is_dir()]
@@ -609,8 +583,8 @@ def read_file(path: Path, name: str, split: str | None = None) -> Iterator[dict]
         if ending in SPREADSHEETS:
             raise refuse("spreadsheet", name=name)
         if ending not in READERS:
-            raise refuse("ending", name=name, known=", ".join(READERS), packed=", ".join(OPENERS))
-        if split and READERS[ending] is not read_json:
+            raise refuse("ending", name=name, known=", ".join(READERS), packed=", ".join(PACKED))
+        if split and READERS[ending] is not read_objects:
             raise UserError(f"--split: {name} is a file, which has one split")
         yield from READERS[ending](file, name, split)
 
@@ -676,7 +650,7 @@ def read_arrow(file, name: str, _) -> Iterator[dict]:
         yield from batch.to_pylist()
 
 
-def read_json(file, name: str, split: str | None) -> Iterator[dict]:
+def read_objects(file, name: str, split: str | None) -> Iterator[dict]:
     """An object on each line, a list of objects, columns, rows under a key, or object after object.
 
     `split` names the key where there are several.
@@ -752,9 +726,9 @@ def rows_in(content: dict) -> dict[str, list[dict]]:
     return {"": [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]}
 
 
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
-OPENERS |= {".zst": open_with_arrow, ".lz4": open_with_arrow}
-READERS = dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json)
+PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
+PACKED |= {".zst": open_with_arrow, ".lz4": open_with_arrow}
+READERS = dict.fromkeys((".json", ".jsonl", ".ndjson"), read_objects)
 READERS |= {".csv": read_csv, ".tsv": partial(read_csv, delimiter="\t")}
 READERS |= {".parquet": read_parquet, ".arrow": read_arrow}
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
@@ -765,8 +739,9 @@ SPREADSHEETS = (".xlsx", ".xls", ".ods")
 def kind_of_data(path: str, split=None, config=None, **columns: str | None) -> str:
     """Whether the rows of a data set are "pairs", answers with "labels", or "prompts" alone."""
     survey, _ = shapes.look_over(named_rows(path, split, config, columns, {}))
-    if shapes.find_shapes(survey, print):
-        return "pairs"
+    with of_file(path):
+        if shapes.find_shapes(survey, print):
+            return "pairs"
     if shapes.label_column(survey):
         return "labels"
     return "prompts" if shapes.first_of(survey, "prompt") else "pairs"
@@ -793,7 +768,7 @@ def usable(path: str, kind: str, **reading: str | None) -> "Dataset":
     return rows
 
 
-def leave_out_unusable(reading: Reading) -> Reading:
+def leave_out_unusable(reading: ReadData) -> ReadData:
     """The reading without pairs that teach nothing, which are counted among the dropped rows.
 
     Those are empty, identical or an exact duplicate of a row before.
@@ -812,7 +787,7 @@ def leave_out_unusable(reading: Reading) -> Reading:
         else:
             known.add(same)
             kept.append(k)
-    return Reading(reading.rows.select(kept), dropped, reading.remarks)
+    return ReadData(reading.rows.select(kept), dropped, reading.remarks)
 
 
 def contradictory(rows: Sequence[dict]) -> list[int]:

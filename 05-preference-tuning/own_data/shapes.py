@@ -94,7 +94,7 @@ class Column:
 
     filled: int = 0
     example: object = None  # the first cell that is not empty
-    values: Counter = field(default_factory=Counter)  # of numbers, booleans, short texts
+    values: Counter = field(default_factory=Counter)  # that are short
     texts: int = 0  # that cells are
     ways: Counter = field(default_factory=Counter)  # in which they hold turns, see `written_as`
     turns: Counter = field(default_factory=Counter)  # how many these are
@@ -105,9 +105,10 @@ class Column:
             return
         self.filled += 1
         self.example = cell if self.example is None else self.example
-        short = isinstance(cell, int | float) or (isinstance(cell, str) and len(cell) <= 80)
-        if short and len(self.values) < 200:
-            self.values[cell.strip() if isinstance(cell, str) else cell] += 1
+        shown = cell.strip() if isinstance(cell, str) else cell
+        shown = str(cell) if isinstance(cell, list | dict) else shown
+        if len(str(shown)) <= 80 and len(self.values) < 200:
+            self.values[shown] += 1
         for text in talk.texts_in(cell):
             self.marks.update({talk.find_markup(text), talk.end_mark(text)} - {""})
         if isinstance(cell, str):
@@ -163,8 +164,8 @@ TOKENS = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "seco
 OF_ANSWERS = r"(^|_|\.)(response|answer|output|completion|reply|conversation|conv|human_ref"
 OF_ANSWERS += r"|generation|candidate|summary|option)"
 OF_CHOICES = r"winner|prefer|choice|better|verdict|vote|selected|comparison|best|chosen|^labels?$"
-OF_SCORES = r"score|rating|reward|grade|points|winner|win|votes|helpfulness|quality|rank"
-OF_MODELS = r"model|generator|llm|policy|source"
+OF_SCORES = r"overall|score|rating|reward|grade|points|winner|win|votes|helpfulness|quality|rank"
+OF_WRITERS = r"model|generator|llm|policy|source"
 SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 is the first
 TIE, UNLABELLED = "tied", "not labelled"
 # Of answers under these names: the prompt, where another column looks like it.
@@ -196,7 +197,7 @@ def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> list[tupl
 
 
 def find_two(survey: Survey) -> TwoAnswers | None:
-    """The two columns of answers of a file, if there are such, and no third one."""
+    """The two columns of answers of a file, if there are such."""
     texts = []
     for name, column in survey.items():
         if isinstance(column.example, str | list | dict) and not NO_SCORE.search(name):
@@ -204,9 +205,7 @@ def find_two(survey: Survey) -> TwoAnswers | None:
     for tokens in TOKENS:
         for found in twins(texts, OF_ANSWERS, tokens):
             coded = all(is_code(survey[name], tokens) for name in found)
-            third = {"b": "c", "2": "3"}.get(tokens[1])
-            more = third and twins(texts, OF_ANSWERS, (tokens[0], third))
-            if not coded and not more and not re.search(OF_CHOICES, found[0]):
+            if not coded and not re.search(OF_CHOICES, found[0]):
                 return TwoAnswers(*found, tokens)
     return None
 
@@ -270,12 +269,14 @@ def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int
 def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
     """The column that says which of two answers was chosen: the first that is named so."""
     of_one = {name for pair in twins(survey, "", two.tokens) for name in pair}
+    beside = r"_(text|score|tie|reason|reasoning|explanation|rationale|time|confidence)$"
+    named = []
     for name, column in survey.items():
-        cell = isinstance(column.example, str | int | float) and not is_prose(column.example)
-        other = name in of_one or re.search(r"_(model|text|score|name|tie)$", name)
-        if re.search(OF_CHOICES, name) and (cell or column.is_coded) and not other:
-            return name
-    return None
+        if re.search(OF_CHOICES, name) and name not in of_one and not re.search(beside, name):
+            long = column.filled and not column.is_coded and is_prose(column.example)
+            named += [] if long or talk.is_message(column.example) else [name]
+    simple = [name for name in named if isinstance(survey[name].example, str | int | float)]
+    return next(iter(simple or named), None)
 
 
 # --- Shapes ---
@@ -358,8 +359,14 @@ def chosen_of_two(survey: Survey, two: TwoAnswers, note, sure: bool) -> list[Sha
     Raises UserError where that is not understood, if it is `sure` to be what the rows are.
     """
     choice, choose, problem = choice_of(survey, two), None, None
-    scores = next(iter(twins(survey, OF_SCORES, two.tokens)), ())
-    models = next(iter(twins(survey, OF_MODELS, two.tokens)), ())
+    third = twins(survey, OF_ANSWERS, (two.tokens[0], {"b": "c", "2": "3"}.get(two.tokens[1], "")))
+    if third and sure:
+        shown = f'"{two.first}", "{two.second}", "{third[0][1]}"'
+        raise refuse("more answers", answers=shown, first=two.first, choice=choice or "winner")
+    rated = twins(survey, OF_SCORES, two.tokens)
+    overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
+    scores = next(iter(overall or rated), ())
+    models = next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
     columns = (choice,) if choice else scores
     if choice:
         held = survey[choice]
@@ -371,12 +378,19 @@ def chosen_of_two(survey: Survey, two: TwoAnswers, note, sure: bool) -> list[Sha
             columns = columns if coding else (choice, *models)
             choose = partial(choose_by, column=choice, coding=coding, models=models, two=two)
     elif scores:
+        names = dict(zip(("first", "second"), scores, strict=True))
         wrong = [name for name in scores if as_number(survey[name].example) is None]
-        choose = None if wrong else partial(choose_by_score, scores=scores)
-        if wrong:
+        others = [pair for pair in twins(survey, "", two.tokens) if pair not in rated]
+        others = [pair for pair in others if as_number(survey[pair[0]].example) is not None]
+        rivals = rated + [pair for pair in others if not NO_SCORE.search(pair[0])]
+        if len(rivals) > 1 and len(overall) != 1:
+            numbers = ", ".join(first for first, _ in rivals)
+            problem = refuse("which score", names=numbers, **names, a=two.first, b=two.second)
+        elif wrong:
             shown = f"{survey[wrong[0]].example!r:.60}"
-            names = dict(zip(("first", "second"), scores, strict=True))
             problem = refuse("no number", name=wrong[0], shown=shown, **names)
+        else:
+            choose = partial(choose_by_score, scores=scores)
     if problem and not choose and sure:
         raise problem
     prompt = PROMPT_OF.get(two.first)
@@ -468,7 +482,7 @@ def extremes(scored: Iterable[tuple], score: str) -> dict:
 
 
 def pair_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
-    """(place, the best and the worst answer) of every prompt, from rows of one answer and its score.
+    """(place, best and worst answer) of every prompt, from rows of one answer and its score.
 
     They stand at the place of the prompt's first row. All rows are held in memory.
     """
@@ -529,6 +543,8 @@ def explain_missing(survey: Survey) -> UserError:
     numbers = [name for name in names if as_number(survey[name].example) is not None]
     flags = [name for name in names if isinstance(survey[name].example, bool)]
     answers = [name for name in texts if re.search(OF_ANSWERS, name)]
+    says = [name for name in names if re.search(f"{OF_CHOICES}|rank", name) and name not in answers]
+    told["reason"] += f"; {', '.join(says)} may say which answer is better" if says else ""
     try:
         refuse_misspelt({name: column.example for name, column in survey.items()})
     except DroppedRow as drop:
