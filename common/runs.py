@@ -25,7 +25,7 @@ COMMITTED = ROOT / "figures"  # the committed run; only `make figures` writes th
 NOT_A_SETTING = ("output_dir", "device", "resume", "merge")  # flags that change no measurement
 # Flags that say how --dataset is read.
 READING = ("split", "config", "held_out", "prompt_column", "chosen_column", "rejected_column")
-READING += ("completion_column", "label_column")
+READING += ("completion_column", "label_column", "max_length")
 MODEL_FLAGS = ("model", "reward_backbone", "judge")  # a hub id, a folder, or an embedded model
 # Flags that shape what one lesson trains for another.
 OF_TRAINED = ("model", "reward_backbone", "dataset", *READING, "pairs", "seed", "smoke")
@@ -83,6 +83,10 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
     held = "another file: its rows are held out, not an eighth of the prompts of --dataset"
     parser.add_argument("--held-out", type=non_empty, metavar="FILE", help=held)
+    longest = (
+        "tokens of a prompt with its answer; longer rows are left out; at most and by default 1024"
+    )
+    parser.add_argument("--max-length", type=whole_number(8), metavar="N", help=longest)
     for role in ("prompt", "chosen", "rejected", "completion", "label"):
         column = f"the column of --dataset that holds it; default: {role}, or a usual name for it"
         parser.add_argument(f"--{role}-column", type=non_empty, metavar="COLUMN", help=column)

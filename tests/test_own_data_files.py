@@ -50,6 +50,7 @@ FILES = {
     "d.jsonl": LINES.replace("\n", "\r").encode(),  # ends of lines of an old Mac
     "a.json": json.dumps(ROWS, indent=2).encode(),
     "b.json": LINES.encode(),
+    "e.jsonl": f"{{}}\n{LINES}".encode(),  # an empty row
     "c.json": json.dumps(COLUMNS).encode(),
     "d.json": json.dumps({"data": ROWS}, indent=2).encode(),
     "e.json": json.dumps({"version": "1", "train": ROWS, "test": ROWS[:1]}).encode(),
@@ -138,7 +139,10 @@ REFUSED = {
     "i.csv": (b"prompt,chosen,rejected\np,\xff,r\n", "line 2: not UTF-8"),
     "a.jsonl": (LINES.replace("\n", ",\n").encode() + b",", "row 1: a comma behind the object"),
     "b.jsonl": (b'{"prompt": "p"}\n[1]', "row 2: not an object with columns"),
-    "c.jsonl": (b'{"prompt": "p"}\n{"prompt": }', "row 2: cannot be read as JSON: Expecting value"),
+    "c.jsonl": (
+        b'{"prompt": "p"}\n{"prompt": }',
+        "row 2: cannot be read as JSON: Expecting value.*line 2",
+    ),
     "d.jsonl": (b'{"prompt": "\xff"}', "line 1: not UTF-8"),
     "e.jsonl": (b"", "no rows"),
     "a.json": (b'{"data": [\n{"prompt": "p"}\n', "cannot be read as JSON: .*line 3"),

@@ -327,7 +327,8 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     rest), `longer_wins` (summary), `telling` (side -> words), lengths of the `difference`. Labels:
     `good` (summary), `prompts_with_both`. Raises UserError.
     """
-    reading = {flag: value for flag, value in reading.items() if flag != "held_out"}
+    of_training = ("held_out", "max_length")
+    reading = {flag: value for flag, value in reading.items() if flag not in of_training}
     labelled = read.kind_of_data(path, **reading) == "labels"
     found = read.read_data(path, "labels" if labelled else "pairs", **reading)
     rows, dropped, remarks = read.leave_out_unusable(found)

@@ -106,11 +106,12 @@ def own_pairs(
 
 
 def own_reward_pairs(
-    path: str, tokenizer, seed: int, *, pairs: int | None = None, held_out=None, **reading
+    path: str, tokenizer, seed: int, *, pairs=None, held_out=None, max_length=LONGEST, **reading
 ) -> tuple["Dataset", "Dataset"]:
     """(training rows, held-out rows) for a reward model."""
+    fits = {"tokenizer": tokenizer, "limit": max_length}
     files = [file and usable(file, "pairs", **reading) for file in (path, held_out)]
-    return split_rows(*(rows and keep_readable(rows, tokenizer) for rows in files), seed, pairs)
+    return split_rows(*(rows and keep_readable(rows, **fits) for rows in files), seed, pairs)
 
 
 # --- ReadData a data set ---
@@ -595,27 +596,27 @@ def open_with_arrow(path: Path):
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="detect"))
 
 
-def decode(file: Iterable[bytes], name: str) -> Iterator[str]:
-    """The lines of a file in UTF-8, with or without a byte order mark."""
-    for k, line in enumerate(file, start=1):
-        if k == 1 and (line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line[:100]):
-            raise refuse("utf-16", name=name)
-        try:
-            yield line.decode("utf-8-sig" if k == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise refuse("utf-8", name=name, k=k, error=error.reason) from None
+def decode(file, name: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark."""
+    content = file.read()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:100].partition(b"\n")[0]:
+        raise refuse("utf-16", name=name)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise refuse("utf-8", name=name, k=line, error=error.reason) from None
 
 
 def read_csv(file, name: str, _, delimiter: str = ",") -> Iterator[dict]:
     """Cells are texts as they stand: 007 is no 7, and None no gap."""
     csv.field_size_limit(2**31 - 1)
-    parts = (re.split(r"(?<=\r)(?!\n)", line) for line in decode(file, name))  # \r ends one, too
-    lines = filter(None, itertools.chain.from_iterable(parts))
-    first, count = next(lines, ""), 0
-    told = re.fullmatch(r"\"?sep=(.)\"?\s*", first)  # for Excel
-    lines, delimiter = (lines, told[1]) if told else (itertools.chain([first], lines), delimiter)
-    rows = filter(None, csv.reader(lines, delimiter=delimiter, strict=True))  # no blank lines
+    text, count = decode(file, name), 0
+    told = re.match(r"\"?sep=(.)\"?\r?\n", text)  # for Excel
+    lines = io.StringIO(text[told.end() :] if told else text, newline="")  # \r ends one, too
+    rows = csv.reader(lines, delimiter=told[1] if told else delimiter, strict=True)
     try:
+        rows = filter(None, rows)  # no blank lines
         header = next(rows, [])
         for mark, what in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if len(header) == 1 and mark in header[0]:
@@ -651,28 +652,18 @@ def read_arrow(file, name: str, _) -> Iterator[dict]:
 
 
 def read_objects(file, name: str, split: str | None) -> Iterator[dict]:
-    """An object on each line, a list of objects, columns, rows under a key, or object after object.
+    """Rows in JSON: one object after the other, a list of them, columns, or rows under a key.
 
     `split` names the key where there are several.
     """
-    lines = decode(file, name)
-    first = next((line for line in lines if line.strip()), "")
-    try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
-        row = None
-    if isinstance(row, dict) and not rows_in(row):
-        values = json_lines(itertools.chain([first], lines), name)
-    else:
-        values = list(json_values(first + "".join(lines), name))
-        one = values[0] if len(values) == 1 else None
-        by_key = rows_in(one) if isinstance(one, dict) else {}
-        if by_key:
-            values = by_key[choose_split(list(by_key), name, split, ("train", "data", ""))]
-            split = None
-        elif isinstance(one, list):
-            values = one
-    if split:
+    values = json_values(decode(file, name), name)
+    head = list(itertools.islice(values, 2))
+    only = head[0] if len(head) == 1 else None
+    by_key = rows_in(only) if isinstance(only, dict) else {}
+    values = only if isinstance(only, list) else itertools.chain(head, values)
+    if by_key:
+        values = by_key[choose_split(list(by_key), name, split, ("train", "data", ""))]
+    if split and not by_key:
         raise UserError(f"--split: {name} is a list of rows, or has one on each line: one split")
     for k, value in enumerate(values, start=1):
         if not isinstance(value, dict):
@@ -680,28 +671,19 @@ def read_objects(file, name: str, split: str | None) -> Iterator[dict]:
         yield value
 
 
-def json_lines(lines: Iterable[str], name: str) -> Iterator:
-    for k, line in enumerate(filter(str.strip, lines), start=1):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            where = {"name": name, "k": k, "error": error.msg, "column": error.colno}
-            raise refuse("json line", **where) from None
-
-
 def json_values(text: str, name: str) -> Iterator:
-    """The JSON values of a text that holds one after the other, as `jq .` writes them."""
-    decoder, place, count = json.JSONDecoder(), 0, 0
-    while text[place:].strip():
-        place += len(text) - place - len(text[place:].lstrip())
+    """The JSON values of a text, one after the other, on lines or as `jq .` writes them."""
+    decoder, blank, count = json.JSONDecoder(), re.compile(r"\s*"), 0
+    place = blank.match(text).end()
+    while place < len(text):
         if count and text[place] == ",":
             raise refuse("comma", name=name, k=count)
         try:
             value, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
             where = {"line": error.lineno, "column": error.colno, "error": error.msg}
-            raise refuse("json", name=name, **where) from None
-        count += 1
+            raise refuse("json", name=name, k=count + 1, **where) from None
+        count, place = count + 1, blank.match(text, place).end()
         yield value
 
 
@@ -922,7 +904,7 @@ def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> tuple[str,
         parted = tokenizer.decode(prompts.encode_prompt(tokenizer, asked)[len(prompt) :]).strip()
         if parted or not all(text.strip() in shown for text in kept):
             return "whose prompt the model's template writes otherwise before an answer", ""
-    limit = min(limit, tokenizer.model_max_length)
+    limit = min(limit, LONGEST, tokenizer.model_max_length)
     length = len(prompt) + max([room or 0, *map(len, encoded)])
     if length > limit:
         reserved = f", {room} of them reserved for sampling" if room else ""
