@@ -5,7 +5,7 @@
     python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft    # or a sum of them
     python 05-preference-tuning/dpo_variants.py --model distilgpt2 --dataset pairs.jsonl  # yours
     python 05-preference-tuning/dpo_variants.py --dataset labels.jsonl --loss-type kto
-                                      (rows of prompt, completion, label: KTO needs no pairs)
+                                               # rows of prompt, completion, label
 
 trained on   384 pairs of answers, labelled by noisy annotators without a bias, in one pass;
              "AI labels": the same pairs, labelled by a language model that says A or B
@@ -14,8 +14,8 @@ by           TRL's DPOTrainer and KTOTrainer with LoRA; tests hold ipo_loss and 
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_variants.png, outputs/dpo_variants.json
 
-About 40 seconds on one core. Left out: many passes, ties and wrong labels
-(studies/ties_noise_and_margins.py, studies/label_quality.py); training the judge.
+About 40 seconds on one core. Left out: training the judge; many passes, ties and wrong labels
+(studies/ties_noise_and_margins.py, studies/label_quality.py).
 """
 
 import copy
@@ -67,20 +67,15 @@ def kto_loss(
     return weight * (1 - torch.sigmoid(beta * gain))
 
 
-def cdpo_loss(
-    policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta, *lengths
-):
-    """Conservative DPO: DPO's loss if one label in ten is wrong; (B,). The lengths are not used.
+def cdpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta: float, *lengths):
+    """Conservative DPO: DPO's loss if one label in ten is wrong, so it stops at h = ln 9 / beta.
 
-    So it stops, at h = ln 9 / beta. TRL's DPOTrainer lacks it. Mitchell 2023
-    (https://ericmitchell.ai/cdpo.pdf).
+    TRL's DPOTrainer lacks it. Log-probabilities (B,) -> (B,); the lengths are not used. Mitchell
+    2023 (https://ericmitchell.ai/cdpo.pdf).
     """
-    policy, ref = (
-        [policy_chosen_logps, policy_rejected_logps],
-        [ref_chosen_logps, ref_rejected_logps],
-    )
-    as_labelled = dpo.dpo_loss(*policy, *ref, beta)
-    return 0.9 * as_labelled + 0.1 * dpo.dpo_loss(*policy[::-1], *ref[::-1], beta)
+    as_labelled = dpo.dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
+    other_way_round = dpo.dpo_loss(rejected, chosen, ref_rejected, ref_chosen, beta)
+    return 0.9 * as_labelled + 0.1 * other_way_round
 
 
 # To add a loss of pairs that TRL lacks: write it above, name it here, and give it a beta below.
@@ -114,7 +109,6 @@ def train_kto(
     epochs: int = 1,
     batch_size: int = 8,
     lora_r: int = 8,
-    schedule="linear",
     loss_type="kto",
     seed: int = 0,
     name: str = "KTO",
@@ -136,7 +130,7 @@ def train_kto(
         loss_type=loss_type,
         desirable_weight=(len(data) - good) / good,
         learning_rate=learning_rate or rate_for(model),
-        lr_scheduler_type=schedule,
+        lr_scheduler_type="linear",
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(2 * batch_size),
@@ -163,35 +157,18 @@ def single_answers(rows, seed: int):
     from trl import unpair_preference_dataset
 
     def in_messages(row: dict) -> dict:
-        turn = {"role": "assistant", "content": row["completion"]}
-        return {
-            "prompt": prompts.as_messages(row["prompt"]),
-            "completion": [turn],
-            "label": row["label"],
-        }
+        completion = [{"role": "assistant", "content": row["completion"]}]
+        asked = prompts.as_messages(row["prompt"])
+        return {"prompt": asked, "completion": completion, "label": row["label"]}
 
     if "label" in rows[0]:
         return training.as_dataset(rows, in_messages).shuffle(seed)
     return unpair_preference_dataset(training.as_dataset(rows)).shuffle(seed)
 
 
-def train_own_loss(
-    loss,
-    model,
-    tokenizer,
-    pairs,
-    *,
-    beta: float = 0.3,
-    learning_rate: float | None = None,
-    epochs: int = 1,
-    batch_size: int = 8,
-    lora_r: int = 8,
-    seed: int = 0,
-    name: str = "own loss",
-):
+def train_own_loss(loss, model, tokenizer, pairs, **hyperparameters):
     """(policy, history): TRL's DPOTrainer with a loss of pairs of this file in place of its own."""
-    import torch
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOTrainer
 
     class OwnLossTrainer(DPOTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -199,29 +176,14 @@ def train_own_loss(
             text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
             labels = inputs["input_ids"].masked_fill(answered == 0, -100)
             logps = model(**text, labels=labels, fused_lm_head=True).log_probs.sum(1)  # (2B,)
-            ref_logps = self.compute_ref_log_probs(model, inputs)
+            if self.precompute_ref_logps:
+                ref_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+            else:
+                ref_logps = self.compute_ref_log_probs(model, inputs)
             lengths = answered.sum(1).chunk(2)
             return loss(*logps.chunk(2), *ref_logps, self.beta, *lengths).mean()
 
-    config = DPOConfig(
-        beta=beta,
-        learning_rate=learning_rate or rate_for(model),
-        lr_scheduler_type="linear",
-        warmup_steps=0.1,  # a share of all steps
-        num_train_epochs=epochs,
-        per_device_train_batch_size=training.batch_share(batch_size),
-        **training.trl_settings(model, seed),
-    )
-    torch.manual_seed(seed)  # LoRA starts at random
-    trainer = OwnLossTrainer(
-        model=model,
-        args=config,
-        train_dataset=training.as_dataset(pairs),
-        processing_class=tokenizer,
-        peft_config=dpo.lora_config(model, lora_r),
-    )
-    history = training.run_trainer(trainer, name)
-    return trainer.model, history
+    return dpo.train_dpo(model, tokenizer, pairs, trainer_class=OwnLossTrainer, **hyperparameters)
 
 
 def train_variant(
@@ -234,21 +196,10 @@ def train_variant(
     if losses[0] in SINGLE_LOSSES:
         return train_kto(model, tokenizer, rows, loss_type=losses[0], **hyperparameters)
     if losses[0] in OWN_LOSSES:
-        loss = OWN_LOSSES[losses[0]]
-        return train_own_loss(loss, model, tokenizer, rows, **hyperparameters)
+        return train_own_loss(OWN_LOSSES[losses[0]], model, tokenizer, rows, **hyperparameters)
     if {"robust", "exo_pair"} & {*losses}:
         hyperparameters["label_smoothing"] = 0.1
     return dpo.train_dpo(model, tokenizer, rows, loss_type=losses, **hyperparameters)
-
-
-def check_losses(losses: tuple) -> tuple:
-    """The losses of --loss-type; raises UserError for what cannot be trained."""
-    if runs.process_count() > 1:
-        raise runs.UserError("several models are trained, one after another: start one process")
-    alone = {*SINGLE_LOSSES, *OWN_LOSSES}
-    if len(losses) > 1 and alone & {*losses}:
-        raise runs.UserError(f"--loss-type: {', '.join(sorted(alone))} cannot be part of a sum")
-    return losses
 
 
 def choose_variants(losses, rows) -> list[tuple]:
@@ -258,12 +209,9 @@ def choose_variants(losses, rows) -> list[tuple]:
     """
     if "label" in rows[0]:
         return [(losses[0], losses, rows)]
-    variants = [("DPO", ("sigmoid",), rows)]
-    if not losses:
-        variants += [("IPO", ("ipo",), rows), ("KTO", ("kto",), rows)]
-    elif losses != ("sigmoid",):
-        variants.append(("+".join(losses), losses, rows))
-    return variants
+    others = {"+".join(losses): losses} if losses else {"IPO": ("ipo",), "KTO": ("kto",)}
+    others.pop("sigmoid", None)
+    return [(name, its, rows) for name, its in {"DPO": ("sigmoid",), **others}.items()]
 
 
 # --- 3. AI feedback: a language model labels the pairs ---
@@ -290,12 +238,17 @@ def averaged_preference(forward, backward):
     return (forward + 1 - backward) / 2
 
 
+def relabelled(pairs, prefers_chosen: np.ndarray) -> list[dict]:
+    """The pairs with the sides swapped where rejected is preferred."""
+    rows = zip(pairs, prefers_chosen, strict=True)
+    return [row if kept else preferences.swap_sides(row) for row, kept in rows]
+
+
 def label_with_judge(judge, tokenizer, pairs) -> list[dict]:
     """The pairs as a language model labels them, asked in both orders."""
     prefers_chosen = averaged_preference(*judge_pairs(judge, tokenizer, pairs)) > 0.5
     print(f"the judge labels {100 * prefers_chosen.mean():.0f} % of the pairs as they are labelled")
-    rows = zip(pairs, prefers_chosen, strict=True)
-    return [row if kept else preferences.swap_sides(row) for row, kept in rows]
+    return relabelled(pairs, prefers_chosen)
 
 
 # --- 4. What is measured ---
@@ -308,51 +261,54 @@ def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
     """
     if "label" not in rows[0]:
         return dpo.read_pairs(policy, tokenizer, rows, beta=1.0)
-    asked, responses = [], []
-    for row in rows:
-        encoded = prompts.encode_answers(tokenizer, row["prompt"], [row["completion"]])
-        asked.append(encoded[0])
-        responses.append(encoded[1:])
-    change = scoring.log_ratios(policy, tokenizer, asked, responses)[:, 0]
+    ids = [prompts.encode_answers(tokenizer, row["prompt"], [row["completion"]]) for row in rows]
+    asked, answered = [row[0] for row in ids], [row[1:] for row in ids]
+    change = scoring.log_ratios(policy, tokenizer, asked, answered)[:, 0]
     good = np.array(rows["label"])
     count = min(good.sum(), (~good).sum())
     return {"chosen": change[good][:count], "rejected": change[~good][:count]}
 
 
 def quantiles(changes: dict[str, np.ndarray]) -> dict:
-    """Margins in short: their mean, the share above 0, and what the panel of boxes draws.
-
-    The margin h of a pair is how much more log p of chosen has risen than that of rejected.
-    """
+    """The margin h: how much more log p of chosen has risen than that of rejected, in short."""
     h = changes["chosen"] - changes["rejected"]
     ends = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
     return {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": ends}
 
 
+def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
+    """(texts, measured, answers, changes): of SFT and of every variant, then those of the last."""
+    sampled, changes = answers.sample_answers(model, tokenizer, *sampling), {}
+    texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
+    for name, losses, rows in variants:
+        policy, history = train_variant(losses, model, tokenizer, rows, name=name, **settings)
+        sampled = answers.sample_answers(policy, tokenizer, *sampling)
+        changes = changes_of(policy, tokenizer, held)
+        texts[name] = sampled.texts
+        measured[name] = {"first_loss": history[0]["loss"], **sampled.means(), **quantiles(changes)}
+    return texts, measured, sampled, changes
+
+
 def print_answers(asked: list, texts: dict) -> None:
     """The first answer of every policy to a question that the tuned ones answer differently."""
-    first = [[row[0] for row in rows] for rows in texts.values()]  # of every policy, by question
-    differ = [len(set(given)) > 1 for given in zip(*first[1:], strict=True)]
-    k = int(np.argmax(differ))
+    firsts = [[row[0] for row in rows] for rows in zip(*texts.values(), strict=True)]  # by question
+    k = int(np.argmax([len(set(given[1:])) > 1 for given in firsts]))
     print(f"\n{answers.in_short(asked[k])}")
-    for name, rows in texts.items():
-        text = answers.in_short(rows[k][0], 66)
-        print(f"  {name:<10} {text}{answers.marks(asked[k], rows[k][0])}")
+    for name, text in zip(texts, firsts[k], strict=True):
+        print(f"  {name:<10} {answers.in_short(text, 66)}{answers.marks(asked[k], text)}")
 
 
 def table_of(measured: dict) -> list[tuple]:
     """Rows (what, a number for SFT and for every variant, unit)."""
-    rows = [
-        ("right and concise", "good", "% of answers"),
-        ("gold utility", "gold", "log-odds, at most 4"),
-        ("loss before training", "first_loss", "ln 2 is 0.69"),
-        ("KL from the SFT model, measured", "kl", "nats"),
-        ("length", "words", "words"),
+    columns = list(measured.values())
+    rows = answers.rows_of(columns)
+    for what, key, unit in (
         ("held-out pairs ranked as labelled", "ranked", "% of pairs"),
         ("their margin", "margin", "nats"),
-    ]
-    rows = rows if "good" in measured["SFT"] else rows[2:]
-    return [(what, *(of.get(key) for of in measured.values()), unit) for what, key, unit in rows]
+        ("loss before training", "first_loss", "ln 2 is 0.69"),
+    ):
+        rows.append((what, *(column.get(key) for column in columns), unit))
+    return rows
 
 
 # --- 5. The figure ---
@@ -368,7 +324,7 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
     title = f"DPO and its variants after {passes} over {count} rows"
     with_gold = "kinds" in measured["SFT"]
     figure, axes = figures.new_figure(2 if with_gold else 1, 2, title)
-    stops_panel(axes[0], beta)
+    stops_panel(axes[0], LOSS_BETAS if beta is None else dict.fromkeys(LOSS_BETAS, beta))
     margins_panel(axes[-1], measured)
     if with_gold:
         variants_panel(axes[1], measured)
@@ -376,7 +332,7 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
     return figure
 
 
-def stops_panel(ax, beta: float | None) -> None:
+def stops_panel(ax, betas: dict[str, float]) -> None:
     """Every loss over the margin of a pair, as a share of the loss at 0, and where it is least.
 
     Half of the margin comes from the chosen answer, half from the rejected one.
@@ -385,25 +341,23 @@ def stops_panel(ax, beta: float | None) -> None:
 
     h = torch.linspace(-10, 25, 351, dtype=torch.float64)
     pair = (h / 2, -h / 2, torch.zeros_like(h), torch.zeros_like(h))
-    beta_of = {name: beta or its_own for name, its_own in LOSS_BETAS.items()}
-    good, bad = torch.ones(len(h), dtype=bool), torch.zeros(len(h), dtype=bool)
-    kto = kto_loss(h / 2, pair[2], good, 0, beta_of["kto"])
-    kto = kto + kto_loss(-h / 2, pair[2], bad, 0, beta_of["kto"])
+    good = torch.tensor([[True], [False]])  # the chosen answer is, the rejected is not
+    kto = kto_loss(torch.stack(pair[:2]), pair[2], good, 0, betas["kto"]).sum(0)
     curves = (
-        ("DPO", dpo.dpo_loss(*pair, beta_of["sigmoid"]), "lab:dpo"),
-        ("conservative DPO", cdpo_loss(*pair, beta_of["cdpo"]), "lab:other"),
-        ("IPO", ipo_loss(*pair, beta_of["ipo"], ANSWER_TOKENS, ANSWER_TOKENS), "lab:ipo"),
+        ("DPO", dpo.dpo_loss(*pair, betas["sigmoid"]), "lab:dpo"),
+        ("conservative DPO", cdpo_loss(*pair, betas["cdpo"]), "lab:other"),
+        ("IPO", ipo_loss(*pair, betas["ipo"], ANSWER_TOKENS, ANSWER_TOKENS), "lab:ipo"),
         ("KTO", kto, "lab:kto"),
     )
     for name, loss, color in curves:
         loss, least = loss / loss[100], int(loss.argmin())  # h[100] is 0
-        ends = f"stops at {h[least]:.1f}" if least < len(h) - 1 else "never stops"
-        ax.plot(h, loss, color=color, label=f"{name}: {ends}")
-        if least < len(h) - 1:
-            ax.plot(h[least], loss[least], "v", color=color, ms=9)
+        stops = least < len(h) - 1
+        told = f"stops at {h[least]:.1f}" if stops else "never stops"
+        ax.plot(h, loss, color=color, label=f"{name}: {told}")
+        ax.plot(h[least], loss[least], "v" if stops else "", color=color, ms=9)
     ax.axvline(0, color="black", lw=0.8, ls=":")
     ax.set(title="The losses, and the margin at which each stops", ylim=(-0.1, 2.2))
-    ax.set(xlabel=f"margin h of a pair (nats; answers of {ANSWER_TOKENS} tokens)")
+    ax.set_xlabel(f"margin h of a pair (nats; answers of {ANSWER_TOKENS} tokens)")
     ax.set_ylabel("loss, as a share of\nthe loss at margin 0")
     figures.legend_below(ax, ncols=2)
 
@@ -434,17 +388,14 @@ def spending_panel(ax, measured: dict) -> None:
 
 def margins_panel(ax, measured: dict) -> None:
     """How far apart every policy holds the two answers of held-out pairs."""
-    boxes, colors = [], []
     for name, of in measured.items():
         if "margins" in of:
-            ends = zip(("whislo", "q1", "med", "q3", "whishi"), of["margins"], strict=True)
             label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
-            boxes.append({"label": label, "fliers": [], **dict(ends)})
-            colors.append(COLOR_OF.get(name, "lab:other"))
-    style = {"showfliers": False, "patch_artist": True, "medianprops": {"color": "black"}}
-    parts = ax.bxp(boxes, orientation="horizontal", widths=0.6, **style)
-    for box, color in zip(parts["boxes"], colors, strict=True):
-        box.set_facecolor(color)
+            low, left, middle, right, high = of["margins"]
+            ax.plot((low, high), (label, label), "k|-", lw=1, ms=10)
+            color = COLOR_OF.get(name, "lab:other")
+            ax.barh(label, right - left, 0.6, left, color=color, edgecolor="black", zorder=2)
+            ax.plot((middle, middle), (label, label), "k|", ms=18)
     ax.axvline(0, color="black", lw=0.8, ls=":")
     ax.invert_yaxis()
     ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
@@ -458,8 +409,7 @@ def build_parser():
     at_least_1 = runs.whole_number(1)
     parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
     known = [*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES]
-    losses = f"beside DPO, one of these or a sum of some: {', '.join(known)}"
-    losses += "; default: IPO, KTO"
+    losses = f"beside DPO, one or a sum of: {', '.join(known)}; default: IPO, KTO"
     parser.add_argument("--loss-type", nargs="+", choices=known, metavar="LOSS", help=losses)
     judge = "a language model that labels; default: tiny-gpt2, for your own pairs none"
     parser.add_argument("--judge", type=runs.non_empty, help=judge)
@@ -468,34 +418,38 @@ def build_parser():
     parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help="of sampled answers")
     parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before DPO; default: 300")
     runs.add_dataset_flags(parser)
-    defaults = {"learning_rate": "1.4e-3 for tiny-gpt2, 3e-4 for others"}
-    defaults["beta"] = "1 for IPO and KTO, 0.3 for others"
-    runs.add_hyperparameters(parser, train_kto, **defaults)
+    rate, beta = "1.4e-3 for tiny-gpt2, 3e-4 for others", "1 for IPO and KTO, 0.3 for others"
+    runs.add_hyperparameters(parser, train_kto, learning_rate=rate, beta=beta)
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Train every variant, judge, print, draw; returns the metrics."""
     args = runs.start(build_parser(), argv, "dpo_variants", train_kto, {"pairs": 32, "prompts": 8})
-    losses = check_losses(tuple(args.loss_type or ()))
+    losses, second, judge = tuple(args.loss_type or ()), None, args.judge
+    if runs.process_count() > 1:
+        raise runs.UserError("several models are trained, one after another: start one process")
+    if len(losses) > 1 and not {*losses} <= {*PAIR_LOSSES}:
+        alone = ", ".join((*SINGLE_LOSSES, *OWN_LOSSES))
+        raise runs.UserError(f"--loss-type: {alone} cannot be part of a sum")
     own = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps}
     place = {"seed": args.seed, "output_dir": args.output_dir}
     model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
+    tokens = args.max_new_tokens
     if args.dataset:
         from own_data.look import SecondLook
         from own_data.read import own_pairs
 
-        reading = {"pairs": args.pairs, "max_new_tokens": args.max_new_tokens, **args.reading}
-        reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not args.judge
+        reading = {"pairs": args.pairs, "max_new_tokens": tokens, **args.reading}
+        reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not judge
         rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
-        trained = {"model": args.model, "learning_rate": args.learning_rate or rate_for(model)}
-        trained["max_new_tokens"] = args.max_new_tokens
-        second, judge = SecondLook(args.dataset, args.reading, **trained), args.judge
+        rate = args.learning_rate or rate_for(model)
+        second = SecondLook(args.dataset, args.reading, args.model, rate, tokens)
     else:
         rows = preferences.make_pairs(args.pairs or 384, seed=args.seed)
         held = preferences.make_pairs(32 if args.smoke else 300, "test", seed=args.seed)
         asked = [question.prompt for question in preferences.questions("test")[: args.prompts]]
-        second, judge = None, args.judge or (None if losses else "tiny-gpt2")
+        judge = judge or (None if losses else "tiny-gpt2")
     print(f"{args.model} on {len(rows)} rows, {len(asked)} prompts to judge by")
     if second:
         second.before(rows, held, model, tokenizer, args.seed)
@@ -504,22 +458,16 @@ def main(argv: list[str] | None = None) -> dict:
         labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)
         variants.append(("AI labels", ("sigmoid",), labelled))
 
-    sampling = (asked, 1 if args.dataset else 2, args.seed, args.max_new_tokens)
-    sampled = answers.sample_answers(model, tokenizer, *sampling)
-    texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
-    for name, its_losses, data in variants:
-        settings = {**args.training, "name": name}
-        policy, history = train_variant(its_losses, model, tokenizer, data, **settings)
-        sampled = answers.sample_answers(policy, tokenizer, *sampling)
-        changes = changes_of(policy, tokenizer, held)
-        texts[name] = sampled.texts
-        measured[name] = {"first_loss": history[0]["loss"], **sampled.means(), **quantiles(changes)}
-        if second:
-            when = "after" if name == variants[-1][0] else f"after {name}"
-            second.after(tokenizer, held, sampled, changes, when=when)
+    sampling = (asked, 1 if second else 2, args.seed, tokens)
+    texts, measured, *last = train_and_judge(
+        variants, model, tokenizer, held, sampling, args.training
+    )
     print_answers(asked, texts)
     answers.print_table(("", *measured), table_of(measured))
-    metrics = {"variants": measured, **(second.metrics() if second else {})}
+    metrics = {"variants": measured}
+    if second:  # the last one is the asked loss, where one is asked for
+        second.after(tokenizer, held, *last)
+        metrics |= second.metrics()
     figure = draw(measured, args.beta, args.epochs, len(rows))
     next_step = "python 05-preference-tuning/studies/ties_noise_and_margins.py: which loss lasts?"
     return runs.finish(args, metrics, figure, next_step)

@@ -9,10 +9,9 @@ by           PPO on a softmax over the ten answers, in NumPy (`train_bandit`)
 judged by    gold utility, and the optimum, which has a formula (`kl_regularized_optimum`)
 writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
-About a second. With --beta 4 the policy moves 0.13 nats from the reference instead of 0.90. A nat
-is the unit of natural logarithms: a log-probability that rises by 1 nat is a probability 2.7 times
-as high. Left out: tokens (an answer is one action), learned reward and value models (the mean of a
-batch stands in for the value), Adam. online_rl.py runs the loop on a language model.
+About a second. A nat is the unit of natural logarithms: a log-probability that rises by 1 nat is a
+probability 2.7 times as high. Left out: tokens (an answer is one action), learned reward and value
+models (the mean of a batch stands in for the value), Adam. online_rl.py has a language model.
 """
 
 import random
@@ -100,26 +99,23 @@ class Bandit(NamedTuple):
 
 def make_bandit(count: int, seed: int) -> Bandit:
     """Questions in which the user holds a wrong belief, so that every style can answer."""
-    rng = random.Random(f"bandit {seed}")
+    rng, texts = random.Random(f"bandit {seed}"), []
     pool = [question for question in world.questions("test") if world.holds_wrong_belief(question)]
-    asked, texts = rng.sample(pool, count), []
+    asked = rng.sample(pool, count)
     for question in asked:
-        answers: list[str] = []
+        texts.append([])
         for style in ANSWER_STYLES:
-            while (text := world.write_response(question, style, rng)) in answers:
+            while (text := world.write_response(question, style, rng)) in texts[-1]:
                 pass
-            answers.append(text)
-        texts.append(answers)
-    prompts = [question.prompt for question in asked]
-    rows = list(zip(prompts, texts, strict=True))
-    gold = np.array([[world.gold_utility(p, text) for text in answers] for p, answers in rows])
-    reward = np.array(
-        [[world.annotator_utility(p, text, "length") for text in answers] for p, answers in rows]
-    )
-    shares = np.array(
-        [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
-    )
-    ref = np.tile(shares / shares.sum(), (count, 1))
+            texts[-1].append(text)
+    prompts, utilities = [question.prompt for question in asked], {}
+    for annotator in ("human", "length"):
+        rows = zip(prompts, texts, strict=True)
+        table = [[world.annotator_utility(p, text, annotator) for text in row] for p, row in rows]
+        utilities[annotator] = np.array(table)
+    gold, reward = utilities.values()
+    shares = [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
+    ref = np.tile(np.array(shares) / sum(shares), (count, 1))
     favourite = np.isclose(reward, reward.max(-1, keepdims=True))
     return Bandit(prompts, texts, ref, gold, reward, favourite)
 
@@ -192,16 +188,16 @@ def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> d
 
 
 def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
-    """Of each estimator of the KL the mean and the spread of one sample, in nats; (N, K) -> (N,).
+    """Of each estimator of the KL the mean and the standard deviation of one sample, in nats.
 
-    The spread is the standard deviation over samples of the policy.
+    Both are exact, from log-probabilities (N, K), and then averaged over the N questions.
     """
     log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
     probs, expected = np.exp(log_probs), {}
     for name, values in kl_estimators(log_probs, log_ref).items():
-        mean = (probs * values).sum(-1)
-        variance = (probs * (values - mean[:, None]) ** 2).sum(-1)
-        expected[name] = {"mean": mean, "spread": np.sqrt(variance)}
+        mean = (probs * values).sum(-1, keepdims=True)
+        spread = np.sqrt((probs * (values - mean) ** 2).sum(-1))
+        expected[name] = {"mean": float(mean.mean()), "spread": float(spread.mean())}
     return expected
 
 
@@ -213,20 +209,17 @@ def memory(billions: float) -> dict[str, dict]:
     adapter off. Gradients and activations come on top.
     """
     adapter = 0.0006 * billions  # rank 8 on q and v of a 7B Llama: 4.2 million parameters
-    held = {  # trained, only read
-        "PPO": (
-            {"policy": billions, "value": billions},
-            {"reference": billions, "reward": billions},
-        ),
-        "DPO": ({"policy": billions}, {"reference": billions}),
-        "PPO + LoRA": ({"adapters": 2 * adapter}, {"policy": billions, "reward": billions}),
-        "DPO + LoRA": ({"adapter": adapter}, {"policy": billions}),
+    held = {  # what is trained, and how many parameters each has; what is only read
+        "PPO": (("policy", "value"), billions, ("reference", "reward")),
+        "DPO": (("policy",), billions, ("reference",)),
+        "PPO + LoRA": (("policy adapter", "value adapter"), adapter, ("policy", "reward")),
+        "DPO + LoRA": (("policy adapter",), adapter, ("policy",)),
     }
     table = {}
-    for method, (trained, read) in held.items():
-        weights = {role: 2 * size for role, size in (trained | read).items()}
-        adamw = 8 * sum(trained.values())
-        table[method] = {"weights_gb": weights, "trained": list(trained), "adamw_gb": adamw}
+    for method, (trained, size, read) in held.items():
+        weights = dict.fromkeys(trained, 2 * size) | dict.fromkeys(read, 2 * billions)
+        adamw = 8 * size * len(trained)
+        table[method] = {"weights_gb": weights, "trained": trained, "adamw_gb": adamw}
     return table
 
 
@@ -246,18 +239,16 @@ def draw(metrics: dict, epsilon: float, billions: float):
 def clip_panel(ax, epsilon: float) -> None:
     """The clipped objective of a good and of a bad answer, and where its gradient is zero."""
     ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
-    sides = (
-        (1, "chosen", "better than expected: advantage 1"),
-        (-1, "rejected", "worse than expected: advantage -1"),
-    )
-    for advantage, color, label in sides:
+    for advantage, color, flat, told in (
+        (1, "lab:chosen", slice(3, 5), "better than expected"),
+        (-1, "lab:rejected", slice(0, 2), "worse than expected"),
+    ):
         objective = clipped_surrogate(ratio, advantage, epsilon)
-        flat = slice(3, 5) if advantage > 0 else slice(0, 2)
-        ax.fill_between(ratio[flat], 0, objective[flat], color=f"lab:{color}", alpha=0.2, lw=0)
-        ax.plot(ratio, objective, color=f"lab:{color}", lw=1.8, label=label)
+        ax.fill_between(ratio[flat], 0, objective[flat], color=color, alpha=0.2, lw=0)
+        ax.plot(ratio, objective, color=color, lw=1.8, label=f"{told}: advantage {advantage}")
         if epsilon < 0.7:
-            at = {"ha": "center", "va": "center"}
-            ax.text(ratio[flat].mean(), objective[flat][0] / 2, "no\ngradient", **at)
+            at = ratio[flat].mean(), objective[flat][0] / 2
+            ax.text(*at, "no\ngradient", ha="center", va="center")
     ax.set(title=f"The clip at ε = {epsilon:g}", ylabel="clipped objective", ylim=(-2.1, 2.6))
     ax.set_xlabel("ratio: probability / probability before the update")
     ax.legend(loc="upper left")
@@ -284,16 +275,14 @@ def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
     told["reward"] = "reward: gold utility + 0.3 for a word of filler"
     for name, label in told.items():
         ax.plot(optimum["kl"], optimum[name], color=f"lab:{name}", lw=1.8, label=label)
-        for end in ppo:
-            ax.plot(end["kl"], end[name], "o", color=f"lab:{name}", mec="black", ms=7)
-    at = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
-    labelled: list[float] = []
+        reached = [end["kl"] for end in ppo], [end[name] for end in ppo]
+        ax.plot(*reached, "o", color=f"lab:{name}", mec="black", ms=7)
+    named: list[float] = []
     for end in (ppo[1], ppo[3], ppo[0], ppo[2]):  # the chosen beta and none first
-        if all(abs(end["kl"] - kl) > 0.45 for kl in labelled):
-            ax.annotate(f"β = {end['beta']:g}", (end["kl"], end["reward"]), **at)
-            labelled.append(end["kl"])
-    ends = "PPO's policies; β = 0: no KL term"
-    ax.plot([], [], "o", color="white", mec="black", ms=7, label=ends)
+        if all(abs(end["kl"] - kl) > 0.45 for kl in named):
+            ax.text(end["kl"], end["reward"] + 0.35, f"β = {end['beta']:g}", ha="center")
+            named.append(end["kl"])
+    ax.plot([], [], "ow", mec="black", ms=7, label="PPO's policies; β = 0: no KL term")
     ax.set(title="The optimum for every β, and where PPO ended", ylim=(1, 10.5), ylabel="log-odds")
     ax.set_xlabel("KL(π || reference), nats")
     ax.legend(loc="upper left")
@@ -301,16 +290,13 @@ def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
 
 def memory_panel(ax, held: dict, billions: float) -> None:
     """The weights that each method holds, dark where they are trained, and AdamW's moments."""
-    colors = {"PPO": "lab:rl", "PPO + LoRA": "lab:rl", "DPO": "lab:dpo", "DPO + LoRA": "lab:dpo"}
     for method, row in held.items():
-        left = 0.0
+        left, color = 0.0, "lab:rl" if method.startswith("PPO") else "lab:dpo"
         for role, size in row["weights_gb"].items():
-            alpha = 0.9 if role in row["trained"] else 0.35
-            ax.barh(method, size, left=left, color=colors[method], alpha=alpha, edgecolor="white")
+            alpha, ink = (0.9, "white") if role in row["trained"] else (0.35, "black")
+            bar = ax.barh(method, size, left=left, color=color, alpha=alpha, edgecolor="white")
             if size > 0.1 * billions:
-                ink = "white" if role in row["trained"] else "black"
-                centred = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
-                ax.text(left + size / 2, method, role, **centred)
+                ax.bar_label(bar, [role], label_type="center", fontsize=8, color=ink)
             left += size
         adamw = f"{row['adamw_gb']:.{3 if row['adamw_gb'] >= 1 else 2}g}"
         ax.text(left, method, f" {left:.3g} + {adamw}", va="center")
@@ -323,40 +309,34 @@ def memory_panel(ax, held: dict, billions: float) -> None:
 # --- Main ---
 
 
-def means(read: dict) -> dict[str, float]:
-    """Each reading (N,) as its mean over the questions."""
-    return {name: float(values.mean()) for name, values in read.items()}
-
-
 def print_policies(bandit: Bandit, policies: dict[str, np.ndarray]) -> None:
     """An answer in each style to the first question, and the style's share of all answers."""
-    print(bandit.prompts[0])
-    rows = []
+    head, rows = f"{'an answer in each style, its share':<46}{'reward':>7}{'gold':>7}", []
     for style in dict.fromkeys(ANSWER_STYLES):
         of_style = np.array(ANSWER_STYLES) == style
-        k = int(of_style.argmax())
+        k = of_style.argmax()
+        what = f"{in_short(bandit.texts[0][k], 45):<46}"
+        what += f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
         shares = [float(probs[:, of_style].sum(-1).mean()) for probs in policies.values()]
-        text = in_short(bandit.texts[0][k], 45)
-        what = f"{text:<46}{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
         rows.append((what, *shares, "%"))
-    print_table(
-        (f"{'an answer in each style, its share':<46}{'reward':>7}{'gold':>7}", *policies), rows
-    )
+    print(bandit.prompts[0])
+    print_table((head, *policies), rows)
 
 
-def print_readings(names: list[str], reads: list[dict], estimates: dict) -> None:
+def print_readings(reads: dict[str, dict], estimates: dict) -> None:
     """What the policies earn, and how far they are from the reference and from the optimum."""
-    told = {
-        "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
-        "gold": ("gold utility: what is wanted, -3 to 4", "log-odds"),
-        "kl": ("KL from the reference, exactly", "nats"),
-        "favourite": ("answers that are rewarded most", "%"),
-        "distance": ("answers that the optimum would not give", "%"),
-    }
-    rows = [(what, *(read[name] for read in reads), unit) for name, (what, unit) in told.items()]
-    print_table(("", *names), rows)
-    told = {"k1": "k1 = log p - log p_ref", "k2": "k2 = k1^2 / 2", "k3": "k3 = exp(-k1) - 1 + k1"}
-    rows = [(told[name], row["mean"], row["spread"], "nats") for name, row in estimates.items()]
+    rows = []
+    for what, name, unit in (
+        ("reward: gold utility + 0.3 for a word of filler", "reward", "log-odds"),
+        ("gold utility: what is wanted, -3 to 4", "gold", "log-odds"),
+        ("KL from the reference, exactly", "kl", "nats"),
+        ("answers that are rewarded most", "favourite", "%"),
+        ("answers that the optimum would not give", "distance", "%"),
+    ):
+        rows.append((what, *(read[name] for read in reads.values()), unit))
+    print_table(("", *reads), rows)
+    told = ("k1 = log p - log p_ref", "k2 = k1^2 / 2", "k3 = exp(-k1) - 1 + k1")
+    rows = [(k, *row.values(), "nats") for k, row in zip(told, estimates.values(), strict=True)]
     print_table(("KL of PPO's policy, estimated from its samples", "mean", "+- of one"), rows)
 
 
@@ -365,12 +345,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser = runs.make_parser(__file__, __doc__)
     billions = "parameters of each model in the memory panel; default: 7"
     parser.add_argument("--billions", type=runs.positive_float, default=7.0, help=billions)
-    told = {
-        "beta": "1, in units of reward per nat",
-        "epsilon": "0.2, PPO's clip",
-        "batch_size": "64 a question",
-    }
-    runs.add_hyperparameters(parser, train_bandit, learning_rate="0.3, of plain steps", **told)
+    told = {"beta": "1, in units of reward per nat", "epsilon": "0.2, PPO's clip"}
+    told |= {"batch_size": "64 a question", "learning_rate": "0.3, of plain steps"}
+    runs.add_hyperparameters(parser, train_bandit, **told)
     args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})
     if args.epsilon >= 1:
         raise runs.UserError("--epsilon is below 1: no ratio of probabilities falls below 0")
@@ -379,26 +356,27 @@ def main(argv: list[str] | None = None) -> dict:
     told = f"{args.updates} updates, beta {args.beta:g}; annotators like length"
     print(f"PPO on ten answers to each of 20 questions, {told}")
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, args.beta)
-    policies, ppo = {}, []
-    for beta in (4.0, args.beta, 0.25, 0.0):
-        history = train_bandit(bandit.ref, bandit.reward, **{**args.training, "beta": beta})
-        policies[beta] = history[-1]
-        ppo.append({"beta": beta, **means(read_bandit(history[-1], bandit, optimum))})
-    before = means(read_bandit(np.log(bandit.ref), bandit, optimum))
-    expected = expected_estimates(policies[args.beta], np.log(bandit.ref))
-    estimates = {name: means(read) for name, read in expected.items()}
-    betas = np.geomspace(8, 0.05, 25)
-    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in betas])
-    curve = {name: v.mean(-1).tolist() for name, v in read_bandit(optima, bandit, optimum).items()}
 
-    names = ["before", "PPO", "no KL term"]
-    shown = bandit.ref, np.exp(policies[args.beta]), np.exp(policies[0.0])
-    print_policies(bandit, dict(zip(names, shown, strict=True)))
-    print_readings(names, [before, ppo[1], ppo[3]], estimates)
+    def means(log_probs: np.ndarray) -> dict:
+        read = read_bandit(log_probs, bandit, optimum)
+        return {name: values.mean(-1).tolist() for name, values in read.items()}
+
+    policies, ppo = {"before": np.log(bandit.ref)}, []
+    for name, beta in (("4", 4.0), ("PPO", args.beta), ("0.25", 0.25), ("no KL term", 0.0)):
+        settings = {**args.training, "beta": beta}
+        policies[name] = train_bandit(bandit.ref, bandit.reward, **settings)[-1]
+        ppo.append({"beta": beta, **means(policies[name])})
+    betas, before = np.geomspace(8, 0.05, 25), means(policies["before"])
+    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in betas])
+    estimates = expected_estimates(policies["PPO"], policies["before"])
+
+    shown = ("before", "PPO", "no KL term")
+    print_policies(bandit, {name: np.exp(policies[name]) for name in shown})
+    print_readings(dict(zip(shown, (before, ppo[1], ppo[3]), strict=True)), estimates)
     metrics = {
         "before": before,
         "ppo": ppo,
-        "optimum": {"beta": betas.tolist(), **curve},
+        "optimum": {"beta": betas.tolist(), **means(optima)},
         "kl_estimators": estimates,
         "memory": memory(args.billions),
     }

@@ -87,23 +87,20 @@ def measure(seed: int, smoke: bool = False) -> dict:
     bandit = make_bandit(count, seed)
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, KL_WEIGHT)
     looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
-    reads, curves, estimates = {}, {}, {}
+    end, curves, gold = {}, {}, {}
     for name, beta in (("without_kl", 0.0), ("with_kl", KL_WEIGHT)):
         settings = {"beta": beta, "epsilon": EPSILON, "updates": updates, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
-        reads[name] = read_bandit(history, bandit, optimum)
-        curves[name] = {k: v[looks].mean(-1).tolist() for k, v in reads[name].items()}
-        if beta:
-            for when, place in (("after the first update", 1), ("at the end", -1)):
-                expected = expected_estimates(history[place], np.log(bandit.ref))
-                estimates[when] = {
-                    k: {n: summary(v) for n, v in row.items()} for k, row in expected.items()
-                }
-    kept = reads["with_kl"]["gold"][-1] - reads["without_kl"]["gold"][-1]
-    ends = {name: {k: summary(v[-1]) for k, v in read.items()} for name, read in reads.items()}
+        read = read_bandit(history, bandit, optimum)
+        curves[name] = {key: read[key][looks].mean(-1).tolist() for key in ("reward", "gold")}
+        end[name] = {key: summary(values[-1]) for key, values in read.items()}
+        gold[name] = read["gold"][-1]
+    estimates = {}
+    for when, place in (("after the first update", 1), ("at the end", -1)):
+        estimates[when] = expected_estimates(history[place], np.log(bandit.ref))
     return {
-        "end": ends,
-        "gold_kept_by_kl": summary(kept),
+        "end": end,
+        "gold_kept_by_kl": summary(gold["with_kl"] - gold["without_kl"]),
         "updates": looks,
         "curves": curves,
         "kl_estimators": estimates,
@@ -122,15 +119,11 @@ def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> di
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         distances.append(read_bandit(history[-1], bandit, optimum)["distance"])
     clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, LEARNING_RATES, N)
-    suits_fewest = clipped[0].mean(-1).argmin()
-    suits_most = clipped[-1].mean(-1).argmin()
-    added = clipped[-1, suits_fewest] - clipped[-1, suits_most]
+    suits_fewest, suits_most = (clipped[k].mean(-1).argmin() for k in (0, -1))
+    means = {"clipped": clipped.mean(-1).tolist(), "unclipped": unclipped.mean(-1).tolist()}
     return {
-        "distance": {
-            "clipped": clipped.mean(-1).tolist(),
-            "unclipped": unclipped.mean(-1).tolist(),
-        },
-        "distance_added_by_epochs": summary(added),
+        "distance": means,
+        "distance_added_by_epochs": summary(clipped[-1, suits_fewest] - clipped[-1, suits_most]),
         "distance_saved_by_clipping": summary((unclipped - clipped).mean((0, 1))),
     }
 
@@ -153,15 +146,12 @@ def draw(runs: list[dict]):
 
 def updates_panel(ax, runs: list[dict]) -> None:
     """Reward and gold utility during PPO, with the KL term and without."""
-    updates = runs[0]["updates"]
     for name, what in (("reward", "reward"), ("gold", "gold utility")):
         for arm, line, told in (("with_kl", "-", ""), ("without_kl", "--", ", no KL")):
-            values = np.array([run["curves"][arm][name] for run in runs])
+            values = [run["curves"][arm][name] for run in runs]
             style = {"ls": line, "marker": ""}
-            seed_lines(ax, updates, values, f"lab:{name}", f"{what}{told}", **style)
-    gold = np.mean([run["curves"]["without_kl"]["gold"] for run in runs], axis=0)
-    falls = "falls" if gold[-1] < gold[0] else "ends below its peak"
-    ax.set(title=f"Without the KL term reward rises, quality {falls}", xscale="symlog")
+            seed_lines(ax, runs[0]["updates"], values, f"lab:{name}", f"{what}{told}", **style)
+    ax.set(title="Without the KL term reward rises, quality falls", xscale="symlog")
     ax.set(xlabel="PPO updates", ylabel="log-odds", ylim=(1, 9.5))
     ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
     ax.legend(loc="upper left", ncols=2)
@@ -170,34 +160,32 @@ def updates_panel(ax, runs: list[dict]) -> None:
 def settings_panel(ax, runs: list[dict], arm: str, color: str) -> None:
     """The distance from the optimum by learning rate, for few and many epochs."""
     for epochs, line in SHOWN_EPOCHS:
-        values = np.array([run["distance"][arm][EPOCHS.index(epochs)] for run in runs])
-        plural = "epoch" if epochs == 1 else "epochs"
-        seed_lines(ax, LEARNING_RATES, values, color, f"{epochs} {plural} over each batch", ls=line)
+        values = [run["distance"][arm][EPOCHS.index(epochs)] for run in runs]
+        label = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} over each batch"
+        seed_lines(ax, LEARNING_RATES, values, color, label, ls=line)
     farthest = max(np.max(run["distance"][arm]) for run in runs)
     told = "With the clip" if arm == "clipped" else "Without the clip"
-    ax.set(title=f"{told} PPO ends up to {farthest:.2f} away", xscale="log")
+    ax.set(title=f"{told} PPO ends up to {farthest:.2f} away", xscale="log", ylim=(-0.03, 1.4))
     ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
     ax.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
     ax.minorticks_off()
-    ax.set_ylim(-0.03, 1.4)
     ax.legend(loc="upper left")
 
 
 def estimators_panel(ax, runs: list[dict]) -> None:
     """The spread of one sample's estimate of the KL, near the reference and far from it."""
-    names = ("k1", "k2", "k3")
-    for k, (when, shade) in enumerate(
-        (("after the first update", "#B0B0B0"), ("at the end", "#505050"))
+    names = ("k1 = -x", "k2 = x² / 2\n(biased)", "k3 =\nexp(x) - 1 - x")
+    for shift, when, shade in (
+        (-0.2, "after the first update", "#B0B0B0"),
+        (0.2, "at the end", "#505050"),
     ):
-        spreads = np.array(
-            [[run["kl_estimators"][when][n]["spread"]["mean"] for n in names] for run in runs]
-        )
-        places = np.arange(3) + 0.4 * k - 0.2
-        kl = np.mean([run["kl_estimators"][when]["k1"]["mean"]["mean"] for run in runs])
-        ax.bar(places, spreads.mean(0), 0.38, color=shade, label=f"{when}, KL = {kl:.2f} nats")
-        for place, values in zip(places, spreads.T, strict=True):
-            ax.plot([place] * len(values), values, ".", color="black", ms=3)
-    ax.set_xticks(range(3), ["k1 = -x", "k2 = x² / 2\n(biased)", "k3 =\nexp(x) - 1 - x"])
+        found = [run["kl_estimators"][when] for run in runs]
+        kl = np.mean([estimators["k1"]["mean"] for estimators in found])
+        spreads = [[of["spread"] for of in estimators.values()] for estimators in found]
+        places, label = np.arange(3) + shift, f"{when}, KL = {kl:.2f} nats"
+        ax.bar(places, np.mean(spreads, axis=0), 0.38, color=shade, label=label)
+        ax.plot(places, np.transpose(spreads), ".", color="black", ms=3)
+    ax.set_xticks(range(3), names)
     ax.set(title="k3 is steadier only near the reference")
     ax.set_ylabel("standard deviation of one\nsample's KL estimate (nats)")
     ax.set_xlabel("x = log (p of the reference / p of the policy)")
