@@ -2,7 +2,7 @@
 
     python 05-preference-tuning/frontier.py
 
-collected from   four studies, all measured on the same 128 held-out questions: from outputs/
+collected from   six studies, all measured on the same 128 held-out questions: from outputs/
                  where one was run, else from the committed run over all seeds
 trained          nothing
 judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
@@ -140,7 +140,7 @@ def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict:
 
 def draw(points: list[dict], limit: list, rows: list[dict]):
     """The plane, and two rankings of the methods."""
-    figure, axes = new_figure(2, 2, "Quality that each method buys, and what it moves", 3.4)
+    figure, axes = new_figure(2, 2, "Quality that each method buys, and how far it moves the model", 3.4)
     grid = axes[0].get_gridspec()
     for ax in axes[:2]:
         ax.remove()
@@ -167,14 +167,16 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
             ax.plot(
                 x, y, ls="-" if joined else "none", label=method.name if named else None, **style
             )
-            if not joined:
-                ax.annotate(f" {method.name}", (x[-1], y[-1]), fontsize=7, va="center")
+            if series == "as_many_pairs":  # as many labels as DPO had
+                few = {"xytext": (4, -9), "textcoords": "offset points", "fontsize": 7}
+                ax.annotate(f"{rows[-1]['annotations']} labels", (x[-1], y[-1]), **few)
     start = point_of_sft(points)
     ax.plot(0, start["gold"]["mean"], "s", color="lab:sft", label="SFT model")
     ax.plot([], [], "o", mfc="white", color="black", label="hollow: annotators prefer length")
+    ax.plot([], [], " ", label="others: the bars' colours")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
-    ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, None))
+    ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, 4.2))
     ax.set(title="Quality against distance", ylabel="gold utility (log-odds)")
     legend_below(ax, ncols=4)
 
