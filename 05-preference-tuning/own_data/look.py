@@ -414,7 +414,7 @@ def histogram(values: np.ndarray) -> dict:
     start = -reach if values.min() < 0 else 0
     edges = np.arange(start, reach + 2, max(1, (reach - start) // 25)) - 0.5
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
 
 
 def print_description(found: dict) -> None:
