@@ -307,6 +307,8 @@ def main(argv: list[str] | None = None) -> dict:
     """Train online, look on the way, print and draw; returns the metrics."""
     smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
     args = runs.start(build_parser(), argv, "online_rl", train_rl, smoke)
+    if args.samples < 2:
+        raise runs.UserError("--samples: an answer is compared with others; give at least 2")
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
     sft |= {"device": args.device, "output_dir": args.output_dir}
     model, tokenizer = training.load_sft_model(args.model, **sft)

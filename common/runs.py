@@ -30,11 +30,9 @@ MODEL_FLAGS = ("model", "reward_backbone", "judge")  # a hub id, a folder, or an
 # Flags that shape what one lesson trains for another.
 OF_TRAINED = ("model", "reward_backbone", "dataset", *READING, "pairs", "seed", "smoke")
 OF_TRAINED += ("sft_steps",)
-HELP = {
-    "beta": "how strongly the policy is held to its reference",
-    "epochs": "passes over the data",
-}
-HELP |= {"batch_size": "rows a step, over all processes", "lora_r": "rank of the LoRA adapter"}
+HELP = {"beta": "how strongly the policy is held to its reference"}
+HELP |= {"epochs": "passes over the data", "lora_r": "rank of the LoRA adapter"}
+HELP |= {"batch_size": "rows a step, over all processes"}
 
 
 # --- Flags ---
@@ -49,15 +47,6 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
-
-
-class Once(argparse.Action):
-    """A flag that may be given once: the second of two data sets would be read alone."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is given twice; join the files into one")
-        setattr(namespace, self.dest, values)
 
 
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
@@ -78,7 +67,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """--dataset: the user's own pairs, and how they are read (READING)."""
     formats = "JSON, JSONL, CSV, Parquet, packed or not, a folder, a hub id"
     own = f"your own pairs (prompt, chosen, rejected): {formats}; default: the lab's world"
-    parser.add_argument("--dataset", type=non_empty, action=Once, help=own)
+    parser.add_argument("--dataset", type=non_empty, help=own)
     parser.add_argument("--split", type=non_empty, help="of --dataset; default: train")
     parser.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
     held = "another file: its rows are held out, not an eighth of the prompts of --dataset"
@@ -151,25 +140,19 @@ def folder(text: str) -> Path:
 # --- The start ---
 
 
-def start(
-    parser: argparse.ArgumentParser,
-    argv: list[str] | None,
-    name: str,
-    train: Callable | None = None,
-    smoke: dict[str, int] | None = None,
-) -> argparse.Namespace:
+def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> argparse.Namespace:
     """Parse the command line and check all that can be checked before work begins.
 
     Adds: `changed`, the flags that differ from their defaults; `settings`, all that shape what is
     measured; `reading`, those given of READING; `training`, what `train` takes; `run_name`, under
-    which the run writes its files. With --smoke the values of `smoke` are upper limits.
+    which the run writes its files. With --smoke the numbers of `smoke`, by flag, are upper limits.
     """
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}
     args.run_name = name_run(name, args.changed)
     args.script, args.started = parser.prog, time.time()
-    for flag, most in (smoke or {}).items() if args.smoke else ():
+    for flag, most in smoke.items() if smoke and args.smoke else ():
         setattr(args, flag, most if given[flag] is None else min(given[flag], most))
     args.reading = {flag: given[flag] for flag in READING if given.get(flag)}
     if args.reading and not args.dataset:
@@ -185,7 +168,7 @@ def start(
         from common.models import find_model, init_compute
 
         for model in filter(None, names):
-            find_model(str(model))
+            find_model(model)
         args.device = init_compute(args.device)
     return args
 
@@ -200,12 +183,7 @@ def trained_folder(args: argparse.Namespace, name: str, without: tuple[str, ...]
 
 
 def finish(
-    args: argparse.Namespace,
-    metrics: dict,
-    figure,
-    next_step: str,
-    trained: Iterable[Path] = (),
-    settings: dict | None = None,
+    args, metrics: dict, figure, next_step: str, trained: Iterable[Path] = (), settings=None
 ) -> dict:
     """Write the JSON and the figure, say where, and what to try next; returns the metrics.
 
@@ -230,7 +208,6 @@ def run(main: Callable[[], object]) -> None:
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and process_count() == 1:
         signal.signal(signal.SIGTERM, _end)  # `kill` cleans up like Ctrl-C
     silence = contextlib.redirect_stdout(io.StringIO())
-    message, code = "", 2
     try:
         with contextlib.nullcontext() if is_main_process() else silence:
             main()
@@ -239,7 +216,7 @@ def run(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that became unwritable
-        message = f"error: {error}"
+        message, code = f"error: {error}", 2
     except KeyboardInterrupt as error:
         message, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
     if is_main_process():

@@ -179,6 +179,11 @@ def test_the_lesson_without_dpo(folder):
     assert [look["step"] for look in looks] == [0, 1, 2, 3] and looks[0]["kl"] == 0
 
 
+def test_one_answer_has_no_siblings(folder):
+    done = run_script("online_rl", "--smoke", "--samples", "1", cwd=folder)
+    assert done.returncode == 2 and done.stderr.startswith("error: --samples")
+
+
 def test_the_study(folder):
     done = run_script("studies/rl_beside_dpo", "--smoke", cwd=folder)
     assert done.returncode == 0, done.stderr

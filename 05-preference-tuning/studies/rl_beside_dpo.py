@@ -1,6 +1,6 @@
 """Online RL beside DPO: does it get further, is it less stable, what does it cost?
 
-    python 05-preference-tuning/studies/rl_beside_dpo.py
+    python 05-preference-tuning/studies/rl_beside_dpo.py            # one seed, 160 s
     python 05-preference-tuning/studies/rl_beside_dpo.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
     python 05-preference-tuning/studies/rl_beside_dpo.py --claims
 
@@ -297,7 +297,7 @@ def biased_panel(ax, runs: list[dict]) -> None:
             values = [[look[what] for look in run["looks"][name]] for run in runs]
             figures.seed_lines(ax, steps, values, color, f"{what}, {how}", ls=dashes)
         ends.append(np.mean([run["looks"][name][-1]["gold"] for run in runs]))
-    ax.set_title(f"Biased rewards: gold ends at {ends[0]:.1f}, at {ends[1]:.1f} without KL term")
+    ax.set_title(f"Biased rewards: gold {ends[0]:.1f} with the KL term, {ends[1]:.1f} without")
     ax.set(xlabel="update", ylabel="log-odds")
     figures.legend_below(ax, ncols=2)
 
