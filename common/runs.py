@@ -33,6 +33,8 @@ OF_TRAINED += ("sft_steps",)
 HELP = {"beta": "how strongly the policy is held to its reference"}
 HELP |= {"epochs": "passes over the data", "lora_r": "rank of the LoRA adapter"}
 HELP |= {"batch_size": "rows a step, over all processes"}
+HELP |= {"updates": "steps of the policy", "prompts_per_update": "prompts to answer in each"}
+HELP |= {"samples": "answers to each prompt", "max_new_tokens": "tokens of an answer, at most"}
 
 
 # --- Flags ---
