@@ -27,7 +27,7 @@ import numpy as np
 from common import preferences as world
 from common import runs
 from common.answers import count_words, in_short, marks, print_table
-from common.figures import new_figure
+from common.figures import legend_below, new_figure
 
 # --- 1. From qualities to rankings ---
 
@@ -74,14 +74,11 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
     rng, count = np.random.default_rng(seed), len(utilities)
     first, second = draw_raters(count, rng), draw_raters(count, rng)
     one_look, other_look = world.annotate(utilities, rng), world.annotate(utilities, rng)
-    scores = rate(one_look, first)  # (N,)
-    scores_of_second = rate(other_look, second)
+    scores, scores_of_second = rate(one_look, first), rate(other_look, second)  # (N,)
     table = np.histogram2d(scores, scores_of_second, bins=np.arange(0.5, 6))[0]
-    same_look = scores == rate(one_look, second)
     return {
         "second_given_first": (table / np.maximum(table.sum(1, keepdims=True), 1)).tolist(),
         "two_raters_agree": float((scores == scores_of_second).mean()),
-        "two_raters_agree_if_they_perceive_the_same": float(same_look.mean()),
         "one_rater_asked_twice_agrees": float((scores == rate(other_look, first)).mean()),
     }
 
@@ -95,18 +92,16 @@ def example_in_every_format(seed: int) -> dict:
     question = next(filter(world.holds_wrong_belief, world.questions("train")))
     styles = ("concise", "verbose", "sycophantic", "expert")
     texts = [world.write_response(question, style, rng) for style in styles]
-    utilities = np.array([world.gold_utility(question.prompt, text) for text in texts])
-    perceived = world.annotate(utilities, noise)
-    better = int(np.argmax(perceived[:2]))
-    pair = {"prompt": question.prompt, "chosen": texts[better], "rejected": texts[1 - better]}
-    raters = draw_raters(3, noise)
-    scores = rate(perceived, Rater(raters.offset[:, None], raters.scale[:, None]))  # (3 raters, 4)
-    by_side = [" ".join(map(str, scores[:, i])) for i in (better, 1 - better)]
-    ranking = [{"text": texts[i], "utility": float(utilities[i])} for i in np.argsort(-perceived)]
+    utilities = [world.gold_utility(question.prompt, text) for text in texts]
+    perceived = world.annotate(np.array(utilities), noise)
+    sides = dict(zip(world.SIDES, np.argsort(-perceived[:2]), strict=True))
+    pair = {"prompt": question.prompt} | {side: texts[k] for side, k in sides.items()}
+    offset, scale = draw_raters(3, noise)
+    scores = rate(perceived, Rater(offset[:, None], scale[:, None]))  # (3 raters, 4)
     return {
         "pairwise": pair,
-        "pointwise": dict(zip(world.SIDES, by_side, strict=True)),
-        "listwise": ranking,
+        "pointwise": {side: " ".join(map(str, scores[:, k])) for side, k in sides.items()},
+        "listwise": [{"text": texts[k], "utility": utilities[k]} for k in np.argsort(-perceived)],
         "unpaired": world.make_unpaired([pair]),
     }
 
@@ -132,54 +127,54 @@ def describe_sides(rows: list[dict]) -> dict:
 def draw(metrics: dict):
     """The cards of the example; what a second rater says; both sides by style and by length."""
     figure, axes = new_figure(2, 3, "One prompt in four formats, and what annotators choose")
-    grid = axes[0].get_gridspec()
+    grid, sides = axes[0].get_gridspec(), metrics["sides"]
     grid.set_height_ratios([0.8, 1])
     for ax in axes[:3]:
         ax.remove()
     cards_panel(figure.add_subplot(grid[0, :]), metrics["example"])
-    raters_panel(axes[3], np.array(metrics["raters"]["second_given_first"]))
-    styles_panel(axes[4], metrics["sides"])
-    words_panel(axes[5], metrics["sides"])
+    raters_panel(axes[3], metrics["raters"]["second_given_first"])
+    styles_panel(axes[4], sides)
+    bins = np.arange(0, 2 + max(max(sides[side]["words"]) for side in world.SIDES)) - 0.5
+    counted = {side: np.histogram(sides[side]["words"], bins) for side in world.SIDES}
+    lengths_panel(axes[5], counted, "What is chosen, by length", "words")
+    axes[5].legend()
     return figure
+
+
+def cards_of(example: dict) -> dict[str, list[tuple[str, str]]]:
+    """What each format says of which answer: for the figure and for the terminal."""
+    pair, scores = example["pairwise"], example["pointwise"]
+    ranked = enumerate(example["listwise"], 1)
+    return {
+        "Pairwise: which is better?": [(f"{side}:", pair[side]) for side in world.SIDES],
+        "Pointwise: scores 1 to 5": [(f"{scores[side]}:", pair[side]) for side in world.SIDES],
+        "Listwise: a ranking": [(f"{place}.", row["text"]) for place, row in ranked],
+        "Unpaired: good or bad?": [("good:", pair["chosen"]), ("bad:", pair["rejected"])],
+    }
 
 
 def cards_panel(ax, example: dict) -> None:
     """The same answers to one prompt as each format records them."""
     from matplotlib.patches import Rectangle
 
-    pair, scores = example["pairwise"], example["pointwise"]
-    grey = "#888888"
-    columns = {
-        "Pairwise: which is better?": [
-            (f"{side}: {pair[side]}", f"lab:{side}") for side in world.SIDES
-        ],
-        "Pointwise: scores 1 to 5": [
-            (f"{scores[side]}: {pair[side]}", grey) for side in world.SIDES
-        ],
-        "Listwise: a ranking": [
-            (f"{place}. {row['text']}", grey) for place, row in enumerate(example["listwise"], 1)
-        ],
-        "Unpaired: good or bad?": [
-            (f"{'good' if row['label'] else 'bad'}: {row['completion']}", f"lab:{side}")
-            for side, row in zip(world.SIDES, example["unpaired"], strict=True)
-        ],
-    }
-    for left, (heading, cards) in enumerate(columns.items()):
+    for left, (heading, cards) in enumerate(cards_of(example).items()):
         ax.text(left, 0.8, heading, weight="bold")
+        colors = ("lab:chosen", "lab:rejected") if left in (0, 3) else 4 * ("#888888",)
         y = 1.4
-        for text, color in cards:
-            lines = textwrap.wrap(text, 30, max_lines=10 // len(cards), placeholder=" ...")
+        for card, color in zip(cards, colors, strict=False):
+            most = {"max_lines": 10 // len(cards), "placeholder": " ..."}
+            lines = textwrap.wrap(" ".join(card), 30, **most)
             size = {"width": 0.97, "height": len(lines) + 0.4}
             ax.add_patch(Rectangle((left, y), **size, color=color, alpha=0.2, lw=0))
             for k, line in enumerate(lines):
                 ax.text(left + 0.02, y + k + 0.9, line, size=8, parse_math=False)
             y += len(lines) + 0.8
-    ax.set_title(f"The prompt: {pair['prompt']}", parse_math=False)
+    ax.set_title(f"The prompt: {example['pairwise']['prompt']}", parse_math=False)
     ax.set(xlim=(0, 4), ylim=(12, 0))
     ax.set_axis_off()
 
 
-def raters_panel(ax, shares: np.ndarray) -> None:
+def raters_panel(ax, shares: list[list[float]]) -> None:
     """P(second rater's score | first rater's score) for the same answer."""
     ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for place, share in np.ndenumerate(shares):
@@ -198,24 +193,20 @@ def styles_panel(ax, sides: dict) -> None:
         shares = [100 * share for share in sides[side]["styles"].values()]
         ax.barh(np.arange(len(shares)) + 0.4 * k, shares, 0.38, color=f"lab:{side}", label=side)
     told = {"off_topic": "off topic", "sycophantic": "agrees with\nthe user"}
-    names = [told.get(style, style) for style in world.STYLES]
-    ax.set_yticks(np.arange(len(names)) + 0.2, names)
+    ax.set_yticks(np.arange(6) + 0.2, [told.get(style, style) for style in world.STYLES])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(title="What is chosen, by style", xlabel="% of the chosen, of the rejected")
     ax.legend(loc="lower right")
 
 
-def words_panel(ax, sides: dict) -> None:
-    """How many words chosen and rejected answers have."""
-    longest = max(max(sides[side]["words"]) for side in world.SIDES)
-    bins = np.arange(0, longest + 2) - 0.5
-    for side, filled in zip(world.SIDES, (True, False), strict=True):
-        counts, edges = np.histogram(sides[side]["words"], bins)
+def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> None:
+    """How long answers of two kinds are: {label: (counts, edges)}; the first: chosen, or good."""
+    for side, (label, (counts, edges)) in zip(world.SIDES, counted.items(), strict=False):
+        filled = side == "chosen"
         style = {"color": f"lab:{side}"} if filled else {"ec": f"lab:{side}", "lw": 1.6}
-        ax.stairs(counts, edges, fill=filled, label=side, **style)
-    ax.set(title="What is chosen, by length", xlabel="words", ylabel="answers")
-    ax.legend()
+        ax.stairs(counts, edges, fill=filled, label=label, **style)
+    ax.set(title=title, xlabel=xlabel, ylabel="answers")
 
 
 # --- 6. Your own data ---
@@ -223,39 +214,25 @@ def words_panel(ax, sides: dict) -> None:
 
 def draw_own_data(found: dict):
     """Lengths of your pairs and what is wrong with them; or of answers with a label."""
-    kinds = ("good", "bad") if found["kind"] == "labels" else world.SIDES
-    what = "answers with a label" if found["kind"] == "labels" else "pairs"
+    pairs, unit, counted = found["kind"] == "pairs", found["unit"], {}
+    what = "pairs" if pairs else "answers with a label"
     title = f"{found['usable']:,} of {found['rows']:,} rows are usable {what}"
-    figure, axes = new_figure(1, 2 if found["kind"] == "labels" else 3, title)
-    own_lengths_panel(axes[0], found, kinds)
-    if found["kind"] == "pairs":
-        difference_panel(axes[1], found)
+    figure, axes = new_figure(1, 3 if pairs else 2, title)
+    for kind in world.SIDES if pairs else ("good", "bad"):
+        if kind in found["lengths"]:
+            bars = found["lengths"][kind]
+            told = f"{sum(bars['counts']):,} {kind}, mean {found['words'][kind]['mean']:.1f}"
+            counted[told] = bars["counts"], bars["edges"]
+    lengths_panel(axes[0], counted, "How long the answers are", f"{unit} (last bin: or more)")
+    legend_below(axes[0], ncols=1)
+    if pairs:
+        bars = found["lengths"]["difference"]
+        axes[1].stairs(bars["counts"], bars["edges"], fill=True, color="#888888")
+        axes[1].axvline(0, color="black", lw=0.8, ls=":")
+        axes[1].set(title="Length of chosen - rejected", ylabel="pairs")
+        axes[1].set_xlabel(f"{unit} of chosen - of rejected")
     faults_panel(axes[-1], found)
     return figure
-
-
-def own_lengths_panel(ax, found: dict, kinds: tuple[str, str]) -> None:
-    """How long the answers of both kinds are."""
-    for kind, color in zip(kinds, world.SIDES, strict=True):
-        if kind not in found["lengths"]:
-            continue
-        counts, edges = found["lengths"][kind]["counts"], found["lengths"][kind]["edges"]
-        filled = color == "chosen"
-        style = {"color": f"lab:{color}"} if filled else {"ec": f"lab:{color}", "lw": 1.6}
-        label = f"{sum(counts):,} {kind}, mean {found['words'][kind]['mean']:.1f}"
-        ax.stairs(counts, edges, fill=filled, label=label, **style)
-    ax.set(title="How long the answers are", ylabel="answers")
-    ax.set_xlabel(f"{found['unit']} (last bin: or more)")
-    ax.legend()
-
-
-def difference_panel(ax, found: dict) -> None:
-    """How much longer the chosen answer is than the rejected one."""
-    difference = found["lengths"]["difference"]
-    ax.stairs(difference["counts"], difference["edges"], fill=True, color="#888888")
-    ax.axvline(0, color="black", lw=0.8, ls=":")
-    ax.set(title="Length of chosen - rejected", ylabel="pairs")
-    ax.set_xlabel(f"{found['unit']} of chosen - of rejected")
 
 
 def faults_panel(ax, found: dict) -> None:
@@ -274,30 +251,17 @@ def faults_panel(ax, found: dict) -> None:
 # --- Main ---
 
 
-def print_example(example: dict) -> None:
-    """One prompt in every format."""
-    pair, scores = example["pairwise"], example["pointwise"]
-    print(f"\n{pair['prompt']}")
-    for what, side in zip(("pairwise", ""), world.SIDES, strict=True):
-        mark = marks(pair["prompt"], pair[side])
-        print(f"  {what:<10} {side}: {in_short(pair[side], 52)}{mark}")
-    print(f"  pointwise  three raters give the chosen {scores['chosen']}, the rejected ", end="")
-    print(scores["rejected"])
-    for place, row in enumerate(example["listwise"], 1):
-        what = "listwise" if place == 1 else ""
-        mark = marks(pair["prompt"], row["text"])
-        print(f"  {what:<10} {place}. {in_short(row['text'], 52)}{mark}")
-    good, bad = (in_short(row["completion"], 30) for row in example["unpaired"])
-    print(f"  unpaired   good: {good}  bad: {bad}")
-
-
-def print_what_was_counted(metrics: dict) -> None:
-    """Raters, styles and lengths as a table."""
-    raters, sides = metrics["raters"], metrics["sides"]
-    rows = [
-        ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
-        ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
-    ]
+def print_found(example: dict, raters: dict, sides: dict) -> None:
+    """One prompt in every format, and what was counted."""
+    prompt = example["pairwise"]["prompt"]
+    print(f"\n{prompt}")
+    for heading, cards in cards_of(example).items():
+        for k, (told, text) in enumerate(cards):
+            name = "" if k else heading.split(":")[0]
+            print(f"  {name:<10} {told:<9} {in_short(text, 52)}{marks(prompt, text)}")
+    agree, again = raters["two_raters_agree"], raters["one_rater_asked_twice_agrees"]
+    rows = [("two raters give an answer the same score", agree, "% of answers")]
+    rows.append(("one rater, asked twice", again, "% of answers"))
     for side in world.SIDES:
         rows.append((f"concise answers among the {side}", sides[side]["styles"]["concise"], "%"))
     for side in world.SIDES:
@@ -325,7 +289,7 @@ def main(argv: list[str] | None = None) -> dict:
         kto = "dpo_variants.py --loss-type kto"
         trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
         given = {"dataset": args.dataset, **args.reading}
-        flags = [f"--{k.replace('_', '-')} {shlex.quote(value)}" for k, value in given.items()]
+        flags = [f"--{k.replace('_', '-')} {shlex.quote(str(value))}" for k, value in given.items()]
         next_step = f"python 05-preference-tuning/{trainer} {' '.join(flags)}"
         return runs.finish(args, metrics, draw_own_data(metrics), next_step)
 
@@ -337,8 +301,7 @@ def main(argv: list[str] | None = None) -> dict:
         "raters": rater_disagreement(utilities, args.seed),
         "sides": describe_sides(rows),
     }
-    print_example(metrics["example"])
-    print_what_was_counted(metrics)
+    print_found(**metrics)
     next_step = "python 05-preference-tuning/studies/pairs_or_scores.py: which format tells more?"
     return runs.finish(args, metrics, draw(metrics), next_step)
 
