@@ -56,13 +56,10 @@ def marks(prompt: Prompt, text: str) -> str:
     reading = read_response(prompt, text)
     if not reading.on_topic:
         return "  [off topic]"
-    parts = ["right" if reading.correct else "wrong"]
-    if reading.style == "sycophantic":
-        parts = ["wrong, agrees with the user"]
-    if reading.filler_words:
-        count = reading.filler_words
-        parts.append(f"{count} word{'s' * (count > 1)} of filler")
-    return f"  [{', '.join(parts)}]"
+    told, count = "right" if reading.correct else "wrong", reading.filler_words
+    told += ", agrees with the user" if reading.style == "sycophantic" else ""
+    told += f", {count} word{'s' * (count > 1)} of filler" if count else ""
+    return f"  [{told}]"
 
 
 def in_short(prompt: Prompt, width: int = 100) -> str:
@@ -83,11 +80,9 @@ def count_words(text: str) -> int:
 
 def length_unit(texts: Iterable[str]) -> str:
     """What `count_words` mostly counts in these texts: "words" or "characters"."""
-    counted = characters = 0
-    for text in texts:
-        counted += count_words(text)
-        characters += 0 if text.isascii() else len(UNSPACED.findall(text))
-    return "characters" if 2 * characters > counted else "words"
+    texts = list(texts)
+    characters = sum(len(UNSPACED.findall(text)) for text in texts)
+    return "characters" if 2 * characters > sum(map(count_words, texts)) else "words"
 
 
 # --- Many answers ---
@@ -124,24 +119,17 @@ def sample_answers(
     The KL, in nats, is that of a PEFT model from its base; any other model is its own reference.
     """
     sampled = sample(policy, tokenizer, prompts, n, max_new_tokens, seed=seed)
-    texts, token_ids, ended = [], [], []
-    for row in sampled:  # of one prompt
-        texts.append([response.text for response in row])
-        token_ids.append([response.token_ids for response in row])
-        ended.append([float(response.ended) for response in row])
+    texts = [[response.text for response in row] for row in sampled]
+    token_ids = [[response.token_ids for response in row] for row in sampled]
+    ended = [[float(response.ended) for response in row] for row in sampled]
     kl = None
     if hasattr(policy, "disable_adapter"):
         kl = read_once(partial(sequence_kl, policy, tokenizer), prompts, token_ids)
     return read_answers(prompts, texts, kl, np.array(ended))
 
 
-def read_answers(
-    prompts: list[Prompt],
-    texts: list[list[str]],
-    kl: np.ndarray | None = None,
-    ended: np.ndarray | None = None,
-) -> Answers:
-    """What is read in n texts to each prompt; without a KL it is 0, without `ended` all have."""
+def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None, ended=None) -> Answers:
+    """What is read in n texts to each prompt; kl, ended (P, n): without them 0, and all have."""
     shape = len(prompts), -1
     kl = np.zeros((len(prompts), len(texts[0]))) if kl is None else kl
     ended = np.ones_like(kl) if ended is None else ended
@@ -151,13 +139,9 @@ def read_answers(
         return Answers(texts, kl, words, ended)
     readings = [read_response(*pair) for pair in pairs]
     plain = [reading.style not in ("verbose", "expert") for reading in readings]
-    columns = {
-        "gold": [gold_utility(*pair) for pair in pairs],
-        "good": [reading.good for reading in readings],
-        "correct": [reading.correct for reading in readings],
-        "on_topic": [reading.on_topic for reading in readings],
-        "plain": plain,
-    }
+    columns = {"gold": [gold_utility(*pair) for pair in pairs], "plain": plain}
+    for name in ("good", "correct", "on_topic"):
+        columns[name] = [getattr(reading, name) for reading in readings]
     table = {name: np.array(column, float).reshape(shape) for name, column in columns.items()}
     kind = np.array([kind_of(*pair) for pair in pairs]).reshape(shape)
     return Answers(texts, kl, words, ended, **table, kind=kind)
@@ -166,20 +150,16 @@ def read_answers(
 def summarize(answers: Answers) -> dict:
     """Every reading with its interval over prompts, and what is right of the on-topic answers."""
     names = ("kl", "words", "gold", "good", "correct", "on_topic", "plain")
-    if answers.gold is None:
-        names = ("kl", "words", "ended")
     measured = {name: summary(getattr(answers, name).mean(1)) for name in names}
-    if answers.gold is not None:
-        right, on_topic = answers.correct * answers.on_topic, answers.on_topic
-        table = np.column_stack([right.sum(1), on_topic.sum(1)])
-        measured["right_of_on_topic"] = summary(table, _ratio)
-    return measured
 
+    def ratio(table: np.ndarray, axis: int = 0) -> float:
+        """Right answers over answers on topic; table (prompts, 2)."""
+        right, on_topic = table.sum(axis)
+        return right / max(on_topic, 1)
 
-def _ratio(table: np.ndarray, axis: int = 0) -> float:
-    """Sum of the first column over the sum of the second; table (N, 2)."""
-    first, second = table.sum(axis)
-    return first / max(second, 1)
+    right = (answers.correct * answers.on_topic).sum(1)
+    table = np.column_stack([right, answers.on_topic.sum(1)])
+    return {**measured, "right_of_on_topic": summary(table, ratio)}
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -191,12 +171,7 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def print_before_after(
-    prompts: list[Prompt],
-    before: list,
-    after: list,
-    rows: Sequence[tuple],
-    most: int = 3,
-    head: Sequence[str] = ("", "before", "after"),
+    prompts, before: list, after: list, rows: Sequence[tuple], most=3, head=("", "before", "after")
 ) -> None:
     """The first answers before and after (texts (P, n)) with their marks, then `print_table`.
 
@@ -237,8 +212,8 @@ def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
 
 
 def _cell(value: float | None, unit: str) -> str:
-    if value is None:
-        return "-"
+    if value is None or isinstance(value, int):  # a count
+        return "-" if value is None else f"{value:,}"
     return f"{100 * value:.0f}" if unit.startswith("%") else f"{value:.2f}"
 
 
@@ -261,9 +236,7 @@ class Point(NamedTuple):
     epoch: float | None = None
 
 
-def point_of(
-    method: str, series: str, label: str, answers: Answers, annotations: int, **rest
-) -> dict:
+def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> dict:
     """A policy's answers to the plane's prompts, the first FRONTIER_PROMPTS, as a Point."""
     of_plane = [getattr(answers, name)[:FRONTIER_PROMPTS] for name in ("kl", "gold", "good")]
     measured = [summary(values.mean(1)) for values in of_plane]
@@ -275,12 +248,7 @@ def point_name(point: dict) -> str:
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(
-    prompts: Sequence[str],
-    points: Sequence[dict],
-    texts: Sequence[list[list[str]]],
-    rewards: Sequence[dict[str, np.ndarray]] = (),
-) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
@@ -291,10 +259,8 @@ def answers_of_points(
     for point, its_texts in zip(points, texts, strict=True):
         answers["texts"][point_name(point)] = [row[0] for row in its_texts[:SHOWN]]
     for point, its_rewards in zip(points, rewards, strict=False):
-        rounded = {when: _rounded(values[:SHOWN]) for when, values in its_rewards.items()}
-        answers["rewards"][point_name(point)] = rounded
+        answers["rewards"][point_name(point)] = {
+            when: np.round(np.asarray(values[:SHOWN], dtype=float), 4).tolist()
+            for when, values in its_rewards.items()
+        }
     return answers
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return np.round(np.asarray(values, dtype=float), 4).tolist()

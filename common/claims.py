@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import runs
+from common.figures import save_figure
 from common.intervals import Z95, interval, over_seeds
 from common.models import init_compute, quiet_libraries
 from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
@@ -76,24 +78,12 @@ def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float
     return "does not hold" if high <= lowest or low >= highest else "undecided"
 
 
-def count_verdicts(claims: Sequence[dict]) -> str:
-    """The verdicts in words: 3 hold, 1 does not hold, 1 undecided."""
-    singular = {name: name for name in VERDICTS}
-    plural = {**singular, "holds": "hold", "does not hold": "do not hold"}
-    parts = []
-    for name in VERDICTS:
-        count = sum(claim["verdict"] == name for claim in claims)
-        if count:
-            parts.append(f"{count} {(singular if count == 1 else plural)[name]}")
-    return ", ".join(parts)
-
-
-def where_true(claim: dict) -> str:
-    """The region of a judged claim in words."""
-    low, high = claim["true"]
-    if low is None:
+def where_true(borders: Sequence[float | None]) -> str:
+    """The region in which a claim is true, in words; JSON has None for infinity."""
+    low, high = borders
+    if low in (None, -INFINITY):
         return f"below {high:g}"
-    return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
+    return f"above {low:g}" if high in (None, INFINITY) else f"between {low:g} and {high:g}"
 
 
 # --- Many claims, and claims that are left open ---
@@ -108,23 +98,14 @@ def false_discovery(claims: Sequence[dict]) -> dict[str, float]:
     since it is told by another test.
     """
     tested = [claim for claim in claims if claim["ci95"] and claim["verdict"] != "no difference"]
-    adjusted = benjamini_hochberg([_p_value(claim) for claim in tested])
-    return {
-        claim["id"]: p
-        for claim, p in zip(tested, adjusted, strict=True)
-        if claim["verdict"] != "undecided"
-    }
-
-
-def _borders(claim: dict) -> tuple[float, float]:
-    """The region in which a judged claim is true, with infinity where JSON has none."""
-    low, high = claim["true"]
-    return -INFINITY if low is None else low, INFINITY if high is None else high
+    adjusted = zip(tested, benjamini_hochberg(list(map(_p_value, tested))), strict=True)
+    return {claim["id"]: p for claim, p in adjusted if claim["verdict"] != "undecided"}
 
 
 def _p_value(claim: dict) -> float:
     mean, (low, high) = claim["mean"], claim["ci95"]
-    distance = min((border - mean for border in _borders(claim)), key=abs)
+    borders = [border for border in claim["true"] if border is not None]
+    distance = min((border - mean for border in borders), key=abs)
     towards = high - mean if distance > 0 else mean - low
     if towards <= 0:
         return float(distance == 0)
@@ -173,7 +154,9 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
     check_writable(folder)
     check_results(folder, name)
     parts = [folder / name / f"seed-{seed}.json" for seed in args.seeds]
-    todo = [seed for seed, part in zip(args.seeds, parts, strict=True) if not is_done(part)]
+    code, todo = code_hash(), []
+    for seed, part in zip(args.seeds, parts, strict=True):
+        todo += [seed] if read_json(part).get("code") != code else []
     if len(args.seeds) == 1 and todo:
         measure_seed(parts[0], measure, args.seeds[0], args.smoke)
         if args.part:  # the process of the other seeds sums up
@@ -183,8 +166,6 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
     results = sum_up(script.name, [read_json(part) for part in parts], claims)
     write_json(saved, results)
     figure = saved.with_suffix(".png")
-    from common.figures import save_figure
-
     save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
     print_claims(results, committed)
     print(f"\nwrote {figure}, {saved}   ({results['wall_seconds']:.0f} s a seed)")
@@ -213,15 +194,8 @@ def measure_seed(part: Path, measure: Callable, seed: int, smoke: bool) -> None:
     init_compute("cpu")
     started = time.time()
     metrics = measure(seed, smoke)
-    seconds = round(time.time() - started, 1)
-    write_json(
-        part, {"seed": seed, "wall_seconds": seconds, "code": code_hash(), "metrics": metrics}
-    )
-
-
-def is_done(part: Path) -> bool:
-    """Whether a seed's results are there, made by the code as it is."""
-    return read_json(part).get("code") == code_hash()
+    about = {"seed": seed, "wall_seconds": round(time.time() - started, 1), "code": code_hash()}
+    write_json(part, {**about, "metrics": metrics})
 
 
 def code_hash() -> str:
@@ -258,14 +232,13 @@ def run_side_by_side(script: Path, seeds: Sequence[int], args: argparse.Namespac
 def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
     """The results of all seeds with every claim judged, ready for JSON."""
     metrics = [part["metrics"] for part in parts]
-    judged = [judge(claim, metrics) for claim in claims]
     return {
         "script": script,
         "seeds": [part["seed"] for part in parts],
         "wall_seconds": round(float(np.mean([part["wall_seconds"] for part in parts])), 1),
         "versions": versions(),
         "runs": [{key: part[key] for key in ("seed", "wall_seconds", "metrics")} for part in parts],
-        "claims": judged,
+        "claims": [judge(claim, metrics) for claim in claims],
     }
 
 
@@ -276,8 +249,7 @@ def print_claims(results: dict, committed: dict) -> None:
     """Every claim with what this run measured, and the verdict: from five seeds on its own."""
     own = len(results["seeds"]) >= FEWEST
     over = {claim["id"]: claim for claim in committed.get("claims", ())}
-    head = f"{name_seeds(results['seeds'])}"
-    print(f"\n{'claim':<58} {head:<20} verdict")
+    print(f"\n{'claim':<58} {name_seeds(results['seeds']):<20} verdict")
     for claim in results["claims"]:
         known = claim if own else over.get(claim["id"])
         found = known["verdict"] if known else "undecided: too few seeds"
@@ -305,15 +277,11 @@ def tell_claims(results: dict, claims: Sequence[Claim], saved: Path) -> None:
     for claim in claims:
         judged = found.get(claim.id)
         print(f"\n{claim.says}")
-        print(f"  measured   {claim.measured}; true {where_true(_as_judged(claim))}")
+        print(f"  measured   {claim.measured}; true {where_true(claim.true)}")
         if judged:
             print(f"  found      {interval(judged, 3)}: {judged['verdict']}")
         if claim.published:
             print(f"  published  {claim.published}")
-
-
-def _as_judged(claim: Claim) -> dict:
-    return {"true": [None if math.isinf(border) else border for border in claim.true]}
 
 
 def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, dict]) -> None:
@@ -327,12 +295,14 @@ def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, di
     for name, result in results.items():
         for claim in result["claims"]:
             cells = (titles[name], claim["says"], claim["measured"], interval(claim))
-            cells += (where_true(claim), claim["verdict"], claim["published"])
+            cells += (where_true(claim["true"]), claim["verdict"], claim["published"])
             lines.append(f"| {' | '.join(cells)} |")
             claims.append(claim)
     adjusted = false_discovery(claims).values()
     stand = sum(p <= 0.05 for p in adjusted)
-    told = f"{len(claims)} claims: {count_verdicts(claims)}. Of the {len(adjusted)} that are"
-    lines += ["", f"{told} decided, {stand} stand at a false-discovery rate of 5 %."]
+    counts = Counter(claim["verdict"] for claim in claims)
+    verdicts = ", ".join(f"{name}: {counts[name]}" for name in VERDICTS)
+    told = f"{len(claims)} claims ({verdicts}). Of the {len(adjusted)} that are decided, {stand}"
+    lines += ["", f"{told} stand at a false-discovery rate of 5 %."]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -49,7 +49,6 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
-DPI = 150
 
 
 def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
@@ -63,7 +62,7 @@ def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
     names = {f"lab:{name}": color for name, color in COLORS.items()}
     matplotlib.colors.get_named_colors_mapping().update(names)
     plt.rcParams.update(STYLE)
-    size = {"figsize": (8.4, height * rows + 0.4), "dpi": DPI, "layout": "constrained"}
+    size = {"figsize": (8.4, height * rows + 0.4), "dpi": 150, "layout": "constrained"}
     figure, axes = plt.subplots(rows, columns, squeeze=False, **size)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     bold = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
@@ -88,9 +87,8 @@ def seed_lines(ax, x: Sequence, values: np.ndarray, color: str, label: str, **li
     values = np.asarray(values, dtype=float)
     if len(values) > 1:
         ax.plot(x, values.T, color=color, lw=0.7, alpha=0.4, ls=line.get("ls", "-"))
-    ax.plot(
-        x, values.mean(0), color=color, label=label, **{"lw": 2, "marker": "o", "ms": 3, **line}
-    )
+    line = {"lw": 2, "marker": "o", "ms": 3, **line}
+    ax.plot(x, values.mean(0), color=color, label=label, **line)
 
 
 def seed_dots(ax, place: float, values: Sequence, color: str, label: str | None = None) -> None:
@@ -107,6 +105,8 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
     In each cell the mean over seeds, and how many seeds are above 0: green where all of them are,
     purple where none is, pale in between.
     """
+    from matplotlib.patches import Rectangle
+
     values = np.array(values, dtype=float)
     rows, columns, count = list(rows), list(columns), len(values)
     for (i, k), mean in np.ndenumerate(values.mean(0)):
@@ -115,7 +115,8 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
         above = int((values[:, i, k] > 0).sum())
         color = COLORS["gold"] if 2 * above > count else COLORS["rejected"]
         strength = 0.75 if above in (0, count) and abs(mean) > 0.005 else 0.2
-        ax.add_patch(_cell_patch(k, i, color, strength))
+        cell = {"color": color, "alpha": strength, "lw": 0}
+        ax.add_patch(Rectangle((k - 0.48, i - 0.46), 0.96, 0.92, **cell))
         told = f"{mean:+z.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
         white = {"color": "white"} if strength > 0.5 else {}
         ax.text(k, i, told, ha="center", va="center", fontsize=8, **white)
@@ -124,12 +125,6 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     ax.grid(visible=False)
     ax.tick_params(length=0)
-
-
-def _cell_patch(x: float, y: float, color: str, strength: float):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=color, alpha=strength, lw=0)
 
 
 def legend_below(ax, **options) -> None:

@@ -16,11 +16,8 @@ STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 
 
 
 def bootstrap_ci(
-    values: Sequence,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
+    values: Sequence, statistic=np.mean, resamples: int = 2000, seed: int = 0
+) -> tuple:
     """95 % percentile interval of statistic(values, axis=0), resampling the first axis.
 
     `values` has shape (N,) or (N, ...); then the statistic returns one number per resample.
@@ -75,11 +72,6 @@ def summary(values: Sequence, statistic: Callable = np.mean, resamples: int = 20
     return {"mean": mean, "ci95": ci95, "count": count}
 
 
-def summaries(values: np.ndarray) -> list | dict:
-    """Values (..., N) as nested lists of quantities {mean, ci95, count} over the last axis."""
-    return [summaries(row) for row in values] if values.ndim > 1 else summary(values)
-
-
 def mean_of(quantities: Sequence[dict]) -> dict:
     """The mean of quantities that were measured on the same cases: their errors go together."""
     lows, highs = zip(*(quantity["ci95"] for quantity in quantities), strict=True)
@@ -93,22 +85,19 @@ def mean_of(quantities: Sequence[dict]) -> dict:
 # --- In words ---
 
 
-def interval(measured: dict, digits: int = 2) -> str:
+def interval(measured: dict, digits: int = 2, unit: str = "") -> str:
     """A quantity in words: 0.88 [0.85, 0.90]."""
-    mean = f"{measured['mean']:.{digits}f}"
+    mean = f"{measured['mean']:.{digits}f}{unit}"
     if measured["ci95"] is None:
         return f"{mean} (too few cases for an interval)"
     low, high = measured["ci95"]
     return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def percent(measured: dict) -> str:
+def percent(share: dict) -> str:
     """A share in words: 88 % [85, 90]."""
-    mean = f"{measured['mean']:.0%}".replace("%", " %")
-    if measured["ci95"] is None:
-        return f"{mean} (too few cases for an interval)"
-    low, high = measured["ci95"]
-    return f"{mean} [{100 * low:.0f}, {100 * high:.0f}]"
+    ci95 = share["ci95"] and [100 * end for end in share["ci95"]]
+    return interval({"mean": 100 * share["mean"], "ci95": ci95}, digits=0, unit=" %")
 
 
 # --- Over seeds ---
@@ -127,10 +116,11 @@ def over_seeds(runs: Sequence):
         return first
     if any(run is None for run in runs):
         return None
-    if isinstance(first, dict) and "ci95" in first:
-        return _measured_over_seeds(runs)
     if isinstance(first, dict):
-        return _entries_over_seeds(runs)
+        quantity = _measured_over_seeds(runs) if "ci95" in first else {}
+        known = [key for key in first if all(key in run for run in runs)]
+        others = [key for key in known if key not in quantity]
+        return quantity | {key: over_seeds([run[key] for run in runs]) for key in others}
     if isinstance(first, list | tuple):
         return [over_seeds(entries) for entries in zip(*runs, strict=False)]
     is_number = isinstance(first, int | float) and not isinstance(first, bool)
@@ -146,14 +136,4 @@ def _measured_over_seeds(runs: Sequence[dict]) -> dict:
     below = np.mean([run["mean"] - run["ci95"][0] for run in known]) if known else 0
     above = np.mean([run["ci95"][1] - run["mean"] for run in known]) if known else 0
     ci95 = [mean - math.hypot(between, below), mean + math.hypot(between, above)]
-    measured = {"mean": mean, "ci95": ci95}
-    return {**measured, **_entries_over_seeds(runs, without=("mean", "ci95")), "by_seed": means}
-
-
-def _entries_over_seeds(runs: Sequence[dict], without: Sequence[str] = ()) -> dict:
-    merged = {}
-    for key in runs[0]:
-        values = [run[key] for run in runs if key in run]
-        if key not in without and len(values) == len(runs):
-            merged[key] = over_seeds(values)
-    return merged
+    return {"mean": mean, "ci95": ci95, "by_seed": means}

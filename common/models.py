@@ -19,22 +19,17 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 from common.basics import UserError
-from common.prompts import reads_pairs, use_template_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from common.prompts import reads_pairs, use_template
+from common.saving import read_json
 
 TINY = Path(__file__).resolve().parent / "tiny"
 EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
 HEADS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # of models that write text
-DECODERS = "give a causal language model (GPT-2, Llama, Qwen, ...)"
 OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # the files that make a model
 # Types whose first position is the one behind the id of the padding token.
-COUNT_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
-COUNT_FROM_PADDING += ("camembert", "longformer", "mpnet", "ibert", "data2vec-text", "esm")
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "esm")
 
 # --- Names ---
 
@@ -45,41 +40,29 @@ def is_embedded(name: str) -> bool:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of an embedded or local model, or of an adapter in the hub's cache, if any."""
+    """The folder of an embedded or local model, if it is one."""
     folder = TINY / name if is_embedded(name) else Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    cached = cached_folder(name, "adapter_config.json")
-    return cached if cached and adapter_base(str(cached)) else None
+    return folder.resolve() if folder.is_dir() else None
 
 
-def cached_folder(name: str, file: str = "config.json") -> Path | None:
-    """Where the hub's cache has a model with this file, if it has."""
+def cached_folder(name: str) -> Path | None:
+    """Where the hub's cache has this model, if it has."""
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):  # no name that a hub can have
-        cached = try_to_load_from_cache(name, file)
+        cached = try_to_load_from_cache(name, "config.json")
         return Path(cached).parent if isinstance(cached, str) else None
 
 
-def find_base(name: str) -> str | None:
-    """The model that an adapter was made for; None where the name is not that of an adapter."""
-    folder = local_folder(name)
-    return adapter_base(str(folder)) if folder else None
-
-
-def adapter_base(path: str) -> str | None:
+def adapter_base(name: str) -> str | None:
     """The model that the adapter in a folder was made for; None where there is no adapter."""
-    file = Path(path, "adapter_config.json")
-    if not file.is_file() or Path(path, "config.json").is_file():
+    file = Path(local_folder(name) or name, "adapter_config.json")
+    if not file.is_file() or file.with_name("config.json").is_file():
         return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
-        base = None
+    base = read_json(file).get("base_model_name_or_path")
     if not base:
-        raise UserError(f"cannot use the adapter {path}: {file.name} names no base model")
-    return str(base)
+        raise UserError(f"cannot use the adapter {name}: {file.name} names no base model")
+    return base
 
 
 def find_model(name: str) -> str:
@@ -88,23 +71,14 @@ def find_model(name: str) -> str:
     The folder of an adapter is one too. Raises UserError otherwise, within 4 seconds: the library
     itself would retry for a minute.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = local_folder(name)
+    folder, path = local_folder(name), Path(name).expanduser()
     if folder:
         check_folder(name, folder)
         return str(folder)
-    path = Path(name).expanduser()
     is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if path.exists() or is_path:
         raise UserError(f"no model {name}: there is no such folder")
-    try:
-        cached = try_to_load_from_cache(name, "config.json")
-    except ValueError:
-        raise UserError(
-            f"no model {name}: no such folder, and not a name that a model hub can have"
-        ) from None
-    if isinstance(cached, str):
+    if cached_folder(name):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     elif not hub_answers():
         raise UserError(
@@ -118,7 +92,7 @@ def check_folder(name: str, folder: Path) -> None:
     """Raise UserError for a folder without a model, and for an adapter without its base."""
     if (folder / "config.json").is_file():
         return
-    base = adapter_base(str(folder))
+    base = adapter_base(name)
     if base is None:
         gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
         reason = f"the folder holds no model{gguf} (config.json is missing)"
@@ -164,8 +138,7 @@ def fingerprint(what) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in OF_MODELS and path.is_file():
-            stat = path.stat()
-            digest.update(f"{path.name} {_hash_file(path, stat.st_mtime_ns)}\n".encode())
+            digest.update(f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}\n".encode())
     base = adapter_base(str(folder))
     if base is not None:
         digest.update(fingerprint(base).encode())
@@ -182,35 +155,28 @@ def _hash_file(path: Path, changed: int) -> str:
 # --- Loading ---
 
 
-def load_causal_lm(
-    name: str, device: str = "cpu"
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A causal LM in float32 and its tokenizer, from a folder or the hub.
+def load_causal_lm(name: str, device: str = "cpu") -> tuple:
+    """(causal LM in float32, tokenizer), from a folder or the hub; an adapter is merged.
 
-    An adapter is merged into the model that it was made for. Raises UserError for what is no causal
-    LM, and says what to do.
+    Raises UserError for what is no causal LM, and says what to do.
     """
     from transformers import AutoModelForCausalLM
 
     model, tokenizer, missing = _load(AutoModelForCausalLM, name, device)
     if tokenizer.eos_token is None:
-        raise UserError(
-            f"cannot use the model {name}: its tokenizer has no eos token, so no answer would end; "
-            "set one and save it"
-        )
+        reason = "its tokenizer has no eos token, so no answer would end; set one and save it"
+        raise UserError(f"cannot use the model {name}: {reason}")
     if missing:
         raise UserError(
             f"cannot use the model {name}: {len(missing)} of its weights are not in the checkpoint "
             f"and would be random ({missing[0]}); give a complete one, with its language-model head"
         )
-    use_template_of(name, tokenizer)
+    use_template(tokenizer)
     return model, tokenizer
 
 
-def load_reward_model(
-    name: str, device: str = "cpu"
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A sequence classifier with one output (a fresh head on a bare backbone), its tokenizer."""
+def load_reward_model(name: str, device: str = "cpu") -> tuple:
+    """(sequence classifier with one output, tokenizer); a bare backbone gets a fresh head."""
     from transformers import AutoModelForSequenceClassification
 
     model, tokenizer, _ = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
@@ -218,33 +184,30 @@ def load_reward_model(
     return model, tokenizer
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+def load_tokenizer(name: str):
     """The tokenizer of a model, with a token to pad with and a chat template where it needs one."""
     from transformers import AutoConfig, AutoTokenizer
 
-    path, base = find_model(name), find_base(name)
-    while base and find_base(base):  # an adapter to an adapter
-        base = find_base(base)
-    if base and not holds_tokenizer(path):
+    path, base = find_model(name), adapter_base(name)
+    there = any([*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")])
+    if base and not there:
         return load_tokenizer(base)
-    if not base:
-        check_checkpoint(name, path)
-    if Path(path).is_dir() and not holds_tokenizer(path):
+    if Path(path).is_dir() and not there:
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(find_model(base or name), trust_remote_code=False)
+        while base:  # an adapter has no configuration of its own, and may be one to an adapter
+            path, base = find_model(base), adapter_base(base)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds for a broken model
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.pad_token is None:
-        raise UserError(
-            f"cannot use the model {name}: its tokenizer has no token to pad with and none that "
-            "ends a text; set an eos token and save it"
-        )
+        reason = "its tokenizer has no token to pad with and none that ends a text"
+        raise UserError(f"cannot use the model {name}: {reason}; set an eos token and save it")
     if not reads_pairs(tokenizer):
-        use_template_of(name, tokenizer)
+        use_template(tokenizer)
     tokenizer.model_max_length = min(tokenizer.model_max_length, count_positions(config))
     return tokenizer
 
@@ -257,48 +220,35 @@ def count_positions(config) -> float:
     return positions
 
 
-def holds_tokenizer(path: str) -> bool:
-    """Whether there is a tokenizer in a folder."""
-    return any([*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")])
-
-
 def _load(auto_class, name: str, device: str, **options) -> tuple:
     """(model, tokenizer, names of the weights that the checkpoint lacks)."""
-    path, base = find_model(name), find_base(name)
+    import torch
+
+    path, base = find_model(name), adapter_base(name)
     if base:
         model, _, missing = _load(auto_class, base, device, **options)
-        model = merge_adapter(model, name)
+        model, tokenizer = merge_adapter(model, name), load_tokenizer(name)
     else:
         check_checkpoint(name, path, auto_class.__name__)
-    tokenizer = load_tokenizer(name)
-    if not base:
-        model, missing = load_weights(auto_class, name, **options)
+        tokenizer = load_tokenizer(name)
+        options |= {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+        try:
+            model, info = auto_class.from_pretrained(path, output_loading_info=True, **options)
+        except Exception as error:  # the libraries raise many kinds for a broken model
+            raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
+        missing = sorted(info["missing_keys"])
     check_vocabulary(name, model, tokenizer)
     return model.to(device).eval(), tokenizer, missing
 
 
-def load_weights(auto_class, name: str, **options) -> tuple["PreTrainedModel", list[str]]:
-    """(model in float32, names of the weights that the checkpoint lacks)."""
-    import torch
-
-    safe = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-    options |= {**safe, "output_loading_info": True}
-    try:
-        model, info = auto_class.from_pretrained(find_model(name), **options)
-    except Exception as error:  # the libraries raise many kinds for a broken model
-        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
-    return model, sorted(info["missing_keys"])
-
-
-def merge_adapter(model: "PreTrainedModel", name: str) -> "PreTrainedModel":
+def merge_adapter(model, name: str):
     """The model with the adapter in its weights; to PEFT its name is then that of the adapter."""
     from peft import PeftConfig, PeftModel
 
     path = find_model(name)
     if not Path(path, "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"cannot use the adapter {name}: the folder holds no adapter_model.safetensors"
-        )
+        reason = "the folder holds no adapter_model.safetensors"
+        raise UserError(f"cannot use the adapter {name}: {reason}")
     try:
         config = PeftConfig.from_pretrained(path)
         config.task_type = None  # a reward model can start from an adapter of a language model
@@ -306,12 +256,10 @@ def merge_adapter(model: "PreTrainedModel", name: str) -> "PreTrainedModel":
     except Exception as error:  # whatever the library raises for what does not fit
         raise UserError(f"cannot use the adapter {name}: {in_brief(error)}") from None
     merged.name_or_path = merged.config._name_or_path = path
-    return merged.eval()
+    return merged
 
 
-def check_vocabulary(
-    name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
-) -> None:
+def check_vocabulary(name: str, model, tokenizer) -> None:
     """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
@@ -328,11 +276,10 @@ def check_vocabulary(
 # --- What cannot be used, and what to do ---
 
 
-def check_checkpoint(name: str, path: str, auto_class: str | None = None) -> None:
+def check_checkpoint(name: str, path: str, auto_class: str) -> None:
     """Raise UserError, with what to do, for a checkpoint that `auto_class` cannot make use of.
 
-    Read from config.json and the names of the files: no weights, no code. Without a class only the
-    tokenizer is wanted.
+    Read from config.json and the names of the files: no weights, no code.
     """
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -340,17 +287,13 @@ def check_checkpoint(name: str, path: str, auto_class: str | None = None) -> Non
         config = PreTrainedConfig.get_config_dict(path)[0]
     except Exception as error:  # whatever the library raises for a broken file
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
-    kind, reason = str(config.get("model_type")), None
-    if not config.get("model_type"):
-        reason = "config.json does not say what it is (model_type is missing); download it again"
-    elif kind not in CONFIG_MAPPING and "auto_map" in config:
-        reason = f"it needs code that comes with it (type {kind}), and such code is never run"
-    elif kind not in CONFIG_MAPPING:
-        reason = f"transformers has no models of the type {kind}; give another one"
-    elif auto_class and Path(path).is_dir():
-        reason = why_no_weights(Path(path), config)
-    if auto_class and not reason:
-        reason = why_not_a(auto_class, kind, config)
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        reason = f"transformers has no models of the type {kind}, and code that comes with a model "
+        reason += "is never run; give another one"
+    else:
+        reason = why_no_weights(Path(path), config) if Path(path).is_dir() else None
+        reason = reason or why_not_a(auto_class, kind, config)
     if reason:
         raise UserError(f"cannot use the model {name}: {reason}")
 
@@ -358,12 +301,9 @@ def check_checkpoint(name: str, path: str, auto_class: str | None = None) -> Non
 def why_no_weights(folder: Path, config: dict) -> str | None:
     """Why the weights of a folder cannot be read and trained; None where they can."""
     quantised = (config.get("quantization_config") or {}).get("quant_method")
-    weights = list(folder.glob("*.safetensors"))
     if quantised:
         return f"its weights are quantised ({quantised}); give the model that it was made from"
-    if any(path.open("rb").read(23) == b"version https://git-lfs" for path in weights):
-        return "its weights have not been fetched; type: git lfs pull"
-    if weights:
+    if any(folder.glob("*.safetensors")):
         return None
     if any(folder.glob("*.gguf")):
         return "a GGUF file cannot be trained; give the model that it was converted from"
@@ -381,29 +321,23 @@ def why_not_a(auto_class: str, kind: str, config: dict) -> str | None:
     """Why a checkpoint is no language model, or no reward model; None where it is one."""
     import transformers
 
-    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"
-    if auto_class == "AutoModelForCausalLM":
-        mapping = "MODEL_FOR_CAUSAL_LM_MAPPING"
+    writes = auto_class == "AutoModelForCausalLM"
+    task = "CAUSAL_LM" if writes else "SEQUENCE_CLASSIFICATION"
+    mapping = getattr(transformers, f"MODEL_FOR_{task}_MAPPING")
+    is_known = transformers.CONFIG_MAPPING[kind] in mapping
     architecture = (config.get("architectures") or [""])[0]
-    config_class = transformers.CONFIG_MAPPING[kind]
-    pictures = hasattr(config_class(), "vision_config")
-    is_known = config_class in getattr(transformers, mapping)
-    if auto_class == "AutoModelForCausalLM":
-        backbones = "an encoder goes to reward_model.py --model, or to --reward-backbone"
-        if pictures:
-            return (
-                f"it is a model of pictures and text ({kind}), which is not supported; {DECODERS}"
-            )
-        if config.get("is_encoder_decoder"):
-            return f"{architecture} is an encoder-decoder, which goes on with no prompt; {DECODERS}"
-        if not is_known or (architecture and not architecture.endswith(HEADS)):
-            what = architecture or kind
-            return f"{what} is not a language model: it does not write; {DECODERS}; {backbones}"
-        return None
+    give = "give a causal language model (GPT-2, Llama, Qwen, ...)"
+    if writes and config.get("is_encoder_decoder"):
+        return f"{architecture} is an encoder-decoder, which goes on with no prompt; {give}"
+    if writes and "vision_config" in config:
+        return f"it is a model of pictures and text ({kind}), which is not supported; {give}"
+    if writes and (not is_known or (architecture and not architecture.endswith(HEADS))):
+        what = f"{architecture or kind} is not a language model: it does not write; {give}"
+        return f"{what}; an encoder goes to reward_model.py --model, or to --reward-backbone"
     if not is_known:
         return f"transformers has no reward model of the type {kind}; give an encoder (BERT, ...)"
-    if architecture.endswith("Classification") and len(config.get("id2label", "ab")) != 1:
-        count = len(config.get("id2label", "ab"))
+    count = len(config.get("id2label", "ab"))
+    if architecture.endswith("Classification") and count != 1:
         return f"it is a classifier with {count} labels, and a reward is one number"
     return None
 
@@ -419,7 +353,7 @@ def in_brief(error: Exception) -> str:
 # --- Adapters ---
 
 
-def load_adapter(model: "PreTrainedModel", folder: Path):
+def load_adapter(model, folder: Path):
     """The model with the adapter of a folder on it, ready to be evaluated.
 
     Raises UserError where there is none, or where it was made for another model: two places with
@@ -505,12 +439,12 @@ def gains_from_bfloat16(device: str) -> bool:
     return seconds[torch.bfloat16] < seconds[torch.float32] / 1.2
 
 
-def is_wide(model: "PreTrainedModel") -> bool:
+def is_wide(model) -> bool:
     """Whether the matrices of a model are large enough to gain from bfloat16."""
     return model.config.get_text_config().hidden_size >= 256
 
 
-def autocast(model: "PreTrainedModel"):
+def autocast(model):
     """bfloat16 autocast where the hardware gains from it and the model is wide; else a no-op."""
     import torch
 

@@ -69,12 +69,9 @@ class Question(NamedTuple):
 @functools.cache
 def all_questions() -> dict[str, Question]:
     """Every prompt of the world: fact x phrasing x (no belief, right belief, wrong belief)."""
-    facts = [
-        (name, subject, answer)
-        for name, relation in RELATIONS.items()
-        for subject, answer in relation["answers"].items()
-    ]
-    questions = {}
+    facts, questions = [], {}
+    for name, relation in RELATIONS.items():
+        facts += [(name, *fact) for fact in relation["answers"].items()]
     for i, (name, subject, answer) in enumerate(facts):
         phrasings = RELATIONS[name]["phrasings"]
         others = [other for other in RELATIONS[name]["answers"].values() if other != answer]
@@ -104,7 +101,7 @@ def questions(split: str, unseen: bool | None = False) -> list[Question]:
 
 
 def holds_wrong_belief(question: Question) -> bool:
-    """Whether the user says what they think, and is wrong."""
+    """Whether the user says what the answer is, and is wrong."""
     return question.belief not in (None, question.answer)
 
 
@@ -112,11 +109,7 @@ def holds_wrong_belief(question: Question) -> bool:
 
 
 def write_response(question: Question, style: str, rng: random.Random) -> str:
-    """One response to the question in the given style.
-
-    Raises ValueError for an unknown style, and for "sycophantic" where the user holds no wrong
-    belief.
-    """
+    """One response to the question in the given style; "sycophantic" needs a wrong belief."""
     relation = RELATIONS[question.relation]
     taken = (question.answer, question.belief)
     others = [answer for answer in relation["answers"].values() if answer not in taken]
@@ -153,8 +146,8 @@ def draw_style(question: Question, rng: random.Random) -> str:
 
 
 def _sentence(question: Question, answer: str) -> str:
-    sentence = RELATIONS[question.relation]["sentence"]
-    return sentence.format(subject=question.subject, answer=answer)
+    form = RELATIONS[question.relation]["sentence"]
+    return form.format(subject=question.subject, answer=answer)
 
 
 def _lower_first(sentence: str) -> str:
@@ -193,10 +186,7 @@ class Reading(NamedTuple):
 
 @functools.lru_cache(maxsize=8192)
 def read_response(prompt: str, response: str) -> Reading:
-    """Read a response word by word, from the two texts alone.
-
-    KeyError: the prompt is no question of this world.
-    """
+    """Read a response to a question of the world word by word, from the two texts alone."""
     question, response = all_questions()[prompt], response.strip()
     words = _words(response)
     answers = set(RELATIONS[question.relation]["answers"].values())
@@ -269,17 +259,13 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_pairs(
-    count: int,
-    split: str = "train",
-    annotator: str = "human",
-    seed: int = 0,
-    unseen: bool | None = False,
+    count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False
 ) -> list[dict]:
     """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
     Two responses of different styles are drawn as the SFT checkpoint would write them, one of them
     concise in at least five pairs of six; the annotator perceives both and the better one becomes
-    `chosen`. KeyError: unknown annotator.
+    `chosen`.
     """
     rng = random.Random(f"pairs {split} {seed}")
     noise = np.random.default_rng([SPLITS.index(split), seed])
@@ -294,22 +280,12 @@ def make_pairs(
         texts = [write_response(question, style, rng) for style in styles]
         utilities = [annotator_utility(question.prompt, text, annotator) for text in texts]
         best = int(np.argmax(annotate(np.array(utilities), noise)))
-        rows.append(_pair(question.prompt, texts, styles, best))
+        row = {"prompt": question.prompt}
+        for side, i in zip(SIDES, (best, 1 - best), strict=True):
+            gold = gold_utility(question.prompt, texts[i])
+            row |= {side: texts[i], f"{side}_style": styles[i], f"{side}_utility": gold}
+        rows.append(row)
     return rows
-
-
-def _pair(prompt: str, texts: list[str], styles: tuple[str, str], best: int) -> dict:
-    """The row of two texts, of which `best` (0 or 1) was chosen."""
-    worse = 1 - best
-    return {
-        "prompt": prompt,
-        "chosen": texts[best],
-        "rejected": texts[worse],
-        "chosen_style": styles[best],
-        "rejected_style": styles[worse],
-        "chosen_utility": gold_utility(prompt, texts[best]),
-        "rejected_utility": gold_utility(prompt, texts[worse]),
-    }
 
 
 def wrong_users(split: str, count: int) -> list[Question]:
@@ -331,21 +307,18 @@ def pairs_of_wrong_users(
 
 def make_unpaired(pairs: list[dict]) -> list[dict]:
     """Unpaired view (TRL's prompt, completion, label): both responses, the chosen one True."""
-    rows = []
-    for row in pairs:
-        for side in SIDES:
-            label = side == "chosen"
-            rows.append({"prompt": row["prompt"], "completion": row[side], "label": label})
-    return rows
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in pairs
+        for side in SIDES
+    ]
 
 
 def swap_sides(row: dict) -> dict:
     """The pair labelled the other way round, with all that it says of either side."""
     other = {"chosen": "rejected", "rejected": "chosen"}
-    swapped = {}
-    for key, value in row.items():
-        swapped[re.sub("^(chosen|rejected)", lambda side: other[side[0]], key)] = value
-    return swapped
+    swap = re.compile("^(chosen|rejected)")
+    return {swap.sub(lambda side: other[side[0]], key): value for key, value in row.items()}
 
 
 def flip_labels(pairs: list[dict], share: float, seed: int) -> list[dict]:
@@ -411,7 +384,12 @@ def contrasts_of(question: Question, seed: int) -> list[Contrast]:
     rows = [("filler", verbose, right, float(filler[verbose]))]
     if question.belief != question.answer:
         rows.append(("right", right, wrong, 1.0))
-    elsewhere = _off_topic_without_filler(question)
+    elsewhere = list(CHATTER)
+    for name, other in RELATIONS.items():
+        if name != question.relation:
+            facts = other["answers"].items()
+            elsewhere += [other["sentence"].format(subject=s, answer=a) for s, a in facts]
+    elsewhere = [text for text in elsewhere if gold_utility(prompt, text) == 0]
     if elsewhere:
         rows.append(("on_topic", wrong, rng.choice(elsewhere), 1.0))
     if alike:
@@ -421,13 +399,3 @@ def contrasts_of(question: Question, seed: int) -> list[Contrast]:
         if read_response(prompt, echo).filler_words == 0:
             rows.append(("agreement", echo, wrong, 1.0))
     return [Contrast(component, prompt, *rest) for component, *rest in rows]
-
-
-def _off_topic_without_filler(question: Question) -> list[str]:
-    """Texts off topic as the world has them, those of no gold utility at all."""
-    texts = list(CHATTER)
-    for name, relation in RELATIONS.items():
-        if name != question.relation:
-            facts = relation["answers"].items()
-            texts += [relation["sentence"].format(subject=s, answer=a) for s, a in facts]
-    return [text for text in texts if gold_utility(question.prompt, text) == 0]

@@ -12,16 +12,11 @@ there once, when it is loaded. From then on everything that reads it sees the pr
 import json
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from common.basics import UserError
 from common.preferences import SIDES
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 Prompt = str | list[dict[str, str]]
-SPEAKERS = {"user": "User", "assistant": "Assistant"}
 # The format of models that have no chat template: "Question: ...\nAnswer: ...", a line for each
 # turn, a system message before the first; a response ends with the EOS.
 PLAIN_TEMPLATE = (
@@ -67,11 +62,8 @@ def as_text(prompt: Prompt) -> str:
     prompt = as_prompt(as_messages(prompt))
     if isinstance(prompt, str):
         return prompt
-    paragraphs = []
-    for message in prompt:
-        speaker = SPEAKERS.get(message["role"])
-        paragraphs.append(f"{speaker}: {message['content']}" if speaker else message["content"])
-    return "\n\n".join(paragraphs)
+    speakers = {"user": "User: ", "assistant": "Assistant: "}
+    return "\n\n".join(speakers.get(m["role"], "") + m["content"] for m in prompt)
 
 
 def prompt_key(prompt: Prompt) -> str:
@@ -88,23 +80,24 @@ def distinct_prompts(prompts: Iterable[Prompt]) -> list[Prompt]:
 # --- Chat templates ---
 
 
-def is_plain(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def is_plain(tokenizer) -> bool:
     """Whether the model has no chat template of its own."""
     return tokenizer.chat_template.endswith(PLAIN_TEMPLATE)
 
 
-def use_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+def use_template(tokenizer) -> None:
     """Have the tokenizer write its own chat template, without thinking, or `PLAIN_TEMPLATE`.
 
-    Of several templates that is the default one. Raises UserError for a template that does not
-    write a question and its answer.
+    The plain one begins with BOS where the tokenizer adds it to a text: the token ids of a prompt
+    are those of its plain text. Of several templates the default one counts. Raises UserError for
+    one that does not write a question and its answer.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     if template is None:
-        use_plain_template(tokenizer)
-        return
+        adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
     if "enable_thinking" in template:
         template = NO_THINKING + template.removeprefix(NO_THINKING)
     tokenizer.chat_template = template
@@ -114,23 +107,15 @@ def use_template(tokenizer: "PreTrainedTokenizerBase") -> None:
         end_with_prompt(tokenizer)
 
 
-def use_plain_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Have the tokenizer write `PLAIN_TEMPLATE`, with its BOS if it adds one to a text.
-
-    The token ids of a prompt are then those of its plain text.
-    """
-    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
-
-
-def end_with_prompt(tokenizer: "PreTrainedTokenizerBase") -> None:
+def end_with_prompt(tokenizer) -> None:
     """Cut the template where a prompt goes on otherwise than before an answer."""
     written, both = show_template(tokenizer)
     shown = shared_prompt(tokenizer, written, both)
     if QUESTION not in shown or ANSWER not in both[len(shown) :]:
         raise UserError(
-            f"its chat template does not write a question and its answer; it makes {both!r:.80} of "
-            f"{QUESTION!r} and {ANSWER!r}. Correct it, or remove it to have the plain format"
+            f"cannot use the model {tokenizer.name_or_path}: its chat template does not write a "
+            f"question and its answer; it makes {both!r:.80} of {QUESTION!r} and {ANSWER!r}. "
+            "Correct it, or remove it to have the plain format"
         )
     if shown != written:
         template = tokenizer.chat_template.removesuffix("\n")  # at an end Jinja leaves it out
@@ -138,7 +123,7 @@ def end_with_prompt(tokenizer: "PreTrainedTokenizerBase") -> None:
         tokenizer.chat_template = CUT_TEMPLATE.format(template=template, end=end)
 
 
-def loses_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def loses_system(tokenizer) -> bool:
     """Whether a system message stands elsewhere, or nowhere, once the question is answered."""
     try:
         written, both = show_template(tokenizer, [{"role": "system", "content": SYSTEM}])
@@ -148,23 +133,20 @@ def loses_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return SYSTEM not in shared or QUESTION not in shared
 
 
-def show_template(
-    tokenizer: "PreTrainedTokenizerBase", before: Sequence[dict] = ()
-) -> tuple[str, str]:
+def show_template(tokenizer, before: Sequence[dict] = ()) -> tuple[str, str]:
     """What the template makes of a question that is to be answered, and of one that has been."""
     turns = [*before, {"role": "user", "content": QUESTION}]
     turns += [{"role": "assistant", "content": ANSWER}]
     try:
-        written = tokenizer.apply_chat_template(
-            turns[:-1], tokenize=False, add_generation_prompt=True
-        )
+        asked = {"tokenize": False, "add_generation_prompt": True}
+        written = tokenizer.apply_chat_template(turns[:-1], **asked)
         return written, tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception as error:  # a template is a program and may raise anything
         reason = f"its chat template does not take a question and an answer: {error}"
-        raise UserError(reason) from None
+        raise UserError(f"cannot use the model {tokenizer.name_or_path}: {reason}") from None
 
 
-def shared_prompt(tokenizer: "PreTrainedTokenizerBase", written: str, both: str) -> str:
+def shared_prompt(tokenizer, written: str, both: str) -> str:
     """The longest beginning of a prompt whose tokens also begin prompt and answer."""
 
     def encode(text: str) -> list[int]:
@@ -182,35 +164,21 @@ def shared_length(one: Sequence, other: Sequence) -> int:
     return sum(1 for _ in pairs)
 
 
-def end_of_answer(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The special token with which the template ends an answer, if it is one."""
-    special = tokenizer.added_tokens_decoder
-    return next((token for token in tokens_after_answer(tokenizer) if token in special), None)
-
-
-def tokens_after_answer(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def tokens_after_answer(tokenizer) -> list[int]:
     """Token ids of what the template puts behind an answer."""
     _, _, end = show_template(tokenizer)[1].rpartition(ANSWER)
     return tokenizer(end, add_special_tokens=False)["input_ids"]
 
 
-def use_template_of(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Make the tokenizer's chat template ready; see `use_template`."""
-    try:
-        use_template(tokenizer)
-    except UserError as error:
-        raise UserError(f"cannot use the model {name}: {error}") from None
-
-
 # --- Text in and out of a causal LM ---
 
 
-def format_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+def format_prompt(tokenizer, prompt: Prompt) -> str:
     """The text that a causal LM continues."""
     return write_turns(tokenizer, as_messages(prompt), add_generation_prompt=True)
 
 
-def write_turns(tokenizer: "PreTrainedTokenizerBase", turns: list[dict], **options) -> str:
+def write_turns(tokenizer, turns: list[dict], **options) -> str:
     """What the chat template makes of the turns. Raises UserError where it rejects their roles."""
     from jinja2 import TemplateError
 
@@ -230,7 +198,7 @@ def format_pair(row: dict) -> dict:
     return {"prompt": as_messages(row["prompt"]), **answers}
 
 
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | list[int]) -> list[int]:
+def encode_prompt(tokenizer, prompt: Prompt | list[int]) -> list[int]:
     """Token ids of the formatted prompt, whose template writes special tokens itself.
 
     Token ids stay as they are.
@@ -240,18 +208,14 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt | list[in
     return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
 
 
-def encode_response(
-    tokenizer: "PreTrainedTokenizerBase", text: str, prompt: Prompt = QUESTION
-) -> list[int]:
+def encode_response(tokenizer, text: str, prompt: Prompt = QUESTION) -> list[int]:
     """Token ids of a response as TRL has them: with the EOS, and what a template puts behind it."""
     if not (text or is_plain(tokenizer)):  # some templates refuse an empty message
         return tokens_after_answer(tokenizer)
     return encode_answers(tokenizer, prompt, [text])[1]
 
 
-def encode_answers(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
-) -> list[list[int]]:
+def encode_answers(tokenizer, prompt: Prompt, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of a prompt and of each of the responses to it, as TRL has them.
 
     TRL cuts prompt + response where the first of the responses parts from the prompt.
@@ -266,27 +230,14 @@ def encode_answers(
     return [shown[:shared], *(row[shared:] for row in rows)]
 
 
-def encode_row(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, texts: Sequence[str]
-) -> list[list[int]]:
-    """`encode_answers`, or what an encoder reads: the prompt, and what each response adds to it."""
-    if not reads_pairs(tokenizer):
-        return encode_answers(tokenizer, prompt, texts)
-    shown = tokenizer(as_text(prompt))["input_ids"]
-    pairs = [tokenizer(as_text(prompt), text)["input_ids"] for text in texts]
-    return [shown, *(pair[len(shown) :] for pair in pairs)]
-
-
-def check_length(tokens: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_length(tokens: int, tokenizer) -> None:
     """Raise UserError for a text that is longer than the model reads."""
-    if tokens > tokenizer.model_max_length:
-        raise UserError(
-            f"a text of {tokens} tokens, but the model reads {tokenizer.model_max_length}: "
-            "shorten it"
-        )
+    most = tokenizer.model_max_length
+    if tokens > most:
+        raise UserError(f"a text of {tokens} tokens, but the model reads {most}: shorten it")
 
 
-def reads_pairs(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def reads_pairs(tokenizer) -> bool:
     """Whether the tokenizer writes a pair of texts with a separator, as BERT's does."""
     separator = tokenizer.sep_token_id
     return separator is not None and separator in tokenizer("a", "b")["input_ids"]

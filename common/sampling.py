@@ -13,7 +13,7 @@ import numpy as np
 
 from common.basics import show_progress
 from common.models import autocast
-from common.prompts import Prompt, check_length, encode_prompt, end_of_answer
+from common.prompts import Prompt, check_length, encode_prompt, tokens_after_answer
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,9 @@ def sample(
     """Sample n responses to every prompt; temperature 0 is greedy. Returns n per prompt.
 
     Prompts are texts, lists of messages, or the token ids of what is to be continued.
-    A response ends at one of `end_tokens`, or after `max_new_tokens`.
-    Random numbers come from a stream that belongs to `seed` and the place of the prompt: how
-    prompts are batched changes nothing. `batch_size` counts rows,
-    prompts x n.
+    A response ends at one of `end_tokens`, or after `max_new_tokens`. Random numbers come from a
+    stream that belongs to `seed` and the place of the prompt: how prompts are batched changes
+    nothing. `batch_size` counts rows, prompts x n.
     """
     import torch
 
@@ -73,8 +72,9 @@ def end_tokens(model, tokenizer) -> list[int]:
     """The tokens that end an answer: EOS, those that the model names, and the template's own."""
     named = model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
-    ends = {tokenizer.eos_token_id, *named, end_of_answer(tokenizer)}
-    return sorted(ends - {None})
+    special = tokenizer.added_tokens_decoder
+    of_template = [token for token in tokens_after_answer(tokenizer) if token in special]
+    return sorted({tokenizer.eos_token_id, *named, *of_template[:1]} - {None})
 
 
 def keeps_keys_and_values(model) -> bool:
@@ -101,9 +101,8 @@ def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int) -> "torc
     import torch
 
     streams = [np.random.default_rng([seed, place]) for place in places]
-    return torch.from_numpy(
-        np.concatenate([stream.random((n, tokens), np.float32) for stream in streams])
-    )
+    numbers = [stream.random((n, tokens), np.float32) for stream in streams]
+    return torch.from_numpy(np.concatenate(numbers))
 
 
 def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms, ends) -> list:

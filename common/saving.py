@@ -5,7 +5,6 @@ holds `lab_settings.json`: the settings of the training and the names of the fil
 stands in a folder is somebody's, and is never deleted.
 """
 
-import atexit
 import contextlib
 import hashlib
 import json
@@ -15,12 +14,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from common.basics import UserError, is_main_process, process_count
 
 SETTINGS = "lab_settings.json"
+REMEDY = "move it, or choose another folder with --output-dir"
 PACKAGES = ("numpy", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib")
 
 # --- Names ---
@@ -31,6 +31,9 @@ def name_run(name: str, changed: dict, longest: int = 150) -> str:
 
     Two different values never share a name: what a name cannot hold is told apart by a hash.
     """
+
+    def short_hash(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def in_name(value) -> str:
         slug = re.sub(r"[^\w.-]+", "_", str(value)).strip("_.")[-40:]
@@ -43,10 +46,6 @@ def name_run(name: str, changed: dict, longest: int = 150) -> str:
         parts += [] if value is True else map(in_name, values)
     full = "-".join(parts)
     return full if len(full.encode()) <= longest else f"{full[:100]}-{short_hash(full)}"
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 # --- Files ---
@@ -100,30 +99,13 @@ def read_json(path: Path) -> dict:
 
 
 def check_writable(*folders: Path) -> None:
-    """Make the folders, before any work is done; those that stay empty go when the process ends.
-
-    Raises UserError where that cannot be.
-    """
+    """Raise UserError, before any work is done, where a folder cannot be made or written to."""
     for folder in folders:
         full = folder.absolute()
-        new = [path for path in (full, *full.parents) if not path.exists()]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            dangling = [path for path in new if path.is_symlink()]
-            reason = f"{dangling[0]} is a link to nothing" if dangling else error.strerror
-            reason = f"cannot create the folder {folder}: {reason}"
-            raise UserError(f"{reason}; choose another one") from None
-        atexit.register(_remove_empty, new)
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"cannot write to the folder {folder}; choose another one")
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, as long as they are empty."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
+        there = next(path for path in (full, *full.parents) if os.path.lexists(path))
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            reason = f"cannot write to the folder {folder}: {there} is no folder, or is read-only"
+            raise UserError(f"{reason}; choose another one")
 
 
 def check_results(folder: Path, name: str) -> None:
@@ -132,19 +114,12 @@ def check_results(folder: Path, name: str) -> None:
     present = [path for path in (results, folder / f"{name}.png") if os.path.lexists(path)]
     ours = {"script", "claims", "metrics"} & read_json(results).keys()
     if present and not (ours and all(path.is_file() for path in present)):
-        raise UserError(
-            f"{present[0]} was not written by the lab, so it is not replaced; move it, "
-            "or choose another folder with --output-dir"
-        )
+        raise UserError(f"{present[0]} was not written by the lab, so it is not replaced; {REMEDY}")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that are installed."""
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            installed[package] = version(package)
-    return installed
+    """Of Python and of the libraries."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 # --- Models ---
@@ -181,14 +156,13 @@ def save_model(folder: Path, settings: dict, *parts, readme: str = "") -> None:
 def check_ours(*folders: Path) -> None:
     """Raise UserError where a folder to be replaced holds what the lab did not write."""
     for folder in folders:
-        remedy = "move it, or choose another folder with --output-dir"
         if os.path.lexists(folder) and not folder.is_dir():
-            raise UserError(f"{folder} is not a folder, so it is not replaced; {remedy}")
+            raise UserError(f"{folder} is not a folder, so it is not replaced; {REMEDY}")
         ours = {*read_json(folder / SETTINGS).get("files", ()), SETTINGS}
-        strangers = sorted(set(files_below(folder)) - ours)
+        strangers = [name for name in files_below(folder) if name not in ours]
         if strangers:
             reason = f"{folder} holds {strangers[0]}, which the lab did not write"
-            raise UserError(f"{reason}; {remedy}")
+            raise UserError(f"{reason}; {REMEDY}")
 
 
 def files_below(folder: Path) -> list[str]:
@@ -208,9 +182,8 @@ def load_or_train(folder: Path, settings: dict, train: Callable[[], Sequence]) -
         return folder
     check_ours(folder)
     if process_count() > 1:
-        raise UserError(
-            f"{folder} must be there before several processes start; run the script as one first"
-        )
+        reason = f"{folder} must be there before several processes start"
+        raise UserError(f"{reason}; run the script as one first")
     print(f"training {folder.name.replace('_', ' ')} first ({folder})")
     save_model(folder, settings, *train())
     return folder

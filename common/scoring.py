@@ -3,13 +3,15 @@
 All in batches of similar length, and equal texts are read once.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.basics import UserError, show_progress
-from common.preferences import SIDES, WORTH, Contrast, Question, contrasts_of
+from common.preferences import SIDES, WORTH, Question, contrasts_of
 from common.prompts import (
     Prompt,
     as_messages,
@@ -26,20 +28,13 @@ from common.prompts import (
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
 
 # --- Log-probabilities and KL ---
 
 
-def response_logps(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[Prompt] | list[list[int]],
-    responses: list[list[int]],
-    batch_size: int = 64,
-) -> "torch.Tensor":
+def response_logps(model, tokenizer, prompts, responses, batch_size: int = 64) -> "torch.Tensor":
     """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU.
 
     Prompts are texts, or their token ids; responses are token ids.
@@ -57,7 +52,7 @@ def response_logps(
     return logps
 
 
-def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> tuple:
+def pair_logps(policy, tokenizer, pairs: Sequence[dict]) -> tuple:
     """Log-probabilities (2, N) of chosen and rejected: under the policy, and the reference.
 
     The policy is a PEFT model; the reference is the policy with its adapter off.
@@ -73,9 +68,7 @@ def pair_logps(policy: "PreTrainedModel", tokenizer, pairs: Sequence[dict]) -> t
     return logps.reshape(2, -1), ref_logps.reshape(2, -1)
 
 
-def log_ratios(
-    policy: "PreTrainedModel", tokenizer, prompts: list[Prompt], token_ids
-) -> np.ndarray:
+def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarray:
     """log pi/pi_ref in nats of n sampled responses per prompt: (P, n).
 
     The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted. A model
@@ -92,30 +85,24 @@ def log_ratios(
     return read_once(read, prompts, token_ids)
 
 
-def read_once(read: Callable, prompts: list[Prompt], token_ids) -> np.ndarray:
-    """What `read(prompts, responses)`, (N,), says of n responses per prompt: (P, n).
+def read_once(read: Callable, prompts: list[Prompt], answers: Sequence[Sequence]) -> np.ndarray:
+    """What `read(prompts, answers)`, (N,), says of n answers per prompt: (P, n).
 
-    token_ids are lists (P, n) of lists. Equal responses to equal prompts are read once.
+    Answers are texts or lists of token ids. Equal ones to equal prompts are read once.
     """
-    keys, prompt_of = [], {}
-    for prompt, row in zip(prompts, token_ids, strict=True):
-        key = prompt_key(prompt)
-        prompt_of[key] = prompt
-        keys += [(key, *ids) for ids in row]
-    distinct = list(dict.fromkeys(keys))
-    asked = [prompt_of[key[0]] for key in distinct]
-    values = read(asked, [list(key[1:]) for key in distinct]).tolist()
-    value_of = dict(zip(distinct, values, strict=True))
+    keys, row_of = [], {}
+    for prompt, row in zip(prompts, answers, strict=True):
+        for answer in row:
+            keys.append((prompt_key(prompt), answer if isinstance(answer, str) else tuple(answer)))
+            row_of[keys[-1]] = prompt, answer
+    distinct = sorted(row_of) if isinstance(answers[0][0], str) else list(row_of)
+    asked, rows = map(list, zip(*(row_of[key] for key in distinct), strict=True))
+    value_of = dict(zip(distinct, read(asked, rows).tolist(), strict=True))
     return np.array([value_of[key] for key in keys]).reshape(len(prompts), -1)
 
 
 def sequence_kl(
-    policy: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[Prompt],
-    responses: list[list[int]],
-    reference: "PreTrainedModel | None" = None,
-    batch_size: int = 64,
+    policy, tokenizer, prompts, responses, reference=None, batch_size: int = 64
 ) -> "torch.Tensor":
     """KL(policy || reference) in nats for each response sampled from the policy: (N,), CPU.
 
@@ -130,11 +117,8 @@ def sequence_kl(
         batches = response_batches(tokenizer, prompts, responses, batch_size)
         for batch, ids, mask, targets in batches:
             log_p = _log_probs(policy, ids, mask)
-            if reference is None:
-                with policy.disable_adapter():
-                    log_q = _log_probs(policy, ids, mask)
-            else:
-                log_q = _log_probs(reference, ids, mask)
+            with contextlib.nullcontext() if reference else policy.disable_adapter():
+                log_q = _log_probs(reference or policy, ids, mask)
             token_kl = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T-1)
             kls[batch] = (token_kl.cpu() * targets).sum(-1)
     return kls
@@ -216,7 +200,7 @@ def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cu
         raise UserError(f"{reason}: {error}") from None
 
 
-def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, response: str) -> str:
+def format_answer(tokenizer, prompt: Prompt, response: str) -> str:
     """A question and its answer as one text, up to what ends an answer in the model's template."""
     if response and not is_plain(tokenizer):
         turns = [*as_messages(prompt), {"role": "assistant", "content": response}]
@@ -226,17 +210,8 @@ def format_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, response
 
 
 def score_texts(judge: tuple, prompts: list[Prompt], texts: list[list[str]]) -> np.ndarray:
-    """Rewards (P, n) of sampled texts by (reward model, tokenizer); equal ones are scored once."""
-    keys, pair_of = [], {}
-    for prompt, row in zip(prompts, texts, strict=True):
-        key = prompt_key(prompt)
-        keys += [(key, text) for text in row]
-        pair_of |= {(key, text): (prompt, text) for text in row}
-    distinct = sorted(pair_of)
-    asked, answers = zip(*(pair_of[key] for key in distinct), strict=True)
-    rewards = score_responses(*judge, asked, answers).tolist()
-    reward_of = dict(zip(distinct, rewards, strict=True))
-    return np.array([reward_of[key] for key in keys]).reshape(len(prompts), -1)
+    """Rewards (P, n) of sampled texts by (reward model, tokenizer)."""
+    return read_once(partial(score_responses, *judge), prompts, texts)
 
 
 def score_pairs(model, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
@@ -247,9 +222,7 @@ def score_pairs(model, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
     return rewards.astype(float).reshape(2, -1).T
 
 
-def contrast_rewards(
-    model, tokenizer, questions: Sequence[Question], seed: int
-) -> dict[str, np.ndarray]:
+def contrast_rewards(model, tokenizer, questions: Sequence[Question], seed: int) -> dict:
     """The reward that one unit of each component adds, by contrast: {component: (contrasts,)}.
 
     The components are those of WORTH, in log-odds per word of filler, right answer, ...
@@ -258,24 +231,16 @@ def contrast_rewards(
     prompts = [contrast.prompt for contrast in asked]
     texts = [contrast.more for contrast in asked] + [contrast.less for contrast in asked]
     rewards = score_responses(model, tokenizer, prompts * 2, texts).numpy().astype(float)
-    return by_component(asked, *rewards.reshape(2, -1))
-
-
-def by_component(
-    contrasts: Sequence[Contrast], more: np.ndarray, less: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Differences per unit of numbers (N,) of the contrasts' two texts, by component."""
-    per_unit = (more - less) / [contrast.units for contrast in contrasts]
-    components = np.array([contrast.component for contrast in contrasts])
+    more, less = rewards.reshape(2, -1)
+    per_unit = (more - less) / [contrast.units for contrast in asked]
+    components = np.array([contrast.component for contrast in asked])
     return {name: per_unit[components == name] for name in WORTH if name in components}
 
 
 # --- Judgements ---
 
 
-def judge_first_better(
-    model, tokenizer, judge_prompts: list[str], batch_size: int = 64
-) -> tuple["torch.Tensor", "torch.Tensor"]:
+def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: int = 64) -> tuple:
     """A language model as judge: P(A) / (P(A) + P(B)) as the next token, and P(A) + P(B); (N,).
 
     A chat model is asked in its template to answer with a letter, any other continues the prompt

@@ -11,17 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.basics import UserError, is_main_process, process_count
 from common.models import fingerprint, gains_from_bfloat16, is_embedded, is_wide, load_causal_lm
 from common.preferences import draw_style, questions, write_response
 from common.prompts import format_pair
 from common.saving import load_or_train
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
 MAX_LENGTH = 1024  # tokens of prompt and answer; TRL would cut what is longer
@@ -79,7 +74,7 @@ def add_lengths(trainer) -> None:
         trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
 
 
-def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair) -> "Dataset":
+def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair):
     """Rows as TRL reads them, in messages; a data set on disk stays there."""
     from datasets import Dataset
 
@@ -91,13 +86,7 @@ def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format
 # --- Running a trainer ---
 
 
-def run_trainer(
-    trainer,
-    name: str,
-    look: Callable[[int, "PreTrainedModel"], None] | None = None,
-    look_at: Sequence[int] = (),
-    resume_from: Path | None = None,
-) -> list[dict]:
+def run_trainer(trainer, name: str, look=None, look_at=(), resume_from=None) -> list[dict]:
     """Train behind one progress bar that says `name`; returns what TRL logged of every step.
 
     `look(step, policy)` is called before the first step, at the steps of `look_at` (without them
@@ -106,8 +95,8 @@ def run_trainer(
     """
     from transformers import PrinterCallback
 
-    sharded = [f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED")]
-    if any(os.environ.get(variable, "").lower() == "true" for variable in sharded):
+    sharded = [os.environ.get(f"ACCELERATE_USE_{name}", "") for name in ("FSDP", "DEEPSPEED")]
+    if "true" in sharded:
         raise UserError("a model cut up by FSDP or DeepSpeed cannot be looked at; use plain DDP")
     add_lengths(trainer)
     trainer.add_callback(watch(name, look, look_at))
@@ -184,7 +173,7 @@ def load_sft_model(
     own_data: bool = False,
     seed: int = 0,
     output_dir: Path = Path("outputs"),
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+) -> tuple:
     """(model, tokenizer) that answers questions: what DPO starts from and is held to.
 
     The embedded model is one. Any other is first fine-tuned on the world's answers for `sft_steps`
@@ -195,9 +184,8 @@ def load_sft_model(
     if sft_steps:
         settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
         folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
-        name = str(
-            load_or_train(folder, settings, lambda: train_sft(name, sft_steps, seed, device))
-        )
+        load_or_train(folder, settings, lambda: train_sft(name, sft_steps, seed, device))
+        return load_causal_lm(str(folder), device)
     return load_causal_lm(name, device)
 
 

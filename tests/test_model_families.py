@@ -31,7 +31,6 @@ from common.prompts import (
     encode_answers,
     encode_prompt,
     encode_response,
-    encode_row,
     show_template,
     use_template,
 )
@@ -357,10 +356,10 @@ REFUSED = {  # changes to config.json, the loader, and what the line says
     ),
     "custom code": (
         {"model_type": "my_own", "auto_map": {"AutoConfig": "my.C"}},
-        "code that comes with it.*never run",
+        "no models of the type my_own, and code that comes with a model is never run",
     ),
     "unknown": ({"model_type": "from_tomorrow"}, "no models of the type from_tomorrow"),
-    "no type": ({"model_type": None}, "model_type is missing"),
+    "no type": ({"model_type": None}, "no models of the type None"),
 }
 
 
@@ -381,10 +380,6 @@ FILES = {
     ),
     "pickled": ({"pytorch_model_dot_bin": b""}, "pickled.*safetensors.*LlamaForCausalLM as M"),
     "none": ({}, r"no weights \(model.safetensors\)"),
-    "pointer": (
-        {"model_dot_safetensors": b"version https://git-lfs.github.com/spec/v1\n"},
-        "git lfs pull",
-    ),
 }
 
 
@@ -495,19 +490,6 @@ def test_an_adapter_as_model_is_merged_into_its_base(llama, tmp_path):
     torch.testing.assert_close(body, model.model.layers[0].self_attn.q_proj.weight)
 
 
-def test_an_adapter_in_the_cache_of_the_hub_has_its_id_as_name(llama, tmp_path, monkeypatch):
-    stored = tmp_path / "models--some--adapter"
-    adapter = save_lora(stored / "snapshots" / "abc", llama)
-    (stored / "refs").mkdir()
-    (stored / "refs" / "main").write_text("abc")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert find_model("some/adapter") == adapter
-    torch.testing.assert_close(
-        logits(load_causal_lm("some/adapter")[0]), logits(load_causal_lm(adapter)[0])
-    )
-    assert fingerprint("some/adapter") == fingerprint(adapter)
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -574,15 +556,3 @@ def test_log_probabilities_take_token_ids_for_prompts():
     by_text = response_logps(model, tokenizer, PROMPTS, responses)
     assert torch.equal(by_text, response_logps(model, tokenizer, ids, responses))
     assert show_template(tokenizer)[0].startswith("Question: What is two")
-
-
-@pytest.mark.parametrize("name", ["tiny-distilbert", "tiny-gpt2"])
-def test_a_row_is_counted_as_its_model_reads_it(name):
-    tokenizer = models.load_tokenizer(name)
-    for row in PAIRS:
-        texts = [row["chosen"], row["rejected"]]
-        prompt, *answers = encode_row(tokenizer, row["prompt"], texts)
-        read = scoring.encode_for_reward(tokenizer, [row["prompt"]] * 2, texts)
-        lengths = read["attention_mask"].sum(-1).tolist()
-        assert lengths == [len(prompt) + len(answer) for answer in answers]
-        assert read["input_ids"][0, : len(prompt)].tolist() == prompt

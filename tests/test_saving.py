@@ -86,13 +86,12 @@ def test_colours_of_one_figure_are_told_apart():
     assert len({COLORS[name] for name in methods}) == len(methods)
 
 
-def test_folders_are_made_or_refused_before_any_work(tmp_path):
-    check_writable(tmp_path / "a" / "b", tmp_path / "a")
-    assert (tmp_path / "a" / "b").is_dir()
+def test_folders_are_refused_before_any_work(tmp_path):
+    check_writable(tmp_path / "a" / "b", tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "link" / "x"):
-        with pytest.raises(UserError, match="cannot create the folder"):
+        with pytest.raises(UserError, match="cannot write to the folder"):
             check_writable(folder)
 
 
