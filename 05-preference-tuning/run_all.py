@@ -43,11 +43,12 @@ LESSONS = {
 }
 STUDIES = sorted({path.stem for path in (HERE / "studies").glob("*.py")} - {"lessons"})
 # These train what others use; the rest waits for them, so that nothing is trained twice.
-FIRST = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
+TRAIN_FOR_OTHERS = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
+READ_OTHERS = ("frontier", "methods_at_the_limit")
 
 
 def run_scripts(scripts: Sequence[Path], flags: Sequence[str], jobs: int, logs: Path) -> None:
-    """Each script in a process of its own, `jobs` at a time, those of FIRST before the others.
+    """Each script in a process of its own, `jobs` at a time; what reads the others comes last.
 
     Raises UserError for the first that fails, once all that run are done.
     """
@@ -64,10 +65,11 @@ def run_scripts(scripts: Sequence[Path], flags: Sequence[str], jobs: int, logs: 
         print(f"{script.stem:<32} {result} in {time.time() - started:.0f} s", flush=True)
         return None if code == 0 else f"{script.stem}: {last.removeprefix('error: ')} (see {log})"
 
-    early = [script for script in scripts if script.stem in FIRST]
-    late = [script for script in scripts if script.stem not in FIRST]
+    waves: list[list[Path]] = [[], [], []]
+    for script in scripts:
+        waves[(script.stem not in TRAIN_FOR_OTHERS) + (script.stem in READ_OTHERS)].append(script)
     failed = []
-    for wave in (early, late):
+    for wave in waves:
         with ThreadPoolExecutor(jobs) as pool:
             failed += [message for message in pool.map(run_script, wave) if message]
         if failed:
