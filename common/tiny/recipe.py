@@ -36,9 +36,6 @@ WIDTH, LAYERS, HEADS, VOCABULARY = 128, 4, 4, 1536
 ANSWERS, JUDGEMENTS, STATEMENTS, ENCODER_TEXTS = 128_000, 32_000, 25_600, 128_000
 
 
-# --- Training text ---
-
-
 def statements(count: int) -> list[str]:
     """Pre-training text: facts with the sentences around them, and talk that echoes a speaker.
 
@@ -122,9 +119,6 @@ def recipe_hash() -> str:
     code = "\n".join(line for line in lines if line and not line.startswith("#"))
     text = json.dumps([statements(500), answers(2000), judgements(500), encoder_texts(500)])
     return hashlib.sha256((code + text).encode()).hexdigest()
-
-
-# --- Models ---
 
 
 def tokenizer_texts() -> list[str]:
