@@ -231,7 +231,7 @@ def buy_panel(ax, curve: list[dict]) -> None:
             values = [means[name] for means in curve]
             ax.plot(ns, values, "o-", color=color, label=label)
             for k in (0, -1):
-                ax.annotate(f"{values[k]:.1f}", (ns[k], values[k]), (0, 6), **ABOVE)
+                ax.annotate(f"{values[k]:.2f}", (ns[k], values[k]), (0, 6), **ABOVE)
     ax.margins(y=0.15)
     ax.set(title="The chosen answer by n", ylabel="log-odds")
     figures.legend_below(ax)
@@ -274,8 +274,9 @@ def methods_panel(ax, methods: dict[str, dict]) -> None:
 def length_panel(ax, curve: list[dict]) -> None:
     """The length of the chosen answers."""
     ns = over_n(ax, curve)
-    ax.plot(ns, [means["words"] for means in curve], "o-", color="lab:length")
-    ax.set(title="Length of the chosen answer by n", ylabel="words", ylim=(0, None))
+    words = [means["words"] for means in curve]
+    ax.plot(ns, words, "o-", color="lab:length")
+    ax.set(title="Length of the chosen answer by n", ylabel="words", ylim=(0, 1.1 * max(words)))
 
 
 def cost_panel(ax, cost: dict) -> None:

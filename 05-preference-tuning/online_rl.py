@@ -215,6 +215,7 @@ def reward_panel(ax, curve: dict) -> None:
     label = "reward minus the KL term: what is optimised"
     ax.plot(updates, curve["optimized"], "--", color="lab:reward", label=label)
     ax.set(title="Reward of the answers sampled in training", xlabel="update", ylabel="log-odds")
+    ax.locator_params(axis="x", integer=True)
     figures.legend_below(ax)
 
 
@@ -253,8 +254,10 @@ def quality_panel(ax, looks: list[dict], dpo: dict | None) -> None:
 
 def watched_panel(ax, looks: list[dict], name: str, unit: str) -> None:
     """What is seen of sampled answers on the way, where nobody knows which are good."""
-    ax.plot([look["step"] for look in looks], [look[name] for look in looks], "o-", color="lab:rl")
-    ax.set(title="Answers to held-out prompts", xlabel="update", ylabel=unit, ylim=(0, None))
+    steps, values = [look["step"] for look in looks], [look[name] for look in looks]
+    ax.plot(steps, values, "o-", color="lab:rl")
+    ax.set(title="Answers to held-out prompts", xlabel="update", ylabel=unit)
+    ax.set(xticks=steps, ylim=(0, 1.1 * max(values)))
 
 
 def update_panel(ax, update: Update) -> None:
@@ -273,7 +276,7 @@ def update_panel(ax, update: Update) -> None:
     ax.set_yticks([])
     ax.grid(visible=False)
     ax.set_xlabel("advantage: reward above the others' mean (log-odds)")
-    ax.set_title(f"Update 1, one prompt:\n{answers.in_short(update.prompts[row], 60)}", fontsize=9)
+    ax.set_title(f"Update 1, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9)
 
 
 # --- Main ---
