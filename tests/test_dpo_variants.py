@@ -187,13 +187,14 @@ def test_other_losses_of_trl_are_what_their_names_say(loss, trainer_of):
     assert ours.mean().item() == pytest.approx(loss_of(trainer, 8), abs=1e-5)
 
 
-def test_a_loss_of_this_file_trains_as_it_stands(trainer_of, monkeypatch):
-    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loss_of_this_file_trains_as_it_stands(epochs, trainer_of, monkeypatch):
+    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8], epochs=epochs)
     inputs = inputs_of(trainer, tokenizer, PAIRS[:8])
     ours = variants.cdpo_loss(*list(inputs.values())[:4], 0.3).mean().item()
     assert ours == pytest.approx(loss_of(trainer, 8), abs=1e-5)
     monkeypatch.setitem(variants.OWN_LOSSES, "cdpo", variants.ipo_loss)  # the lengths arrive, too
-    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8], beta=1.0)
+    trainer, tokenizer = trainer_of(("cdpo",), PAIRS[:8], beta=1.0, epochs=epochs)
     trls, _ = trainer_of(("ipo",), PAIRS[:8])
     assert loss_of(trainer, 8) == pytest.approx(loss_of(trls, 8), abs=1e-5)
 

@@ -24,15 +24,14 @@ import random
 
 import numpy as np
 from dpo_trainer import lora_config, train_dpo
-from dpo_variants import averaged_preference, judge_pairs, train_kto
+from dpo_variants import averaged_preference, judge_pairs, relabelled, train_kto
 
 from common import training
 from common.answers import Answers, answers_of_points, point_of, sample_answers, summarize
 from common.figures import GOLD, legend_below, new_figure, seed_dots
 from common.intervals import summary
-from common.preferences import flip_labels, make_pairs, make_unpaired, questions, swap_sides
+from common.preferences import flip_labels, make_pairs, make_unpaired, questions
 
-ONE_PASS_RATE = 1.4e-3  # learning rate
 FLIPPED = (0, 15, 30)  # per cent of the labels
 HUMAN_LABELS = tuple(f"flipped_{share}" for share in FLIPPED)
 AS_GOOD = 0.2  # gold utility (log-odds) that is as good as equal
@@ -101,21 +100,10 @@ def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]
     return rows
 
 
-def both_orders(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """Whether the judge prefers chosen, both orders averaged; (N,)."""
-    return averaged_preference(forward, backward) > 0.5
-
-
 def one_order(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Whether the judge prefers chosen, asked once: as A in every second pair; (N,)."""
     chosen_is_a = np.arange(len(forward)) % 2 == 1
     return np.where(chosen_is_a, forward > 0.5, backward < 0.5)
-
-
-def relabelled(pairs: list[dict], prefers_chosen: np.ndarray) -> list[dict]:
-    """The pairs with the sides swapped where the labels are to be the other way round."""
-    rows = zip(pairs, prefers_chosen, strict=True)
-    return [row if kept else swap_sides(row) for row, kept in rows]
 
 
 def gold_agreement(pairs: list[dict]) -> np.ndarray:
@@ -136,37 +124,33 @@ def measure(seed: int, smoke: bool = False) -> dict:
     verdicts = judge_pairs(model, tokenizer, pairs)  # tiny-gpt2 is the judge, too
     labels = {f"flipped_{share}": flip_labels(pairs, share / 100, seed) for share in FLIPPED}
     labels["coin"] = flip_labels(pairs, 0.5, seed)
-    labels["ai_labels"] = relabelled(pairs, both_orders(*verdicts))
+    labels["ai_labels"] = relabelled(pairs, averaged_preference(*verdicts) > 0.5)
     labels["ai_one_order"] = relabelled(pairs, one_order(*verdicts))
     singles = single_labels(make_pairs(2 * count, seed=seed + 500), 0.25, seed)
     others = {"kto_singles": singles, "sft_on_chosen": pairs}
     found = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}
     for name, rows in {**labels, **others}.items():
-        policy = train_on_labels(name, copy.deepcopy(model), tokenizer, rows, seed)
+        start = copy.deepcopy(model), tokenizer, rows  # each training starts from the same
+        settings = {"learning_rate": 1.4e-3, "seed": seed, "name": name.replace("_", " ")}
+        if name == "kto_singles":
+            policy, _ = train_kto(*start, beta=1.0, **settings)
+        elif name == "sft_on_chosen":
+            policy = train_sft_on_chosen(*start, **settings)
+        else:
+            policy, _ = train_dpo(*start, beta=0.3, **settings)
         found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
-    agreement = {name: summary(gold_agreement(rows)) for name, rows in labels.items()}
+    agreement = {name: float(gold_agreement(rows).mean()) for name, rows in labels.items()}
     points = []
     for key, (method, label) in OF_PLANE.items():
         points.append(point_of(method, key, label, found[key], count))
-    texts = [found[key].texts for key in OF_PLANE]
     return {
         "answers_of": {name: summarize(answers) for name, answers in found.items()},
         "agreement": agreement,
         "judge": read_judge(model, tokenizer, make_pairs(held_out, "test", seed=seed)),
         "differences": label_differences(found, agreement),
         "points": points,
-        "answers": answers_of_points(prompts, points, texts),
+        "answers": answers_of_points(prompts, points, [found[key].texts for key in OF_PLANE]),
     }
-
-
-def train_on_labels(name: str, model, tokenizer, rows: list[dict], seed: int):
-    """The policy after one pass: of KTO, of SFT, and of DPO where the name is one of labels."""
-    settings = {"learning_rate": ONE_PASS_RATE, "seed": seed, "name": name.replace("_", " ")}
-    if name == "kto_singles":
-        return train_kto(model, tokenizer, rows, beta=1.0, **settings)[0]
-    if name == "sft_on_chosen":
-        return train_sft_on_chosen(model, tokenizer, rows, **settings)
-    return train_dpo(model, tokenizer, rows, beta=0.3, **settings)[0]
 
 
 def train_sft_on_chosen(model, tokenizer, pairs, *, learning_rate: float, seed: int, name: str):
@@ -198,24 +182,17 @@ def train_sft_on_chosen(model, tokenizer, pairs, *, learning_rate: float, seed: 
 # --- What is compared ---
 
 
-def label_differences(found: dict[str, Answers], agreement: dict[str, dict]) -> dict:
+def label_differences(found: dict[str, Answers], agreement: dict[str, float]) -> dict:
     """Gold utility of one policy minus that of another, paired by prompt."""
     gold = {name: answers.gold.mean(1) for name, answers in found.items()}
-    agrees = [agreement[name]["mean"] for name in HUMAN_LABELS]
-
-    def off_line(name: str) -> dict:
-        """From the line through the human labels of falling quality, at this agreement."""
-        weights = line_weights(agrees, agreement[name]["mean"])
-        return summary(gold[name] - weights @ [gold[of_human] for of_human in HUMAN_LABELS])
-
+    weights = line_weights([agreement[name] for name in HUMAN_LABELS], agreement["ai_labels"])
+    on_line = weights @ [gold[name] for name in HUMAN_LABELS]  # human labels that agree as often
     return {
         "data_bounds_quality": summary(gold["flipped_0"] - gold["flipped_30"]),
         "rlaif_is_dpo": summary(gold["ai_labels"] - gold["sft"]),
-        "rlaif_is_its_judge": off_line("ai_labels"),
-        "one_order_off_line": off_line("ai_one_order"),
+        "rlaif_is_its_judge": summary(gold["ai_labels"] - on_line),
         "kto_no_pairs": summary(gold["kto_singles"] - gold["sft"]),
         "more_than_sft_on_chosen": summary(gold["flipped_0"] - gold["sft_on_chosen"]),
-        "coin_minus_reference": summary(gold["coin"] - gold["sft"]),
     }
 
 
@@ -228,24 +205,17 @@ def line_weights(x: list[float], at: float) -> np.ndarray:
 def read_judge(judge, tokenizer, pairs: list[dict]) -> dict:
     """How often people and the judge agree with the gold order of held-out pairs.
 
-    Both by what is wrong with the worse answer; and how often the order of A and B decides.
+    Both by what is wrong with the worse answer.
     """
-    forward, backward = judge_pairs(judge, tokenizer, pairs)
-    gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
-    clear = gaps != 0
-    worse = ["rejected_style" if gap > 0 else "chosen_style" for gap in gaps]
-    faults = np.array([row[side] for row, side in zip(pairs, worse, strict=True)])[clear]
-    prefers_chosen = {"human": np.ones(len(pairs), bool), "judge": both_orders(forward, backward)}
-    prefers_chosen["one_order"] = one_order(forward, backward)
-    agrees = {who: (chosen == (gaps > 0))[clear] for who, chosen in prefers_chosen.items()}
-    by_fault = {}
-    for who, hits in agrees.items():
-        by_fault[who] = {name: summary(hits[faults == name]) for name in sorted({*faults})}
-    return {
-        "agrees": {who: summary(hits) for who, hits in agrees.items()},
-        "by_fault": by_fault,
-        "depends_on_order": summary((forward > 0.5) != (backward < 0.5)),
-    }
+    prefers_chosen = averaged_preference(*judge_pairs(judge, tokenizer, pairs)) > 0.5
+    found: dict[str, dict] = {"human": {}, "judge": {}}
+    for row, says_chosen in zip(pairs, prefers_chosen, strict=True):
+        gap = row["chosen_utility"] - row["rejected_utility"]
+        if gap:
+            fault = row["rejected_style" if gap > 0 else "chosen_style"]
+            found["human"].setdefault(fault, []).append(gap > 0)
+            found["judge"].setdefault(fault, []).append(says_chosen == (gap > 0))
+    return {who: {k: summary(v) for k, v in by.items()} for who, by in found.items()}
 
 
 # --- The figure ---
@@ -276,30 +246,30 @@ def draw(runs: list[dict]):
     figure, (quality, faults, gold, kl) = new_figure(2, 2, title)
     agreement_panel(quality, runs)
     judge_panel(faults, runs)
-    teachers_panel(gold, runs, "gold", GOLD)
-    gold.set_title("How good the answers are after one pass")
-    teachers_panel(kl, runs, "kl", "measured KL (nats)")
-    kl.set_title("How far the models went from the SFT model")
+    teachers_panel(gold, runs, "gold", GOLD, "How good the answers are after one pass")
+    told = "How far the models went from the SFT model"
+    teachers_panel(kl, runs, "kl", "measured KL (nats)", told)
     return figure
 
 
 def agreement_panel(ax, runs: list[dict]) -> None:
     """Gold utility against how often the labels agree with the gold order; a dot a seed."""
-
-    def place(name: str) -> tuple[list, list]:
-        agrees = [100 * run["agreement"][name]["mean"] for run in runs]
-        return agrees, [run["answers_of"][name]["gold"]["mean"] for run in runs]
-
-    means = np.array([np.mean(place(name), axis=1) for name in HUMAN_LABELS])  # (3, 2)
-    ends = np.array([means[:, 0].min() - 4, means[:, 0].max() + 4])
-    for name in HUMAN_LABELS:
-        label = "people, 0 to 30 % swapped" if name == HUMAN_LABELS[0] else None
-        ax.plot(*place(name), "o", ms=4, alpha=0.6, color="lab:dpo", label=label)
-    ax.plot(*place("ai_labels"), "s", ms=5, color="lab:ai", label="AI, asked in both orders")
-    ax.plot(*place("ai_one_order"), "D", ms=5, mfc="white", color="lab:ai", label="AI, asked once")
-    ax.plot(*place("coin"), "x", ms=5, color="lab:sft", label="a coin")
+    agrees, gold = {}, {}
+    for name, style, label in (
+        ("flipped_0", {"marker": "o", "color": "lab:dpo"}, "people, 0 to 30 % swapped"),
+        ("flipped_15", {"marker": "o", "color": "lab:dpo"}, None),
+        ("flipped_30", {"marker": "o", "color": "lab:dpo"}, None),
+        ("ai_labels", {"marker": "s", "color": "lab:ai"}, "AI, asked in both orders"),
+        ("ai_one_order", {"marker": "D", "color": "lab:ai", "mfc": "white"}, "AI, asked once"),
+        ("coin", {"marker": "x", "color": "lab:sft"}, "a coin"),
+    ):
+        agrees[name] = [100 * run["agreement"][name] for run in runs]
+        gold[name] = [run["answers_of"][name]["gold"]["mean"] for run in runs]
+        ax.plot(agrees[name], gold[name], ls="", ms=5, label=label, **style)
+    x, y = ([np.mean(of[name]) for name in HUMAN_LABELS] for of in (agrees, gold))
+    ends = np.array([min(x) - 4, max(x) + 4])
     ax.plot(
-        ends, np.polyval(np.polyfit(*means.T, 1), ends), ":k", lw=1, label="line of people's labels"
+        ends, np.polyval(np.polyfit(x, y, 1), ends), ":k", lw=1, label="line of people's labels"
     )
     off = np.mean([run["differences"]["rlaif_is_its_judge"]["mean"] for run in runs])
     side = "below" if off < 0 else "above"
@@ -310,28 +280,29 @@ def agreement_panel(ax, runs: list[dict]) -> None:
 
 def judge_panel(ax, runs: list[dict]) -> None:
     """How often people and the judge agree with the gold order, by what is wrong."""
-    present = [
-        name for name in WORSE_BY if all(name in run["judge"]["by_fault"]["human"] for run in runs)
-    ]
-    for who, label, shift in (("human", "people", -0.18), ("judge", "AI, both orders", 0.18)):
-        for k, name in enumerate(present):
-            values = [100 * run["judge"]["by_fault"][who][name]["mean"] for run in runs]
-            color = "lab:dpo" if who == "human" else "lab:ai"
-            ax.bar(k + shift, np.mean(values), 0.34, color=color, label=None if k else label)
-            ax.plot([k + shift] * len(values), values, "k.", ms=3)
+    found = [run["judge"] for run in runs]
+    faults = [name for name in WORSE_BY if all(name in of["human"] for of in found)]
+    for who, color, label, shift in (
+        ("human", "lab:dpo", "people", -0.18),
+        ("judge", "lab:ai", "AI, both orders", 0.18),
+    ):
+        values = np.array([[100 * of[who][name]["mean"] for name in faults] for of in found])
+        places = np.arange(len(faults)) + shift
+        ax.bar(places, values.mean(0), 0.34, color=color, label=label)
+        ax.plot(places, values.T, "k.", ms=3)
     ax.axhline(50, color="black", lw=0.8, ls=":", label="chance")
-    ax.set_xticks(range(len(present)), [WORSE_BY[name] for name in present])
+    ax.set_xticks(range(len(faults)), [WORSE_BY[name] for name in faults])
     ax.set(title="Who sees what is wrong with the worse answer", ylim=(0, 100))
     ax.set_ylabel("labels that agree with\nthe gold order (% of held-out pairs)")
     legend_below(ax, ncols=3)
 
 
-def teachers_panel(ax, runs: list[dict], reading: str, label: str) -> None:
+def teachers_panel(ax, runs: list[dict], reading: str, label: str, title: str) -> None:
     """A reading of the answers of every way to train."""
     for k, (name, (_, color)) in enumerate(TEACHERS.items()):
         seed_dots(ax, k, [run["answers_of"][name][reading]["mean"] for run in runs], color)
     ax.set_xticks(range(len(TEACHERS)), [name for name, _ in TEACHERS.values()], fontsize=8)
-    ax.set_ylabel(label)
+    ax.set(title=title, ylabel=label)
 
 
 if __name__ == "__main__":

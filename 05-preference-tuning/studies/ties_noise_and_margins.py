@@ -123,17 +123,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
     model, tokenizer = load_sft_model()
     found, looks, margins = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}, {}, {}
     for name, pairs in data.items():
-        watched = "one_sided" not in name
-        policy, seen = train_loss_arm(model, tokenizer, name, pairs, passes, seed, watched)
+        policy, looks[name] = train_loss_arm(model, tokenizer, name, pairs, passes, seed)
         found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
-        if watched:
-            looks[name] = seen
-        else:
+        if "one_sided" in name:
             margins[name] = read_pairs(policy, tokenizer, pairs, beta=1.0)["margin"]
-    points = [
-        point_of(LOSS_NAMES[key], key, LOSS_NAMES[key], found[key], count) for key in ("ipo", "kto")
-    ]
-    texts = [found[point["series"]].texts for point in points]
+    points = []
+    for key in ("ipo", "kto"):
+        points.append(point_of(LOSS_NAMES[key], key, LOSS_NAMES[key], found[key], count))
     return {
         "passes": passes,
         "answers_of": {name: summarize(answers) for name, answers in found.items()},
@@ -141,26 +137,26 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "margins": {name: summary(h) for name, h in margins.items()},
         "differences": loss_differences(found, margins),
         "points": points,
-        "answers": answers_of_points(prompts, points, texts),
+        "answers": answers_of_points(prompts, points, [found[key].texts for key in ("ipo", "kto")]),
     }
 
 
-def train_loss_arm(model, tokenizer, name, pairs, passes: int, seed: int, watched: bool) -> tuple:
+def train_loss_arm(model, tokenizer, name: str, pairs, passes: int, seed: int) -> tuple:
     """(policy, looks): the training of an arm, whose name begins with its loss.
 
     On the way validation questions are answered after an eighth, a quarter and half of the steps.
     """
-    loss, looks = name.split("_")[0], []
+    loss, looks, settings = name.split("_")[0], [], {**MANY_PASSES, "epochs": passes, "seed": seed}
     prompts = [question.prompt for question in questions("validation")[:32]]
     steps = passes * -(-len(pairs) // 8)
 
     def look(step: int, policy) -> None:
-        seen = sample_answers(policy, tokenizer, prompts, 2, seed).means()
-        looks.append({"passes": passes * step / steps, **seen})
+        seen = sample_answers(policy, tokenizer, prompts, 2, seed)
+        looks.append({"passes": passes * step / steps, "gold": float(seen.gold.mean())})
 
-    settings = {**MANY_PASSES, "epochs": passes, "seed": seed, "name": name.replace("_", " ")}
-    if watched:
+    if "one_sided" not in name:
         settings |= {"look": look, "look_at": (steps // 8, steps // 4, steps // 2)}
+    settings |= {"name": name.replace("_", " ")}
     model = copy.deepcopy(model)  # each training starts from the same
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], looks
@@ -171,14 +167,11 @@ def train_loss_arm(model, tokenizer, name, pairs, passes: int, seed: int, watche
 def loss_differences(found: dict[str, Answers], margins: dict[str, np.ndarray]) -> dict:
     """Gold utility of one policy minus that of another, paired by prompt; margins by pair."""
     gold = {name: answers.gold.mean(1) for name, answers in found.items()}
-    cost = {name: gold[name.split("_")[0]] - gold[name] for name in gold if "_" in name}
     return {
         "ipo_under_ties": summary(gold["ipo_ties"] - gold["dpo_ties"]),
-        "ties_cost_ipo_less": summary(cost["dpo_ties"] - cost["ipo_ties"]),
         "ipo_under_imbalance": summary(gold["ipo_one_sided"] - gold["dpo_one_sided"]),
         "dpo_extreme_margins": summary(margins["dpo_one_sided"] - margins["ipo_one_sided"]),
         "kto_noise": summary(gold["kto_noise"] - gold["dpo_noise"]),
-        "noise_costs_kto_less": summary(cost["dpo_noise"] - cost["kto_noise"]),
         "ipo_on_clean_pairs": summary(gold["ipo"] - gold["dpo"]),
         "kto_on_clean_pairs": summary(gold["kto"] - gold["dpo"]),
     }
@@ -210,9 +203,8 @@ def decay_panel(ax, runs: list[dict], other: str, bad: str, told: str) -> None:
     """Gold utility over the passes: DPO and another loss, on clean pairs (dashed) and bad ones."""
     for loss in ("dpo", other):
         for name, label, line in ((loss, "clean", "--"), (f"{loss}_{bad}", told, "-")):
-            looks = [run["looks"][name] for run in runs]
-            gold = [[look["gold"] for look in of_run] for of_run in looks]
-            x = [look["passes"] for look in looks[0]]
+            gold = [[look["gold"] for look in run["looks"][name]] for run in runs]
+            x = [look["passes"] for look in runs[0]["looks"][name]]
             seed_lines(ax, x, gold, f"lab:{loss}", f"{LOSS_NAMES[loss]}, {label}", ls=line)
     title = f"DPO and {LOSS_NAMES[other]} on pairs with {told} (solid),\nand on clean ones (dashed)"
     ax.set(title=title, xlabel="passes over the pairs")
@@ -223,25 +215,27 @@ def decay_panel(ax, runs: list[dict], other: str, bad: str, told: str) -> None:
 
 def one_sided_panel(ax, runs: list[dict]) -> None:
     """Margins of the one-sided pairs that were trained on."""
-    means = []
+    values = {}
     for place, loss in enumerate(("dpo", "ipo")):
-        values = [run["margins"][f"{loss}_one_sided"]["mean"] for run in runs]
-        seed_dots(ax, place, values, f"lab:{loss}")
-        means.append(np.mean(values))
+        values[loss] = [run["margins"][f"{loss}_one_sided"]["mean"] for run in runs]
+        seed_dots(ax, place, values[loss], f"lab:{loss}")
     ax.set_xticks((0, 1), ("DPO", "IPO"))
-    title = "One-sided pairs, pushed apart by\n"
-    ax.set(title=f"{title}{means[0]:.0f} nats (DPO) and {means[1]:.0f} nats (IPO)")
+    dpo, ipo = map(np.mean, values.values())
+    ax.set(title=f"One-sided pairs, pushed apart by\n{dpo:.0f} nats (DPO) and {ipo:.0f} nats (IPO)")
     ax.set(ylabel="margin of the pairs trained on (nats)", xlim=(-0.6, 1.6), ylim=(0, None))
 
 
 def end_panel(ax, runs: list[dict]) -> None:
     """Gold utility of the answers to held-out questions after the last pass."""
-    groups = {"clean": "", "75 %\nties": "_ties", "30 %\nflipped": "_noise"}
-    groups["one-\nsided"] = "_one_sided"
-    place, ticks = 0.0, []
-    for label, ending in groups.items():
+    place, ticks = 0.0, {}
+    for label, ending in (
+        ("clean", ""),
+        ("75 %\nties", "_ties"),
+        ("30 %\nflipped", "_noise"),
+        ("one-\nsided", "_one_sided"),
+    ):
         losses = [loss for loss in LOSS_NAMES if f"{loss}{ending}" in runs[0]["answers_of"]]
-        ticks.append((place + (len(losses) - 1) * 0.35, label))
+        ticks[label] = place + (len(losses) - 1) * 0.35
         for loss in losses:
             values = [run["answers_of"][f"{loss}{ending}"]["gold"]["mean"] for run in runs]
             seed_dots(ax, place, values, f"lab:{loss}", LOSS_NAMES[loss] if not ending else None)
@@ -249,7 +243,7 @@ def end_panel(ax, runs: list[dict]) -> None:
         place += 0.6
     sft = np.mean([run["answers_of"]["sft"]["gold"]["mean"] for run in runs])
     ax.axhline(sft, color="lab:sft", ls=":", label="SFT model")
-    ax.set_xticks([where for where, _ in ticks], [label for _, label in ticks])
+    ax.set_xticks(list(ticks.values()), list(ticks))
     ipo, kto = (how_far(runs, f"{loss}_on_clean_pairs") for loss in ("ipo", "kto"))
     ax.set(title=f"The end: on clean pairs, IPO {ipo}\nand KTO {kto} DPO")
     ax.set_ylabel(GOLD, fontsize=8)
