@@ -292,7 +292,7 @@ def judge_panel(ax, runs: list[dict]) -> None:
         ax.plot(places, values.T, "k.", ms=3)
     ax.axhline(50, color="black", lw=0.8, ls=":", label="chance")
     ax.set_xticks(range(len(faults)), [WORSE_BY[name] for name in faults])
-    ax.set(title="Who sees what is wrong with the worse answer", ylim=(0, 100))
+    ax.set(title="Who sees what is wrong with an answer", ylim=(0, 100))
     ax.set_ylabel("labels that agree with\nthe gold order (% of held-out pairs)")
     legend_below(ax, ncols=3)
 
