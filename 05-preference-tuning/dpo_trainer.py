@@ -20,7 +20,6 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import installed  # noqa: F401
@@ -51,7 +50,7 @@ def dpo_loss(
     return -logsigmoid(beta * (chosen_logratios - rejected_logratios))
 
 
-# --- 2. Training ---
+# --- 2. Training, and what it leaves ---
 
 
 def lora_config(model, r: int = 8):
@@ -77,7 +76,7 @@ def lora_config(model, r: int = 8):
 def train_dpo(
     model,
     tokenizer,
-    pairs: Sequence[dict],
+    pairs,
     *,
     beta: float = 0.3,
     learning_rate: float | None = None,
@@ -92,7 +91,7 @@ def train_dpo(
     reference=None,
     name: str = "DPO",
     look=None,
-    look_at: Sequence[int] = (),
+    look_at=(),
     checkpoints: Path | None = None,
     resume_from: Path | None = None,
 ):
@@ -105,8 +104,10 @@ def train_dpo(
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    kept = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
-    kept |= {"output_dir": str(checkpoints)}
+    shared = training.trl_settings(model, seed) | training.pair_settings(model, epochs)
+    if checkpoints:
+        shared |= {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+        shared |= {"output_dir": str(checkpoints)}
     config = DPOConfig(
         beta=beta,
         loss_type=list(loss_type),
@@ -116,11 +117,7 @@ def train_dpo(
         warmup_steps=0.1,  # a share of all steps; "constant" has none
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(batch_size),
-        **{
-            **training.trl_settings(model, seed),
-            **training.pair_settings(model, epochs),
-            **(kept if checkpoints else {}),
-        },
+        **shared,
     )
     torch.manual_seed(seed)  # LoRA starts at random
     trainer = (trainer_class or DPOTrainer)(
@@ -142,12 +139,11 @@ def default_rate(model) -> float:
 
 def dpo_settings(model, pairs, **hyperparameters) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
-    watching = ("reference", "name", "look", "look_at", "checkpoints", "resume_from")
-    watching += ("trainer_class",)
-    defaults = {k: v for k, v in train_dpo.__kwdefaults__.items() if k not in watching}
-    data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
-    settings = {**data, **defaults, **hyperparameters}
-    return {**settings, "learning_rate": settings["learning_rate"] or default_rate(model)}
+    settings = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
+    for name in [*runs.hyperparameters(train_dpo), *("schedule", "loss_type", "label_smoothing")]:
+        settings[name] = train_dpo.__kwdefaults__[name]
+    settings |= {"seed": 0, "learning_rate": default_rate(model)}
+    return settings | {name: value for name, value in hyperparameters.items() if value is not None}
 
 
 def dpo_policy(folder: Path, model, tokenizer, pairs, **hyperparameters):
@@ -162,10 +158,7 @@ def dpo_policy(folder: Path, model, tokenizer, pairs, **hyperparameters):
     return trained[0] if trained else models.load_adapter(model, folder)
 
 
-# --- 3. What is measured ---
-
-
-def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[str, np.ndarray]:
+def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
     """What the policy makes of pairs, arrays (N,), in nats.
 
     `chosen`, `rejected`: how much log p of the answer has changed since the reference. `margin` is
@@ -175,135 +168,28 @@ def read_pairs(policy, tokenizer, pairs: Sequence[dict], beta: float) -> dict[st
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)  # each (2, N): chosen, rejected
     chosen, rejected = logps - ref_logps
     margin = beta * (chosen - rejected)
-    measured = {
-        "chosen": chosen,
-        "rejected": rejected,
-        "margin": margin,
-        "ranked": margin > 0,
-        "likelier": logps[0] > logps[1],
-        "loss": dpo_loss(*logps, *ref_logps, beta),
-    }
+    measured = {"chosen": chosen, "rejected": rejected, "margin": margin, "ranked": margin > 0}
+    measured |= {"likelier": logps[0] > logps[1], "loss": dpo_loss(*logps, *ref_logps, beta)}
     return {name: values.numpy().astype(float) for name, values in measured.items()}
-
-
-def table(before: dict, after: dict) -> list[tuple]:
-    """Rows (what, before, after, unit). Whether answers of your own are good nobody knows."""
-    rows = []
-    if "kinds" in before:
-        for kind, share in before["kinds"].items():
-            rows.append((kind, share, after["kinds"][kind], "% of answers"))
-        rows.append(("gold utility", before["gold"], after["gold"], "log-odds, at most 4"))
-    return [
-        *rows,
-        ("length", before["words"], after["words"], "words"),
-        ("KL from the SFT model, measured", before["kl"], after["kl"], "nats"),
-        ("held-out pairs ranked as labelled", None, after["ranked"], "% of pairs"),
-    ]
-
-
-# --- 4. The figure ---
-
-
-def draw(history: list[dict], looks: list[dict], own_data: bool = False):
-    """Four panels of the run that was just done; two where nobody knows how good answers are."""
-    title = f"DPO on your pairs: {100 * looks[-1]['ranked']:.0f} % of held-out ones ranked right"
-    if not own_data:
-        good = [100 * look["kinds"]["right and concise"] for look in looks]
-        title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
-    figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
-    log_panel(axes[0], history)
-    sides_panel(axes[1], looks)
-    if not own_data:
-        kinds_panel(axes[2], looks)
-        distance_panel(axes[3], looks)
-    return figure
-
-
-def log_panel(ax, history: list[dict]) -> None:
-    """Loss and accuracy of the training, as means of the last steps."""
-    width = min(12, max(1, len(history) // 6))
-    loss, ranked = (recent(history, name, width) for name in ("loss", "rewards/accuracies"))
-    steps = np.arange(1, len(history) + 1)
-    ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
-    ax.text(1.01, math.log(2), "ln 2", transform=ax.get_yaxis_transform(), va="center")
-    line, label = {"color": "lab:dpo", "lw": 1.6}, "pairs ranked as labelled (share)"
-    ax.plot(steps[width:], ranked[width:], ls="--", label=label, **line)
-    ax.plot(steps, loss, label="loss (nats: natural logarithm)", **line)
-    ax.set(title="What the training log shows", ylim=(0, 1), ylabel="share of pairs, and nats")
-    ax.set_xlabel(f"step (mean of the last {width}); before training the loss is ln 2")
-    figures.legend_below(ax, ncols=1)
-
-
-def recent(history: list[dict], name: str, width: int) -> list[float]:
-    """At every step the mean of the last steps."""
-    values = [row[name] for row in history]
-    return [np.mean(values[max(0, k - width) : k]) for k in range(1, len(values) + 1)]
-
-
-def sides_panel(ax, looks: list[dict]) -> None:
-    """What became of the probabilities of held-out answers."""
-    steps = [look["step"] for look in looks]
-    ax.axhline(0, color="black", lw=0.8)
-    for side in ("chosen", "rejected"):
-        values = [look[side] for look in looks]
-        ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
-        last = f"  {values[-1]:+.1f}".replace("-", "\N{MINUS SIGN}")
-        ax.text(steps[-1], values[-1], last, va="center")
-    ax.set(title="Held-out pairs: which answers became likelier", xlabel="step")
-    ax.set(ylabel="change of log p (nats)", xlim=(0, 1.12 * steps[-1]))
-    figures.legend_below(ax, ncols=2)
-
-
-def kinds_panel(ax, looks: list[dict]) -> None:
-    """What the sampled answers are."""
-    steps, kinds = [look["step"] for look in looks], looks[0]["kinds"]
-    shares = [[100 * look["kinds"][kind] for look in looks] for kind in kinds]
-    ax.stackplot(steps, shares, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
-    good = shares[0]
-    white = {"color": "white", "fontweight": "bold", "fontsize": 12, "va": "center"}
-    ax.text(steps[0], good[0] / 2, f" {good[0]:.0f} %", ha="left", **white)
-    ax.text(steps[-1], good[-1] / 2, f"{good[-1]:.0f} % ", ha="right", **white)
-    ax.set(title="What the sampled answers are", xlabel="step", ylabel="% of answers")
-    ax.set(xlim=(0, steps[-1]), ylim=(0, 100))
-    figures.legend_below(ax, ncols=2)
-
-
-def distance_panel(ax, looks: list[dict]) -> None:
-    """How far the model went, and what that bought."""
-    kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
-    ax.axhline(4, color="lab:gold", lw=0.8, ls=":")
-    ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
-    ax.plot(kl, gold, "o-", color="lab:dpo")
-    below = {"xytext": (7, -11), "textcoords": "offset points"}
-    for look in {k: looks[k] for k in (0, len(looks) // 3, len(looks) - 1)}.values():
-        ax.annotate(f"step {look['step']}", (look["kl"], look["gold"]), **below)
-    ax.set(title="Quality against distance from the SFT model")
-    ax.set(xlabel="measured KL (nats)", xlim=(0, 1.25 * max(kl)), ylim=(min(gold) - 0.2, 4.2))
-    ax.set_ylabel(figures.GOLD)
-
-
-# --- 5. What is kept: a killed training, the adapter ---
 
 
 def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[Path | None, list[dict]]:
     """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
 
-    Raises UserError where --resume is given and there is none with these settings.
+    Without --resume what is there goes. Raises UserError where there is none with these settings.
     """
+    if not resume:
+        remove_checkpoints(folder)
+        return None, []
     left, steps = saving.read_json(folder / "looks.json"), {}
     for state in folder.glob("checkpoint-*/trainer_state.json"):  # the last file of a checkpoint
         if saving.read_json(state):  # it is whole
             steps[int(state.parent.name.split("-")[1])] = state.parent
-    if resume and steps and left.get("settings") == json.loads(json.dumps(settings)):
-        print(f"going on from {steps[max(steps)]}")
-        return steps[max(steps)], [look for look in left["looks"] if look["step"] <= max(steps)]
-    if resume:
+    if not steps or left.get("settings") != json.loads(json.dumps(settings)):
         reason = f"{folder} holds no killed training with these settings"
         raise runs.UserError(f"--resume: {reason}; leave --resume out")
-    if steps:
-        print(f"{folder} of a killed training is replaced; --resume would have gone on there")
-    remove_checkpoints(folder)
-    return None, []
+    print(f"going on from {steps[max(steps)]}")
+    return steps[max(steps)], [look for look in left["looks"] if look["step"] <= max(steps)]
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -326,32 +212,27 @@ Trained by dpo_trainer.py of the preference-tuning lab with these settings:
 This loads it on its base model and answers a question (`pip install transformers peft torch`):
 
 ```python
+from transformers import pipeline
+
 {load}
-chat = {chat}
-text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-answer = model.generate(**inputs, max_new_tokens=48)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer, skip_special_tokens=True).strip())
+answers = write({chat}, max_new_tokens=48, do_sample=False)
+print(answers[0]["generated_text"][-1]["content"].strip())
 ```
 """
-LOAD = """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-folder = {}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoPeftModelForCausalLM.from_pretrained(folder)"""
+LOAD = 'write = pipeline("text-generation", {})'
 LOAD_ON_ADAPTER = """\
 from common.models import load_causal_lm  # of the lab: the base model is an adapter itself
 
-model, tokenizer = load_causal_lm({})"""
+model, tokenizer = load_causal_lm({})
+write = pipeline("text-generation", model, tokenizer=tokenizer)"""
 
 
 def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt) -> None:
     """The adapter, with a README that says how to load it; in a second folder the merged model."""
     folder, *merged = folders
-    place, base = str(folder.resolve()), policy.peft_config["default"].base_model_name_or_path
-    load = (LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD).format(json.dumps(place))
+    base = policy.peft_config["default"].base_model_name_or_path
+    load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
+    load = load.format(json.dumps(str(folder.resolve())))
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
     readme = README.format(settings=told, load=load, chat=json.dumps(as_messages(prompt)))
     saving.save_model(folder, settings, policy, tokenizer, readme=readme)
@@ -360,18 +241,84 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt)
         saving.save_model(folder, {**settings, "merged": True}, whole, tokenizer)
 
 
-# --- 6. The run ---
+# --- 3. The figure ---
+
+
+def draw(history: list[dict], looks: list[dict], own_data: bool = False):
+    """Four panels of the run that was just done; two where nobody knows how good answers are."""
+    title = f"DPO on your pairs: {100 * looks[-1]['ranked']:.0f} % of held-out ones ranked right"
+    if not own_data:
+        good = [100 * look["kinds"]["right and concise"] for look in looks]
+        title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
+    figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
+    log_panel(axes[0], history)
+    for panel, ax in zip((sides_panel, kinds_panel, distance_panel), axes[1:], strict=False):
+        panel(ax, looks)
+    return figure
+
+
+def log_panel(ax, history: list[dict]) -> None:
+    """Loss and accuracy of the training, as means of the last steps."""
+    width, steps = min(12, max(1, len(history) // 6)), np.arange(1, len(history) + 1)
+    logged = np.array([[row["loss"], row["rewards/accuracies"]] for row in history])
+    loss, ranked = np.array([logged[max(0, k - width) : k].mean(0) for k in steps]).T
+    ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
+    ax.text(1.01, math.log(2), "ln 2", transform=ax.get_yaxis_transform(), va="center")
+    line, label = {"color": "lab:dpo", "lw": 1.6}, "pairs ranked as labelled (share)"
+    ax.plot(steps[width:], ranked[width:], ls="--", label=label, **line)
+    ax.plot(steps, loss, label="loss (nats: natural logarithm)", **line)
+    ax.set(title="What the training log shows", ylim=(0, 1), ylabel="share of pairs, and nats")
+    ax.set_xlabel(f"step (mean of the last {width}); before training the loss is ln 2")
+    figures.legend_below(ax, ncols=1)
+
+
+def sides_panel(ax, looks: list[dict]) -> None:
+    """What became of the probabilities of held-out answers."""
+    steps = [look["step"] for look in looks]
+    ax.axhline(0, color="black", lw=0.8)
+    for side in ("chosen", "rejected"):
+        values = [look[side] for look in looks]
+        ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
+        last = f"  {values[-1]:+.1f}".replace("-", "\N{MINUS SIGN}")
+        ax.text(steps[-1], values[-1], last, va="center")
+    ax.set(title="Held-out pairs: which answers became likelier", xlabel="step")
+    ax.set(ylabel="change of log p (nats)", xlim=(0, 1.12 * steps[-1]))
+    figures.legend_below(ax, ncols=2)
+
+
+def kinds_panel(ax, looks: list[dict]) -> None:
+    """What the sampled answers are."""
+    steps, kinds = [look["step"] for look in looks], looks[0]["kinds"]
+    shares = [[100 * look["kinds"][kind] for look in looks] for kind in kinds]
+    ax.stackplot(steps, shares, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
+    white = {"color": "white", "fontweight": "bold", "fontsize": 12, "va": "center"}
+    for place, side in ((0, "left"), (-1, "right")):
+        good = shares[0][place]
+        ax.text(steps[place], good / 2, f" {good:.0f} % ", ha=side, **white)
+    ax.set(title="What the sampled answers are", xlabel="step", ylabel="% of answers")
+    ax.set(xlim=(0, steps[-1]), ylim=(0, 100))
+    figures.legend_below(ax, ncols=2)
+
+
+def distance_panel(ax, looks: list[dict]) -> None:
+    """How far the model went, and what that bought."""
+    kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
+    ax.axhline(4, color="lab:gold", lw=0.8, ls=":")
+    ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
+    ax.plot(kl, gold, "o-", color="lab:dpo")
+    below = {"xytext": (7, -11), "textcoords": "offset points"}
+    for look in {k: looks[k] for k in (0, len(looks) // 3, len(looks) - 1)}.values():
+        ax.annotate(f"step {look['step']}", (look["kl"], look["gold"]), **below)
+    ax.set(title="Quality against distance from the SFT model")
+    ax.set(xlabel="measured KL (nats)", xlim=(0, 1.25 * max(kl)), ylim=(min(gold) - 0.2, 4.2))
+    ax.set_ylabel(figures.GOLD)
+
+
+# --- 4. The run ---
 
 
 def train_and_look(
-    model,
-    tokenizer,
-    data: tuple,
-    looks: list[dict],
-    settings: dict,
-    second,
-    sampling: dict,
-    hyper: dict,
+    model, tokenizer, data: tuple, looks: list, settings: dict, second, sampling: dict, hyper: dict
 ) -> tuple:
     """(policy, history): trained on data = (pairs, held-out pairs, prompts), `looks` filled.
 
@@ -392,17 +339,18 @@ def train_and_look(
         of_pairs = read_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in of_pairs.items()}
         looks.append({"step": step, **sampled.means(), **means, "texts": sampled.texts[:2]})
-        kept = {"settings": settings, "looks": looks}
-        saving.write_json(hyper["checkpoints"] / "looks.json", kept)
         seen[:] = sampled, of_pairs
+        kept = hyper["checkpoints"] / "looks.json"
+        saving.write_json(kept, {"settings": settings, "looks": looks})
         if step == 0:
             print(f"loss before training {means['loss']:.4f}, ln 2 = {math.log(2):.4f}")
         if second:
             second.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
     policy, history = train_dpo(model, tokenizer, pairs, **hyper, look=look)
-    before, after = looks[0], looks[-1]
-    answers.print_before_after(asked, before["texts"], after["texts"], table(before, after), 2)
+    ranked = ("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs")
+    rows, texts = answers.rows_of([looks[0], looks[-1]]), (looks[0]["texts"], looks[-1]["texts"])
+    answers.print_before_after(asked, *texts, [*rows, ranked], 2)
     if second and seen:
         second.after(tokenizer, held, *seen, first_loss=history[0]["loss"])
     logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
@@ -452,10 +400,9 @@ def main(argv: list[str] | None = None) -> dict:
         data = pairs, held, asked
     settings = dpo_settings(model, data[0], **args.training)
     resume_from, looks = left_by_a_kill(checkpoints, settings, args.resume)
-    kept = {"checkpoints": checkpoints, "resume_from": resume_from}
-    policy, history = train_and_look(
-        model, tokenizer, data, looks, settings, second, sampling, {**args.training, **kept}
-    )
+    hyper = {**args.training, "checkpoints": checkpoints, "resume_from": resume_from}
+    start = model, tokenizer, data, looks, settings
+    policy, history = train_and_look(*start, second, sampling, hyper)
     save_adapter([adapter, *merged], settings, policy, tokenizer, data[2][0])
     remove_checkpoints(checkpoints)
     metrics = {"before": looks[0], "after": looks[-1], "looks": looks, "training": history}

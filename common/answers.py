@@ -162,11 +162,6 @@ def summarize(answers: Answers) -> dict:
     return {**measured, "right_of_on_topic": summary(table, ratio)}
 
 
-def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Per prompt, the share of pairs (one of ours, one of theirs) won, ties half; inputs (P, n)."""
-    return (1 + np.sign(ours[:, :, None] - theirs[:, None, :])).mean((1, 2)) / 2
-
-
 # --- For the reader ---
 
 

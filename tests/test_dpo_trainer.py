@@ -445,7 +445,7 @@ def leave(folder: Path, settings: dict, *steps: int) -> None:
     (folder / "looks.json").write_text(json.dumps({"settings": settings, "looks": looks}))
 
 
-def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path, capsys):
+def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path):
     settings = {"seed": 1, "loss_type": ("sigmoid",)}
     leave(tmp_path, settings, 5, 10, 15)
     (tmp_path / "checkpoint-15" / "trainer_state.json").write_text('{"st')  # cut short
@@ -455,7 +455,6 @@ def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path, cap
         with pytest.raises(UserError, match="no killed training with these settings"):
             dpo.left_by_a_kill(folder, other, resume=True)
     assert dpo.left_by_a_kill(tmp_path, settings, resume=False) == (None, [])
-    assert "--resume would have gone on there" in capsys.readouterr().out
     assert not tmp_path.exists()
 
 

@@ -24,20 +24,12 @@ from common.intervals import summary
 from common.preferences import make_pairs, questions
 from common.training import load_sft_model
 
-
-class Amount(NamedTuple):
-    """A training at a constant learning rate: whose labels, which beta, how many passes."""
-
-    annotator: str
-    beta: float
-    epochs: int
-
-
+# The trainings, all at a constant learning rate: whose labels, which beta, how many passes.
 AMOUNTS = {
-    "unbiased": Amount("human", 0.3, 5),
-    "biased": Amount("length", 0.3, 5),
-    "low_beta": Amount("human", 0.1, 2),
-    "high_beta": Amount("human", 1.0, 2),
+    "unbiased": ("human", 0.3, 5),
+    "biased": ("length", 0.3, 5),
+    "low_beta": ("human", 0.1, 2),
+    "high_beta": ("human", 1.0, 2),
 }
 ANNOTATORS = {"unbiased": "unbiased annotators", "biased": "annotators who prefer long answers"}
 HUES = {"unbiased": "lab:dpo", "biased": "lab:biased"}
@@ -97,10 +89,8 @@ def measure(seed: int, smoke: bool = False) -> dict:
     default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     # The plane has two answers to a prompt, so of the default policy's three the first two.
     of_default = sample_answers(default, tokenizer, prompts, 1 if smoke else 3, seed)
-    looks = {
-        name: train_on(amount, max(1, count // 3), prompts[:128], seed, smoke)
-        for name, amount in AMOUNTS.items()
-    }
+    few = max(1, count // 3), prompts[:128]
+    looks = {name: train_on(name, *few, seed, smoke) for name in AMOUNTS}
     points, texts = frontier_points(looks, of_default, count)
     return {
         "amounts": {name: describe(of_amount) for name, of_amount in looks.items()},
@@ -109,20 +99,21 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_on(amount: Amount, count: int, prompts: list, seed: int, smoke: bool) -> list[Look]:
-    """One training from the SFT model, and what is seen on the way."""
-    rows = make_pairs(count, annotator=amount.annotator, seed=seed)
+def train_on(amount: str, count: int, prompts: list, seed: int, smoke: bool) -> list[Look]:
+    """One training of AMOUNTS from the SFT model, and what is seen on the way."""
+    annotator, beta, passes = AMOUNTS[amount]
+    rows = make_pairs(count, annotator=annotator, seed=seed)
     model, tokenizer = load_sft_model()
-    epochs, per_epoch, looks = 1 if smoke else amount.epochs, -(-count // 8), []
+    epochs, per_epoch, looks = 1 if smoke else passes, -(-count // 8), []
 
     def look(step: int, policy) -> None:
         answers = sample_answers(policy, tokenizer, prompts, 2, seed=step)
-        of_pairs = read_pairs(policy, tokenizer, rows[:96], amount.beta)
+        of_pairs = read_pairs(policy, tokenizer, rows[:96], beta)
         looks.append(Look(step / per_epoch, answers, of_pairs))
 
     # Early, where most happens, and after every pass.
     at = [max(1, round(epoch * per_epoch)) for epoch in (0.25, 0.5, *range(1, epochs + 1))]
-    settings = {"beta": amount.beta, "epochs": epochs, "schedule": "constant", "seed": seed}
+    settings = {"beta": beta, "epochs": epochs, "schedule": "constant", "seed": seed}
     train_dpo(model, tokenizer, rows, **settings, look=look, look_at=at)
     return looks
 
@@ -130,20 +121,15 @@ def train_on(amount: Amount, count: int, prompts: list, seed: int, smoke: bool) 
 def describe(looks: list[Look]) -> dict:
     """The curve of a training, and from its best look to its last: what was lost and gained."""
     gold = np.array([look.answers.gold.mean(1) for look in looks])  # (looks, prompts)
-    good = np.array([look.answers.good.mean(1) for look in looks])
-    best = int(gold.mean(1).argmax())
-    first, last = looks[best].pairs, looks[-1].pairs
+    best, last = looks[gold.mean(1).argmax()].pairs, looks[-1].pairs
     curve = []
     for look in looks:
         of_pairs = {name: float(values.mean()) for name, values in look.pairs.items()}
         curve.append({"epoch": look.epoch, **of_pairs, **look.answers.means()})
     return {
         "curve": curve,
-        "best_epoch": looks[best].epoch,
         "gold_lost": summary(lost_after_best(gold)),
-        "good_lost": summary(lost_after_best(good)),
-        "ranked_gained": summary(last["ranked"] - first["ranked"]),
-        "loss_saved": summary(first["loss"] - last["loss"]),
+        "ranked_gained": summary(last["ranked"] - best["ranked"]),
         "chosen_rose": summary(last["chosen"]),
     }
 
@@ -165,13 +151,12 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
     """(points, texts): the SFT model, every look of every amount, and the default policy."""
     before, per_amount = looks["unbiased"][0].answers, max(1, count // 3)
     points, texts = [point_of("SFT", "sft", "SFT checkpoint", before, 0, epoch=0.0)], [before.texts]
-    for series, amount in AMOUNTS.items():
-        about = {"biased": amount.annotator != "human", "beta": amount.beta}
+    for series, (annotator, beta, _) in AMOUNTS.items():
         for look in looks[series][1:]:
-            label = f"{look.epoch:.3g} epoch{'s' * (look.epoch != 1)}, beta {amount.beta:.3g}"
+            label = f"{look.epoch:.3g} epoch{'s' * (look.epoch != 1)}, beta {beta:.3g}"
             labels = round(min(1, look.epoch) * per_amount)
-            point = point_of("DPO", series, label, look.answers, labels, epoch=look.epoch, **about)
-            points.append(point)
+            about = {"biased": annotator != "human", "beta": beta, "epoch": look.epoch}
+            points.append(point_of("DPO", series, label, look.answers, labels, **about))
             texts.append(look.answers.texts)
     label = "default: 1 epoch, beta 0.3, falling rate"
     first_two = {name: getattr(default, name)[:, :2] for name in ("kl", "gold", "good")}
@@ -189,26 +174,21 @@ def draw(runs: list[dict]):
     title = f"Five passes of DPO: answers lose {lost[0]:.1f} and {lost[1]:.1f} of gold utility"
     title += "\nafter their best look; the training log looks better and better"
     figure, (log, quality, *answers) = new_figure(2, 2, title)
-    for name, label in ANNOTATORS.items():
-        seed_lines(log, *curves(runs, name, "ranked", first=1), HUES[name], label)
-        seed_lines(quality, *curves(runs, name, "gold"), HUES[name], label)
-    log.set(title="What the training log shows", ylabel="share of pairs ranked as labelled")
-    log.legend(loc="lower right")
-    quality.set(title="How good sampled answers are", ylabel=GOLD)
-    for ax in (log, quality):
-        ax.set_xlabel("passes over the pairs")
-    for ax, name in zip(answers, ANNOTATORS, strict=True):
+    for (name, label), ax in zip(ANNOTATORS.items(), answers, strict=True):
         kinds_by_look(ax, runs, name)
-    handles, labels = answers[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(KINDS))
+        curves = [run["amounts"][name]["curve"] for run in runs]
+        epochs = [look["epoch"] for look in curves[0]]
+        ranked, gold = ([[look[key] for look in c] for c in curves] for key in ("ranked", "gold"))
+        ranked = np.array(ranked)[:, 1:]  # before the training no pair is ranked
+        seed_lines(log, epochs[1:], ranked, HUES[name], label)
+        seed_lines(quality, epochs, gold, HUES[name], label)
+    x = "passes over the pairs"
+    log.set(title="What the log shows", xlabel=x, ylabel="share of pairs ranked as labelled")
+    log.legend(loc="lower right")
+    quality.set(title="How good sampled answers are", xlabel=x, ylabel=GOLD)
+    handles = answers[0].get_legend_handles_labels()[0][: len(KINDS)]  # of the first seed
+    figure.legend(handles, KINDS, loc="outside lower center", ncols=len(KINDS))
     return figure
-
-
-def curves(runs: list[dict], amount: str, name: str, first: int = 0) -> tuple:
-    """(epochs, values (seeds, looks)) of a training; before it no pair is ranked."""
-    looks = [run["amounts"][amount]["curve"][first:] for run in runs]
-    epochs = [look["epoch"] for look in looks[0]]
-    return epochs, np.array([[look[name] for look in of_run] for of_run in looks])
 
 
 def kinds_by_look(ax, runs: list[dict], amount: str) -> None:
@@ -219,8 +199,7 @@ def kinds_by_look(ax, runs: list[dict], amount: str) -> None:
         places, bottom = np.arange(len(looks)) - 0.4 + (k + 0.5) * width, np.zeros(len(looks))
         for kind in KINDS:
             shares = np.array([100 * look["kinds"][kind] for look in looks])
-            label = kind if k == 0 else None
-            ax.bar(places, shares, 0.95 * width, bottom, color=f"lab:{kind}", label=label)
+            ax.bar(places, shares, 0.95 * width, bottom, color=f"lab:{kind}", label=kind)
             bottom += shares
     ax.set_xticks(range(len(looks)), [f"{look['epoch']:.2g}" for look in looks])
     ax.set(title=f"Answers: {ANNOTATORS[amount]}", xlabel="passes over the pairs")

@@ -17,7 +17,7 @@ import lessons  # noqa: F401
 import numpy as np
 from dpo_trainer import dpo_policy, read_pairs
 
-from common.answers import Answers, sample_answers, summarize, win_rate
+from common.answers import Answers, sample_answers, summarize
 from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_dots
 from common.intervals import summary
@@ -81,15 +81,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
     after = sample_answers(policy, tokenizer, prompts, n, seed)
     of_pairs = read_pairs(policy, tokenizer, held, beta=0.3)  # the default of train_dpo
     contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
+    read = partial(read_contrasts, policy, tokenizer, contrasts)
     return {
         "before": summarize(before),
         "after": summarize(after),
         "pairs": {name: summary(values) for name, values in of_pairs.items()},
         "rejected_fell": summary(-of_pairs["rejected"]),
-        "contrasts": {
-            name: read_contrasts(policy, tokenizer, contrasts, name) for name in ("right", "filler")
-        },
-        "win_rate": summary(win_rate(after.gold, before.gold)),
+        "contrasts": {name: read(name) for name in ("right", "filler")},
         "good_gain": summary((after.good - before.good).mean(1)),
         **style_and_substance(before, after),
     }
@@ -104,44 +102,36 @@ def read_contrasts(policy, tokenizer, contrasts: list, component: str, beta: flo
     chosen = [contrast for contrast in contrasts if contrast.component == component]
     rows = [{"prompt": c.prompt, "chosen": c.more, "rejected": c.less} for c in chosen]
     units = np.array([contrast.units for contrast in chosen])
-    after, before = (
-        (logps[0] - logps[1]).numpy() / units for logps in pair_logps(policy, tokenizer, rows)
-    )
+    read = pair_logps(policy, tokenizer, rows)
+    after, before = ((logps[0] - logps[1]).numpy() / units for logps in read)
     share = beta * (after - before) / WORTH[component]
     return {"before": summary(before), "after": summary(after), "share": summary(share)}
 
 
 def style_and_substance(before: Answers, after: Answers) -> dict:
-    """What changed from the SFT model's answers to the policy's, with intervals over prompts.
+    """What answers gained from the SFT model to the policy, as a share of what there was to gain.
 
-    Style: the share without filler or preamble; substance: the share that is right; both among
-    on-topic answers. `..._of_room` is the change as a share of what there was to gain.
+    Style: the share without filler or preamble of on-topic answers; substance: that of right ones.
     """
-    columns = []
+    columns = []  # on topic, plain, correct: before, then after
     for answers in (before, after):
         for values in (answers.on_topic, answers.plain, answers.correct):
             columns.append((values * answers.on_topic).sum(1))
-    table = np.column_stack(columns)  # on topic, plain, correct: before, then after
-
-    def change(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
-        sums = rows.sum(axis)
-        return sums[3 + column] / max(sums[3], 1) - sums[column] / max(sums[0], 1)
+    table = np.column_stack(columns)
 
     def of_room(rows: np.ndarray, axis: int = 0, column: int = 1) -> float:
         sums = rows.sum(axis)
-        return change(rows, axis, column) / max(1 - sums[column] / max(sums[0], 1), 0.01)
+        then, now = sums[column] / max(sums[0], 1), sums[3 + column] / max(sums[3], 1)
+        return (now - then) / max(1 - then, 0.01)
 
     def difference(rows: np.ndarray, axis: int = 0) -> float:
         return of_room(rows, axis, column=1) - of_room(rows, axis, column=2)
 
-    statistics = {
-        "style_change": partial(change, column=1),
-        "substance_change": partial(change, column=2),
-        "style_of_room": partial(of_room, column=1),
-        "substance_of_room": partial(of_room, column=2),
-        "style_minus_substance": difference,
+    return {
+        "style_of_room": summary(table, of_room),
+        "substance_of_room": summary(table, partial(of_room, column=2)),
+        "style_minus_substance": summary(table, difference),
     }
-    return {name: summary(table, statistic) for name, statistic in statistics.items()}
 
 
 # --- The figure ---
@@ -149,28 +139,30 @@ def style_and_substance(before: Answers, after: Answers) -> dict:
 
 def draw(runs: list[dict]):
     """Answers, log-probabilities, style beside substance; a dot is a seed."""
-    before, after = (100 * np.mean(good_of(runs, when)) for when in ("before", "after"))
+    good = [[run[when]["good"]["mean"] for run in runs] for when in ("before", "after")]
+    before, after = 100 * np.mean(good, axis=1)
     title = f"DPO takes right and concise answers from {before:.0f} % to {after:.0f} %"
     figure, axes = new_figure(2, 2, title)
-    gain_panel(axes[0], runs)
+    gain_panel(axes[0], 100 * np.array(good))
     likelier_panel(axes[1], runs)
-    room_panel(axes[2], runs)
-    learned_panel(axes[3], runs)
+    gained = [[run[f"{name}_of_room"]["mean"] for run in runs] for name in ("style", "substance")]
+    means = both_panel(axes[2], gained, "no filler, no preamble", "right answers")
+    axes[2].set_title(f"Answers: style gains {means[0]:.0f} %, substance {means[1]:.0f} %")
+    axes[2].set_ylabel("% of what there was to gain")
+    names = ("filler", "right")
+    learned = [[run["contrasts"][name]["share"]["mean"] for run in runs] for name in names]
+    means = both_panel(axes[3], learned, "a word of filler", "right instead of wrong")
+    axes[3].set_title(f"log p learns {means[0]:.0f} % of style, {means[1]:.0f} % of substance")
+    axes[3].set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
     return figure
 
 
-def good_of(runs: list[dict], when: str) -> list[float]:
-    """The share of right and concise answers by seed."""
-    return [run[when]["good"]["mean"] for run in runs]
-
-
-def gain_panel(ax, runs: list[dict]) -> None:
-    """Right and concise answers, a line a seed."""
-    values = 100 * np.array([good_of(runs, when) for when in ("before", "after")])
+def gain_panel(ax, values: np.ndarray) -> None:
+    """Right and concise answers, a line a seed; values (before and after, seeds)."""
     ax.plot([0, 1], values, "o-", color="lab:dpo", lw=1, alpha=0.6)
     ax.set_xticks([0, 1], ["SFT model", "after DPO"])
     gained = values[1] - values[0]
-    spread = f" to {gained.max():.0f}" if len(runs) > 1 else ""
+    spread = f" to {gained.max():.0f}" if len(gained) > 1 else ""
     ax.set_title(f"Good answers: {gained.min():.0f}{spread} points more")
     ax.set_ylabel("% of answers right and concise")
     ax.set(xlim=(-0.3, 1.3), ylim=(0, 100))
@@ -189,33 +181,14 @@ def likelier_panel(ax, runs: list[dict]) -> None:
     ax.set(ylabel="change of log p, held-out pairs (nats)", xlim=(-0.6, 1.6))
 
 
-def room_panel(ax, runs: list[dict]) -> None:
-    """Of sampled answers: what style and substance gained of what there was to gain."""
-    names = ("style_of_room", "substance_of_room")
-    values = [[100 * run[name]["mean"] for run in runs] for name in names]
-    both_panel(ax, values, ["style:\nno filler, no preamble", "substance:\nright answers"])
-    means = [np.mean(of_seeds) for of_seeds in values]
-    ax.set(title=f"Answers: style gains {means[0]:.0f} %, substance {means[1]:.0f} %")
-    ax.set_ylabel("% of what there was to gain")
-
-
-def learned_panel(ax, runs: list[dict]) -> None:
-    """Of log-probabilities: what the implicit reward has of the gold utility of one difference."""
-    values = []
-    for name in ("filler", "right"):
-        values.append([100 * run["contrasts"][name]["share"]["mean"] for run in runs])
-    both_panel(ax, values, ["style:\na word of filler", "substance:\nright instead of wrong"])
-    means = [np.mean(of_seeds) for of_seeds in values]
-    ax.set(title=f"log p learns {means[0]:.0f} % of style, {means[1]:.0f} % of substance")
-    ax.set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
-
-
-def both_panel(ax, values: list[list[float]], names: list[str]) -> None:
-    """Style beside substance, in percent by seed."""
-    for place, color in enumerate(("lab:dpo", "lab:gold")):
-        seed_dots(ax, place, values[place], color)
-    ax.set_xticks([0, 1], names)
+def both_panel(ax, shares: list[list[float]], style: str, substance: str) -> np.ndarray:
+    """Style beside substance, in percent by seed; their means."""
+    percent = 100 * np.array(shares)
+    seed_dots(ax, 0, percent[0], "lab:dpo")
+    seed_dots(ax, 1, percent[1], "lab:gold")
+    ax.set_xticks([0, 1], [f"style:\n{style}", f"substance:\n{substance}"])
     ax.set(xlim=(-0.6, 1.6), ylim=(0, 100))
+    return percent.mean(1)
 
 
 if __name__ == "__main__":
