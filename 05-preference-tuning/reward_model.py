@@ -24,20 +24,9 @@ import installed  # noqa: F401
 
 import numpy as np
 
-from common import (
-    answers,
-    figures,
-    models,
-    preferences,
-    prompts,
-    runs,
-    saving,
-    scoring,
-    training,
-)
+from common import answers, figures, models, preferences, prompts, runs, saving, scoring, training
 from common.basics import show_progress
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OWN_EPOCHS = 3  # passes over your own pairs, since there are mostly fewer than in the world
 
 # --- 1. The loss ---
@@ -111,15 +100,15 @@ def batches_of_similar_length(
     pairs: Sequence[dict], batch_size: int, epochs: int, rng: random.Random
 ) -> list[list[int]]:
     """Row numbers, for little padding: shuffled, sorted within 16 batches, shuffled as batches."""
-    lengths = []  # in characters
-    for row in pairs:
-        longer = max(len(row["chosen"]), len(row["rejected"]))
-        lengths.append(len(prompts.as_text(row["prompt"])) + longer)
-    batches, block_size = [], 16 * batch_size
+    lengths = [  # in characters
+        len(prompts.as_text(row["prompt"])) + max(len(row["chosen"]), len(row["rejected"]))
+        for row in pairs
+    ]
+    batches = []
     for _ in range(epochs):
         order, of_epoch = rng.sample(range(len(pairs)), len(pairs)), []
-        for start in range(0, len(order), block_size):
-            block = sorted(order[start : start + block_size], key=lambda i: lengths[i])
+        for start in range(0, len(order), 16 * batch_size):
+            block = sorted(order[start : start + 16 * batch_size], key=lambda i: lengths[i])
             of_epoch += [block[i : i + batch_size] for i in range(0, len(block), batch_size)]
         rng.shuffle(of_epoch)
         batches += of_epoch
@@ -159,17 +148,16 @@ def reward_settings(backbone: str, pairs: Sequence[dict], **hyperparameters) -> 
 
 
 def gold_order(pairs: Sequence[dict]) -> list[dict]:
-    """The pairs with the better response by gold utility as `chosen`; labels are ignored.
+    """The pairs with the better response by gold utility as `chosen`; ties are left out.
 
-    `reason` is the style of the worse one. Ties are left out.
+    `reason` is the style of the worse one.
     """
     rows = []
     for row in pairs:
         gap = row["chosen_utility"] - row["rejected_utility"]
+        ordered = row if gap > 0 else preferences.swap_sides(row)
         if abs(gap) > 1e-9:
-            better, worse = ("chosen", "rejected") if gap > 0 else ("rejected", "chosen")
-            sides = {"chosen": row[better], "rejected": row[worse]}
-            rows.append({"prompt": row["prompt"], **sides, "reason": row[f"{worse}_style"]})
+            rows.append({**ordered, "reason": ordered["rejected_style"]})
     return rows
 
 
@@ -180,8 +168,7 @@ def pair_hits(rewards: np.ndarray) -> np.ndarray:
 
 def prefer_shorter(pairs: Sequence[dict]) -> np.ndarray:
     """Control: rewards (N, 2) that prefer the shorter response, which this world mostly rewards."""
-    sides = ("chosen", "rejected")
-    words = [[answers.count_words(row[side]) for side in sides] for row in pairs]
+    words = [[answers.count_words(row[side]) for side in preferences.SIDES] for row in pairs]
     return -np.array(words, dtype=float)
 
 
@@ -191,45 +178,28 @@ def bayes_limits(gaps: np.ndarray) -> dict[str, float]:
     Gaps (N,) are differences of gold utility. The least loss is the entropy of the labels: their
     noise.
     """
-    p = 1 / (1 + np.exp(-np.asarray(gaps, dtype=float)))
-    p_log_p = [share * np.log(np.clip(share, 1e-300, 1)) for share in (p, 1 - p)]
-    return {"accuracy": float(np.maximum(p, 1 - p).mean()), "loss": float(-sum(p_log_p).mean())}
+    gaps = np.asarray(gaps, dtype=float)
+    p = 1 / (1 + np.exp(-gaps))
+    loss = p * np.logaddexp(0, -gaps) + (1 - p) * np.logaddexp(0, gaps)
+    return {"accuracy": float(np.maximum(p, 1 - p).mean()), "loss": float(loss.mean())}
 
 
 def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
-    """Rewards (N, 2) of pairs against their labels: what can be had without a gold standard."""
+    """Rewards (N, 2) of pairs against their labels: what can be had without a gold standard.
+
+    `calibration`: is p = sigmoid(margin) how often an answer is chosen? In tenths of p the mean
+    prediction, the observed frequency, the count. Every pair counts from both sides.
+    """
     margins = rewards[:, 0] - rewards[:, 1]
+    p = 1 / (1 + np.exp(-np.concatenate([margins, -margins])))
+    won = np.repeat([1.0, 0.0], len(margins))
+    tenth = np.minimum((10 * p).astype(int), 9)
+    within = [tenth == k for k in np.unique(tenth)]
     return {
-        "pairs": len(margins),
         "accuracy": float(pair_hits(rewards).mean()),
         "loss": float(np.logaddexp(0, -margins).mean()),
         "shorter": float(pair_hits(prefer_shorter(pairs)).mean()),
-        "calibration": calibration(margins),
-    }
-
-
-def calibration(margins: np.ndarray, bins: int = 10) -> dict:
-    """Is p = sigmoid(margin) how often chosen wins? Margins (N,), chosen minus rejected.
-
-    Every pair counts from both sides, so that the outcome is not always 1. Per bin the mean
-    prediction, the observed frequency and the count. The temperature is what best divides the
-    margins: 1 where they are calibrated, above 1 where they are over-confident (Guo et al. 2017,
-    arXiv 1706.04599).
-    """
-    p = 1 / (1 + np.exp(-np.concatenate([margins, -margins])))
-    won = np.repeat([1.0, 0.0], len(margins))
-    bin_of = np.minimum((p * bins).astype(int), bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    predicted, observed = (
-        np.bincount(bin_of, values, minlength=bins) / np.maximum(counts, 1) for values in (p, won)
-    )
-    temperatures = np.exp(np.linspace(np.log(0.1), np.log(10), 2001))
-    losses = [np.logaddexp(0, -margins / t).mean() for t in temperatures]
-    return {
-        "predicted": predicted.tolist(),
-        "observed": observed.tolist(),
-        "count": counts.tolist(),
-        "temperature": float(temperatures[int(np.argmin(losses))]),
+        "calibration": [[p[rows].mean(), won[rows].mean(), float(rows.sum())] for rows in within],
     }
 
 
@@ -240,44 +210,39 @@ def by_gold(model, tokenizer, rewards: np.ndarray, held: list[dict], new: list[d
     `new` are pairs of facts that no training pair asks about.
     """
     gold = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in held])
+    styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in held])
     gaps, ordered = gold[:, 0] - gold[:, 1], gold_order(held)
     better_first = np.where(gaps[:, None] > 0, rewards, rewards[:, ::-1])
     hits = pair_hits(better_first[np.abs(gaps) > 1e-9])
+    reasons = np.array([row["reason"] for row in ordered])
     in_order = {"all": hits, "shorter": pair_hits(prefer_shorter(ordered))}
     in_order["new facts"] = pair_hits(scoring.score_pairs(model, tokenizer, gold_order(new)))
-    reasons = np.array([row["reason"] for row in ordered])
-    styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in held])
     by_style = {}
     for style in preferences.STYLES:
-        in_order[style] = hits[reasons == style]
-        if (styles == style).any():
-            # The level of the rewards is free, so both are told from their means.
-            its_rewards = np.quantile(rewards[styles == style], QUANTILES) - rewards.mean()
-            its_gold = float(gold[styles == style].mean() - gold.mean())
-            by_style[style] = {"rewards": its_rewards.tolist(), "gold": its_gold}
+        in_order[style], its = hits[reasons == style], styles == style
+        if its.any():  # the level of the rewards is free, so both are told from their means
+            of_style = np.quantile(rewards[its], (0.05, 0.25, 0.5, 0.75, 0.95)) - rewards.mean()
+            its_gold = float(gold[its].mean() - gold.mean())
+            by_style[style] = {"rewards": of_style.tolist(), "gold": its_gold}
     in_order = {name: float(values.mean()) for name, values in in_order.items() if len(values)}
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
 def reward_rows(before: dict, after: dict) -> list[tuple]:
-    """Rows (what, untrained, trained, unit)."""
-    rows = [
-        ("held-out labels foretold", "accuracy", "%"),
-        ("loss on held-out labels", "loss", "nats"),
-    ]
-    if "in_order" in after:
-        limits = after["limits"]
-        rows = [
-            ("held-out pairs in the right order", "all", "% of pairs"),
-            ("... of which the worse answer is only wrong", "wrong", "%"),
-            ("... of facts that no training pair asks about", "new facts", "%"),
-            (*rows[0][:2], f"%, of which {100 * limits['accuracy']:.0f} can be foretold"),
-            (*rows[1][:2], f"nats, of which {limits['loss']:.2f} are noise"),
-        ]
-    read = [look | look.get("in_order", {}) for look in (before, after)]
-    told = [(what, *(look[key] for look in read), unit) for what, key, unit in rows]
+    """Rows (what, untrained, trained, at best, unit); noisy labels cannot all be foretold."""
+    rows, limits = [], after.get("limits", {})
+    orders = {
+        "all": "held-out pairs in the right order",
+        "wrong": "... of which the worse answer is only wrong",
+        "new facts": "... of facts that no training pair asks about",
+    }
+    for name, what in orders.items() if limits else ():
+        rows.append((what, before["in_order"][name], after["in_order"][name], 1.0, "%"))
+    labels = {"held-out labels foretold": ("accuracy", "%"), "loss on the labels": ("loss", "nats")}
+    for what, (name, unit) in labels.items():
+        rows.append((what, before[name], after[name], limits.get(name), unit))
     shorter = after.get("in_order", after)["shorter"]
-    return [*told, ("preferring the shorter answer instead", None, shorter, "%")]
+    return [*rows, ("preferring the shorter answer instead", None, shorter, None, "%")]
 
 
 def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]) -> None:
@@ -293,69 +258,59 @@ def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]
 
 
 def draw(losses: list[float], look: dict):
-    """Four panels of the run that was just done."""
-    in_order = look["in_order"]
-    right, shorter = (100 * in_order[name] for name in ("all", "shorter"))
-    title = f"Reward model: {right:.0f} % of held-out pairs in the right order"
-    figure, axes = figures.new_figure(2, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
-    reward_loss_panel(axes[0], losses, look["limits"]["loss"])
-    reward_by_style_panel(axes[1], look["by_style"])
-    calibration_panel(axes[2], look["calibration"])
-    reasons_panel(axes[3], in_order)
+    """Four panels of the run that was just done; two where nobody knows the better answer."""
+    share, shorter, what = look["accuracy"], look["shorter"], "your held-out labels foretold"
+    known = "in_order" in look
+    if known:
+        share, shorter = look["in_order"]["all"], look["in_order"]["shorter"]
+        what = "held-out pairs in the right order"
+    title = f"Reward model: {100 * share:.0f} % of {what}"
+    title += f"; preferring the shorter: {100 * shorter:.0f} %"
+    figure, axes = figures.new_figure(2 if known else 1, 2, title)
+    reward_loss_panel(axes[0], losses, look.get("limits"))
+    calibration_panel(axes[2 if known else 1], look["calibration"])
+    if known:
+        reward_by_style_panel(axes[1], look["by_style"])
+        reasons_panel(axes[3], look["in_order"])
     return figure
 
 
-def draw_own_rewards(losses: list[float], look: dict):
-    """Two panels for pairs whose better answer nobody knows."""
-    foretold, shorter = (100 * look[name] for name in ("accuracy", "shorter"))
-    title = f"Reward model: {foretold:.0f} % of your {look['pairs']} held-out labels foretold"
-    figure, axes = figures.new_figure(1, 2, f"{title}; preferring the shorter: {shorter:.0f} %")
-    reward_loss_panel(axes[0], losses)
-    calibration_panel(axes[1], look["calibration"])
-    return figure
-
-
-def reward_loss_panel(ax, losses: list[float], noise: float | None = None) -> None:
+def reward_loss_panel(ax, losses: list[float], limits: dict | None) -> None:
     """The loss of the training, between the two numbers that bound it."""
     width, last = max(1, len(losses) // 20), len(losses)
     means = np.convolve(losses, np.full(width, 1 / width), "valid")
     ax.plot(np.arange(width, last + 1), means, color="lab:reward")
     ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
     ax.text(last, math.log(2), "ln 2: both answers get the same ", ha="right", va="bottom")
-    if noise is not None:
-        ax.axhline(noise, color="black", lw=0.8, ls=":")
-        ax.text(0, noise, f" {noise:.2f}: the noise of the labels", va="top")
+    if limits:
+        ax.axhline(limits["loss"], color="black", lw=0.8, ls=":")
+        ax.text(0, limits["loss"], f" {limits['loss']:.2f}: the noise of the labels", va="top")
     ax.set(title="The loss of the training", ylabel="Bradley-Terry loss (nats a pair)")
     ax.set(xlabel=f"step (mean of {width})", xlim=(0, last), ylim=(0, 0.95))
 
 
 def reward_by_style_panel(ax, by_style: dict) -> None:
     """Rewards of held-out answers by style, and what such answers are worth."""
-    line = {"color": "lab:reward", "solid_capstyle": "butt"}
-    for place, row in enumerate(by_style.values()):
-        low, lower, median, upper, high = row["rewards"]
-        ax.plot([low, high], [place] * 2, lw=1, **line)
-        ax.plot([lower, upper], [place] * 2, lw=8, alpha=0.7, **line)
-        ax.plot(median, place, "|", color="white", ms=8, mew=2)
-    gold = [row["gold"] for row in by_style.values()]
-    ax.plot(gold, range(len(gold)), "D", color="lab:gold", ms=5, label="gold utility")
-    ax.plot([], [], lw=8, alpha=0.7, color="lab:reward", label="rewards: middle half, 90 %")
+    places, gold = range(len(by_style)), [row["gold"] for row in by_style.values()]
+    low, lower, median, upper, high = np.transpose([row["rewards"] for row in by_style.values()])
+    ax.plot(gold, places, "D", color="lab:gold", ms=5, label="gold utility", zorder=3)
+    ax.hlines(places, low, high, color="lab:reward", lw=1)
+    bars = {"color": "lab:reward", "alpha": 0.7, "label": "rewards: middle half, 90 %"}
+    ax.hlines(places, lower, upper, lw=8, **bars)
+    ax.plot(median, places, "|", color="white", ms=8, mew=2)
     ax.axvline(0, ymin=0.15, color="black", lw=0.8)
-    ax.set_yticks(range(len(by_style)), [name.replace("_", " ") for name in by_style])
+    ax.set_yticks(places, [name.replace("_", " ") for name in by_style])
     ax.set(title="Rewards of held-out answers by style", ylim=(len(by_style) + 0.3, -0.5))
-    worth = "3 if right,\n1 if on topic, -0.15 for a word of filler"
-    ax.set_xlabel(f"log-odds, each minus its mean; gold utility: {worth}")
+    ax.set_xlabel(f"minus the mean; {figures.GOLD}")
     ax.legend(loc="lower center", ncols=2, columnspacing=1)
 
 
-def calibration_panel(ax, result: dict) -> None:
+def calibration_panel(ax, table: list[list[float]]) -> None:
     """Predicted probabilities of held-out pairs, and how often the labels say so."""
-    counts = np.array(result["count"])
-    seen = counts > 0
-    predicted, observed = (np.array(result[key])[seen] for key in ("predicted", "observed"))
+    predicted, observed, counts = np.transpose(table)
     # Agresti and Coull's interval, honest for few pairs: as if two more had gone either way.
-    middle = (observed * counts[seen] + 2) / (counts[seen] + 4)
-    half = 1.96 * np.sqrt(middle * (1 - middle) / (counts[seen] + 4))
+    middle = (observed * counts + 2) / (counts + 4)
+    half = 1.96 * np.sqrt(middle * (1 - middle) / (counts + 4))
     ends = np.maximum([observed - middle + half, middle + half - observed], 0)
     ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
     ax.text(0.62, 0.5, "dotted: as predicted\nbars: 95 % intervals", va="top", fontsize=8)
@@ -371,12 +326,10 @@ def reasons_panel(ax, in_order: dict) -> None:
     names |= {"verbose": "it has filler", "off_topic": "it is off topic", "wrong": "it is wrong"}
     names |= {"sycophantic": "it agrees with\na wrong user", "expert": "expert's preamble"}
     names |= {"shorter": "(preferring\nthe shorter)"}
-    shown = {label: in_order[name] for name, label in names.items() if name in in_order}
-    for place, (label, share) in enumerate(shown.items()):
-        control = label.startswith("(")
-        ax.barh(place, 100 * share, color="lab:other" if control else "lab:reward", alpha=0.8)
-        black = {"color": "black" if control else "white", "ha": "right", "va": "center"}
-        ax.text(100 * share - 2, place, f"{100 * share:.0f} %", **black)
+    shown = {label: 100 * in_order[name] for name, label in names.items() if name in in_order}
+    colors = ["lab:reward"] * (len(shown) - 1) + ["lab:other"]
+    bars = ax.barh(range(len(shown)), shown.values(), color=colors, alpha=0.8)
+    ax.bar_label(bars, fmt="%.0f %%", padding=-32)
     ax.axvline(50, color="black", lw=0.8, ls=":")
     ax.set_yticks(range(len(shown)), shown)
     ax.invert_yaxis()
@@ -387,30 +340,7 @@ def reasons_panel(ax, in_order: dict) -> None:
 
 # --- 5. What is kept ---
 
-SCORING_CODE = """\
-# A reward model
-
-Trained by reward_model.py of the preference-tuning lab with these settings:
-
-    {settings}
-
-This scores an answer to a prompt (`pip install transformers torch`). The number is in log-odds, and
-only differences between answers to one prompt mean something: sigmoid(r1 - r2) is how often
-annotators would choose the first one.
-
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-folder = {folder}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSequenceClassification.from_pretrained(folder)
-prompt, answer = {prompt}, {answer}
-{encode}
-print(model(**inputs).logits.item())
-```
-"""
-OF_ENCODERS = """\
-inputs = tokenizer(prompt, answer, return_tensors="pt", truncation="only_second")"""
+OF_ENCODERS = 'inputs = tokenizer(prompt, answer, return_tensors="pt", truncation="only_second")'
 OF_CAUSAL_MODELS = """\
 chat = [{{"role": "user", "content": prompt}}]
 text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -420,14 +350,17 @@ inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")"""
 
 def readme_of(folder: Path, settings: dict, tokenizer, row: dict) -> str:
     """How to use the model without the lab, with the prompt and the answer of a row."""
-    blank = '" " + ' if not prompts.reads_pairs(tokenizer) and prompts.is_plain(tokenizer) else ""
-    encode = OF_ENCODERS if prompts.reads_pairs(tokenizer) else OF_CAUSAL_MODELS
-    return SCORING_CODE.format(
+    template = Path(__file__).with_name("how_to_use_a_reward_model.md")
+    encode = OF_ENCODERS
+    if not prompts.reads_pairs(tokenizer):
+        blank = '" " + ' if prompts.is_plain(tokenizer) else ""
+        encode = OF_CAUSAL_MODELS.format(blank=blank)
+    return template.read_text(encoding="utf-8").format(
         settings=", ".join(f"{k} {v}" for k, v in settings.items() if v is not None),
         folder=json.dumps(str(folder.resolve())),
         prompt=json.dumps(prompts.as_text(row["prompt"])),
         answer=json.dumps(row["chosen"]),
-        encode=encode.format(blank=blank),
+        encode=encode,
     )
 
 
@@ -449,41 +382,39 @@ def build_parser():
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge before and after, print, draw and save; returns the metrics."""
     args = runs.start(build_parser(), argv, "reward_model", train_reward_model, {"pairs": 64})
-    folder, second = args.output_dir / args.run_name, None
+    folder, seed, second = args.output_dir / args.run_name, args.seed, None
     saving.check_ours(folder)
-    model, tokenizer = fresh_reward_model(args.model, args.device, args.seed)
+    model, tokenizer = fresh_reward_model(args.model, args.device, seed)
     if args.dataset:
         from own_data.look import SecondLook
         from own_data.read import own_reward_pairs
 
         reading = {"pairs": args.pairs, **args.reading}
-        pairs, held = own_reward_pairs(args.dataset, tokenizer, args.seed, **reading)
+        pairs, held = own_reward_pairs(args.dataset, tokenizer, seed, **reading)
         args.training["epochs"] = args.changed.get("epochs", OWN_EPOCHS)
-        shown = [(row["prompt"], (row["chosen"], row["rejected"])) for row in list(held)[:2]]
         second = SecondLook(args.dataset, args.reading, args.model, args.learning_rate)
-        second.before(pairs, held, tokenizer=tokenizer, seed=args.seed)
+        second.before(pairs, held, tokenizer=tokenizer, seed=seed)
+        asked, texts = held[0]["prompt"], {held[0]["chosen"], held[0]["rejected"]}
     else:
-        pairs = preferences.make_pairs(args.pairs or 6400, seed=args.seed)
-        held = preferences.make_pairs(100 if args.smoke else 1000, "test", seed=args.seed)
-        new = preferences.make_pairs(2 * len(held) // 5, "test", seed=args.seed, unseen=True)
+        pairs = preferences.make_pairs(args.pairs or 6400, seed=seed)
+        held = preferences.make_pairs(100 if args.smoke else 1000, "test", seed=seed)
+        new = preferences.make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True)
         question = preferences.wrong_users("test", 1)[0]
-        contrasts = preferences.contrasts_of(question, args.seed)
-        shown = [(question.prompt, {text for row in contrasts for text in (row.more, row.less)})]
+        contrasts = preferences.contrasts_of(question, seed)
+        asked, texts = question.prompt, {text for row in contrasts for text in row[2:4]}
 
     def look() -> tuple[np.ndarray, dict]:
         rewards = scoring.score_pairs(model, tokenizer, held)
         of_gold = {} if second else by_gold(model, tokenizer, rewards, held, new)
         return rewards, {**on_labels(rewards, held), **of_gold}
 
-    steps = args.training["epochs"] * -(-len(pairs) // args.batch_size)
-    print(f"{args.model} on {len(pairs)} pairs, {steps} steps; {len(held)} pairs to judge by")
+    print(f"{args.model} on {len(pairs)} pairs; {len(held)} held-out pairs to judge by")
     _, before = look()
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
     rewards, after = look()
-    print(f"loss of the first batch {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-    for prompt, texts in shown:
-        print_rewards(model, tokenizer, prompt, texts)
-    answers.print_table(("", "untrained", "trained"), reward_rows(before, after))
+    print(f"{len(losses)} steps; loss of the first {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
+    print_rewards(model, tokenizer, asked, texts)
+    answers.print_table(("", "untrained", "trained", "at best"), reward_rows(before, after))
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
     if second:
         second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])
@@ -491,9 +422,8 @@ def main(argv: list[str] | None = None) -> dict:
     settings = reward_settings(args.model, pairs, **args.training)
     readme = readme_of(folder, settings, tokenizer, held[0])
     saving.save_model(folder, settings, model, tokenizer, readme=readme)
-    figure = (draw_own_rewards if second else draw)(losses, after)
     next_step = "python 05-preference-tuning/studies/what_a_reward_model_absorbs.py: whose taste?"
-    return runs.finish(args, metrics, figure, next_step, [folder])
+    return runs.finish(args, metrics, draw(losses, after), next_step, [folder])
 
 
 if __name__ == "__main__":

@@ -101,20 +101,26 @@ def test_limits_worked():
     assert limits["loss"] == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2))
 
 
-def test_temperature_of_calibrated_and_overconfident_margins():
+def calibration(margins):
+    """(predicted, observed, count) of pairs whose chosen answer gets so much more."""
+    rewards = np.column_stack([margins, np.zeros(len(margins))])
+    pairs = [{"chosen": "a", "rejected": "a"}] * len(margins)
+    return np.transpose(rm.on_labels(rewards, pairs)["calibration"])
+
+
+def test_margins_of_true_log_odds_are_calibrated_and_twice_as_large_ones_are_not():
     gaps = rng.normal(size=20_000) * 1.5
     signed = np.where(rng.random(len(gaps)) < sigmoid(gaps), gaps, -gaps)  # chosen over rejected
-    calibrated = rm.calibration(signed)
-    assert calibrated["temperature"] == pytest.approx(1, abs=0.06)
-    assert rm.calibration(2 * signed)["temperature"] == pytest.approx(2, abs=0.12)
-    assert calibrated["observed"] == pytest.approx(calibrated["predicted"], abs=0.04)
+    predicted, observed, _ = calibration(signed)
+    assert observed == pytest.approx(predicted, abs=0.04)
+    predicted, observed, _ = calibration(2 * signed)
+    assert observed[0] > predicted[0] + 0.03 and observed[-1] < predicted[-1] - 0.03
 
 
 def test_calibration_counts_each_pair_from_both_sides():
-    result = rm.calibration(np.array([10.0, 10.0, -10.0]))
-    assert sum(result["count"]) == 6
-    assert result["observed"][-1] == pytest.approx(2 / 3)
-    assert result["observed"][0] == pytest.approx(1 / 3)
+    predicted, observed, counts = calibration(np.array([10.0, 10.0, -10.0]))
+    assert counts.tolist() == [3, 3] and predicted == pytest.approx([0, 1], abs=1e-4)
+    assert observed == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_pair_hits_counts_ties_half():
