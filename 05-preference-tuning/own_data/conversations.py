@@ -1,11 +1,12 @@
 """Conversations: the turns of a cell, however they are written, and the prompt of a row.
 
-A turn is (role, text). What follows the last turn of the user is the answer; what precedes it is
-the prompt, which the two answers of a pair share. Texts stay as they stand: blanks at their ends
-are content. Names stand in names.json, what is said of a row in refusals.json.
+A turn is (role, text). What follows the user's last turn is the answer; what precedes it is the
+prompt. Texts stay as they stand: blanks at their ends are content. Names and patterns stand in
+names.json, what is said of a row in refusals.json.
 """
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -21,17 +22,22 @@ TABLES = Path(__file__).parent
 NAMES = json.loads((TABLES / "names.json").read_text(encoding="utf-8"))
 REFUSALS = json.loads((TABLES / "refusals.json").read_text(encoding="utf-8"))
 ROLES = {name: role for role, names in NAMES["roles"].items() for name in names}
+SPOKEN = f"({'|'.join(NAMES['speakers'])})"
+# What starts a turn in a text, with the role as a group; of like ones the strictest first.
+HEADERS = {way: start.replace("ROLE", SPOKEN) for way, start in NAMES["headers"].items()}
+IN_A_LIST = "a list in a text"
+STARTS_WITH_TURNS = re.compile(rf"\s*([\[{{<#]|{SPOKEN}:)")
+# Any of these in a text is worth a question: marks of templates, and speakers.
+MARK = re.compile("|".join(NAMES["marks"]), re.IGNORECASE | re.MULTILINE)
+AT_ENDS = rf"(?:\s|{'|'.join(map(re.escape, NAMES['starts'] + NAMES['ends']))})+"
 
 
 class DroppedRow(Exception):
-    """A row that is left out. It is counted by its reason; `why` says it of that row alone.
-
-    An `odd` one is not what it should be; one that is not odd just teaches nothing.
-    """
+    """A row that is left out, counted by its reason: it is `odd`, or else just teaches nothing."""
 
     def __init__(self, reason: str, why: str = "", odd: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.why, self.odd = reason, why or reason, odd
+        self.reason, self.why, self.odd = reason, why or reason, odd  # why: of this row alone
 
 
 def odd(key: str, **words) -> DroppedRow:
@@ -46,105 +52,59 @@ def refuse(key: str, **words) -> UserError:
 
 # --- Turns that are written into one text ---
 
-SPOKEN = r"(Human|HUMAN|User|USER|Prompter|PROMPTER|Assistant|ASSISTANT|Bot|BOT|System|SYSTEM)"
-TRANSCRIPTS = {  # what starts a turn, with the role as a group; of like ones the strictest first
-    "hh-rlhf": rf"(?:\A\s*|\n\n){SPOKEN}:",
-    "role: text on lines": rf"(?:\A\s*|\n){SPOKEN}:",
-    "role: text": rf"(?:\A\s*|(?<=\s)|(?<=</s>)){SPOKEN}:",
-    "[ROLE] text": rf"(?:\A\s*|\n\s*)\[{SPOKEN}\]:?",
-    "ChatML": r"<\|im_start\|>(\w+)\n",
-    "Llama 3": r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*",
-    "Gemma": r"<start_of_turn>(\w+)\n",
-    "Guanaco": r"### ?(Human|Assistant|User|System): ?",
-    "Zephyr": r"<\|(system|user|assistant|prompter)\|>\n?",
-}
-IN_A_LIST = "a list in a text"
-# Any of these in a text is worth a question: marks of templates, and speakers.
-MARK = re.compile(
-    r"<\|[\w ]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>"
-    r"|\[(?:USER|ASSISTANT|SYSTEM)\]|(?<=\s)(?:USER|ASSISTANT):"
-    r"|^(?:#+ *)?(?:human|user|prompter|assistant|system|gpt|bot|instruction|response) *:",
-    re.IGNORECASE | re.MULTILINE,
-)
 
+def take_apart(cell, way: str):
+    """The messages, or texts, that a text holds in this way; the cell as it is if it holds none.
 
-def split_transcript(text: str, header: str) -> list[Turn]:
-    """The turns of a text that headers like this start; empty for any other text.
-
-    Turns of one role in a row are one turn. A last turn without text is kept: what follows it is
-    the answer.
+    Turns of one role in a row are one. A last turn without text is kept: the answer follows it.
     """
-    headers = list(re.finditer(header, text))
-    if not headers or without_marks(text[: headers[0].start()]):
-        return []
-    turns = []
-    ends = [header.start() for header in headers[1:]] + [len(text)]
-    for found, end in zip(headers, ends, strict=True):
-        role = ROLES.get(found[1].lower(), found[1].lower())
-        said = without_marks(text[found.end() : end])
-        if turns and turns[-1][0] == role:
-            said = "\n\n".join(filter(None, (turns.pop()[1], said)))
-        turns.append((role, said))
-    return turns
+    if not isinstance(cell, str) or not way:
+        return cell
+    if way == IN_A_LIST:
+        return parse_list(cell) or cell
+    before, *parts = re.split(HEADERS[way], cell)
+    turns: list[dict] = []
+    for role, said in zip(parts[::2], parts[1::2], strict=True):
+        role, said = ROLES.get(role.lower(), role.lower()), without_marks(said)
+        if turns and turns[-1]["role"] == role:
+            said = "\n\n".join(filter(None, (turns.pop()["content"], said)))
+        turns.append({"role": role, "content": said})
+    return cell if without_marks(before) or not turns else turns
 
 
 def without_marks(text: str) -> str:
     """The text without blanks, and tokens that start or end a text, at its ends."""
-    text, before = text.strip(), None
-    while text != before:
-        before = text
-        for mark in NAMES["starts"] + NAMES["ends"]:
-            text = text.removeprefix(mark).removesuffix(mark).strip()
-    return text
+    return re.sub(rf"\A{AT_ENDS}|{AT_ENDS}\Z", "", text)
 
 
 def written_as(text: str) -> tuple[str, int]:
     """(the way in which a text holds turns, how many); ("", 0) for a text that holds none.
 
-    Of the transcripts it is the strictest that finds a turn of the assistant.
+    Of the ways it is the strictest that finds a turn of the assistant.
     """
-    start = text.lstrip()[:40]
-    if not start or not (start[0] in "[{<#" or re.match(f"{SPOKEN}:", start)):
+    if not STARTS_WITH_TURNS.match(text):
         return "", 0
-    content = parse_list(text)
-    if content is not None:
-        return IN_A_LIST, len(content)
-    ways = [(name, split_transcript(text, header)) for name, header in TRANSCRIPTS.items()]
-    ways = [(name, turns) for name, turns in ways if turns]
-    answered = [way for way in ways if any(role == "assistant" for role, _ in way[1])]
-    name, turns = (answered or ways or [("", [])])[0]
-    return name, len(turns)
+    found = {way: take_apart(text, way) for way in (IN_A_LIST, *HEADERS)}
+    found = {way: turns for way, turns in found.items() if turns is not text}
+    answered = [w for w, turns in found.items() if "assistant" in [message_of(t)[0] for t in turns]]
+    way = next(iter([*answered, *found]), "")
+    return way, len(found.get(way, ()))
 
 
-def parse_list(text: str) -> list | None:
+def parse_list(text: str) -> list:
     """The messages, or the texts, that a text holds as JSON or as Python writes them."""
-    if not re.match(r"\s*(\[\s*['\"]|\[?\s*\{\s*['\"]\w+['\"]\s*:)", text):
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
+    for parse in (json.loads, ast.literal_eval) if re.match(NAMES["a_list"], text) else ():
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             content = parse(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        content = content if isinstance(content, list) else [content]
-        known = all(keys_of(one) and role_of(one) in ROLES for one in content)
-        return content if content and (known or is_texts(content)) else None
-    return None
-
-
-def take_apart(cell, way: str):
-    """The cell as messages or texts, where it is a text that holds them in this way."""
-    if not isinstance(cell, str) or not way:
-        return cell
-    if way == IN_A_LIST:
-        return parse_list(cell) or cell
-    turns = split_transcript(cell, TRANSCRIPTS[way])
-    return [{"role": role, "content": text} for role, text in turns] or cell
+            content = content if isinstance(content, list) else [content]
+            known = {message_of(one)[0] for one in content} <= ROLES.keys()
+            return content if known or is_texts(content) else []
+    return []
 
 
 def find_markup(text: str) -> str:
     """A mark of a template that is not taken apart, in a text; nothing where it holds none."""
-    marks = NAMES["other_markup"] if re.search(r"[<\[#]", text) else ()
-    return next((mark for mark in marks if mark in text), "")
+    return next((mark for mark in NAMES["other_markup"] if mark in text), "")
 
 
 def end_mark(text: str) -> str:
@@ -158,56 +118,50 @@ def end_mark(text: str) -> str:
 
 def is_texts(cell) -> bool:
     """Whether a cell is a list of texts, of which some may be missing."""
-    kinds = {type(text) for text in cell} if isinstance(cell, list) else set()
-    return str in kinds and kinds <= {str, type(None)}
+    return isinstance(cell, list) and {str} <= {type(one) for one in cell} <= {str, type(None)}
 
 
 def is_several(cell) -> bool:
     """Whether a cell is a list of several texts or conversations."""
-    kinds = {type(one) for one in cell} if isinstance(cell, list) else set()
-    return is_texts(cell) or kinds == {list}
+    return is_texts(cell) or (isinstance(cell, list) and {type(one) for one in cell} == {list})
 
 
 def is_message(cell) -> bool:
     """Whether a cell is a message with a role and a text, or a list of such."""
-    return keys_of(cell[0] if isinstance(cell, list) and cell else cell) is not None
+    return bool(message_of(cell[0] if isinstance(cell, list) and cell else cell)[0])
 
 
-def keys_of(message) -> list[str] | None:
-    """The keys of role and text in a message; None for what is none."""
-    keys = message.keys() if isinstance(message, dict) else ()
-    return next((pair for pair in NAMES["message_keys"] if set(pair) <= {*keys}), None)
-
-
-def role_of(message: dict) -> str:
-    return str(message[keys_of(message)[0]]).strip().lower()
+def message_of(cell) -> tuple:
+    """(role, content) of a message as they stand; the role is "" for what is none."""
+    keys = cell.keys() if isinstance(cell, dict) else ()
+    for role, content in NAMES["message_keys"]:
+        if {role, content} <= {*keys}:
+            return str(cell[role]).strip().lower(), cell[content]
+    return "", None
 
 
 def texts_in(cell) -> list[str]:
     """All texts of a cell: itself, or those of its messages."""
     if isinstance(cell, dict):
-        keys = keys_of(cell)
-        cell = [cell[keys[1]]] if keys else list(cell.values())
+        role, content = message_of(cell)
+        cell = [content] if role else list(cell.values())
     if isinstance(cell, list):
         return [text for part in cell for text in texts_in(part)]
     return [cell] if isinstance(cell, str) else []
 
 
 def read_turns(cell, role: str, what: str) -> list[Turn]:
-    """The turns of a cell; a text without roles is one turn of `role`.
+    """The turns of a cell; a text without roles is one turn of `role`. Raises DroppedRow.
 
-    Messages may be a list, a single one, or columns of lists. Raises DroppedRow for what is none of
-    that; `what` names the cell.
+    Messages may be a list, a single one, or columns of lists; `what` names the cell.
     """
     if isinstance(cell, str):
-        messages = re.match(r"\s*\[\s*\{\s*['\"](role|from|speaker|author)['\"]", cell)
-        if messages and cell.rstrip().endswith("]") and parse_list(cell) is None:
+        if re.match(NAMES["list_of_messages"], cell, re.DOTALL) and not parse_list(cell):
             raise odd("broken list", what=what, shown=cell[:40])
         return [(role, cell)]
     if isinstance(cell, dict) and isinstance(cell.get("messages"), list):  # OpenAI, torchtune
         refuse_other_inputs(cell)
-        turns, system = read_turns(cell["messages"], role, what), cell.get("system")
-        return [("system", system), *turns] if isinstance(system, str) and system.strip() else turns
+        cell = [{"role": "system", "content": cell.get("system")}, *cell["messages"]]
     if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         columns = zip(*cell.values(), strict=False)
         cell = [dict(zip(cell, values, strict=True)) for values in columns]
@@ -217,22 +171,21 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
         return [(role, cell[0] if cell else "")]
     if is_texts(cell):
         raise odd("list of texts", what=what)
-    if not isinstance(cell, list) or not all(map(keys_of, cell)):
+    if not isinstance(cell, list) or not all(message_of(one)[0] for one in cell):
         raise odd("no messages", what=what, shown=f"{cell!r:.60}")
     turns = [read_message(message, what) for message in cell]
-    return [turn for turn in turns if turn[0] != "system" or turn[1].strip()]
+    return [turn for turn in turns if turn[0] != "system" or turn[1].strip()] or [(role, "")]
 
 
 def read_message(message: dict, what: str) -> Turn:
     """(role, text) of a message, whose parts are joined. Raises DroppedRow."""
-    for name in NAMES["beside_text"]:
-        if message.get(name):
-            raise odd("beside text", what=what, name=name)
-    role, content = role_of(message), message[keys_of(message)[1]]
+    role, content = message_of(message)
+    for name in filter(message.get, NAMES["beside_text"]):
+        raise odd("beside text", what=what, name=name)
     if role not in ROLES:
         raise odd("role", what=what, role=role, known=", ".join(ROLES))
-    parts, texts = content if isinstance(content, list) else [content or ""], []
-    for part in parts:
+    texts = []
+    for part in content if isinstance(content, list) else [content or ""]:
         texts.append(part.get("text") if isinstance(part, dict) else part)
         if not isinstance(texts[-1], str):
             raise odd("no text", what=what, shown=f"{part!r:.60}")
@@ -246,18 +199,14 @@ def refuse_other_inputs(row: dict) -> None:
             raise odd("other inputs", name=name)
 
 
-# --- The prompt of a row ---
-
-
 def bare(turns: Sequence[Turn]) -> list[Turn]:
     return [(role, text.strip()) for role, text in turns]
 
 
 def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: str) -> Prompt:
-    """What the last turns of the answers answer: a text, or a list of messages.
+    """What the last turns of the answers answer: a text, or a list of messages. Raises DroppedRow.
 
-    `prompt` are the turns of the prompt's column, empty without one. Raises DroppedRow where the
-    conversations part before their last turn, or the columns contradict each other.
+    `prompt` are the turns of the prompt's column, empty without one.
     """
     for turns, side in zip(answers, SIDES, strict=False):
         if turns[-1][0] != "assistant":
@@ -271,7 +220,7 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
     turns = join_turns(prompt, contexts[0])
     if system.strip() and ("system", system.strip()) not in bare(turns):
-        if any(role == "system" for role, _ in turns):
+        if "system" in dict(turns):
             raise odd("two systems")
         turns = [("system", system), *turns]
     if not turns or not turns[-1][1].strip():
