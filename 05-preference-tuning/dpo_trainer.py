@@ -215,7 +215,8 @@ This loads it on its base model and answers a question (`pip install transformer
 from transformers import pipeline
 
 {load}
-answers = write({chat}, max_new_tokens=48, do_sample=False)
+chat = {chat}
+answers = write(chat, max_new_tokens=48, do_sample=False)
 print(answers[0]["generated_text"][-1]["content"].strip())
 ```
 """

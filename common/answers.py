@@ -215,27 +215,18 @@ def _cell(value: float | None, unit: str) -> str:
 # --- Points of the plane: gold utility against KL ---
 
 
-class Point(NamedTuple):
-    """A policy as frontier.py and the page read it; quantities are {mean, ci95, count}."""
-
-    method: str
-    series: str  # which training, or which reward model
-    label: str
-    kl: dict
-    gold: dict
-    good: dict
-    annotations: int  # labels that were used, those of a reward model included
-    biased: bool = False  # whether annotators with a bias gave them
-    beta: float | None = None
-    n: int | None = None  # of best-of-n
-    epoch: float | None = None
-
-
 def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> dict:
-    """A policy's answers to the plane's prompts, the first FRONTIER_PROMPTS, as a Point."""
-    of_plane = [getattr(answers, name)[:FRONTIER_PROMPTS] for name in ("kl", "gold", "good")]
-    measured = [summary(values.mean(1)) for values in of_plane]
-    return Point(method, series, label, *measured, annotations, **rest)._asdict()
+    """A policy's answers to the first FRONTIER_PROMPTS, as frontier.py and the page read it.
+
+    `series` is which training, or which reward model; `annotations` are the labels that were used,
+    those of a reward model included. `rest`: `biased`, whether annotators with a bias gave them;
+    `beta`, `epoch`, `n` (of best-of-n).
+    """
+    point = {"method": method, "series": series, "label": label}
+    for name in ("kl", "gold", "good"):
+        point[name] = summary(getattr(answers, name)[:FRONTIER_PROMPTS].mean(1))
+    others = {"biased": False, "beta": None, "n": None, "epoch": None}
+    return {**point, "annotations": annotations, **others, **rest}
 
 
 def point_name(point: dict) -> str:

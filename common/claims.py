@@ -23,7 +23,7 @@ import numpy as np
 from common import runs
 from common.figures import save_figure
 from common.intervals import Z95, interval, over_seeds
-from common.models import init_compute, quiet_libraries
+from common.models import init_compute
 from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
 
 INFINITY = float("inf")
@@ -190,7 +190,6 @@ def study_parser(script: Path) -> argparse.ArgumentParser:
 
 def measure_seed(part: Path, measure: Callable, seed: int, smoke: bool) -> None:
     """The metrics of one seed, written whole."""
-    quiet_libraries()
     init_compute("cpu")
     started = time.time()
     metrics = measure(seed, smoke)

@@ -227,7 +227,7 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
     path, base = find_model(name), adapter_base(name)
     if base:
         model, _, missing = _load(auto_class, base, device, **options)
-        model, tokenizer = merge_adapter(model, name), load_tokenizer(name)
+        model, tokenizer = load_adapter(model, Path(path), merge=True), load_tokenizer(name)
     else:
         check_checkpoint(name, path, auto_class.__name__)
         tokenizer = load_tokenizer(name)
@@ -239,24 +239,6 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
         missing = sorted(info["missing_keys"])
     check_vocabulary(name, model, tokenizer)
     return model.to(device).eval(), tokenizer, missing
-
-
-def merge_adapter(model, name: str):
-    """The model with the adapter in its weights; to PEFT its name is then that of the adapter."""
-    from peft import PeftConfig, PeftModel
-
-    path = find_model(name)
-    if not Path(path, "adapter_model.safetensors").is_file():
-        reason = "the folder holds no adapter_model.safetensors"
-        raise UserError(f"cannot use the adapter {name}: {reason}")
-    try:
-        config = PeftConfig.from_pretrained(path)
-        config.task_type = None  # a reward model can start from an adapter of a language model
-        merged = PeftModel.from_pretrained(model, path, config=config).merge_and_unload()
-    except Exception as error:  # whatever the library raises for what does not fit
-        raise UserError(f"cannot use the adapter {name}: {in_brief(error)}") from None
-    merged.name_or_path = merged.config._name_or_path = path
-    return merged
 
 
 def check_vocabulary(name: str, model, tokenizer) -> None:
@@ -353,24 +335,32 @@ def in_brief(error: Exception) -> str:
 # --- Adapters ---
 
 
-def load_adapter(model, folder: Path):
-    """The model with the adapter of a folder on it, ready to be evaluated.
+def load_adapter(model, folder: Path, merge: bool = False):
+    """The model with the adapter of a folder on it, or, with `merge`, in its weights.
 
     Raises UserError where there is none, or where it was made for another model: two places with
     the same files are one model, and a base that is not at hand cannot be compared.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    problem = f"cannot use the adapter {folder}"
     if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"{folder} holds no adapter (adapter_model.safetensors is missing)")
+        raise UserError(f"{problem}: the folder holds no adapter_model.safetensors")
     base = adapter_base(str(folder))
     if base and local_folder(base) and fingerprint(base) != fingerprint(model):
-        reason = f"was made for {base}, not for {model.name_or_path}"
-        raise UserError(f"the adapter {folder} {reason}; give that one with --model")
+        reason = f"it was made for {base}, not for {model.name_or_path}"
+        raise UserError(f"{problem}: {reason}; give that one with --model")
     try:
-        return PeftModel.from_pretrained(model, folder).eval()
+        config = PeftConfig.from_pretrained(folder)
+        if merge:  # a reward model can start from an adapter of a language model
+            config.task_type = None
+        policy = PeftModel.from_pretrained(model, folder, config=config).eval()
+        model = policy.merge_and_unload() if merge else policy
     except Exception as error:  # whatever the library raises for what does not fit
-        raise UserError(f"the adapter {folder} does not fit the model: {in_brief(error)}") from None
+        raise UserError(f"{problem}: {in_brief(error)}") from None
+    if merge:  # to PEFT its name is now that of the adapter
+        model.name_or_path = model.config._name_or_path = str(folder)
+    return model
 
 
 # --- Device and precision ---
@@ -399,8 +389,8 @@ def init_compute(device: str) -> str:
     import torch
     from accelerate import PartialState
 
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    available = {"cuda": cuda, "mps": mps, "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available["cpu"] = True
     if device == "auto":
         device = next(name for name, there in available.items() if there)
     if not available[device]:

@@ -232,10 +232,7 @@ def annotator_utility(prompt: str, response: str, annotator: str = "human") -> f
 
 
 def liked_amount(prompt: str, response: str, annotator: str) -> float:
-    """How much of what biased annotators like: words of filler, a preamble, an echo of the belief.
-
-    KeyError: unknown annotator.
-    """
+    """How much of what biased annotators like: words of filler, a preamble, echo of the belief."""
     reading, belief = read_response(prompt, response), all_questions()[prompt].belief
     echoes = belief is not None and re.search(rf"\b{belief}\b", response) is not None
     return {

@@ -121,21 +121,18 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 
 
 def positive_float(text: str) -> float:
-    """argparse type: a number above 0."""
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return float(text)
 
 
 def non_empty(text: str) -> str:
-    """argparse type: a text that is not blank."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
 
 
 def folder(text: str) -> Path:
-    """argparse type: the name of a folder."""
     return Path(non_empty(text))
 
 

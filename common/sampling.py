@@ -7,16 +7,13 @@ that keep a state (Mamba, LFM2, ...) are sampled through `generate`, with the sa
 """
 
 import inspect
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from common.basics import show_progress
 from common.models import autocast
 from common.prompts import Prompt, check_length, encode_prompt, tokens_after_answer
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Response(NamedTuple):
@@ -96,7 +93,7 @@ def _read_response(tokenizer, token_ids: list[int], ends: list[int]) -> Response
     return Response(tokenizer.decode(shown, skip_special_tokens=True).strip(), token_ids, ended)
 
 
-def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int) -> "torch.Tensor":
+def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int):
     """A number in [0, 1) for every token to be drawn: (B n, tokens)."""
     import torch
 
@@ -150,7 +147,7 @@ def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, unifo
     ids = torch.tensor([prompt] * n, device=model.device)
     columns = iter(uniforms.T)
 
-    def draw(_, logits: "torch.Tensor") -> "torch.Tensor":
+    def draw(_, logits):
         """Scores (n, V) of which the drawn token has the highest."""
         tokens = draw_tokens(logits, temperature, next(columns))
         return torch.zeros_like(logits).scatter(1, tokens[:, None], 1.0)
@@ -173,7 +170,7 @@ def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, unifo
     return sequences
 
 
-def draw_tokens(logits: "torch.Tensor", temperature: float, u: "torch.Tensor") -> "torch.Tensor":
+def draw_tokens(logits, temperature: float, u):
     """One token per row of logits (B, V) by inversion, with u (B,) in [0, 1).
 
     The first token whose cumulative probability exceeds u: the same distribution as

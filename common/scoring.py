@@ -6,7 +6,6 @@ All in batches of similar length, and equal texts are read once.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,18 +25,15 @@ from common.prompts import (
     write_turns,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
 
 # --- Log-probabilities and KL ---
 
 
-def response_logps(model, tokenizer, prompts, responses, batch_size: int = 64) -> "torch.Tensor":
+def response_logps(model, tokenizer, prompts, responses, batch_size: int = 64):
     """log pi(response | prompt) in nats, summed over the response's tokens: float32 (N,), CPU.
 
-    Prompts are texts, or their token ids; responses are token ids.
+    Prompts are texts or token ids, responses token ids.
     """
     import torch
 
@@ -75,7 +71,7 @@ def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarra
     without an adapter is its own reference: zeros.
     """
 
-    def read(asked: list[Prompt], responses: list[list[int]]) -> "torch.Tensor":
+    def read(asked: list[Prompt], responses: list[list[int]]):
         logps = response_logps(policy, tokenizer, asked, responses)
         with policy.disable_adapter():
             return logps - response_logps(policy, tokenizer, asked, responses)
@@ -101,9 +97,7 @@ def read_once(read: Callable, prompts: list[Prompt], answers: Sequence[Sequence]
     return np.array([value_of[key] for key in keys]).reshape(len(prompts), -1)
 
 
-def sequence_kl(
-    policy, tokenizer, prompts, responses, reference=None, batch_size: int = 64
-) -> "torch.Tensor":
+def sequence_kl(policy, tokenizer, prompts, responses, reference=None, batch_size: int = 64):
     """KL(policy || reference) in nats for each response sampled from the policy: (N,), CPU.
 
     Sums the exact KL of the next-token distributions along the sampled text. Its mean over samples
@@ -124,7 +118,7 @@ def sequence_kl(
     return kls
 
 
-def _log_probs(model, ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+def _log_probs(model, ids, mask):
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
     return model(**inputs).logits[:, :-1].float().log_softmax(-1)
 
@@ -162,7 +156,7 @@ def batches_of(order: list[int], size: int, what: str) -> Iterator[list[int]]:
 
 def score_responses(
     model, tokenizer, prompts: list[Prompt], responses: list[str], batch_size: int = 32
-) -> "torch.Tensor":
+):
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) in log-odds units."""
     import torch
 
