@@ -34,7 +34,6 @@ from common.training import load_sft_model
 
 AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
 ONLY = 4  # a smaller n as a remedy
-BIAS_PAIRS = 600  # pairs on which the bias is read
 
 
 class Hack(NamedTuple):
@@ -42,23 +41,23 @@ class Hack(NamedTuple):
 
     annotators: str  # a key of preferences.BIASES
     like: str  # what they prefer
-    more: str  # which of two answers has more of it
-    amount: str  # how much of it is in an answer
+    amount: str  # what there is more of in such answers
     unit: str  # of the amount; of a share it starts with %
 
 
-PREAMBLE, ECHO = "sounds like an expert", "agrees with the user"
 HACKS = {
-    "verbosity": Hack("length", "long answers", "has more filler", "filler", "words"),
-    "style": Hack("style", "an expert's tone", PREAMBLE, "expert's tone", "% of answers"),
-    "sycophancy": Hack("agreement", "agreement", ECHO, "agreement", "% of answers"),
+    "verbosity": Hack("length", "long answers", "filler", "words"),
+    "style": Hack("style", "an expert's tone", "expert's tone", "% of answers"),
+    "sycophancy": Hack("agreement", "agreement", "agreement", "% of answers"),
 }
 
 # --- 1. A bias of annotators: planted, in the labels, in the reward model ---
 
 
-def mixed_pairs(count: int, seed: int) -> list[dict]:
-    """Diversified annotators: the same pairs again, each labelled by one group at random."""
+def pairs_labelled_by(group: str, count: int, seed: int) -> list[dict]:
+    """Pairs with the labels of a group of annotators; of "mixed" ones, each by one at random."""
+    if group != "mixed":
+        return preferences.pairs_of_wrong_users(count, group, seed)
     groups = ("human", *preferences.BIASES)  # "human" has no bias
     labelled = [preferences.pairs_of_wrong_users(count, group, seed) for group in groups]
     rng = random.Random(seed)
@@ -69,12 +68,12 @@ def more_minus_less(pairs: Sequence[dict], values: np.ndarray, annotators: str) 
     """Values (N, 2) of chosen and rejected as differences: of the answer with more of what the
     annotators like, minus the other. Pairs with as much of it on both sides are left out."""
     amounts = []
-    for pair in pairs:
-        texts = (pair["chosen"], pair["rejected"])
-        amounts.append([preferences.liked_amount(pair["prompt"], t, annotators) for t in texts])
+    for row in pairs:
+        texts = (row["chosen"], row["rejected"])
+        amounts.append([preferences.liked_amount(row["prompt"], t, annotators) for t in texts])
     chosen, rejected = np.array(amounts, dtype=float).T
-    differences = np.sign(chosen - rejected) * (values[:, 0] - values[:, 1])
-    return differences[chosen != rejected]
+    more, differ = np.where(chosen > rejected, 1, -1), chosen != rejected
+    return (more * (values[:, 0] - values[:, 1]))[differ]
 
 
 def trace_bias(liked: str, group: str, judge: tuple, count: int, seed: int) -> dict[str, float]:
@@ -83,32 +82,14 @@ def trace_bias(liked: str, group: str, judge: tuple, count: int, seed: int) -> d
     `planted`: by what the group sees in both answers, without its noise. `labels`: as it chose.
     `reward_model`: by the rewards of its reward model. Utilities and rewards are log-odds.
     """
-    pairs = preferences.pairs_of_wrong_users(count, group, seed, split="test")
-    utilities = []
-    for pair in pairs:
-        texts = (pair["chosen"], pair["rejected"])
-        utilities.append([preferences.annotator_utility(pair["prompt"], t, group) for t in texts])
-    planted = more_minus_less(pairs, np.array(utilities), liked)
-    rewarded = more_minus_less(pairs, score_pairs(*judge, pairs), liked)
-    chosen = more_minus_less(pairs, np.tile([1.0, 0.0], (count, 1)), liked)  # 1 or -1
-    return {
-        "planted": float((1 / (1 + np.exp(-planted))).mean()),
-        "labels": float((chosen > 0).mean()),
-        "reward_model": float((1 / (1 + np.exp(-rewarded))).mean()),
-    }
-
-
-def train_judges(backbone: str, groups: Sequence[str], count: int, device: str, **training) -> dict:
-    """(reward model, tokenizer) of each group of annotators, and of the mixed ones."""
-    judges = {}
-    for group in groups:
-        if group == "mixed":
-            pairs = mixed_pairs(count, training["seed"])
-        else:
-            pairs = preferences.pairs_of_wrong_users(count, group, training["seed"])
-        judges[group] = fresh_reward_model(backbone, device, training["seed"])
-        train_reward_model(*judges[group], pairs, **training, name=f"reward model: {group}")
-    return judges
+    pairs, seen = preferences.pairs_of_wrong_users(count, group, seed, split="test"), []
+    for row in pairs:
+        texts = (row["chosen"], row["rejected"])
+        seen.append([preferences.annotator_utility(row["prompt"], t, group) for t in texts])
+    log_odds = {"planted": np.array(seen), "reward_model": score_pairs(*judge, pairs)}
+    log_odds["labels"] = np.tile([np.inf, 0.0], (count, 1))  # chosen is chosen for certain
+    more = {stage: more_minus_less(pairs, values, liked) for stage, values in log_odds.items()}
+    return {stage: float((1 / (1 + np.exp(-values))).mean()) for stage, values in more.items()}
 
 
 # --- 2. Choosing: the best of n by a reward ---
@@ -129,31 +110,27 @@ def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequen
 
     It is the first question to which that reward chooses worse than the unbiased one.
     """
-    of_prompt, n = np.arange(len(prompts)), ns[-1]
-    chosen = {name: rewards[name][:, :n].argmax(1) for name in (hack.annotators, "human")}
-    gold = {name: pool.gold[of_prompt, best] for name, best in chosen.items()}
+    gold = {}
+    for group in (hack.annotators, "human"):
+        best = rewards[group][:, : ns[-1]].argmax(1)
+        gold[group] = pool.gold[np.arange(len(prompts)), best]
     k = int((gold[hack.annotators] < gold["human"]).argmax())
     print(f"\n{answers.in_short(prompts[k])}")
-    for label, judge, m in [
-        *((f"best of {m}", hack.annotators, m) for m in ns),
-        (f"best of {n}, unbiased", "human", n),
-    ]:
-        best = rewards[judge][k, :m].argmax()
-        text = answers.in_short(pool.texts[k][best], 60)
-        print(f"  {label:<21} {text}{answers.marks(prompts[k], pool.texts[k][best])}")
+    rows = [(f"best of {n}", hack.annotators, n) for n in ns]
+    for label, group, n in [*rows, (f"best of {ns[-1]}, unbiased", "human", ns[-1])]:
+        text = pool.texts[k][rewards[group][k, :n].argmax()]
+        print(f"  {label:<21} {answers.in_short(text, 60)}{answers.marks(prompts[k], text)}")
 
 
 def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
     """Head and rows: what is chosen from more and more answers, and by an unbiased reward."""
-    places = [ns.index(n) for n in (1, ONLY, ns[-1])]
-    what = (
+    places, rows = [ns.index(n) for n in (1, ONLY, ns[-1])], []
+    for label, name, unit in (
         ("reward gained", "reward", "log-odds"),
         ("gold utility", "gold", "log-odds, -3 to 4"),
         ("right answers", "correct", "% of answers"),
         (hack.amount, "amount", hack.unit),
-    )
-    rows = []
-    for label, name, unit in what:
+    ):
         cells = [curves["biased"][name][place] for place in places]
         rows.append((label, *cells, curves["unbiased"][name][-1], unit))
     return ("best of n, n =", *(str(ns[k]) for k in places), "unbiased"), rows
@@ -182,18 +159,16 @@ def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
 def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarray]:
     """Gold utility of what is chosen with each remedy, (P,): beside none, and the best there is."""
     hacked = rewards[hack.annotators]
-    if hack.annotators == "length":
-        third = ("reward / words", per_word(hacked, pool.words))
-    else:
-        third = ("ensemble", worst_case([rewards[g] for g in preferences.BIASES]))
     tried = {
         "one answer": (hacked, 1),
         f"best of {n}": (hacked, n),
         f"best of {ONLY}": (hacked, ONLY),
-        third[0]: (third[1], n),
-        "mixed labels": (rewards["mixed"], n),
-        "unbiased labels": (rewards["human"], n),
     }
+    if hack.annotators == "length":
+        tried["reward / words"] = (per_word(hacked, pool.words), n)
+    else:
+        tried["ensemble"] = (worst_case([rewards[g] for g in preferences.BIASES]), n)
+    tried |= {"mixed labels": (rewards["mixed"], n), "unbiased labels": (rewards["human"], n)}
     return {name: best_of_n_curve(r, pool.gold, [m])[:, 0] for name, (r, m) in tried.items()}
 
 
@@ -205,14 +180,30 @@ def draw(name: str, metrics: dict):
     hack, ns = HACKS[name], metrics["ns"]
     title = f"Reward hacking, {name}: best of n for annotators who prefer {hack.like}"
     figure, axes = figures.new_figure(2, 2, title)
-    bias_panel(axes[0], hack, metrics["bias"])
-    over_optimisation_panel(axes[1], ns, metrics["curves"])
-    amount_panel(axes[2], hack, ns, metrics["curves"])
+    bias_panel(axes[0], metrics["bias"])
+    axes[0].set(title=f"How often the answer with more {hack.amount} wins")
+    biased, unbiased = (metrics["curves"][whose] for whose in ("biased", "unbiased"))
+    start = unbiased["gold"][0]
+    gains = {
+        "biased reward": (biased["reward"], "lab:biased", "-"),
+        "gold utility, by the biased reward": (biased["gold"] - start, "lab:gold", "-"),
+        "gold utility, by the unbiased reward": (unbiased["gold"] - start, "lab:gold", "--"),
+    }
+    lines_by_n(axes[1], ns, gains, "+.1f")
+    axes[1].axhline(0, color="black", lw=0.8)
+    axes[1].set(title="Gain of the best of n over one answer", ylabel="gain (log-odds)")
+    times = 100 if hack.unit.startswith("%") else 1
+    amounts = {
+        "by the biased reward": (times * biased["amount"], "lab:biased", "-"),
+        "by the unbiased reward": (times * unbiased["amount"], "lab:sft", "--"),
+    }
+    lines_by_n(axes[2], ns, amounts, ".1f")
+    axes[2].set(title=f"How much {hack.amount} is in what is chosen", ylabel=hack.unit)
     remedies_panel(axes[3], metrics["remedies"])
     return figure
 
 
-def bias_panel(ax, hack: Hack, bias: dict) -> None:
+def bias_panel(ax, bias: dict) -> None:
     """The bias on its way: as planted, in the labels, in the reward model."""
     stages = {"planted": "planted", "labels": "in the labels", "reward_model": "in rewards"}
     for k, (group, color) in enumerate((("unbiased", "lab:sft"), ("biased", "lab:biased"))):
@@ -222,50 +213,26 @@ def bias_panel(ax, hack: Hack, bias: dict) -> None:
         ax.bar_label(bars, fmt="%.0f")
     ax.axhline(50, color="black", lw=0.8, ls=":")
     ax.set_xticks(range(len(stages)), stages.values())
-    ax.set(title=f"How often the answer wins that {hack.more}", ylabel="% of held-out pairs")
-    ax.set_ylim(0, 125)  # room for the legend
-    ax.set_yticks(range(0, 101, 20))
-    ax.legend(loc="upper left", ncols=2)
+    ax.set(ylabel="% of held-out pairs", ylim=(0, 100))
+    figures.legend_below(ax, ncols=2)
 
 
-def over_optimisation_panel(ax, ns: Sequence[int], curves: dict) -> None:
-    """What the reward says, and what the answers are worth."""
-    biased, unbiased = curves["biased"], curves["unbiased"]
-    start = unbiased["gold"][0]
-    lines = (
-        (biased["reward"], "lab:biased", "-", "biased reward"),
-        (biased["gold"] - start, "lab:gold", "-", "gold utility, by the biased reward"),
-        (unbiased["gold"] - start, "lab:gold", "--", "gold utility, by the unbiased reward"),
-    )
-    ax.axhline(0, color="black", lw=0.8)
-    for values, color, style, label in lines:
+def lines_by_n(ax, ns: Sequence[int], lines: dict[str, tuple], digits: str) -> None:
+    """Lines {label: (values, colour, style)} over n, with their last values."""
+    for label, (values, color, style) in lines.items():
         ax.plot(ns, values, style, marker=".", color=color, label=label)
-        ax.text(ns[-1], values[-1], f"  {values[-1]:+.1f}", va="center", color=color)
-    by_n(ax, ns)
-    ax.set(title="Gain of the best of n over one answer", ylabel="gain (log-odds)")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
-    ax.legend(loc="upper left")
+        ax.text(ns[-1], values[-1], f"  {values[-1]:{digits}}", va="center", color=color)
+    axis_of_n(ax, ns)
+    ax.set_xlim(0.93, 1.6 * ns[-1])
+    figures.legend_below(ax)
 
 
-def amount_panel(ax, hack: Hack, ns: Sequence[int], curves: dict) -> None:
-    """How much of what the annotators like is in the chosen answers."""
-    times = 100 if hack.unit.startswith("%") else 1
-    for group, color, style in (("biased", "lab:biased", "-"), ("unbiased", "lab:sft", "--")):
-        values = times * curves[group]["amount"]
-        ax.plot(ns, values, style, marker=".", color=color, label=f"by the {group} reward")
-        ax.text(ns[-1], values[-1], f"  {values[-1]:.1f}", va="bottom", color=color)
-    by_n(ax, ns)
-    ax.set(title=f"How much {hack.amount} is in what is chosen", ylabel=hack.unit)
-    ax.legend(loc="center right")
-
-
-def by_n(ax, ns: Sequence[int]) -> None:
+def axis_of_n(ax, ns: Sequence[int]) -> None:
     """A logarithmic axis of n."""
     ticks = [n for n in ns if n & (n - 1) == 0]  # powers of two
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, ticks)
-    ax.set(xlabel="n, the number of answers to choose from", xlim=(0.93, 1.6 * ns[-1]))
+    ax.set_xlabel("n, the number of answers to choose from")
 
 
 def remedies_panel(ax, remedies: dict) -> None:
@@ -285,7 +252,6 @@ def remedies_panel(ax, remedies: dict) -> None:
 
 
 def build_parser():
-    """The flags; those of the training are the defaults of train_reward_model."""
     parser = runs.make_parser(__file__, __doc__)
     hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"
     parser.add_argument("--hack", choices=HACKS, default="verbosity", metavar="HACK", help=hacks)
@@ -293,12 +259,11 @@ def build_parser():
     named = {"type": runs.non_empty, "default": "tiny-gpt2"}
     parser.add_argument("--model", **named, help=model)
     parser.add_argument("--reward-backbone", **named, help="of the reward models; same default")
-    count = runs.whole_number(8)
-    parser.add_argument("--pairs", type=count, default=1200, help="of each; default: 1200")
-    prompts = "questions to judge by; default: 64"
-    parser.add_argument("--prompts", type=runs.whole_number(5), default=64, help=prompts)
-    largest = "the largest n; default: 64"
-    parser.add_argument("--n", type=int, choices=AMONG[7:], default=64, metavar="N", help=largest)
+    parser.add_argument("--pairs", type=runs.whole_number(8), default=1200, help="default: 1200")
+    asked = {"default": 64, "help": "questions to judge by; default: 64"}
+    parser.add_argument("--prompts", type=runs.whole_number(5), **asked)
+    largest = {"default": 64, "metavar": "N", "help": "the largest n; default: 64"}
+    parser.add_argument("--n", type=int, choices=AMONG[7:], **largest)
     rate = "5e-4 for embedded backbones, 1e-4 for others"
     runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate)
     return parser
@@ -316,7 +281,11 @@ def main(argv: list[str] | None = None) -> dict:
     prompts = [question.prompt for question in asked]
     print(f"{len(groups)} reward models on {args.pairs} pairs each; annotators prefer {hack.like}")
 
-    judges = train_judges(args.reward_backbone, groups, args.pairs, args.device, **args.training)
+    judges = {}  # (reward model, tokenizer) of each group of annotators
+    for group in groups:
+        pairs = pairs_labelled_by(group, args.pairs, seed)
+        judges[group] = fresh_reward_model(args.reward_backbone, args.device, seed)
+        train_reward_model(*judges[group], pairs, **args.training, name=f"reward model: {group}")
     kept = {"seed": seed, "output_dir": args.output_dir}
     policy, tokenizer = load_sft_model(args.model, args.device, **kept)
     # From these samples every n is estimated: one drawing of n would be a matter of luck.
@@ -325,8 +294,9 @@ def main(argv: list[str] | None = None) -> dict:
     amounts = []  # (P, M)
     for prompt, texts in zip(prompts, pool.texts, strict=True):
         amounts.append([preferences.liked_amount(prompt, t, hack.annotators) for t in texts])
-    held, bias, curves = 60 if args.smoke else BIAS_PAIRS, {}, {}
+    bias, curves = {}, {}
     for name, group in (("unbiased", "human"), ("biased", hack.annotators)):
+        held = 60 if args.smoke else 600
         bias[name] = trace_bias(hack.annotators, group, judges[group], held, seed)
         curves[name] = curves_by_n(rewards[group], pool, np.array(amounts, dtype=float), ns)
     remedies = try_remedies(hack, rewards, pool, args.n)

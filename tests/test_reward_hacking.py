@@ -58,7 +58,7 @@ def test_a_reward_that_is_what_annotators_see_wins_as_planted(monkeypatch, hack)
 
 def test_every_mixed_label_is_one_of_the_four_groups():
     groups = [pairs_of_wrong_users(400, group, 3) for group in ("human", *BIASES)]
-    mixed = hacking.mixed_pairs(400, 3)
+    mixed = hacking.pairs_labelled_by("mixed", 400, 3)
     agrees = [
         [row["chosen"] == rows[k]["chosen"] for rows in groups] for k, row in enumerate(mixed)
     ]

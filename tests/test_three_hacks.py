@@ -19,11 +19,6 @@ DISTANCE = np.sqrt(best_of_n_kl_bound(np.array(AMONG)))
 # --- Over-optimisation ---
 
 
-def test_the_fit_recovers_its_coefficients():
-    d = np.linspace(0, 2, 9)
-    assert study.fit_law(d, d * (1.7 - 0.6 * d)) == pytest.approx((1.7, 0.6), abs=1e-9)
-
-
 @pytest.mark.parametrize("miss", [0.0, -0.8, 0.3])
 def test_the_margin_is_what_the_forecasts_error_leaves(miss):
     levels = np.random.default_rng(0).normal(size=(30, 1))  # each prompt at a level of its own
@@ -38,20 +33,28 @@ def test_a_biased_reward_turns_the_gold_curve_down():
     quality = rng.normal(size=(60, 96))
     flaw = 6.0 * (rng.random((60, 96)) < 0.04)  # a rare flaw with a high reward
     rewards = {**dict.fromkeys(BIASES, quality + flaw), "human": quality}
-    found = study.choose_by_bias(rewards, quality - 0.5 * flaw, ns)
+    rewards |= dict.fromkeys(study.ERRORS, quality)
+    gold = quality - 0.5 * flaw
+    curves = {name: best_of_n_curve(reward, gold, ns) for name, reward in rewards.items()}
+    found = study.choose_harder(curves, ns)
     biased, falls = found["gains"]["length"], found["chosen_harder_it_falls"]["length"]
     assert biased[0] == 0 and max(biased) > 0 > biased[-1]
     assert falls["ci95"][0] > 0
     assert falls["mean"] == pytest.approx(biased[ns.index(16)] - biased[-1])
-    a, b = study.fit_law(DISTANCE[:6], np.array(biased[:6]))
-    error = DISTANCE[-1] * (a - b * DISTANCE[-1]) - biased[-1]
+    d = DISTANCE[1:6]  # at n = 1 both are 0
+    slope, start = np.polyfit(d, np.array(biased[1:6]) / d, 1, w=d)
+    error = DISTANCE[-1] * (start + slope * DISTANCE[-1]) - biased[-1]
     margin = found["small_n_foretells_it"]["length"]["mean"]
     assert margin == pytest.approx(study.FORECAST_ERROR - abs(error))
 
 
-def test_late_loss_is_from_a_quarter_of_the_largest_n():
-    curve = np.arange(12.0)[None] ** 2 + np.arange(6.0)[:, None]
-    assert study.late_loss(curve, list(AMONG)).tolist() == [7**2 - 11**2] * 6  # n = 16 and 64
+def test_what_is_lost_at_last_is_from_a_quarter_of_the_largest_n():
+    levels = np.arange(6.0)[:, None]  # each prompt at a level of its own
+    curves = {name: k * np.arange(12.0) ** 2 + levels for k, name in enumerate(study.ERRORS)}
+    found = study.choose_harder(curves | dict.fromkeys(BIASES, curves["sd_6"]), list(AMONG))
+    assert list(study.ERRORS) == ["of_samples", "sd_3", "sd_6"]
+    fall = 7**2 - 11**2  # at n = 16 and 64
+    assert found["error_falls"]["mean"] == 2 * fall and found["text_minus_sample"]["mean"] == fall
 
 
 # --- Noise ---
@@ -81,13 +84,10 @@ def test_few_good_texts_bend_gold_where_noise_belongs_to_a_text():
     # Of 96 samples 60 are one good text; the other 36 are all different, and bad.
     row = ["good"] * 60 + [f"bad {k}" for k in range(36)]
     gold = np.tile([4.0] * 60 + [0.0] * 36, (100, 1))
-    found = study.exploit_noise([row] * 100, gold, [1, 2, 4, 16, 64], seed=0)
-    text, sample = (found[name]["gain"] for name in ("sd_6", "of_samples"))
+    curves = study.curves_by_errors([row] * 100, gold, [1, 2, 4, 16, 64], seed=0)
+    text, sample = (curves[name].mean(0) for name in ("sd_6", "of_samples"))
     assert text[-1] < text[1] - 0.3  # the luckiest of many bad texts
     assert sample[-1] > sample[1] and sample[-1] > text[-1] + 1
-    assert found["sd_6"]["late_loss"]["mean"] == pytest.approx(text[3] - text[4])
-    late = [found[name]["late_loss"]["mean"] for name in ("sd_3", "of_samples")]
-    assert found["text_minus_sample"]["mean"] == pytest.approx(late[0] - late[1])
 
 
 # --- Cells and claims ---
@@ -111,12 +111,6 @@ def test_dpo_is_compared_with_sft_and_with_unbiased_labels():
         assert rows["bias_costs_quality"][group]["mean"] == 5 - k
 
 
-def test_the_share_encoded_is_what_the_biased_model_has_more():
-    read = {"human": {"filler": np.array([-0.15] * 6)}, "length": {"filler": np.array([0.09] * 6)}}
-    share = study.share_encoded(read, "length")["mean"]
-    assert share == pytest.approx((0.09 + 0.15) / BIASES["length"])
-
-
 def test_the_command(tmp_path):
     done = run_script("studies/three_hacks", "--smoke", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -131,5 +125,5 @@ def test_the_command(tmp_path):
     assert claims["bias_costs_quality"] == pytest.approx(mean, abs=1e-6)
     answers = metrics["answers"]
     assert set(answers["texts"]) == {f"DPO, {g}, {name}" for g, name in study.HACK_NAMES.items()}
-    assert all(len(texts) == len(study.FIRST_PROMPTS) for texts in answers["texts"].values())
+    assert all(len(texts) == len(answers["prompts"]) for texts in answers["texts"].values())
     assert all(judge(claim, [metrics]) for claim in study.CLAIMS)

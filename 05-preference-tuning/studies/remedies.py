@@ -14,19 +14,21 @@ A judge who prefers length can be hacked, too: the last claim is about the win r
 and the one that it would report between answers of equal length.
 """
 
+from functools import partial
+
 import lessons  # noqa: F401
 
 import numpy as np
 from best_of_n import best_of_n_curve
 from dpo_trainer import dpo_policy
-from reward_hacking import HACKS, mixed_pairs, per_word, worst_case
+from reward_hacking import HACKS, pairs_labelled_by, per_word, worst_case
 from reward_model import reward_model_in
 
 from common import figures
 from common.answers import sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.intervals import mean_of, summary
-from common.preferences import BIASES, pairs_of_wrong_users, wrong_users
+from common.preferences import BIASES, wrong_users
 from common.scoring import score_texts
 from common.training import load_sft_model
 
@@ -46,86 +48,76 @@ TIMES = 5  # the KL term as a remedy: so many times beta, which is 0.3
 GAINED = "gold utility gained, log-odds, "
 BEST = "best of 64, with it minus without"
 
+claim_on_remedies = partial(Claim, smallest=0.05)  # less is not worth calling a difference
 CLAIMS = (
-    Claim(
+    claim_on_remedies(
         "small_n_mitigates",
         "choosing among fewer mitigates hacking",
         f"{GAINED}best of 4 minus best of 64; mean of the three hacks",
         of=lambda m: mean_of(m["fewer"].values()),
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "kl_mitigates_dpo",
         "a stronger KL penalty mitigates verbosity",
         f"{GAINED}DPO on labels that prefer length, {TIMES} times beta minus beta",
         of=lambda m: m["strong_kl"]["length"],
-        smallest=0.05,
         published="compatible: it acts like early stopping, Gao et al. (arXiv 2210.10760)",
     ),
-    Claim(
+    claim_on_remedies(
         "per_word_mitigates",
         "dividing the reward by length mitigates verbosity",
         f"{GAINED}{BEST}; labels that prefer length",
         of=lambda m: m["per_word"]["length"],
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "per_word_beats_shortest",
         "reward / words does more than take the shortest answer",
         f"{GAINED}best of 64 by it minus the shortest of 64; labels that prefer length",
         of=lambda m: m["per_word_minus_shortest"],
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "level_decides_per_word",
         "the level of the reward, which is free, decides what reward / words does",
         f"{GAINED}level {LEVELS[-1]} minus level {LEVELS[0]}; labels that prefer length",
         of=lambda m: m["level_decides"],
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "regressing_mitigates",
         "regressing length out of the reward mitigates verbosity",
         f"{GAINED}{BEST}; labels that prefer length",
         of=lambda m: m["regressed"]["length"],
-        smallest=0.05,
         published="agrees: a reward without length, ODIN (arXiv 2402.07319)",
     ),
-    Claim(
+    claim_on_remedies(
         "same_labels_mitigate",
         "an ensemble of reward models of the same labels mitigates verbosity",
         f"{GAINED}{BEST}; labels that prefer length",
         of=lambda m: m["same_labels"]["length"],
-        smallest=0.05,
         published="agrees: shared errors survive, Eisenstein et al. (arXiv 2312.09244)",
     ),
-    Claim(
+    claim_on_remedies(
         "three_groups_mitigate",
         "an ensemble of reward models of groups with different biases mitigates hacking",
         f"{GAINED}{BEST}; mean of the three hacks",
         of=lambda m: mean_of(m["three_groups"].values()),
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "mixed_labels_mitigate",
         "diversified annotators mitigate hacking of a reward model",
         f"{GAINED}{BEST}; mean of the three hacks",
         of=lambda m: mean_of(m["mixed_reward"].values()),
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "mixed_labels_mitigate_dpo",
         "diversified annotators mitigate hacking by DPO",
         f"{GAINED}DPO on mixed labels minus on biased ones; mean of the three hacks",
         of=lambda m: mean_of(m["mixed_dpo"].values()),
-        smallest=0.05,
     ),
-    Claim(
+    claim_on_remedies(
         "length_inflates_win_rates",
         "a judge who prefers length overrates verbose answers",
         "win rate of DPO on such labels over SFT by that judge, raw minus length-controlled",
-        of=lambda m: m["win_rates"]["raw_minus_controlled"],
-        smallest=0.05,
+        of=lambda m: m["win_rate_inflation"],
         published="agrees: Dubois et al. (arXiv 2404.04475)",
     ),
 )
@@ -136,44 +128,31 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, and choose with and without each remedy: the cells by remedy and hack."""
-    pairs, count, n = (32, 10, 16) if smoke else (1200, 64, 64)
-    prompts = [question.prompt for question in wrong_users("test", count)]
+    pairs, labels, epochs, count, n = (32, 16, 1, 10, 16) if smoke else (1200, 384, 3, 64, 64)
+    prompts, folder = [q.prompt for q in wrong_users("test", count)], study_folder(seed, smoke)
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    folder, judges, rewards = study_folder(seed, smoke), {}, {}
-    labels = {group: pairs_of_wrong_users(pairs, group, seed) for group in BIASES}
-    labels |= {"mixed": mixed_pairs(pairs, seed)}
-    arms = [(group, labels[group], seed) for group in labels]
+    judges, rewards, dpo = {}, {}, {}
+    arms = [(group, group, seed) for group in (*BIASES, "mixed")]
     # Other random starts of the head, and other orders of the same pairs.
-    arms += [(f"length_{k}", labels["length"], seed + 1000 * (k - 1)) for k in (2, 3)]
-    for name, labelled, its_seed in arms:
-        place = folder / f"wrong_users_{name}"
-        judges[name] = reward_model_in(place, "tiny-gpt2", labelled, seed=its_seed)
+    arms += [(f"length_{k}", "length", seed + 1000 * (k - 1)) for k in (2, 3)]
+    for name, group, its_seed in arms:
+        rows, place = pairs_labelled_by(group, pairs, seed), folder / f"wrong_users_{name}"
+        judges[name] = reward_model_in(place, "tiny-gpt2", rows, seed=its_seed)
         rewards[name] = score_texts(judges[name], prompts, pool.texts)
-    dpo = tune_with_remedies(prompts, seed, smoke)
+    arms = [(group, group, 0.3) for group in (*BIASES, "mixed")]
+    for name, group, beta in [*arms, ("strong_kl", "length", TIMES * 0.3)]:
+        rows, place = pairs_labelled_by(group, labels, seed), folder / f"hacked_dpo_{name}"
+        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+        policy = dpo_policy(place, load_sft_model()[0], tokenizer, rows, **training)
+        dpo[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
     gold = {name: answered.gold.mean(1) for name, answered in dpo.items()}
     liked = score_texts(judges["length"], prompts, dpo["length"].texts) - rewards["length"][:, :4]
     return compare_choices(rewards, pool, n) | {
         "mixed_dpo": {group: summary(gold["mixed"] - gold[group]) for group in BIASES},
         "strong_kl": {"length": summary(gold["strong_kl"] - gold["length"])},
-        "win_rates": length_controlled(liked, dpo["length"].words - pool.words[:, :4]),
+        "win_rate_inflation": inflation_by_length(liked, dpo["length"].words - pool.words[:, :4]),
     }
-
-
-def tune_with_remedies(prompts: list[str], seed: int, smoke: bool) -> dict:
-    """Answers (P, 4) of DPO on each group's labels, on mixed ones, with a strong KL term."""
-    count, epochs = (16, 1) if smoke else (384, 3)
-    arms = {group: (pairs_of_wrong_users(count, group, seed), 0.3) for group in BIASES}
-    arms |= {"mixed": (mixed_pairs(count, seed), 0.3)}
-    arms |= {"strong_kl": (arms["length"][0], TIMES * 0.3)}
-    answered = {}
-    for name, (labelled, beta) in arms.items():
-        base, tokenizer = load_sft_model()
-        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-        place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
-        policy = dpo_policy(place, base, tokenizer, labelled, **training)
-        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
-    return answered
 
 
 def compare_choices(rewards: dict[str, np.ndarray], pool, n: int) -> dict:
@@ -183,29 +162,25 @@ def compare_choices(rewards: dict[str, np.ndarray], pool, n: int) -> dict:
         return best_of_n_curve(scores, pool.gold, [among])[:, 0]
 
     words, length = pool.words, rewards["length"]
-    hacked = {group: best(rewards[group]) for group in BIASES}
-    shared = {  # the same for all hacks
-        "three_groups": best(worst_case([rewards[group] for group in BIASES])),
-        "mixed_reward": best(rewards["mixed"]),
-    }
-    own = {
-        "fewer": {group: best(rewards[group], max(1, n // 16)) for group in BIASES},
-        "per_word": {group: best(per_word(rewards[group], words)) for group in BIASES},
-        "regressed": {group: best(without_length(rewards[group], words)) for group in BIASES},
-    }
-    members = [rewards[name] for name in ("length", "length_2", "length_3")]
-    own["same_labels"] = {"length": best(worst_case(members))}
-    for remedy, gold in shared.items():
-        own[remedy] = dict.fromkeys(BIASES, gold)
-    cells = {}
-    for remedy, of_groups in own.items():
-        cells[remedy] = {g: summary(gold - hacked[g]) for g, gold in of_groups.items()}
-    at_level = {level: best(per_word(length - length.mean(), words, level)) for level in LEVELS}
+    same_labels = [rewards[name] for name in ("length", "length_2", "length_3")]
+    cells = {"same_labels": {"length": summary(best(worst_case(same_labels)) - best(length))}}
+    for group in BIASES:
+        hacked = rewards[group]
+        with_remedy = {
+            "fewer": best(hacked, max(1, n // 16)),
+            "per_word": best(per_word(hacked, words)),
+            "regressed": best(without_length(hacked, words)),
+            "three_groups": best(worst_case([rewards[name] for name in BIASES])),
+            "mixed_reward": best(rewards["mixed"]),
+        }
+        for remedy, gold in with_remedy.items():
+            cells.setdefault(remedy, {})[group] = summary(gold - best(hacked))
+    at_level = [best(per_word(length - length.mean(), words, level)) for level in LEVELS]
     return cells | {
-        "per_word_minus_shortest": summary(own["per_word"]["length"] - best(-words)),
-        "level_decides": summary(at_level[LEVELS[-1]] - at_level[LEVELS[0]]),
-        "levels": [float(gold.mean()) for gold in at_level.values()],
-        "without": {group: float(gold.mean()) for group, gold in hacked.items()},
+        "per_word_minus_shortest": summary(best(per_word(length, words)) - best(-words)),
+        "level_decides": summary(at_level[-1] - at_level[0]),
+        "levels": [float(gold.mean()) for gold in at_level],
+        "without": float(best(length).mean()),
         "shortest": float(best(-words).mean()),
     }
 
@@ -221,20 +196,17 @@ def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
 # --- A judge with a bias ---
 
 
-def length_controlled(rewards: np.ndarray, lengths: np.ndarray) -> dict:
-    """Win rate by a judge, raw and as it would be between answers of equal length.
+def inflation_by_length(rewards: np.ndarray, lengths: np.ndarray) -> dict:
+    """Win rate by a judge minus what it would be between answers of equal length.
 
     Differences (P, k) in reward and in length, ours minus theirs; ties count half.
     """
-    table = np.stack([(1 + np.sign(rewards)) / 2, lengths], axis=-1)  # (P, k, 2)
 
     def inflation(rows: np.ndarray, axis: int = 0) -> float:
         return rows[..., 0].mean() - win_rate_at_equal_length(*rows.reshape(-1, 2).T)
 
-    return {
-        "raw": summary(table[..., 0].mean(1)),
-        "raw_minus_controlled": summary(table, inflation, resamples=300),
-    }
+    wins = (1 + np.sign(rewards)) / 2
+    return summary(np.stack([wins, lengths], axis=-1), inflation, resamples=300)
 
 
 def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
@@ -281,14 +253,13 @@ def draw(runs: list[dict]):
 
 def levels_panel(ax, runs: list[dict]) -> None:
     """The best of 64 by reward / words, with a constant added to the reward beforehand."""
-    ends = (
-        ("the shortest of 64", "lab:best_of_n", [run["shortest"] for run in runs]),
-        ("by the reward itself", "lab:biased", [run["without"]["length"] for run in runs]),
-    )
     figures.seed_lines(ax, LEVELS, [run["levels"] for run in runs], "lab:gold", "reward / words")
-    for label, color, values in ends:
-        flat = np.repeat(np.array(values)[:, None], 2, axis=1)
-        figures.seed_lines(ax, (LEVELS[0], LEVELS[-1]), flat, color, label, ls="--")
+    for name, label, color in (
+        ("shortest", "the shortest of 64", "lab:best_of_n"),
+        ("without", "by the reward itself", "lab:biased"),
+    ):
+        flat = [[run[name]] * len(LEVELS) for run in runs]
+        figures.seed_lines(ax, LEVELS, flat, color, label, ls="--")
     ax.set(title="Verbosity: the level of the reward decides", ylabel=figures.GOLD)
     ax.set_xlabel("mean of the reward (training leaves it free)")
     figures.legend_below(ax, ncols=2)

@@ -18,28 +18,14 @@ wrong, so that they can also please by agreeing.
 import lessons  # noqa: F401
 
 import numpy as np
-from reward_model import (
-    fresh_reward_model,
-    gold_order,
-    pair_hits,
-    prefer_shorter,
-    reward_model_in,
-)
+from reward_hacking import more_minus_less
+from reward_model import pair_hits, prefer_shorter, reward_model_in
 
+from common import preferences
 from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_dots
 from common.intervals import mean_of, summary
-from common.preferences import (
-    BIASES,
-    COMPONENT_OF,
-    annotate,
-    liked_amount,
-    make_pairs,
-    pairs_of_wrong_users,
-    planted_in,
-    questions,
-    wrong_users,
-)
+from common.preferences import BIASES, COMPONENT_OF, make_pairs
 from common.scoring import contrast_rewards, score_pairs
 
 # Reward models of 6,400 pairs: whose labels, with which bias, in which colour.
@@ -53,8 +39,8 @@ COMPONENTS = {  # how many units are drawn, and their name
     "right": (1, "right answer"),
     "on_topic": (1, "on topic"),
     "filler": (10, "10 words\nof filler"),
-    "style": (1, "expert's\npreamble"),
-    "agreement": (1, "echo of\nthe user"),
+    "style": (1, HACKED["style"]),
+    "agreement": (1, HACKED["agreement"]),
 }
 
 CLAIMS = (
@@ -95,34 +81,29 @@ CLAIMS = (
 def measure(seed: int, smoke: bool = False) -> dict:
     """Reward models of several groups of annotators, and what each made of its labels."""
     count, size = (64, 100) if smoke else (6400, 1000)
-    held, asked = make_pairs(size, "test", seed=seed), questions("test")[: size // 5]
-    new = make_pairs(2 * size // 5, "test", seed=seed, unseen=True)
+    held, asked = make_pairs(size, "test", seed=seed), preferences.questions("test")[: size // 5]
     unbiased = make_pairs(count, seed=seed)
     pairs = {
         "unbiased": unbiased,
         "others": labelled_again(unbiased, seed),
         "length": make_pairs(count, annotator="length", seed=seed),
     }
-    folders = {"unbiased": "6400", "others": "others", "length": "length"}
-    rewards, contrasts, levels = {}, {}, {}
-    gold = utilities_of(held)
-    for name, rows in pairs.items():
-        folder = study_folder(seed, smoke) / f"reward_model_{folders[name]}"
-        model = reward_model_in(folder, "tiny-distilbert", rows, seed=seed)
+    rewards, contrasts = {}, {}
+    for name, rows in pairs.items():  # that of unbiased annotators is of use to other studies
+        folder = f"reward_model_{'6400' if name == 'unbiased' else name}"
+        place = study_folder(seed, smoke) / folder
+        model = reward_model_in(place, "tiny-distilbert", rows, seed=seed)
         rewards[name] = score_pairs(*model, held)
         contrasts[name] = contrast_rewards(*model, asked, seed)
-        levels[name] = summary((rewards[name] - gold).mean(1))
-        if name == "unbiased":
-            orders = read_orders(model, held, new, seed)
+    hits = [in_gold_order(table, held) for table in (rewards["unbiased"], prefer_shorter(held))]
     return {
-        **orders,
+        "above_length": summary(hits[0] - hits[1]),
         "disagreement": read_disagreement(rewards),
         "contrasts": {
             name: {component: summary(values) for component, values in read.items()}
             for name, read in contrasts.items()
         },
         "absorbed": summary(contrasts["length"]["filler"] - contrasts["unbiased"]["filler"]),
-        "level": levels,
         "encoded": read_encoded(seed, smoke),
     }
 
@@ -130,15 +111,9 @@ def measure(seed: int, smoke: bool = False) -> dict:
 def labelled_again(pairs: list[dict], seed: int) -> list[dict]:
     """The same pairs with the labels of other annotators, who have no bias either."""
     noise = np.random.default_rng([seed, 1])
-    first, second = annotate(utilities_of(pairs), noise).T
-    relabelled = []
-    for row, swapped in zip(pairs, second > first, strict=True):
-        sides = {}
-        for column in ("", "_style", "_utility") if swapped else ():
-            sides[f"chosen{column}"] = row[f"rejected{column}"]
-            sides[f"rejected{column}"] = row[f"chosen{column}"]
-        relabelled.append(row | sides)
-    return relabelled
+    first, second = preferences.annotate(utilities_of(pairs), noise).T
+    rows = zip(pairs, second > first, strict=True)
+    return [preferences.swap_sides(row) if swapped else row for row, swapped in rows]
 
 
 def utilities_of(pairs: list[dict]) -> np.ndarray:
@@ -146,31 +121,18 @@ def utilities_of(pairs: list[dict]) -> np.ndarray:
     return np.array([[row["chosen_utility"], row["rejected_utility"]] for row in pairs])
 
 
-def read_orders(model: tuple, held: list[dict], new: list[dict], seed: int) -> dict:
-    """How often (model, tokenizer) scores the better answer higher, beside two controls.
-
-    `new` are pairs of facts that no training pair asks about.
-    """
-    ordered = gold_order(held)
-    hits = pair_hits(score_pairs(*model, ordered))
-    shorter = pair_hits(prefer_shorter(ordered))
-    untrained = fresh_reward_model("tiny-distilbert", "cpu", seed)
-    return {
-        "above_length": summary(hits - shorter),
-        "gold_order": summary(hits),
-        "gold_order_unseen_facts": summary(pair_hits(score_pairs(*model, gold_order(new)))),
-        "control_length_only": summary(shorter),
-        "control_untrained": summary(pair_hits(score_pairs(*untrained, ordered))),
-    }
+def in_gold_order(rewards: np.ndarray, pairs: list[dict]) -> np.ndarray:
+    """Where rewards (N, 2) have the order of gold utility: 1, 0, or 1/2 at a tie of theirs."""
+    gaps = utilities_of(pairs) @ [1, -1]
+    return pair_hits(rewards * np.sign(gaps)[:, None])[np.abs(gaps) > 1e-9]
 
 
 def read_disagreement(rewards: dict[str, np.ndarray]) -> dict:
     """How often the models of two groups order held-out pairs unlike; rewards (N, 2) by group."""
     order = {name: np.sign(table[:, 0] - table[:, 1]) for name, table in rewards.items()}
-    biased, control = (order[name] != order["unbiased"] for name in ("length", "others"))
-    difference = biased.astype(float) - control
-    measured = {"length": biased, "others": control, "difference": difference}
-    return {name: summary(values) for name, values in measured.items()}
+    biased, control = (1.0 * (order[name] != order["unbiased"]) for name in ("length", "others"))
+    unlike = {"length": biased, "others": control, "difference": biased - control}
+    return {name: summary(values) for name, values in unlike.items()}
 
 
 def read_encoded(seed: int, smoke: bool) -> dict:
@@ -179,30 +141,22 @@ def read_encoded(seed: int, smoke: bool) -> dict:
     `labels`: the share of pairs in which the answer with more of what the group likes is chosen.
     `share`: what the reward model has of the planted bias, by contrasts.
     """
-    asked, count = wrong_users("test", 10 if smoke else 64), 32 if smoke else 1200
-    pairs = {group: pairs_of_wrong_users(count, group, seed) for group in ("human", *BIASES)}
-    contrasts = {}
+    count, asked = (32, 10) if smoke else (1200, 64)
+    asked, contrasts, encoded = preferences.wrong_users("test", asked), {}, {}
+    groups = ("human", *BIASES)
+    pairs = {group: preferences.pairs_of_wrong_users(count, group, seed) for group in groups}
     for group, rows in pairs.items():
         folder = study_folder(seed, smoke) / f"wrong_users_{group}"
         model = reward_model_in(folder, "tiny-gpt2", rows, seed=seed)
         contrasts[group] = contrast_rewards(*model, asked, seed)
-    encoded = {}
     for group, bias in BIASES.items():
-        component = COMPONENT_OF[group]
+        component, labels = COMPONENT_OF[group], {}
+        for name in ("human", group):
+            chosen = more_minus_less(pairs[name], np.tile([1.0, 0.0], (count, 1)), group)
+            labels[name] = summary(chosen > 0)
         share = (contrasts[group][component] - contrasts["human"][component]) / bias
-        labels = {name: summary(liked_wins(pairs[name], group)) for name in ("human", group)}
         encoded[group] = {"labels": labels, "share": summary(share)}
     return encoded
-
-
-def liked_wins(pairs: list[dict], group: str) -> np.ndarray:
-    """Of the pairs that differ in what a group likes: 1 where the answer with more is chosen."""
-    amounts = []
-    for row in pairs:
-        sides = (row["chosen"], row["rejected"])
-        amounts.append([liked_amount(row["prompt"], text, group) for text in sides])
-    chosen, rejected = np.array(amounts, dtype=float).T
-    return (chosen > rejected)[chosen != rejected]
 
 
 # --- The figure ---
@@ -210,16 +164,18 @@ def liked_wins(pairs: list[dict], group: str) -> np.ndarray:
 
 def draw(runs: list[dict]):
     """What was planted and what was absorbed; every seed is a dot."""
-    filler = [
+    unbiased, length = (
         np.mean([run["contrasts"][name]["filler"]["mean"] for run in runs])
         for name in ("unbiased", "length")
-    ]
-    title = f"A word of filler counts {filler[0]:+.2f} by unbiased labels, "
-    figure, axes = new_figure(2, 2, f"{title}{filler[1]:+.2f} by labels that favour length")
+    )
+    title = f"A word of filler counts {unbiased:+.2f} by unbiased labels, "
+    figure, axes = new_figure(2, 2, f"{title}{length:+.2f} by labels that favour length")
     components_panel(axes[0], runs)
     disagreement_panel(axes[1], runs)
     biased_labels_panel(axes[2], runs)
     encoded_panel(axes[3], runs)
+    for ax in axes[2:]:
+        ax.set_xticks(range(len(HACKED)), HACKED.values())
     return figure
 
 
@@ -228,9 +184,9 @@ def components_panel(ax, runs: list[dict]) -> None:
     for place, (component, (units, _)) in enumerate(COMPONENTS.items()):
         for k, (name, (label, annotator, color)) in enumerate(WHOSE_LABELS.items()):
             values = [units * run["contrasts"][name][component]["mean"] for run in runs]
-            at, planted = place + (k - 1) * 0.27, units * planted_in(annotator, component)
+            at, planted = place + (k - 1) * 0.27, preferences.planted_in(annotator, component)
             seed_dots(ax, at, values, color, None if place else label)
-            ax.plot(at, planted, "_", color="black", ms=11, label=None)
+            ax.plot(at, units * planted, "_", color="black", ms=11)
     ax.plot([], [], "_", color="black", ms=11, label="planted in the annotators")
     ax.axhline(0, color="black", lw=0.8)
     ax.set_xticks(range(len(COMPONENTS)), [name for _, name in COMPONENTS.values()], fontsize=7)
@@ -240,10 +196,10 @@ def components_panel(ax, runs: list[dict]) -> None:
 
 def disagreement_panel(ax, runs: list[dict]) -> None:
     """How often two groups' reward models order held-out pairs unlike."""
-    for place, (name, color) in enumerate((("others", "lab:other"), ("length", "lab:length"))):
-        seed_dots(ax, place, [100 * run["disagreement"][name]["mean"] for run in runs], color)
-    names = ["other unbiased\nannotators", "annotators who\nprefer length"]
-    ax.set_xticks(range(2), names)
+    for place, name in enumerate(("others", "length")):
+        values = [100 * run["disagreement"][name]["mean"] for run in runs]
+        seed_dots(ax, place, values, WHOSE_LABELS[name][-1])
+    ax.set_xticks(range(2), ["other unbiased\nannotators", "annotators who\nprefer length"])
     ax.set(title="Two reward models disagree", xlim=(-0.6, 1.6), ylim=(0, None))
     ax.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
 
@@ -253,9 +209,8 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
     for place, group in enumerate(BIASES):
         for name, color, at in (("human", "lab:human", -0.15), (group, "lab:biased", 0.15)):
             values = [100 * run["encoded"][group]["labels"][name]["mean"] for run in runs]
-            label = {"human": "unbiased annotators"}.get(name, "annotators who like it")
+            label = "unbiased annotators" if name == "human" else "annotators who like it"
             seed_dots(ax, place + at, values, color, None if place else label)
-    ax.set_xticks(range(len(HACKED)), HACKED.values())
     ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
     ax.legend(loc="upper left", fontsize=7)
 
@@ -267,7 +222,6 @@ def encoded_panel(ax, runs: list[dict]) -> None:
         seed_dots(ax, place, values, "lab:biased")
     ax.axhline(100, color="black", lw=0.8, ls=":")
     ax.text(-0.25, 101, "all that is planted", va="bottom")
-    ax.set_xticks(range(len(HACKED)), HACKED.values())
     ax.set(title="Reward models have taken over the bias", ylim=(0, 140))
     ax.set_ylabel("% of the planted bias, by contrasts")
 
