@@ -7,31 +7,25 @@ column that says which answer was chosen is understood as a whole or not at all.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import pairwise
+from functools import cache, partial
 from typing import NamedTuple
 
 from common.basics import UserError
 from common.preferences import COLUMNS, SIDES
 from common.prompts import prompt_key
 from own_data import conversations as talk
-from own_data.conversations import DroppedRow, is_texts, odd, refuse
+from own_data.conversations import NAMES, DroppedRow, is_texts, odd, refuse
 
-# The usual names of columns, the lab's own first; of the others one may hold something in a row.
-USUAL = talk.NAMES["columns"]
-# Keys that tell an export, the tool's name, and the line that converts it (`rows` as Python has
-# them), or what to export instead.
-EXPORTS = json.loads((talk.TABLES / "exports.json").read_text(encoding="utf-8"))
-# In names of columns: numbers of which the small ones are the good ones, and what is no score.
-SMALL_IS_GOOD = re.compile(
-    r"(^|_)(ranks?|ranking|loss|position|place|order|errors?|perplexity|ppl|toxicity|distance)(_|$)"
+USUAL = NAMES["columns"]  # the lab's own first; of the others one may hold something in a row
+EXPORTS = json.loads((talk.TABLES / "exports.json").read_text(encoding="utf-8"))  # by their keys
+# What the name of a column tells of it; of some numbers the small ones are the good ones.
+KINDS = ("answers", "choices", "scores", "writers", "small is good", "no score")
+OF_ANSWERS, OF_CHOICES, OF_SCORES, OF_WRITERS, SMALL_IS_GOOD, NO_SCORE = (
+    "|".join(NAMES["parts_of_names"][kind]) for kind in KINDS
 )
-NO_SCORE = re.compile(
-    r"(^|_)(ids?|idx|index|hash|seed|turn|time|date|year|created|updated|timestamp|length|tokens|"
-    r"count|num|number|worker|annotator|user|row|batch|version)(_|$)|id$"
-)
+TIE, UNLABELLED = "tied", "not labelled"
 FEW_ODD = 0.2  # the share of rows, or of texts, that may be unlike the others
 
 
@@ -47,9 +41,8 @@ def holds_something(cell) -> bool:
 
 def is_prose(cell) -> bool:
     """Whether a cell is a text of some words, and so could be a prompt."""
-    if not isinstance(cell, str):
-        return False
-    return len(cell.split()) > 2 or (len(cell) > 4 and not cell.isascii())
+    text = cell if isinstance(cell, str) else ""
+    return len(text.split()) > 2 or (len(text) > 4 and not text.isascii())
 
 
 def as_number(cell) -> float | None:
@@ -60,21 +53,18 @@ def as_number(cell) -> float | None:
 
 
 def normalise(value) -> str:
-    """A value as text: 1.0 is 1, True is true."""
+    """A value as text: 1.0 is 1, True is true, None is empty."""
     number = as_number(value)
     whole = number is not None and number == int(number)
-    return str(int(number)) if whole else str(value).strip().lower()
+    return str(int(number)) if whole else str(value if value is not None else "").strip().lower()
 
 
 def find_column(row: dict, role: str) -> str | None:
-    """The column that holds `role` ("prompt", ...) in a row: the one of that name, or another.
-
-    None where there is none. Raises DroppedRow where several columns could be it.
-    """
+    """The column that holds `role` ("prompt", ...) in a row, if any does. Raises DroppedRow."""
     present = [name for name in USUAL[role] if name in row]
-    if not present or present[0] == role:
-        return present[0] if present else None
     filled = [name for name in present if holds_something(row[name])]
+    if not present or present[0] == role:
+        return role if present else None
     if {"instruction", "input"} == set(filled):
         return "instruction"  # the two are one prompt
     if len(filled) > 1:
@@ -105,8 +95,7 @@ class Column:
             return
         self.filled += 1
         self.example = cell if self.example is None else self.example
-        shown = cell.strip() if isinstance(cell, str) else cell
-        shown = str(cell) if isinstance(cell, list | dict) else shown
+        shown = cell if isinstance(cell, int | float) else str(cell).strip()
         if len(str(shown)) <= 80 and len(self.values) < 200:
             self.values[shown] += 1
         for text in talk.texts_in(cell):
@@ -152,24 +141,12 @@ def look_over(rows: Iterable[tuple[int, dict]]) -> tuple[Survey, int]:
 
 def first_of(survey: Iterable[str], *roles: str) -> str | None:
     """The first of the usual names of these roles that is a column."""
-    names = [name for role in roles for name in USUAL[role]]
-    return next((name for name in names if name in survey), None)
+    return next((name for role in roles for name in USUAL[role] if name in survey), None)
 
 
 # --- Which of two answers was chosen ---
 
-FILLERS, TIES, BESIDE_TIES = (set(talk.NAMES[n]) for n in ("fillers", "ties", "beside_ties"))
-SIDE_WORDS = ({"a", "left", "first"}, {"b", "right", "second"})
-TOKENS = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
-OF_ANSWERS = r"(^|_|\.)(response|answer|output|completion|reply|conversation|conv|human_ref"
-OF_ANSWERS += r"|generation|candidate|summary|option)"
-OF_CHOICES = r"winner|prefer|choice|better|verdict|vote|selected|comparison|best|chosen|^labels?$"
-OF_SCORES = r"overall|score|rating|reward|grade|points|winner|win|votes|helpfulness|quality|rank"
-OF_WRITERS = r"model|generator|llm|policy|source"
-SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 is the first
-TIE, UNLABELLED = "tied", "not labelled"
-# Of answers under these names: the prompt, where another column looks like it.
-PROMPT_OF = {"human_ref_a": "history", "orig_response_a": "orig_instruction"}
+FILLERS, TIES, BESIDE_TIES = ({*NAMES[what]} for what in ("fillers", "ties", "beside_ties"))
 
 
 class TwoAnswers(NamedTuple):
@@ -180,8 +157,8 @@ class TwoAnswers(NamedTuple):
     tokens: tuple[str, str]
 
 
-def tokens_of(text: str) -> list[str]:
-    return re.findall(r"[a-z]+|\d+", text.lower())
+def tokens_of(text: str) -> set[str]:
+    return {*re.findall(r"[a-z]+|\d+", text.lower())}
 
 
 def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> list[tuple[str, str]]:
@@ -189,20 +166,17 @@ def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> list[tupl
     split = {tuple(re.findall(r"[a-z]+|\d+|[^a-z\d]+", name)): name for name in names}
     pairs = []
     for parts, name in split.items():
-        for k, part in enumerate(parts):
+        for k in [k for k, part in enumerate(parts) if part == tokens[0]]:
             other = split.get((*parts[:k], tokens[1], *parts[k + 1 :]))
-            if part == tokens[0] and other and re.search(word, name):
-                pairs.append((name, other))
+            pairs += [(name, other)] if other and re.search(word, name) else []
     return pairs
 
 
 def find_two(survey: Survey) -> TwoAnswers | None:
     """The two columns of answers of a file, if there are such."""
-    texts = []
-    for name, column in survey.items():
-        if isinstance(column.example, str | list | dict) and not NO_SCORE.search(name):
-            texts.append(name)
-    for tokens in TOKENS:
+    texts = [name for name, c in survey.items() if isinstance(c.example, str | list | dict)]
+    texts = [name for name in texts if not re.search(NO_SCORE, name)]
+    for tokens in map(tuple, NAMES["sides"]):
         for found in twins(texts, OF_ANSWERS, tokens):
             coded = all(is_code(survey[name], tokens) for name in found)
             if not coded and not re.search(OF_CHOICES, found[0]):
@@ -212,26 +186,25 @@ def find_two(survey: Survey) -> TwoAnswers | None:
 
 def is_code(column: Column, tokens: Iterable[str] = ()) -> bool:
     """Whether all that a column holds are codes of one of two answers, and no texts."""
-    words = [set(tokens_of(str(value))) for value in column.values]
-    codes = {"0", "1", "2", "a", "b", *tokens}
-    return column.is_coded and all(said and said - FILLERS <= codes for said in words)
+    words = [tokens_of(str(value)) for value in column.values]
+    codes = FILLERS | {"0", "1", "2", "a", "b", *tokens}
+    return column.is_coded and all(said <= codes and said - FILLERS for said in words)
 
 
 def meaning(value: str, two: TwoAnswers) -> int | str | None:
     """0 or 1 for the answer that a normalised word names; TIE, UNLABELLED; None where unknown."""
-    if value in talk.NAMES["no_label"]:
+    if value in NAMES["no_label"]:
         return UNLABELLED
     signs = re.fullmatch(r"\[*\s*([\w ]+?)\s*(>+|<+|=)\s*([\w ]+?)\s*\]*", value)
     if signs:
         return TIE if signs[2] == "=" else meaning(signs[1 if signs[2][0] == ">" else 3], two)
     said, names = tokens_of(value), (tokens_of(two.first), tokens_of(two.second))
-    if TIES & {*said} or value == "no preference":
-        return TIE if {*said} <= FILLERS | TIES | BESIDE_TIES | {*names[0], *names[1]} else None
-    stem = {*names[0]} & {*names[1]} - {*"ab012"}
-    named = {token for token in said if token not in FILLERS | stem}
-    numbers = ("1", "2") if two.tokens[0] in ("a", "left", "first") else two.tokens
-    for side in (0, 1):
-        if len(named) == 1 and named <= SIDE_WORDS[side] | {two.tokens[side], numbers[side]}:
+    if TIES & said or value == "no preference":
+        return TIE if said <= FILLERS.union(TIES, BESIDE_TIES, *names) else None
+    named = said - FILLERS - ((names[0] & names[1]) - {*"ab012"})
+    numbers = two.tokens if two.tokens[0] in "01" else ("1", "2")
+    for side, words in enumerate(({"a", "left", "first"}, {"b", "right", "second"})):
+        if len(named) == 1 and named <= words | {two.tokens[side], numbers[side]}:
             return side
     return None
 
@@ -239,42 +212,33 @@ def meaning(value: str, two: TwoAnswers) -> int | str | None:
 def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int | str] | None:
     """What each normalised value of a choice column says; None where the column is no known coding.
 
-    Numbers are 1 and 2, with 0 or 3 for a tie where the answers bear these numbers, and 1.5; or 0
-    and 1 where the answers do; in HelpSteer's columns the sign decides. Words are letters, names of
-    the columns, left and right. What fits two ways is no coding.
+    Words are letters, names of the columns, left and right; of numbers codings are known by the
+    tokens of the answers, and in HelpSteer's columns the sign decides. What fits two ways is none.
     """
     seen = {normalise(value) for value in values}
     numbers = {value for value in seen if as_number(value) is not None}
-    words = {value: meaning(value, two) for value in seen - numbers}
+    words = {value: meaning(value, two) for value in ("", *(seen - numbers))}
     mixed = numbers and any(side in (0, 1) for side in words.values())
     if None in words.values() or mixed or any(isinstance(value, bool) for value in values):
         return None
-    if not numbers:
-        return words
-    if column in SIGNED and two.tokens == ("1", "2"):
-        signs = {n: TIE if float(n) == 0 else int(float(n) > 0) for n in numbers}
-        return {**words, **signs} if 0 in signs.values() else None
-    code = {"1": 0, "2": 1, "1.5": TIE}
-    if column == "labels" and two.first == "human_ref_a":  # SHP
-        code = {"1": 0, "0": 1}
-    elif two.tokens == ("0", "1"):
-        code = {"0": 0, "1": 1}
-    elif "2" not in numbers:  # 0 and 1 could also be the first and the second
-        return None
-    elif two.tokens == ("1", "2"):
-        code |= {"0": TIE, "3": TIE}
+    codings, tokens = NAMES["codings"], " ".join(two.tokens)
+    code = codings.get(f"{column} of {two.first}") or codings.get(tokens, codings["others"])
+    if column in NAMES["signed"] and tokens == "1 2":
+        code = {n: TIE if float(n) == 0 else int(float(n) > 0) for n in numbers}
+        code = code if 0 in code.values() else {}
+    elif "2" in code and "2" not in numbers:  # 0 and 1 could also be the first and the second
+        code = {}
     return {**words, **code} if numbers <= code.keys() else None
 
 
 def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
     """The column that says which of two answers was chosen: the first that is named so."""
-    of_one = {name for pair in twins(survey, "", two.tokens) for name in pair}
-    beside = r"_(text|score|tie|reason|reasoning|explanation|rationale|time|confidence)$"
-    named = []
+    of_one, named = {name for pair in twins(survey, "", two.tokens) for name in pair}, []
     for name, column in survey.items():
-        if re.search(OF_CHOICES, name) and name not in of_one and not re.search(beside, name):
-            long = column.filled and not column.is_coded and is_prose(column.example)
-            named += [] if long or talk.is_message(column.example) else [name]
+        long = column.filled and not column.is_coded and is_prose(column.example)
+        other = re.search(f"_({'|'.join(NAMES['beside_choices'])})$", name) or name in of_one
+        if not (long or other or talk.is_message(column.example)) and re.search(OF_CHOICES, name):
+            named.append(name)
     simple = [name for name in named if isinstance(survey[name].example, str | int | float)]
     return next(iter(simple or named), None)
 
@@ -288,15 +252,14 @@ class Shape(NamedTuple):
     said: str  # for the user; nothing where that is said otherwise
     columns: tuple[str, ...]  # that are read
     needs: tuple[str, ...]  # that hold something in a row of this shape
-    make: partial | type  # of a row: one with chosen and rejected; raises DroppedRow
+    make: Callable  # of a row: one with chosen and rejected; raises DroppedRow
     by_prompt: partial | None = None  # of rows: pairs, where several rows make one
 
 
 def find_shapes(survey: Survey, note) -> list[Shape]:
-    """The shapes that rows of the file may have, the most telling first; none where none is known.
+    """The shapes that rows of the file may have, the most telling first. Raises UserError.
 
-    Raises UserError for a column of choices that is not understood. `note(what, column)` counts
-    what was done to a row.
+    `note(what, column)` counts what was done to a row.
     """
     roles = (*SIDES, "messages", "scores", "completion")
     chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
@@ -307,8 +270,7 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
             return [pointers]
         shapes.append(Shape("", (), (chosen, rejected), dict))
     elif messages and rejected:
-        said = f"chosen is the last turn of {messages}"
-        columns = (messages, rejected)
+        said, columns = f"chosen is the last turn of {messages}", (messages, rejected)
         shapes.append(Shape(said, columns, columns, lambda row: {**row, "chosen": row[messages]}))
     if {"info", "summaries", "choice"} <= survey.keys():
         said = "the shape of summarize_from_feedback: choice says which summary is chosen"
@@ -317,7 +279,11 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
     shapes += scored_shapes(survey)
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
-        shapes += chosen_of_two(others, two, note, sure=not shapes)
+        try:
+            shapes += chosen_of_two(others, two, note)
+        except UserError:  # of no interest where rows have another shape, too
+            if not shapes:
+                raise
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
         by_prompt = partial(pair_by_prompt, note=note, answer=answer, score=score)
@@ -327,19 +293,18 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
 
 def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shape | None:
     """The shape of rows whose chosen and rejected name other columns, where the texts stand."""
-    both = [survey[chosen], survey[rejected]]
-    values = both[0].values + both[1].values
-    columns = {name: name for name in survey if name not in (chosen, rejected)}
+    both, codes = [survey[chosen], survey[rejected]], two.tokens if two else ()
     if not all(column.is_coded for column in both):
         return None
-    if not {clean_name(value) for value in values} <= columns.keys():
-        if not all(is_code(column, two.tokens if two else ()) for column in both):
-            return None
-        coding = two and read_coding(chosen, values, two)
-        if not coding:
+    values = {normalise(value) for column in both for value in column.values}
+    sides = {value: meaning(value, two) for value in values if two}
+    columns = {clean_name(value): two[side] for value, side in sides.items() if side in (0, 1)}
+    columns |= {name: name for name in survey if name not in (chosen, rejected)}
+    if not {*map(clean_name, values)} <= columns.keys():
+        if all(is_code(column, codes) for column in both):
             shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
             raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
-        columns = {clean_name(v): two[side] for v, side in coding.items() if side in (0, 1)}
+        return None
 
     def follow(row: dict) -> dict:
         named = [columns.get(clean_name(normalise(row[name]))) for name in (chosen, rejected)]
@@ -350,55 +315,25 @@ def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shap
         rest = {name: cell for name, cell in row.items() if name not in (chosen, rejected)}
         return rest | {side: row[name] for side, name in zip(SIDES, named, strict=True)}
 
-    return Shape("", tuple(columns.values()), (chosen, rejected), follow)
+    read = tuple(columns[clean_name(value)] for value in values)
+    return Shape("", read, (chosen, rejected), follow)
 
 
-def chosen_of_two(survey: Survey, two: TwoAnswers, note, sure: bool) -> list[Shape]:
-    """The shape of rows with two answers and what says which is the better one, if it is known.
-
-    Raises UserError where that is not understood, if it is `sure` to be what the rows are.
-    """
-    choice, choose, problem = choice_of(survey, two), None, None
+def chosen_of_two(survey: Survey, two: TwoAnswers, note) -> list[Shape]:
+    """The shape of rows with two answers and what says which is better. Raises UserError."""
+    choice = choice_of(survey, two)
     third = twins(survey, OF_ANSWERS, (two.tokens[0], {"b": "c", "2": "3"}.get(two.tokens[1], "")))
-    if third and sure:
+    if third:
         shown = f'"{two.first}", "{two.second}", "{third[0][1]}"'
         raise refuse("more answers", answers=shown, first=two.first, choice=choice or "winner")
     rated = twins(survey, OF_SCORES, two.tokens)
-    overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
-    scores = next(iter(overall or rated), ())
-    models = next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
-    columns = (choice,) if choice else scores
-    if choice:
-        held = survey[choice]
-        shown = {"values": held.shown(), "value": repr(next(iter(held.values), "..."))}
-        problem = refuse("coding", column=choice, first=two.first, second=two.second, **shown)
-        coding = read_coding(choice, held.values, two) if held.is_coded else None
-        by_name = models and isinstance(held.example, str)
-        if coding or by_name:
-            columns = columns if coding else (choice, *models)
-            choose = partial(choose_by, column=choice, coding=coding, models=models, two=two)
-    elif scores:
-        names = dict(zip(("first", "second"), scores, strict=True))
-        wrong = [name for name in scores if as_number(survey[name].example) is None]
-        others = [pair for pair in twins(survey, "", two.tokens) if pair not in rated]
-        others = [pair for pair in others if as_number(survey[pair[0]].example) is not None]
-        rivals = rated + [pair for pair in others if not NO_SCORE.search(pair[0])]
-        if len(rivals) > 1 and len(overall) != 1:
-            numbers = ", ".join(first for first, _ in rivals)
-            problem = refuse("which score", names=numbers, **names, a=two.first, b=two.second)
-        elif wrong:
-            shown = f"{survey[wrong[0]].example!r:.60}"
-            problem = refuse("no number", name=wrong[0], shown=shown, **names)
-        else:
-            choose = partial(choose_by_score, scores=scores)
-    if problem and not choose and sure:
-        raise problem
-    prompt = PROMPT_OF.get(two.first)
+    if not choice and not rated:
+        return []
+    columns, choose = by_choice(survey, two, choice) if choice else by_scores(survey, two, rated)
+    prompt = NAMES["prompt_of"].get(two.first)
 
     def make(row: dict) -> dict:
         side, said = choose(row)
-        if side is None:
-            raise problem
         note(f"{said} = {two[side]}" if side in (0, 1) else f"{said} dropped", columns[0])
         if side not in (0, 1):
             raise DroppedRow(side)
@@ -408,31 +343,55 @@ def chosen_of_two(survey: Survey, two: TwoAnswers, note, sure: bool) -> list[Sha
             texts["prompt"] = asked["full_text"] if isinstance(asked, dict) else asked
         return row | texts
 
-    return [Shape("", (*two[:2], *columns, prompt or ""), two[:2], make)] if choose else []
+    return [Shape("", (*two[:2], *columns, prompt or ""), two[:2], make)]
 
 
-def choose_by(row: dict, column: str, coding: dict | None, models: tuple, two: TwoAnswers) -> tuple:
-    """(the side, what says so) by the coding of a column, else by the name of its model."""
-    value = normalise(row[column]) if holds_something(row.get(column)) else ""
-    said = str(row[column]) if value else "empty"
-    if coding:
-        return coding[value] if value else UNLABELLED, said
-    names = [normalise(row[name]) for name in models]
-    if value in names and names[0] != names[1]:
-        return names.index(value), f"the name in {models[names.index(value)]}"
-    side = meaning(value, two)
-    return (side if side in (TIE, UNLABELLED) and value not in names else None), said
+def by_choice(survey: Survey, two: TwoAnswers, choice: str) -> tuple:
+    """(columns, what makes (side, what says so) of a row) by a coding or the name of a model."""
+    held, models = survey[choice], next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
+    coding = read_coding(choice, held.values, two) if held.is_coded else None
+    shown = {"values": held.shown(), "value": repr(next(iter(held.values), "..."))}
+    unknown = refuse("coding", column=choice, first=two.first, second=two.second, **shown)
+    if not coding and not (models and isinstance(held.example, str)):
+        raise unknown
+
+    def choose(row: dict) -> tuple:
+        value = normalise(row.get(choice))
+        names = [] if coding else [normalise(row[name]) for name in models]
+        if value in names and names[0] != names[1]:
+            return names.index(value), f"the name in {models[names.index(value)]}"
+        side = coding[value] if coding else meaning(value, two)
+        if names and (side not in (TIE, UNLABELLED) or value in names):
+            raise unknown
+        return side, str(row[choice]) if value else "empty"
+
+    return (choice,) if coding else (choice, *models), choose
 
 
-def choose_by_score(row: dict, scores: tuple[str, str]) -> tuple:
-    """(the side, what says so) by two numbers: the higher one, or the lower one of ranks."""
-    first, second = (as_number(row[name]) for name in scores)
-    if first is None or second is None:
-        return UNLABELLED, f"{scores[0]} or {scores[1]} empty"
-    if first == second:
-        return TIE, f"{scores[0]} equal to {scores[1]}"
-    low = bool(SMALL_IS_GOOD.search(scores[0]))
-    return int((first > second) == low), f"{'below' if first < second else 'above'} {scores[1]}"
+def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> tuple:
+    """The same by two numbers: the higher one, or the lower one of ranks."""
+    overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
+    numbers = [name for name, column in survey.items() if as_number(column.example) is not None]
+    others = [pair for pair in twins(numbers, "", two.tokens) if not re.search(NO_SCORE, pair[0])]
+    first, second = scores = (overall or rated)[0]
+    rivals = dict([*rated, *others])
+    if len(rivals) > 1 and len(overall) != 1:
+        words = {"names": ", ".join(rivals), "a": two.first, "b": two.second}
+        raise refuse("which score", first=first, second=second, **words)
+    for name in scores:
+        if name not in numbers:
+            shown = f"{survey[name].example!r:.60}"
+            raise refuse("no number", name=name, shown=shown, first=first, second=second)
+    low = bool(re.search(SMALL_IS_GOOD, first))
+    unequal = {True: (int(low), f"above {second}"), False: (int(not low), f"below {second}")}
+
+    def choose(row: dict) -> tuple:
+        one, other = (as_number(row[name]) for name in scores)
+        if one is None or other is None:
+            return UNLABELLED, f"{first} or {second} empty"
+        return (TIE, f"{first} equal to {second}") if one == other else unequal[one > other]
+
+    return scores, choose
 
 
 def choose_summary(row: dict) -> dict:
@@ -440,19 +399,16 @@ def choose_summary(row: dict) -> dict:
     info, choice = row["info"], row["choice"]
     if choice not in (0, 1):
         raise DroppedRow(UNLABELLED)
+    parts = {"SUBREDDIT: r/": "subreddit", "TITLE: ": "title", "POST: ": "post", "": "article"}
+    lines = [f"{start}{info[name]}" for start, name in parts.items() if info.get(name)]
     texts = [summary["text"] for summary in row["summaries"]]
-    lines = [f"TITLE: {info['title']}"] if info.get("title") else []
-    if info.get("post"):
-        lines = [f"SUBREDDIT: r/{info.get('subreddit')}", *lines, f"POST: {info['post']}"]
-    else:
-        lines.append(info.get("article") or "")
     prompt = "\n\n".join([*lines, "TL;DR:"])
     return {"prompt": prompt, "chosen": texts[choice], "rejected": texts[1 - choice]}
 
 
 def scored_shapes(survey: Survey) -> list[Shape]:
     """The shape of rows with several answers and their scores, if it is known."""
-    for whose, answers, text, score in talk.NAMES["scored"]:
+    for whose, answers, text, score in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
         keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
@@ -473,19 +429,15 @@ def scored_shapes(survey: Survey) -> list[Shape]:
 def extremes(scored: Iterable[tuple], score: str) -> dict:
     """chosen and rejected of (score, answer); the first one of those that are equally good."""
     known = [(as_number(number), text) for number, text in scored if as_number(number) is not None]
-    numbers = [number for number, _ in known]
-    if len(set(numbers)) < 2:
-        raise DroppedRow(TIE if len(numbers) > 1 else "with fewer than two scored answers")
-    best, worst = (min, max) if SMALL_IS_GOOD.search(score) else (max, min)
-    sides = known[numbers.index(best(numbers))][1], known[numbers.index(worst(numbers))][1]
+    if len({number for number, _ in known}) < 2:
+        raise DroppedRow(TIE if len(known) > 1 else "with fewer than two scored answers")
+    best, worst = (min, max) if re.search(SMALL_IS_GOOD, score) else (max, min)
+    sides = (extreme(known, key=lambda pair: pair[0])[1] for extreme in (best, worst))
     return dict(zip(SIDES, sides, strict=True))
 
 
 def pair_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
-    """(place, best and worst answer) of every prompt, from rows of one answer and its score.
-
-    They stand at the place of the prompt's first row. All rows are held in memory.
-    """
+    """(its first place, best and worst answer) of every prompt, from all rows, held in memory."""
     groups: dict[str, list] = {}
     for place, row in rows:
         prompt = [row.get(name) for name in (*USUAL["prompt"], *USUAL["system"])]
@@ -514,8 +466,8 @@ def label_column(survey: Survey) -> str | None:
 def read_labels(survey: Survey) -> dict[str, bool]:
     """What each value of the label's column says: True for good. Raises UserError."""
     column = label_column(survey)
-    seen = {normalise(value) for value in survey[column].values} - {*talk.NAMES["no_label"]}
-    for good, bad in talk.NAMES["labels"]:
+    seen = {normalise(value) for value in survey[column].values} - {*NAMES["no_label"]}
+    for good, bad in NAMES["labels"]:
         if survey[column].is_coded and seen <= {good, bad}:
             return {good: True, bad: False}
     raise refuse("no labels", column=column, values=survey[column].shown())
@@ -535,36 +487,37 @@ def explain_missing(survey: Survey) -> UserError:
     """The error for rows that are no pairs, with the way out."""
     answer, label = first_of(survey, "completion", "messages"), label_column(survey)
     missing = [side for side in SIDES if not first_of(survey, side)]
-    reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
-    told = {"reason": reason, "answer": answer, "prompt": first_of(survey, "prompt") or "prompt"}
-    both = len(missing) == 2
-    names = [name for name in survey if not NO_SCORE.search(name)]
-    texts = [name for name in names if talk.texts_in(survey[name].example)]
-    numbers = [name for name in names if as_number(survey[name].example) is not None]
-    flags = [name for name in names if isinstance(survey[name].example, bool)]
+    both, examples = len(missing) == 2, {name: c.example for name, c in survey.items()}
+    names = [name for name in survey if not re.search(NO_SCORE, name)]
+    texts = [name for name in names if talk.texts_in(examples[name])]
+    numbers = [name for name in names if as_number(examples[name]) is not None]
+    flags = [name for name in names if isinstance(examples[name], bool)]
     answers = [name for name in texts if re.search(OF_ANSWERS, name)]
     says = [name for name in names if re.search(f"{OF_CHOICES}|rank", name) and name not in answers]
-    told["reason"] += f"; {', '.join(says)} may say which answer is better" if says else ""
     try:
-        refuse_misspelt({name: column.example for name, column in survey.items()})
+        refuse_misspelt(examples)
     except DroppedRow as drop:
         return UserError(drop.why)
     if label and both:
         read_labels(survey)
-        return refuse("labels", **told, label=label)
-    if not texts:
-        return refuse("nothing", **told)
-    if first_of(survey, "completion") and not both:
-        return refuse("one side", **told, missing=missing[0])
-    if answer and numbers and both:
-        best = ("idxmin", "idxmax") if SMALL_IS_GOOD.search(numbers[0]) else ("idxmax", "idxmin")
-        told |= {"scores": ", ".join(numbers), "score": numbers[0]}
-        return refuse("scores", **told, best=best[0], worst=best[1])
-    if answer and flags and both:
-        return refuse("flag", **told, label=flags[0])
-    if len(answers) == 2 and both:
-        return refuse("two answers", **told, first=answers[0], second=answers[1])
-    return refuse("missing", **told, flags=", ".join(f"--{side}-column" for side in missing))
+    reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
+    reason += f"; {', '.join(says)} may say which answer is better" if says else ""
+    score, first, second = (numbers or [""])[0], *[*answers, "", ""][:2]
+    best = ("idxmin", "idxmax") if re.search(SMALL_IS_GOOD, score) else ("idxmax", "idxmin")
+    told = {"reason": reason, "answer": answer, "prompt": first_of(survey, "prompt") or "prompt"}
+    told |= {"scores": ", ".join(numbers), "score": score, "best": best[0], "worst": best[1]}
+    told |= {"label": label or (flags or [""])[0], "missing": missing[0]}
+    told |= {"flags": ", ".join(f"--{side}-column" for side in missing)}
+    fitting = {
+        "labels": label and both,
+        "nothing": not texts,
+        "one side": first_of(survey, "completion") and not both,
+        "scores": answer and numbers and both,
+        "flag": answer and flags and both,
+        "two answers": len(answers) == 2 and both,
+    }
+    key = next((key for key, fits in fitting.items() if fits), "missing")
+    return refuse(key, **told, first=first, second=second)
 
 
 def refuse_misspelt(row: dict) -> None:
@@ -574,16 +527,15 @@ def refuse_misspelt(row: dict) -> None:
         if any(holds_something(row.get(name)) for name in USUAL[role]):
             continue
         for name, cell in row.items():
-            if name not in known and holds_something(cell) and edits(name, role) <= 2:
+            near = abs(len(name) - len(role)) <= 2 and edits(name, role) <= 2
+            if near and name not in known and holds_something(cell):
                 raise odd("misspelt", role=role, name=name)
 
 
+@cache
 def edits(one: str, other: str) -> int:
     """How many letters must be put in, left out or replaced to make one word of the other."""
-    row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, start=1):
-        new = [i]
-        for (corner, above), wanted in zip(pairwise(row), other, strict=True):
-            new.append(min(new[-1] + 1, above + 1, corner + (letter != wanted)))
-        row = new
-    return row[-1]
+    if not one or not other:
+        return len(one) + len(other)
+    replaced = edits(one[1:], other[1:]) + (one[0] != other[0])
+    return min(replaced, 1 + edits(one[1:], other), 1 + edits(one, other[1:]))
