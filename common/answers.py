@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from textwrap import shorten
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -215,13 +215,24 @@ def _cell(value: float | None, unit: str) -> str:
 # --- Points of the plane: gold utility against KL ---
 
 
-def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> dict:
-    """A policy's answers to the first FRONTIER_PROMPTS, as frontier.py and the page read it.
+class Point(TypedDict, total=False):
+    """A policy as frontier.py and the page read it; quantities are {mean, ci95, count}."""
 
-    `series` is which training, or which reward model; `annotations` are the labels that were used,
-    those of a reward model included. `rest`: `biased`, whether annotators with a bias gave them;
-    `beta`, `epoch`, `n` (of best-of-n).
-    """
+    method: str
+    series: str  # which of its trainings, or which reward model
+    label: str
+    kl: dict  # nats, measured, from the SFT model
+    gold: dict
+    good: dict
+    annotations: int  # labels that were used, those of a reward model included
+    biased: bool  # whether annotators with a bias gave them
+    beta: float | None
+    n: int | None  # of best-of-n
+    epoch: float | None
+
+
+def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> Point:
+    """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
     point = {"method": method, "series": series, "label": label}
     for name in ("kl", "gold", "good"):
         point[name] = summary(getattr(answers, name)[:FRONTIER_PROMPTS].mean(1))
@@ -229,12 +240,12 @@ def point_of(method: str, series: str, label: str, answers, annotations: int, **
     return {**point, "annotations": annotations, **others, **rest}
 
 
-def point_name(point: dict) -> str:
+def point_name(point: Point) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)

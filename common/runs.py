@@ -146,6 +146,9 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     measured; `reading`, those given of READING; `training`, what `train` takes; `run_name`, under
     which the run writes its files. With --smoke the numbers of `smoke`, by flag, are upper limits.
     """
+    typed = sys.argv[1:] if argv is None else argv
+    if sum(flag.split("=")[0] == "--dataset" for flag in typed) > 1:
+        parser.error("--dataset is given twice, and one would be lost; join the files into one")
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}

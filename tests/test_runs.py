@@ -96,6 +96,13 @@ def test_types_of_flags(kind, good, bad):
             kind(text)
 
 
+def test_a_second_data_set_is_an_error_and_not_read_alone(tmp_path, capsys):
+    for second in (["--dataset", "b"], ["--dataset=b"]):
+        with pytest.raises(SystemExit) as stop:
+            start(tmp_path, "--dataset", "a", *second)
+        assert stop.value.code == 2 and "--dataset is given twice" in capsys.readouterr().err
+
+
 # --- The start ---
 
 

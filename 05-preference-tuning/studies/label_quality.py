@@ -14,13 +14,10 @@ each of 256 held-out questions.
 pairs that are no ties. Left out: training the judge.
 """
 
-import lessons  # noqa: F401
-
-from common.claims import Claim, run_study
-
-# isort: split
 import copy
 import random
+
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import lora_config, train_dpo
@@ -28,6 +25,7 @@ from dpo_variants import averaged_preference, judge_pairs, relabelled, train_kto
 
 from common import training
 from common.answers import Answers, answers_of_points, point_of, sample_answers, summarize
+from common.claims import Claim, run_study
 from common.figures import GOLD, legend_below, new_figure, seed_dots
 from common.intervals import summary
 from common.preferences import flip_labels, make_pairs, make_unpaired, questions

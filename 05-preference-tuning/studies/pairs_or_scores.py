@@ -16,17 +16,15 @@ What this cannot tell: how much noisier people's scores are than their compariso
 pairs chosen adaptively, time beyond reading.
 """
 
-import lessons  # noqa: F401
-
-from common.claims import Claim, run_study
-
-# isort: split
 import random
 from typing import NamedTuple
+
+import lessons  # noqa: F401
 
 import numpy as np
 from preference_data_explorer import Rater, draw_raters, rate
 
+from common.claims import Claim, run_study
 from common.figures import new_figure, seed_lines
 from common.intervals import summary
 from common.preferences import annotate, gold_utility, questions, styles_for, write_response

@@ -16,9 +16,6 @@ ten logits, without Adam, and the advantage needs no value model.
 
 import lessons  # noqa: F401
 
-from common.claims import Claim, run_study
-
-# isort: split
 import numpy as np
 from rlhf_objectives import (
     expected_estimates,
@@ -28,6 +25,7 @@ from rlhf_objectives import (
     train_bandit,
 )
 
+from common.claims import Claim, run_study
 from common.figures import new_figure, seed_lines
 from common.intervals import summary
 

@@ -12,19 +12,17 @@ which the concise answer always beats the one with filler. Each model gives two 
 256 held-out questions; after 1, 2, 4 and 8 passes also to 32 validation questions.
 """
 
-import lessons  # noqa: F401
-
-from common.claims import Claim, run_study
-
-# isort: split
 import copy
 import random
+
+import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import read_pairs, train_dpo
 from dpo_variants import train_kto
 
 from common.answers import Answers, answers_of_points, point_of, sample_answers, summarize
+from common.claims import Claim, run_study
 from common.figures import GOLD, legend_below, new_figure, seed_dots, seed_lines
 from common.intervals import summary
 from common.preferences import (
