@@ -1,8 +1,7 @@
 """A second look at your own data, and at a training on them: what is in the pairs, what went wrong?
 
-Without a gold standard nothing can say that a run is right, and DPO's own metrics look best when it
-has gone too far. Every check is a number with a limit, both printed (questions.json); what fires is
-a question, not a verdict. The limits were fixed before benchmarks/second_look.py planted failures.
+Every check is a number with a limit, both printed (questions.json); what fires is a question, not a
+verdict. The limits were fixed before benchmarks/second_look.py planted failures.
 """
 
 import json
@@ -12,6 +11,7 @@ import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from operator import gt, lt
 from pathlib import Path
 from textwrap import fill, indent
@@ -30,11 +30,7 @@ from own_data.conversations import MARK, TABLES
 
 # Of each check, in the order of what explains what: where it fires, what it asks, what to run next.
 QUESTIONS = json.loads((TABLES / "questions.json").read_text(encoding="utf-8"))
-INVISIBLE = (
-    "There is no gold standard for these pairs. No check sees labels that are wrong throughout, "
-    "annotators with a bias, or a reward model of the same file: read the words, pairs and answers "
-    "above. Would you have chosen so?"
-)
+DESCRIBED = json.loads((TABLES / "described.json").read_text(encoding="utf-8"))
 ENOUGH = 40  # held-out pairs, below which the interval of an accuracy is wider than 0.3
 PROBED = 32  # rows of which a model's probabilities are read before training, and on the way
 TELLING = 3.5  # standard errors: chance reaches it for one word in two thousand
@@ -42,24 +38,20 @@ ALONE = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: every sign is a 
 WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
 EXPLORE = "preference_data_explorer.py --dataset {dataset}"
 
-# --- Questions before, during and after a training ---
-
 
 class SecondLook:
     """What was measured when, and the questions that it raised.
 
-    `reading` are the given flags that say how the data are read. A learning rate is needed where a
-    policy is trained: next commands name a smaller or a larger one.
+    `reading` are the given flags that say how the data are read.
     """
 
     def __init__(self, dataset, reading, model=None, learning_rate=None, max_new_tokens=48) -> None:
-        named = [shlex.quote(str(dataset))]
-        for flag, value in (reading or {}).items():
-            named += [f"--{flag.replace('_', '-')}", shlex.quote(str(value))]
+        flags = [(f"--{flag.replace('_', '-')}", str(v)) for flag, v in (reading or {}).items()]
         again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # what the user typed
         rate, self.max_new_tokens = learning_rate or 1e-4, max_new_tokens
-        self.flags = {"dataset": " ".join(named), "again": again, "longer": 4 * max_new_tokens}
-        self.flags |= {"model": shlex.quote(str(model)), "slower": rate / 3, "faster": rate * 5}
+        self.flags = {"dataset": shlex.join([str(dataset), *chain(*flags)]), "again": again}
+        self.flags |= {"model": shlex.quote(str(model)), "longer": 4 * max_new_tokens}
+        self.flags |= {"slower": rate / 3, "faster": rate * 5}
         self.numbers: dict[str, dict] = {}
         self.questions: list[dict] = []
 
@@ -81,10 +73,7 @@ class SecondLook:
         return next((command for command in proposed if command.split() != again), None)
 
     def before(self, train, held, reference=None, tokenizer=None, seed: int = 0) -> None:
-        """Before training: print two pairs in full, words, questions of the pairs (and a model).
-
-        Good and bad answers with a label are looked at side by side.
-        """
+        """Print two pairs in full, words, and what the pairs (and a model) raise."""
         labelled = "label" in train[0]
         train, held = side_by_side(train), side_by_side(held)
         show_pairs(train, labelled)
@@ -98,15 +87,12 @@ class SecondLook:
         self.ask("before", numbers)
 
     def at(self, step: int, policy, tokenizer, held, answers: Answers, beta: float) -> None:
-        """Print what a policy in training raises that was not asked before.
-
-        At step 0 the policy is the reference, of which every pair costs ln 2.
-        """
+        """Print what a policy in training, at step 0 the reference, raises and did not before."""
         rows = first_rows(side_by_side(held), PROBED)
         logps, ref_logps = pair_logps(policy, tokenizer, rows)
         chosen, rejected = (logps - ref_logps).numpy().astype(float)
         numbers = read_distance(tokenizer, answers) | read_displacement(tokenizer, rows, chosen)
-        if step == 0:
+        if step == 0:  # of the reference every pair costs ln 2
             losses = np.logaddexp(0, -beta * (chosen - rejected))
             numbers = {"reference": abs(float(losses.mean()) - math.log(2))}
         known = {question["check"] for question in self.questions}
@@ -118,8 +104,7 @@ class SecondLook:
         """What the trained model raises, what no check sees, and the next command.
 
         `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
-        `margins` (N,) what a reward model gives chosen more than rejected; `first_loss` is TRL's,
-        where that starts at ln 2.
+        `margins` (N,) a reward model's; `first_loss` is TRL's, where that starts at ln 2.
         """
         numbers = read_distance(tokenizer, answers) if answers is not None else {}
         if changes is not None:
@@ -136,7 +121,7 @@ class SecondLook:
             print(f"None of the {len(QUESTIONS)} checks of the second look has fired.")
         if numbers.get("pairs", ENOUGH) < ENOUGH:
             print(f"{numbers['pairs']} held-out pairs are too few to tell an accuracy from chance.")
-        print(fill(INVISIBLE, 100))
+        print(fill(DESCRIBED["invisible"], 100))
         for command in [question["next"] for question in self.questions if question["next"]][:1]:
             print(f"Next:\n  {command}")
 
@@ -160,23 +145,17 @@ def overruled(command: str) -> str:
     return f"python 05-preference-tuning/{command}"
 
 
-# --- What the pairs show ---
-
-
 def first_rows(rows: Sequence[dict], most: int) -> Sequence[dict]:
     return rows[:most] if isinstance(rows, list) else rows.select(range(min(most, len(rows))))
 
 
 def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
-    """Answers with a label as pairs of a good and a bad one; pairs as they are.
-
-    The bad answer is one to `rejected_prompt`. There are as many as of the rarer kind.
-    """
+    """Answers with a label as pairs of a good and a bad one, to `rejected_prompt`; pairs as are."""
     if "label" not in rows[0]:
         return rows
     pairs = []
     kinds = ([row for row in rows if row["label"] == kind] for kind in (True, False))
-    for good, bad in zip(*kinds, strict=False):
+    for good, bad in zip(*kinds, strict=False):  # as many as of the rarer kind
         texts = {"chosen": good["completion"], "rejected": bad["completion"]}
         pairs.append({"prompt": good["prompt"], "rejected_prompt": bad["prompt"], **texts})
     return pairs
@@ -190,8 +169,8 @@ def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
         texts |= {"prompt": row["rejected_prompt"]} if labelled else {}
         print_texts({**texts, names[1]: row["rejected"]})
     print(f"\nwords that tell {names[0]} from {names[1]} (|z| > {TELLING}):")
-    for name, sign in zip(names, (1, -1), strict=True):
-        words = [word for word, z in telling.items() if sign * z > 0]
+    for name in names:
+        words = words_of(telling, name == names[0])
         print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
 
 
@@ -207,18 +186,21 @@ def print_texts(texts: dict[str, str | list], most: int = 2000) -> None:
 def telling_words(rows: Sequence[dict]) -> dict[str, float]:
     """Words that tell chosen from rejected, the most telling first, with z; above 0: chosen.
 
-    Of the pairs in which only one answer has the word, (chosen - rejected) / sqrt(chosen +
-    rejected): McNemar 1947.
+    Of the pairs where one answer has the word, (chosen - rejected) / sqrt(both): McNemar 1947.
     """
     difference, pairs = Counter(), Counter()
     for row in show_progress(rows, "comparing words"):
         chosen, rejected = (set(WORD.findall(row[side].lower())) for side in SIDES)
-        for word in chosen ^ rejected:
-            difference[word] += 1 if word in chosen else -1
-            pairs[word] += 1
+        difference.update(chosen - rejected)
+        difference.subtract(rejected - chosen)
+        pairs.update(chosen ^ rejected)
     z = {word: difference[word] / math.sqrt(count) for word, count in pairs.items()}
     z = {word: value for word, value in z.items() if abs(value) > TELLING}
     return dict(sorted(z.items(), key=lambda item: (-abs(item[1]), item[0])))
+
+
+def words_of(telling: dict[str, float], chosen: bool) -> list[str]:
+    return [word for word, z in telling.items() if (z > 0) == chosen]
 
 
 def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
@@ -226,10 +208,8 @@ def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
 
     Lengths are in characters. A twin has the same two answers, whichever was chosen.
     """
-    seen, known = (
-        [read.key_of(*sorted(row[s] for s in SIDES)) for row in r] for r in (held, train)
-    )
-    counts = Counter(known)
+    keys = [[read.key_of(*sorted(map(r.get, SIDES))) for r in rows] for rows in (train, held)]
+    counts = Counter(keys[0])
     difference = np.array([len(row["chosen"]) - len(row["rejected"]) for row in train])
     unequal = difference[difference != 0]
     longer = float((unequal > 0).mean()) if len(unequal) else 0.5
@@ -238,8 +218,8 @@ def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
         "order": "longer" if longer > 0.5 else "shorter",
         "unequal": len(unequal),
         **count_marks(train),
-        "repeats": float(np.mean([counts[key] > 1 for key in known])),
-        "twins": float(np.mean([key in counts for key in seen])),
+        "repeats": float(np.mean([counts[key] > 1 for key in keys[0]])),
+        "twins": float(np.mean([key in counts for key in keys[1]])),
     }
 
 
@@ -254,9 +234,6 @@ def count_marks(rows: Sequence[dict]) -> dict:
     return {"marks": marks.total() / texts, "mark": max(marks, key=marks.get, default="")}
 
 
-# --- What the model shows ---
-
-
 def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed: int) -> dict:
     """What the untrained model makes of chosen answers, and of ones that it samples itself.
 
@@ -266,19 +243,18 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
     rows, ends = first_rows(rows, PROBED), end_tokens(model, tokenizer)
     prompts = [row["prompt"] for row in rows]
     sampled = [a[0] for a in sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)]
-    encoded = [encode_answers(tokenizer, row["prompt"], [row["chosen"]]) for row in rows]
-    shown, chosen = map(list, zip(*encoded, strict=True))
-    own, ended = [answer.token_ids for answer in sampled], []
-    for ids in chosen:  # up to the last token that ends an answer, or else the last
+    own, shown, ended = [answer.token_ids for answer in sampled], [], []
+    for row in rows:  # up to the last token that ends an answer, or else the last
+        asked, ids = encode_answers(tokenizer, row["prompt"], [row["chosen"]])
         places = [k for k, token in enumerate(ids) if token in ends]
+        shown.append(asked)
         ended.append(ids[: places[-1] + 1] if places else ids)
     own_logps, logps, without_end = (
         response_logps(model, tokenizer, *answers).numpy().astype(float)
         for answers in ((prompts, own), (shown, ended), (shown, [ids[:-1] for ids in ended]))
     )
-    own_per_token = own_logps.sum() / sum(map(len, own))
     return {
-        "unlike": own_per_token - logps.sum() / sum(map(len, ended)),
+        "unlike": own_logps.sum() / sum(map(len, own)) - logps.sum() / sum(map(len, ended)),
         "cut": float(np.median(np.exp(logps - without_end))),
         "base": float(np.mean([answer.ended for answer in sampled])),
         "tokens": max_new_tokens,
@@ -288,12 +264,11 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
 def read_ranking(margins: np.ndarray) -> dict:
     """The end of the interval of a held-out accuracy that is to be compared with 0.5.
 
-    margins (N,) are above 0 where a pair is ranked as labelled. Of fewer than ENOUGH pairs an
-    interval that holds 0.5 tells nothing.
+    margins (N,) are above 0 where a pair is ranked as labelled. Few pairs tell of no chance.
     """
     accuracy = summary((1 + np.sign(margins)) / 2)
-    numbers = {"accuracy": percent(accuracy), "pairs": len(margins)}
-    low, high = accuracy["ci95"] or (0, 1)
+    numbers, (low, high) = {"pairs": len(margins)}, accuracy["ci95"] or (0, 1)
+    numbers["accuracy"] = percent(accuracy)
     if high < 0.5:
         return {**numbers, "reversed": high}
     return {**numbers, "chance": low} if len(margins) >= ENOUGH else numbers
@@ -316,28 +291,22 @@ def read_displacement(tokenizer, rows: Sequence[dict], rose: np.ndarray) -> dict
 
 
 def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
-    """What to know of your pairs, or answers with labels, before training on them.
+    """What to know of your pairs, or answers with labels (`kind`), before training on them.
 
-    Always: `kind` ("pairs" or "labels"), `rows`, `usable`, `dropped` (reason -> rows, from 1),
-    `said` (the same in words), `remarks`, `prompts` (distinct), `contradictory` (comparisons, or
-    answers, with both labels), `marks` and `mark` (share of texts with marks of templates or
-    speakers, the usual one), `words` (side -> summary) in `unit`, `lengths` (side -> edges and
-    counts), `examples` (two rows as texts), `left_out` (with a model: what it cannot read).
-    Pairs: `held_out` and `leaked` (rows of a random fifth, and those whose prompt is also in the
-    rest), `longer_wins` (summary), `telling` (side -> words), lengths of the `difference`. Labels:
-    `good` (summary), `prompts_with_both`. Raises UserError.
+    Of both: counts of rows, the share of texts with `marks`, `words` (side -> summary) in `unit`,
+    `lengths` (side -> a histogram), two `examples`; with a model what it cannot read. `leaked` are
+    rows of a random fifth whose prompt is also in the rest. Raises UserError.
     """
-    of_training = ("held_out", "max_length")
-    reading = {flag: value for flag, value in reading.items() if flag not in of_training}
-    labelled = read.kind_of_data(path, **reading) == "labels"
-    found = read.read_data(path, "labels" if labelled else "pairs", **reading)
-    rows, dropped, remarks = read.leave_out_unusable(found)
+    reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
+    kind = "labels" if read.kind_of_data(path, **reading) == "labels" else "pairs"
+    rows, dropped, remarks = read.leave_out_unusable(read.read_data(path, kind, **reading))
     said = read.count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
-    columns = ("prompt", "completion") if labelled else COLUMNS
+    columns = ("prompt", "completion") if kind == "labels" else COLUMNS
+    found, words = (describe_labels if kind == "labels" else describe_answers)(rows, seed)
     measured = {
-        "kind": "labels" if labelled else "pairs",
+        "kind": kind,
         "rows": len(rows) + sum(map(len, dropped.values())),
         "usable": len(rows),
         "dropped": {reason: places for reason, places in dropped.items() if places},
@@ -347,7 +316,9 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
         **count_marks(rows),
         "unit": length_unit(row[name] for row in rows for name in columns[1:]),
         "examples": [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)],
-        **(describe_labels(rows) if labelled else describe_answers(rows, seed)),
+        **found,
+        "words": {side: summary(counts, resamples=500) for side, counts in words.items()},
+        "lengths": {side: histogram(counts) for side, counts in words.items()},
     }
     if model:
         from common.models import load_tokenizer
@@ -359,53 +330,39 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     return measured
 
 
-def describe_answers(rows: Sequence[dict], seed: int) -> dict:
-    """Of pairs: words, who wins by length, leaks of a random fifth, telling words."""
-    words = np.array([[count_words(row[side]) for side in SIDES] for row in rows])
+def describe_answers(rows: Sequence[dict], seed: int) -> tuple[dict, dict]:
+    """Of pairs: who wins by length, leaks of a random fifth, telling words; lengths of answers."""
+    chosen, rejected = (np.array([count_words(row[side]) for row in rows]) for side in SIDES)
     prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out, training = np.split(order, [max(1, round(0.2 * len(rows)))])
-    telling, difference = telling_words(rows), words @ [1, -1]
     _, place = np.unique(prompts, return_inverse=True)
-    hits = np.bincount(place, weights=(np.sign(difference) + 1) / 2)  # ties half
-    per_prompt = np.stack([hits, np.bincount(place)], axis=1)
-
-    def accuracy(table: np.ndarray, axis: int = 0) -> float:
-        hits, rows = table.sum(axis)
-        return hits / rows
-
-    return {
+    hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
+    per_prompt, telling = np.stack([hits, np.bincount(place)], axis=1), telling_words(rows)
+    share = summary(per_prompt, lambda some, axis: np.divide(*some.sum(axis)), resamples=500)
+    found = {
         "contradictory": len(read.contradictory(rows)) // 2,
         "held_out": len(held_out),
         "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
-        "words": {side: summary(words[:, k], resamples=500) for k, side in enumerate(SIDES)},
-        "longer_wins": summary(per_prompt, accuracy, resamples=500),  # resampled over prompts
-        "telling": {
-            "chosen": [word for word, z in telling.items() if z > 0],
-            "rejected": [word for word, z in telling.items() if z < 0],
-        },
-        "lengths": {
-            "chosen": histogram(words[:, 0]),
-            "rejected": histogram(words[:, 1]),
-            "difference": histogram(difference),
-        },
+        "longer_wins": share,
+        "telling": {side: words_of(telling, side == "chosen") for side in SIDES},
     }
+    return found, {"chosen": chosen, "rejected": rejected, "difference": chosen - rejected}
 
 
-def describe_labels(rows: Sequence[dict]) -> dict:
-    """Of answers with labels: how many are good, words of both kinds, answers with both labels."""
+def describe_labels(rows: Sequence[dict], _) -> tuple[dict, dict]:
+    """Of answers with labels: how many are good, prompts and answers with both; their lengths."""
     of_prompt, of_answer, words = defaultdict(set), defaultdict(set), defaultdict(list)
     for row in rows:
         of_prompt[read.key_of(row["prompt"])].add(row["label"])
         of_answer[read.key_of(row["prompt"], row["completion"])].add(row["label"])
         words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
-    return {
+    found = {
         "contradictory": sum(len(labels) == 2 for labels in of_answer.values()),
         "good": summary(np.array(rows["label"])),
         "prompts_with_both": sum(len(labels) == 2 for labels in of_prompt.values()),
-        "words": {kind: summary(np.array(counts)) for kind, counts in words.items()},
-        "lengths": {kind: histogram(np.array(counts)) for kind, counts in words.items()},
     }
+    return found, {kind: np.array(counts) for kind, counts in words.items()}
 
 
 def histogram(values: np.ndarray) -> dict:
@@ -423,23 +380,11 @@ def print_description(found: dict) -> None:
         print_texts({f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row})
     kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
     print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
+    shown = {k: v for k, v in found.items() if k not in ("mark", "left_out") or v}
+    shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
+    shown["marked"] = round(100 * found["marks"])
+    shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}
     lines = [f"dropped: {found['said']}"] if found["said"] else []
-    lines += found["remarks"]
-    if found["marks"]:
-        lines.append(
-            f"{100 * found['marks']:.0f} % of the texts hold marks such as {found['mark']!r}"
-        )
-    if found["kind"] == "pairs":
-        lines.append(f"the longer answer is chosen in {percent(found['longer_wins'])}")
-        leaked = f"{found['leaked']} of {found['held_out']}"
-        lines.append(f"{leaked} rows of a random fifth have their prompt in the rest, too")
-    else:
-        both = f"{found['prompts_with_both']} of {found['prompts']}"
-        lines.append(f"good: {percent(found['good'])}; {both} prompts have a good and a bad answer")
-    lines.append(f"labelled both ways: {found['contradictory']}")
-    for side, words in found.get("telling", {}).items():
-        lines.append(f"words that tell {side}: {', '.join(words[:10]) or 'none'}")
-    if found.get("left_out"):
-        lines.append(f"a training with {found['model']} leaves out {found['left_out']}")
-    for line in lines:
+    told = [text.format(**shown) for key, text in DESCRIBED.items() if key in shown]
+    for line in [*lines, *found["remarks"], *told]:
         print(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
