@@ -179,7 +179,7 @@ def draw(name: str, metrics: dict):
     """The bias, what choosing by it gains and loses, what is chosen, and what helps."""
     hack, ns = HACKS[name], metrics["ns"]
     title = f"Reward hacking, {name}: best of n for annotators who prefer {hack.like}"
-    figure, axes = figures.new_figure(2, 2, title)
+    figure, axes = figures.new_figure(2, 2, title, height=3.5)
     bias_panel(axes[0], metrics["bias"])
     axes[0].set(title=f"How often the answer with more {hack.amount} wins")
     biased, unbiased = (metrics["curves"][whose] for whose in ("biased", "unbiased"))
