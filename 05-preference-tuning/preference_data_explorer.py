@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None) -> dict:
     """Look at the world's pairs or at yours; returns the metrics."""
     parser = runs.make_parser(__file__, __doc__)
     runs.add_dataset_flags(parser)
-    parser.add_argument("--model", type=runs.non_empty, help="count your pairs in its tokens")
+    parser.add_argument("--model", type=runs.non_empty, help="says which rows it cannot read")
     pairs = "of the world, to look at; default: 1500"
     parser.add_argument("--pairs", type=runs.whole_number(1), default=1500, help=pairs)
     args = runs.start(parser, argv, "preference_data", smoke={"pairs": 200})

@@ -74,9 +74,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
     held = "another file: its rows are held out, not an eighth of the prompts of --dataset"
     parser.add_argument("--held-out", type=non_empty, metavar="FILE", help=held)
-    longest = (
-        "tokens of a prompt with its answer; longer rows are left out; at most and by default 1024"
-    )
+    longest = "tokens of a prompt with its answer; longer rows are left out; default: 1024"
     parser.add_argument("--max-length", type=whole_number(8), metavar="N", help=longest)
     for role in ("prompt", "chosen", "rejected", "completion", "label"):
         column = f"the column of --dataset that holds it; default: {role}, or a usual name for it"

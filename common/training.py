@@ -19,7 +19,6 @@ from common.prompts import format_pair
 from common.saving import load_or_train
 
 SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
-MAX_LENGTH = 1024  # tokens of prompt and answer; TRL would cut what is longer
 
 # --- What TRL's configs share ---
 
@@ -31,7 +30,7 @@ def trl_settings(model, seed: int) -> dict:
     """
     device = model.device.type
     return {
-        "max_length": MAX_LENGTH,
+        "max_length": None,  # TRL cuts nothing: own_data leaves out the rows that are too long
         "bf16": is_wide(model) and gains_from_bfloat16(device),
         "use_cpu": device == "cpu",
         "router_aux_loss_coef": 0.0,  # no part of the losses that the lessons show

@@ -283,9 +283,10 @@ def test_empty_columns_beside_the_texts_change_nothing(tmp_path):
 
 def test_rows_that_teach_nothing_are_counted(tmp_path, capsys):
     parted = {"chosen": [*TURNS, GOOD], "rejected": [HELLO[0], BAD, ASK, BAD]}
-    usable(write(tmp_path, pair(prompt=[ASK]), parted, pair(prompt=TURNS)), "pairs")
+    others = [pair(prompt=f"Why {k}?") for k in range(3)]
+    usable(write(tmp_path, pair(prompt=[ASK]), parted, pair(prompt=TURNS), *others), "pairs")
     said = capsys.readouterr().out
-    assert "2 pairs; dropped: 1 that part before the last answer (row 2)" in said
+    assert "5 pairs; dropped: 1 that part before the last answer (row 2)" in said
     with pytest.raises(UserError, match="row 1: chosen and rejected do not answer the same prompt"):
         load_preferences(write(tmp_path, parted))
 

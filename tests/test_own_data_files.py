@@ -2,11 +2,8 @@
 
 import bz2
 import gzip
-import io
 import json
-import lzma
 import sys
-import zipfile
 
 import pytest
 from own_data.read import load_preferences, read_data
@@ -34,14 +31,6 @@ def arrow(text: str, kind: str) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def zipped(files: dict[str, str]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return packed.getvalue()
-
-
 FILES = {
     "a.ndjson": LINES.encode(),
     "a.jsonl": f"\n{LINES}\n\n".encode(),
@@ -66,10 +55,7 @@ FILES = {
     "a.tsv": 'prompt\tchosen\trejected\np\tc\tr\n"第二\n行, ""x""\td\t\n'.encode(),
     "a.jsonl.gz": gzip.compress(LINES.encode()),
     "a.jsonl.bz2": bz2.compress(LINES.encode()),
-    "a.jsonl.xz": lzma.compress(LINES.encode()),
     "a.jsonl.zst": arrow(LINES, "zstd"),
-    "a.jsonl.lz4": arrow(LINES, "lz4"),
-    "a.zip": zipped({"in a folder/pairs.csv": CSV, "__MACOSX/._pairs.csv": "x"}),
     "my.own.json.gz": gzip.compress(json.dumps(ROWS).encode()),
     "A.CSV.GZ": gzip.compress(CSV.encode()),
 }
@@ -113,23 +99,17 @@ def test_a_row_of_messages_is_no_table_of_columns(tmp_path):
     assert load_preferences(str(tmp_path / "a.jsonl")).to_list() == ROWS[:1]
 
 
-def test_a_split_of_a_file(tmp_path):
+def test_a_file_has_one_split(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(FILES["e.json"])
-    assert len(load_preferences(str(path), split="test")) == 1
-    with pytest.raises(UserError, match="no split dev; choose with --split: train, test"):
-        load_preferences(str(path), split="dev")
-    for name in ("a.jsonl", "a.csv", "c.jsonl"):
-        (tmp_path / name).write_bytes(FILES[name])
-        with pytest.raises(UserError, match="--split: "):
-            load_preferences(str(tmp_path / name), split="train")
-    with pytest.raises(UserError, match=r"--config: .* one configuration"):
-        load_preferences(str(path), config="c")
+    for flag in ("split", "config"):
+        with pytest.raises(UserError, match=f"--{flag}: .* is a file, which has only one"):
+            load_preferences(str(path), **{flag: "test"})
 
 
 REFUSED = {
-    "a.csv": (b"prompt;chosen;rejected\np;c;r", r"separated by semicolons; .* sep=';'"),
-    "b.csv": (b"prompt\tchosen\trejected\np\tc\tr", "separated by tabs"),
+    "a.csv": (b"prompt;chosen;rejected\np;c;r", r"separated by ';'; .* sep=';'"),
+    "b.csv": (b"prompt\tchosen\trejected\np\tc\tr", r"separated by '\\t'"),
     "c.csv": (CSV.encode("utf-16"), "in UTF-16, not UTF-8; save it in UTF-8"),
     "d.csv": (CSV.encode("utf-16-le"), "in UTF-16, not UTF-8"),
     "e.csv": (b'prompt,chosen,rejected\np,c,r\np,"c,r\n', "row 2: unexpected end of data; a quote"),
@@ -150,13 +130,12 @@ REFUSED = {
     "c.json": (b"[]", "no rows"),
     "a.jsonl.gz": (LINES.encode(), "cannot be read"),
     "b.jsonl.gz": (gzip.compress(LINES.encode())[:-9], "cannot be read"),
-    "a.jsonl.xz": (LINES.encode(), "cannot be read"),
     "a.parquet": (b"no parquet", "cannot be read"),
     "a.xlsx": (b"x", r"a spreadsheet; save it as CSV"),
     "a.gz": (b"x", "must end in"),
     "a.txt": (b"x", r"must end in \.json, .*or in one of these and \.gz"),
-    "a.zip": (zipped({"a.csv": CSV, "b.csv": CSV}), "a.zip: the archive holds 2 files; unpack it"),
-    "a.jsonl.zip": (b"x", "cannot be read"),
+    "a.zip": (b"x", "must end in .*; unpack any other"),
+    "a.jsonl.xz": (b"x", "must end in"),
 }
 
 
@@ -206,7 +185,7 @@ def test_a_folder_of_packed_lines_and_configurations(tmp_path):
     config = "  - config_name: {0}\n    data_files: {0}/*\n"
     listed = "".join(config.format(name) for name in ("one", "two"))
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n", encoding="utf-8")
-    with pytest.raises(UserError, match="several configurations; choose with --config: one, two"):
+    with pytest.raises(UserError, match=r"pick one among the available configs: .*one.*two"):
         load_preferences(str(tmp_path))
     assert len(load_preferences(str(tmp_path), config="two")) == 2
 
@@ -217,8 +196,6 @@ def test_what_save_to_disk_wrote(tmp_path):
     datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "two")
     assert load_preferences(str(tmp_path / "one")).to_list() == ROWS
     assert load_preferences(str(tmp_path / "two"), split="test").to_list() == ROWS[:1]
-    shard = next((tmp_path / "one").glob("*.arrow"))
-    assert load_preferences(str(shard)).to_list() == ROWS
 
 
 @pytest.mark.parametrize("name", ["my pairs", "my [1] pairs"])
@@ -228,7 +205,7 @@ def test_a_folder_of_one_file_under_any_name(tmp_path, capfd, name):
     (folder / "pairs.jsonl").write_text(LINES, encoding="utf-8")
     (folder / "README.md").write_text("My pairs.", encoding="utf-8")
     if "[" in name:
-        with pytest.raises(UserError, match="is read as a pattern; rename the folder"):
+        with pytest.raises(UserError, match="cannot be read: "):
             load_preferences(str(folder))
     else:
         assert load_preferences(str(folder)).to_list() == ROWS
@@ -236,7 +213,7 @@ def test_a_folder_of_one_file_under_any_name(tmp_path, capfd, name):
 
 
 def test_a_folder_without_data(tmp_path):
-    with pytest.raises(UserError, match="the folder holds no data that can be read"):
+    with pytest.raises(UserError, match=r"cannot be read: The directory .* any data files"):
         load_preferences(str(tmp_path))
 
 
@@ -249,13 +226,13 @@ def test_no_such_file_does_not_ask_the_hub(name, monkeypatch):
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(models, "hub_answers", lambda: False)
-    with pytest.raises(UserError, match="some/pairs: no such file, and the hub cannot be reached"):
+    with pytest.raises(UserError, match=r"some/pairs: no such file .* hub: Couldn't reach"):
         load_preferences("some/pairs")
 
 
 def test_a_hub_dataset(monkeypatch):
-    def load_dataset(name, split):
-        assert (name, split) == ("some/pairs", "train")
+    def load_dataset(name, config, split):
+        assert (name, config, split) == ("some/pairs", None, "train")
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(models, "hub_answers", lambda: True)
@@ -278,7 +255,7 @@ def test_a_cached_data_set_of_the_hub(tmp_path, monkeypatch):
     cache.joinpath("default").mkdir(parents=True)
     built.parent.rename(cache / "default" / "0.0.0")
     assert len(load_preferences("some/pairs", split="train_prefs")) == 4
-    with pytest.raises(UserError, match="no split train; choose with --split"):
+    with pytest.raises(UserError, match=r'Unknown split "train". Should be one of'):
         load_preferences("some/pairs")
 
 

@@ -43,13 +43,16 @@ def pair(k: int, **columns) -> dict:
 def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     answers = [("a", "b"), ("b", "a"), ("s", "s"), ("", "b"), ("a", " "), ("a", "b"), ("a", "c")]
     rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
+    rows += [pair(k) for k in range(3)]
     kept = usable(write(tmp_path / "a.jsonl", rows), "pairs")
-    assert kept["row"][:] == [1, 2, 7] and contradictory(kept) == [0, 1]
+    assert kept["row"][:] == [1, 2, 7, 8, 9, 10] and contradictory(kept) == [0, 1]
     said = capsys.readouterr().out
-    assert "3 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
+    assert "6 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
     assert "2 contradict another one (row 1; kept)" in said
     with pytest.raises(UserError, match="no row is left to learn from"):
         usable(write(tmp_path / "a.jsonl", rows[2:3]), "pairs")
+    with pytest.raises(UserError, match=r"row 4: an answer is empty \(2 rows are so\)"):
+        usable(write(tmp_path / "a.jsonl", rows[:9]), "pairs")
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
@@ -130,6 +133,15 @@ def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
     assert capsys.readouterr().out.count("2 of 8 rows left out: 2 longer than the 256 tokens") == 3
     with pytest.raises(UserError, match="the model can read none of the rows: 8 longer than the 9"):
         own_pairs(path, tokenizer, 0, max_length=9)
+
+
+def test_a_longer_limit_than_the_usual_one():
+    tokenizer = load_tokenizer("tiny-gpt2")
+    tokenizer.model_max_length = 5000
+    row = pair(1, chosen="very " * 1200)
+    kept, reasons = find_readable([row], tokenizer, 48)
+    assert not kept and "longer than the 1024 tokens" in reasons[0]
+    assert find_readable([row], tokenizer, 48, 4000) == ([0], [])
 
 
 @pytest.fixture(scope="module")

@@ -330,11 +330,11 @@ def test_conversations_of_the_arena(tmp_path):
     lists = {"prompt": '["p", "q"]', "response_a": '["s", "r"]', "response_b": '["s", "c"]'}
     row = {**ONE_ROW["Arena 55k"], **lists}
     odd = [{**row, "response_a": '["t", "r"]'}, {**row, "prompt": '["p"]'}]
-    reading = read_data(write(tmp_path, *[row] * 4, *odd), "pairs")
+    reading = read_data(write(tmp_path, *[row] * 8, *odd), "pairs")
     first = reading.rows[0]
     assert [turn["content"] for turn in first["prompt"]] == ["p", "s", "q"]
     assert (first["chosen"], first["rejected"]) == ("c", "r")
-    assert reading.dropped == {"that part before the last answer": [5], "that cannot be read": [6]}
+    assert reading.dropped == {"that part before the last answer": [9], "that cannot be read": [10]}
 
 
 def test_summaries(tmp_path):
@@ -553,12 +553,12 @@ LABELS = [
 
 
 def test_answers_with_a_label(tmp_path, capsys):
-    path = write(tmp_path, *LABELS, LABELS[0], {**LABELS[0], "completion": ""})
+    path = write(tmp_path, *LABELS, LABELS[0], {**LABELS[0], "completion": ""}, *LABELS)
     assert kind_of_data(path) == "labels"
     rows = usable(path, "labels")
     assert rows.to_list() == [{**row, "row": k} for k, row in enumerate(LABELS, start=1)]
     assert (
-        "2 answers, 1 good and 1 bad; dropped: 1 empty (row 4), 1 duplicate (row 3)"
+        "2 answers, 1 good and 1 bad; dropped: 1 empty (row 4), 3 duplicate (row 3)"
         in capsys.readouterr().out
     )
     with pytest.raises(UserError, match=r"dpo_variants\.py --loss-type kto") as error:

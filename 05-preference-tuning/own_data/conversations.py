@@ -213,8 +213,7 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
             raise odd("no answer", side=side, role=turns[-1][0])
     contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
     if any(bare(context) != bare(contexts[0]) for context in contexts):
-        why = "chosen and rejected do not answer the same prompt"
-        raise DroppedRow("that part before the last answer", why)
+        raise odd("parted")
     opened = [("assistant", ""), *bare(answers[0][-1:])] if answers else []
     if len(prompt) > 1 and bare(prompt)[-1] in opened:
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
