@@ -75,9 +75,6 @@ def find_column(row: dict, role: str) -> str | None:
     return (filled or present)[0]
 
 
-# --- A look over the whole file ---
-
-
 @dataclass
 class Column:
     """What a column holds, over all rows."""
@@ -286,8 +283,9 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
                 raise
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
-        by_prompt = partial(pair_by_prompt, note=note, answer=answer, score=score)
-        shapes.append(Shape(said, (answer, score), (answer,), dict, by_prompt))
+        by_prompt = partial(scored_by_prompt, note=note, answer=answer, score=score)
+        make = partial(extremes, score=score)
+        shapes.append(Shape(said, (answer, score), (answer,), make, by_prompt))
     return shapes
 
 
@@ -419,25 +417,26 @@ def scored_shapes(survey: Survey) -> list[Shape]:
             cells, scores = row.get(answers) or [], row.get(score) or []
             if text is not None:
                 cells, scores = [c[text] for c in cells], [c.get(score) for c in cells]
-            return {**row, **extremes(zip(scores, cells, strict=False), score)}
+            return extremes({**row, "scored": zip(scores, cells, strict=False)}, score)
 
         said = f"the shape of {whose}: best and worst answer by {score}"
         return [Shape(said, (answers, *([] if text else [score])), (answers,), make)]
     return []
 
 
-def extremes(scored: Iterable[tuple], score: str) -> dict:
-    """chosen and rejected of (score, answer); the first one of those that are equally good."""
-    known = [(as_number(number), text) for number, text in scored if as_number(number) is not None]
+def extremes(row: dict, score: str) -> dict:
+    """The row with the best and the worst of its (score, answer); of equal ones the first."""
+    known = [(as_number(score), text) for score, text in row["scored"]]
+    known = [(number, text) for number, text in known if number is not None]
     if len({number for number, _ in known}) < 2:
         raise DroppedRow(TIE if len(known) > 1 else "with fewer than two scored answers")
     best, worst = (min, max) if re.search(SMALL_IS_GOOD, score) else (max, min)
     sides = (extreme(known, key=lambda pair: pair[0])[1] for extreme in (best, worst))
-    return dict(zip(SIDES, sides, strict=True))
+    return row | dict(zip(SIDES, sides, strict=True))
 
 
-def pair_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
-    """(its first place, best and worst answer) of every prompt, from all rows, held in memory."""
+def scored_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
+    """(its first place, its scored answers) of every prompt, from all rows, held in memory."""
     groups: dict[str, list] = {}
     for place, row in rows:
         prompt = [row.get(name) for name in (*USUAL["prompt"], *USUAL["system"])]
@@ -448,14 +447,7 @@ def pair_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: s
         for place, _ in group[2:]:
             note("answers between the best and the worst of a prompt not used", place=place)
         place, first = group[0]
-        try:
-            pair = extremes([(row.get(score), row.get(answer)) for _, row in group], score)
-            yield place, {**first, **pair}
-        except DroppedRow as drop:
-            yield place, drop
-
-
-# --- One answer and its label ---
+        yield place, {**first, "scored": [(row.get(score), row.get(answer)) for _, row in group]}
 
 
 def label_column(survey: Survey) -> str | None:
@@ -502,12 +494,12 @@ def explain_missing(survey: Survey) -> UserError:
         read_labels(survey)
     reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
     reason += f"; {', '.join(says)} may say which answer is better" if says else ""
-    score, first, second = (numbers or [""])[0], *[*answers, "", ""][:2]
+    score, first, second = "".join(numbers[:1]), *[*answers, "", ""][:2]
     best = ("idxmin", "idxmax") if re.search(SMALL_IS_GOOD, score) else ("idxmax", "idxmin")
     told = {"reason": reason, "answer": answer, "prompt": first_of(survey, "prompt") or "prompt"}
     told |= {"scores": ", ".join(numbers), "score": score, "best": best[0], "worst": best[1]}
-    told |= {"label": label or (flags or [""])[0], "missing": missing[0]}
-    told |= {"flags": ", ".join(f"--{side}-column" for side in missing)}
+    told |= {"label": label or "".join(flags[:1]), "first": first, "second": second}
+    told |= {"missing": missing[0], "flags": ", ".join(f"--{side}-column" for side in missing)}
     fitting = {
         "labels": label and both,
         "nothing": not texts,
@@ -515,9 +507,9 @@ def explain_missing(survey: Survey) -> UserError:
         "scores": answer and numbers and both,
         "flag": answer and flags and both,
         "two answers": len(answers) == 2 and both,
+        "missing": True,
     }
-    key = next((key for key, fits in fitting.items() if fits), "missing")
-    return refuse(key, **told, first=first, second=second)
+    return refuse(next(key for key, fits in fitting.items() if fits), **told)
 
 
 def refuse_misspelt(row: dict) -> None:
