@@ -1,10 +1,11 @@
 """Conversations in the ways that people write them, and what of a text is no answer."""
 
 import json
+import os
 
 import pytest
 from own_data.conversations import end_mark, find_markup, written_as
-from own_data.read import load_preferences, read_data, shared_beginning, usable
+from own_data.read import load_preferences, read_data, usable
 
 from common.basics import UserError
 
@@ -303,8 +304,6 @@ def test_what_was_done_is_said_in_the_counting_line(tmp_path, capsys):
     ):
         assert part in said
     assert said.count("\n") == 1
-    usable(write(tmp_path, {"chosen": "Say: Yes.", "rejected": "Say: No."}), "pairs")
-    assert '59% of the text, such as "Say:"' in capsys.readouterr().out
 
 
 MENTIONED = [
@@ -338,25 +337,18 @@ def test_in_which_way_a_text_holds_turns():
         assert written_as(text) == ("", 0)
 
 
-def test_a_prompt_is_derived_at_the_end_of_a_word():
-    assert shared_beginning("Q: Why? I know.", "Q: Why? In no way.") == "Q: Why? "
-    assert shared_beginning("问题？红色", "问题？红的") == "问题？"  # no blank, and no half a word
-    assert shared_beginning("Yes.", "Yesterday") == shared_beginning("红色", "红的") == ""
-    assert shared_beginning("\n\nA", "\n\nB") == ""
-
-
-def test_no_prompt_is_derived_where_a_column_could_be_it(tmp_path):
+def test_no_prompt_is_guessed(tmp_path):
     row = {"topic": "Why is the sky blue?", "chosen": "Sure! Yes.", "rejected": "Sure! No."}
     path = write(tmp_path, row)
-    with pytest.raises(UserError, match="no column prompt; name it with --prompt-column: topic"):
+    with pytest.raises(
+        UserError, match=r"row 1: no column prompt; .* are topic, .*-column"
+    ) as error:
         load_preferences(path)
     assert load_preferences(path, prompt_column="Topic")["prompt"][0] == row["topic"]
-    rows = load_preferences(write(tmp_path, {**row, "topic": "sky"}))  # a label, no prompt
-    assert rows[0] == {"prompt": "Sure!", "chosen": "Yes.", "rejected": "No."}
-    with pytest.raises(
-        UserError, match=r"row 1: no column prompt; .* do not begin with one prompt"
-    ):
-        load_preferences(write(tmp_path, {"chosen": "Yes.", "rejected": "No."}))
+    line = str(error.value).split("in Python: import os; ")[1]
+    assert eval(line, {"rows": [row], "os": os}) == [
+        {"prompt": "Sure! ", "chosen": "Yes.", "rejected": "No."}
+    ]
 
 
 def test_marks_of_templates():

@@ -16,9 +16,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, cycle, islice, product, zip_longest
+from itertools import chain, cycle, product, zip_longest
 from pathlib import Path
-from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +110,6 @@ class Notes:
             self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
         # Columns of numbers, of which the one of the chosen answer should be higher.
         self.rated = shapes.twins(survey, shapes.OF_SCORES, SIDES)
-        self.derived = [0, 0, ""]  # characters of prompts, of all texts, an example
 
     def __call__(self, done: str, under: str = "", place: int | None = None) -> None:
         """Count something that was done to the row at this place."""
@@ -125,10 +123,6 @@ class Notes:
             counted = f" ({len(places)}{start})" if len(places) < self.total or under else ""
             said[f"{under}: " if under else done].append(done + counted)
         remarks = [key * key.endswith(": ") + ", ".join(said[key]) for key in said]
-        shared, characters, example = self.derived
-        if shared:
-            share = f'{shared / characters:.0%} of the text, such as "{example}"'
-            remarks.append(f"no column prompt: what both texts begin with is the prompt, {share}")
         unread = {name: column for name, column in self.survey.items() if name not in self.used}
         rated = [name for pair in self.rated for name in pair]
         for name, column in unread.items():
@@ -311,10 +305,7 @@ def read_row(row: dict, kind: str, notes: Notes, coding: dict[str, bool] | None 
     elif kind == "prompts" and turns[1:] and turns[-1][0] == "assistant":
         turns = turns[:-1]  # of a conversation that holds its answer
     elif kind == "pairs" and not turns and all(len(answer) == 1 for answer in answers):
-        texts = [answer[0][1] for answer in answers]
-        shared = derive_prompt(row, texts, notes)
-        turns = [("user", shared.strip())]
-        answers = [[("assistant", text[len(shared) :])] for text in texts]
+        raise odd("no prompt", columns=", ".join(row))
     said = talk.read_turns(row.get(columns["system"]), "system", "system")
     system = "\n".join(text for _, text in said)
     if system.strip():
@@ -378,30 +369,6 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
     return [re.sub(r"\A(\s*\n| )", "", rest) for rest in rests]  # an indented line stays indented
 
 
-def derive_prompt(row: dict, texts: list[str], notes: Notes) -> str:
-    """A prompt that stands in no column: what both texts begin with. Raises DroppedRow."""
-    rest = {name: cell for name, cell in row.items() if name not in notes.used}
-    others = [n for n, cell in rest.items() if shapes.is_prose(cell) or talk.is_message(cell)]
-    if others:
-        raise odd("could be prompt", names=", ".join(others))
-    shared = shared_beginning(*texts)
-    if not shared:
-        why = f"the columns are {', '.join(row)}, which do not begin with one prompt"
-        raise DroppedRow("that do not begin with one prompt", f"no column prompt; {why}")
-    notes.derived[0] += 2 * len(shared)
-    notes.derived[1] += sum(map(len, texts))
-    notes.derived[2] = notes.derived[2] or shorten(shared, 60, placeholder=" ...")
-    return shared
-
-
-def shared_beginning(one: str, other: str) -> str:
-    """What two texts begin with, up to a blank or a CJK mark: never within a word."""
-    breaks = r"\s\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\uff5e\u300d\u300f"
-    beginning = one[: prompts.shared_length(one, other)]
-    shared = re.match(rf".*[{breaks}]|", beginning, re.DOTALL)[0]
-    return shared if shared.strip() else ""
-
-
 # --- Rows of a file, a folder, the hub ---
 
 
@@ -450,7 +417,8 @@ def read_hub(name: str, split: str | None, config: str | None, _) -> Iterable[di
     import datasets
     from huggingface_hub import constants
 
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) or Path(name).suffix.lower() in ENDINGS:
+    hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+    if not hub_id or Path(name).suffix.lower() in (*ENDINGS, *PACKED, *SPREADSHEETS):
         raise UserError(f"{name}: there is no such file or folder")
     if not models.hub_answers():
         datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
@@ -480,6 +448,7 @@ def temporary_folder() -> str:
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
 def read_file(name: str) -> Iterator[dict]:
@@ -491,7 +460,7 @@ def read_file(name: str) -> Iterator[dict]:
     *_, ending, last = ("", "", *map(str.lower, path.suffixes))
     ending = ending if last in PACKED else last
     if ending not in ENDINGS:
-        key = "spreadsheet" if ending in (".xlsx", ".xls", ".ods") else "ending"
+        key = "spreadsheet" if ending in SPREADSHEETS else "ending"
         raise refuse(key, name=name, known=", ".join(ENDINGS), packed=", ".join(PACKED))
     with pyarrow.input_stream(str(path), compression=PACKED.get(last)) as file:
         if ending == ".parquet":
@@ -506,22 +475,18 @@ def read_file(name: str) -> Iterator[dict]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise refuse("utf-8", name=name, k=line, error=error.reason) from None
-    comma = {".csv": ",", ".tsv": "\t"}.get(ending)
-    yield from read_csv(text, name, comma) if comma else read_json(text, name)
+    yield from (read_csv if ending in (".csv", ".tsv") else read_json)(text, name)
 
 
-def read_csv(text: str, name: str, delimiter: str) -> Iterator[dict]:
-    """Cells are texts as they stand: 007 is no 7, and None no gap."""
+def read_csv(text: str, name: str) -> Iterator[dict]:
+    """Cells are texts as they stand: 007 is no 7, and None no gap. The header tells the comma."""
     csv.field_size_limit(2**31 - 1)
-    told = re.match(r"\"?sep=(.)\"?\r?\n", text)  # for Excel
-    lines = io.StringIO(text[told.end() :] if told else text, newline="")  # \r ends one, too
-    rows = csv.reader(lines, delimiter=told[1] if told else delimiter, strict=True)
-    rows, k = filter(None, rows), 0  # no blank lines
+    text, k = re.sub(r"\A\"?sep=.\"?\r?\n", "", text), 0  # for Excel
+    comma = max(",;\t|", key=re.match(r"\s*([^\r\n]*)", text)[1].count)
+    lines = io.StringIO(text, newline="")  # \r ends one, too
+    rows = filter(None, csv.reader(lines, delimiter=comma, strict=True))  # no blank lines
     try:
         header = next(rows, [])
-        mark = re.search(r"[;\t|]", header[0]) if len(header) == 1 else None
-        if mark:
-            raise refuse("separator", name=name, file=Path(name).name, mark=repr(mark[0]))
         for column, count in Counter(header).items():
             if column.strip() and count > 1:
                 raise refuse("same name", name=name, column=repr(column))
@@ -536,29 +501,21 @@ def read_csv(text: str, name: str, delimiter: str) -> Iterator[dict]:
 
 def read_json(text: str, name: str) -> Iterator[dict]:
     """Rows in JSON: one object after the other, a list of them, columns, or rows under a key."""
-    values = json_values(text, name)
-    head = list(islice(values, 2))
-    rows = rows_of(head[0]) if len(head) == 1 else chain(head, values)
-    for k, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise refuse("no object", name=name, k=k, shown=f"{row!r:.40}")
-        yield row
-
-
-def json_values(text: str, name: str) -> Iterator:
-    """The JSON values of a text, one after the other, on lines or as `jq .` writes them."""
-    decoder, blank, count = json.JSONDecoder(), re.compile(r"\s*"), 0
-    place = blank.match(text).end()
-    while place < len(text):
-        if count and text[place] == ",":
-            raise refuse("comma", name=name, k=count)
+    decoder, blank, k, place = json.JSONDecoder(), re.compile(r"\s*"), 0, 0
+    while (place := blank.match(text, place).end()) < len(text):
+        if k and text[place] == ",":
+            raise refuse("comma", name=name, k=k)
         try:
             value, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
             where = {"line": error.lineno, "column": error.colno, "error": error.msg}
-            raise refuse("json", name=name, k=count + 1, **where) from None
-        count, place = count + 1, blank.match(text, place).end()
-        yield value
+            raise refuse("json", name=name, k=k + 1, **where) from None
+        alone = k == 0 and blank.match(text, place).end() == len(text)
+        for row in rows_of(value) if alone else [value]:
+            k += 1
+            if not isinstance(row, dict):
+                raise refuse("no object", name=name, k=k, shown=f"{row!r:.40}")
+            yield row
 
 
 def rows_of(value) -> Iterable:
