@@ -410,12 +410,6 @@ def committed_points(study: str, method: str) -> dict[tuple, dict]:
     }
 
 
-def test_the_answer_on_wrong_answers_is_that_of_the_committed_run():
-    metrics = committed("what_dpo_does")
-    before, after = (metrics[when]["right_of_on_topic"]["mean"] for when in ("before", "after"))
-    assert says(f"(studies/what_dpo_does.py, eight seeds) | {before:.0%} | {after:.0%} |")
-
-
 def test_the_answer_on_the_beta_of_the_optimum():
     betas, kls = np.geomspace(1, 3, 21), []
     for seed in range(8):

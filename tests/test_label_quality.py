@@ -37,14 +37,10 @@ def test_gold_agreement_leaves_ties_out_and_falls_with_flips():
     assert study.gold_agreement(flip_labels(PAIRS, 0.5, 0)).mean() == pytest.approx(0.5, abs=0.08)
 
 
-def test_both_orders_see_through_a_position_bias_and_one_order_does_not():
+def test_both_orders_see_through_a_position_bias():
     gaps = np.sign(GAPS[GAPS != 0])
     forward, backward = (1 / (1 + np.exp(-(2 * sign * gaps + 3))) for sign in (1, -1))
     assert ((study.averaged_preference(forward, backward) > 0.5) == (gaps > 0)).all()
-    seen_once = study.one_order(forward, backward)  # it says A: chosen is A in every second pair
-    assert seen_once.tolist() == (np.arange(len(gaps)) % 2 == 1).tolist()
-    clear, turned = 0.5 + 0.4 * gaps, 0.5 - 0.4 * gaps  # a judge without a bias
-    assert (study.one_order(clear, turned) == (gaps > 0)).all()
 
 
 def test_relabelled_pairs_are_swapped_where_the_judge_prefers_the_rejected_answer():
@@ -52,19 +48,6 @@ def test_relabelled_pairs_are_swapped_where_the_judge_prefers_the_rejected_answe
     for row, pair, same in zip(study.relabelled(PAIRS, kept), PAIRS, kept, strict=True):
         assert row["chosen"] == pair["chosen" if same else "rejected"]
         assert row["rejected_utility"] == pair["rejected_utility" if same else "chosen_utility"]
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_a_perfect_judge_and_its_opposite(right, monkeypatch):
-    forward = np.where((GAPS > 0) == right, 0.99, 0.01)
-    monkeypatch.setattr(study, "judge_pairs", lambda *_: (forward, 1 - forward))
-    found = study.read_judge(None, None, PAIRS)
-    assert {measured["mean"] for measured in found["judge"].values()} == {float(right)}
-    worse = np.where(GAPS > 0, "rejected_style", "chosen_style")
-    faults = np.array([row[side] for row, side in zip(PAIRS, worse, strict=True)])
-    wrong = (faults == "wrong") & (GAPS != 0)
-    assert found["human"]["wrong"]["count"] == wrong.sum() > 0
-    assert found["human"]["wrong"]["mean"] == pytest.approx((GAPS > 0)[wrong].mean())
 
 
 # --- The trainings ---
@@ -113,7 +96,7 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
     assert trained["ai labels"][0] == pairs == trained["sft on chosen"][0]
     singles, settings = trained["kto singles"]
     assert len(singles) == 768 and sum(row["label"] for row in singles) == 192
-    assert settings["beta"] == 1.0 and len(trained) == 8
+    assert settings["beta"] == 1.0 and len(trained) == 7
     assert [point["series"] for point in metrics["points"]] == list(study.OF_PLANE)
     assert {point["annotations"] for point in metrics["points"]} == {384}
 
@@ -121,7 +104,6 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
 GOLD_OF = {"sft": 0.0, "flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 5.0, "coin": 64.0}
 GOLD_OF |= {
     "ai_labels": 128.0,
-    "ai_one_order": 256.0,
     "kto_singles": 512.0,
     "sft_on_chosen": 1024.0,
 }
@@ -132,7 +114,6 @@ def test_every_claim_is_about_its_own_difference():
     blank = read_answers(prompts, [["It is Paris."] * 2] * 20)
     found = {key: blank._replace(gold=np.full((20, 2), u)) for key, u in GOLD_OF.items()}
     agreement = {"flipped_0": 0.9, "flipped_15": 0.75, "flipped_30": 0.6, "ai_labels": 0.8}
-    agreement["ai_one_order"] = 0.7
     differences = study.label_differences(found, agreement)
     line = np.polyfit((0.9, 0.75, 0.6), (3, 4, 5), 1)
     assert {key: measured["mean"] for key, measured in differences.items()} == pytest.approx(

@@ -5,10 +5,10 @@
     python 05-preference-tuning/studies/label_quality.py --claims    # what is claimed
 
 One pass of DPO over 384 pairs, labelled by people (unbiased, noisy annotators of the world), by
-people of whose labels 15 or 30 % are swapped, by a coin, or by a language model that says A or B:
-asked in both orders, or in one only. Beside it two ways without pairs of labels: KTO on 768 single
-answers, one good to three bad, and SFT on the chosen answers alone. Each model gives two answers to
-each of 256 held-out questions.
+people of whose labels 15 or 30 % are swapped, by a coin, or by a language model that says A or B,
+asked in both orders. Beside it two ways without pairs of labels: KTO on 768 single answers, one
+good to three bad, and SFT on the chosen answers alone. Each model gives two answers to each of 256
+held-out questions.
 
 "Agree with the gold order" is said of labels that prefer the answer of higher gold utility, among
 pairs that are no ties. Left out: training the judge.
@@ -98,12 +98,6 @@ def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]
     return rows
 
 
-def one_order(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """Whether the judge prefers chosen, asked once: as A in every second pair; (N,)."""
-    chosen_is_a = np.arange(len(forward)) % 2 == 1
-    return np.where(chosen_is_a, forward > 0.5, backward < 0.5)
-
-
 def gold_agreement(pairs: list[dict]) -> np.ndarray:
     """Whether the labels follow the gold order, (K,): of the K pairs that are no ties in gold."""
     gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
@@ -114,8 +108,8 @@ def gold_agreement(pairs: list[dict]) -> np.ndarray:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Eight trainings, the quality of their labels, the differences that claims are about."""
-    count, most, held_out = (16, 16, 32) if smoke else (384, 256, 300)
+    """Seven trainings, the quality of their labels, the differences that claims are about."""
+    count, most = (16, 16) if smoke else (384, 256)
     pairs = make_pairs(count, seed=seed)
     prompts = [question.prompt for question in questions("test")[:most]]
     model, tokenizer = training.load_sft_model()
@@ -123,7 +117,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     labels = {f"flipped_{share}": flip_labels(pairs, share / 100, seed) for share in FLIPPED}
     labels["coin"] = flip_labels(pairs, 0.5, seed)
     labels["ai_labels"] = relabelled(pairs, averaged_preference(*verdicts) > 0.5)
-    labels["ai_one_order"] = relabelled(pairs, one_order(*verdicts))
     singles = single_labels(make_pairs(2 * count, seed=seed + 500), 0.25, seed)
     others = {"kto_singles": singles, "sft_on_chosen": pairs}
     found = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}
@@ -144,7 +137,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     return {
         "answers_of": {name: summarize(answers) for name, answers in found.items()},
         "agreement": agreement,
-        "judge": read_judge(model, tokenizer, make_pairs(held_out, "test", seed=seed)),
         "differences": label_differences(found, agreement),
         "points": points,
         "answers": answers_of_points(prompts, points, [found[key].texts for key in OF_PLANE]),
@@ -200,31 +192,8 @@ def line_weights(x: list[float], at: float) -> np.ndarray:
     return np.array([1.0, at]) @ np.linalg.pinv(design)
 
 
-def read_judge(judge, tokenizer, pairs: list[dict]) -> dict:
-    """How often people and the judge agree with the gold order of held-out pairs.
-
-    Both by what is wrong with the worse answer.
-    """
-    prefers_chosen = averaged_preference(*judge_pairs(judge, tokenizer, pairs)) > 0.5
-    found: dict[str, dict] = {"human": {}, "judge": {}}
-    for row, says_chosen in zip(pairs, prefers_chosen, strict=True):
-        gap = row["chosen_utility"] - row["rejected_utility"]
-        if gap:
-            fault = row["rejected_style" if gap > 0 else "chosen_style"]
-            found["human"].setdefault(fault, []).append(gap > 0)
-            found["judge"].setdefault(fault, []).append(says_chosen == (gap > 0))
-    return {who: {k: summary(v) for k, v in by.items()} for who, by in found.items()}
-
-
 # --- The figure ---
 
-WORSE_BY = {  # style of the worse answer: what is wrong with it
-    "verbose": "filler",
-    "expert": "preamble",
-    "wrong": "wrong",
-    "sycophantic": "agrees\nwith user",
-    "off_topic": "off topic",
-}
 TEACHERS = {  # name, colour
     "sft": ("SFT\nmodel", "lab:sft"),
     "flipped_0": ("DPO,\npeople", "lab:dpo"),
@@ -236,17 +205,14 @@ TEACHERS = {  # name, colour
 
 
 def draw(runs: list[dict]):
-    """Labels and what comes of them; where the judge errs; gold utility and KL of every way."""
+    """Labels and what comes of them; gold utility of every way."""
     names = ("data_bounds_quality", "rlaif_is_dpo")
     cost, gain = (np.mean([run["differences"][name]["mean"] for run in runs]) for name in names)
     title = f"30 % wrong labels cost DPO {cost:.1f} of gold utility; "
     title += f"on AI labels it still gains {gain:.1f}"
-    figure, (quality, faults, gold, kl) = new_figure(2, 2, title)
+    figure, (quality, gold) = new_figure(1, 2, title)
     agreement_panel(quality, runs)
-    judge_panel(faults, runs)
-    teachers_panel(gold, runs, "gold", GOLD, "How good the answers are after one pass")
-    told = "How far the models went from the SFT model"
-    teachers_panel(kl, runs, "kl", "measured KL (nats)", told)
+    teachers_panel(gold, runs)
     return figure
 
 
@@ -257,8 +223,7 @@ def agreement_panel(ax, runs: list[dict]) -> None:
         ("flipped_0", {"marker": "o", "color": "lab:dpo"}, "people, 0 to 30 % swapped"),
         ("flipped_15", {"marker": "o", "color": "lab:dpo"}, None),
         ("flipped_30", {"marker": "o", "color": "lab:dpo"}, None),
-        ("ai_labels", {"marker": "s", "color": "lab:ai"}, "AI, asked in both orders"),
-        ("ai_one_order", {"marker": "D", "color": "lab:ai", "mfc": "white"}, "AI, asked once"),
+        ("ai_labels", {"marker": "s", "color": "lab:ai"}, "a language model"),
         ("coin", {"marker": "x", "color": "lab:sft"}, "a coin"),
     ):
         agrees[name] = [100 * run["agreement"][name] for run in runs]
@@ -276,31 +241,12 @@ def agreement_panel(ax, runs: list[dict]) -> None:
     legend_below(ax, ncols=2)
 
 
-def judge_panel(ax, runs: list[dict]) -> None:
-    """How often people and the judge agree with the gold order, by what is wrong."""
-    found = [run["judge"] for run in runs]
-    faults = [name for name in WORSE_BY if all(name in of["human"] for of in found)]
-    for who, color, label, shift in (
-        ("human", "lab:dpo", "people", -0.18),
-        ("judge", "lab:ai", "AI, both orders", 0.18),
-    ):
-        values = np.array([[100 * of[who][name]["mean"] for name in faults] for of in found])
-        places = np.arange(len(faults)) + shift
-        ax.bar(places, values.mean(0), 0.34, color=color, label=label)
-        ax.plot(places, values.T, "k.", ms=3)
-    ax.axhline(50, color="black", lw=0.8, ls=":", label="chance")
-    ax.set_xticks(range(len(faults)), [WORSE_BY[name] for name in faults])
-    ax.set(title="Who sees what is wrong with an answer", ylim=(0, 100))
-    ax.set_ylabel("labels that agree with\nthe gold order (% of held-out pairs)")
-    legend_below(ax, ncols=3)
-
-
-def teachers_panel(ax, runs: list[dict], reading: str, label: str, title: str) -> None:
-    """A reading of the answers of every way to train."""
+def teachers_panel(ax, runs: list[dict]) -> None:
+    """Gold utility of the answers of every way to train."""
     for k, (name, (_, color)) in enumerate(TEACHERS.items()):
-        seed_dots(ax, k, [run["answers_of"][name][reading]["mean"] for run in runs], color)
+        seed_dots(ax, k, [run["answers_of"][name]["gold"]["mean"] for run in runs], color)
     ax.set_xticks(range(len(TEACHERS)), [name for name, _ in TEACHERS.values()], fontsize=8)
-    ax.set(title=title, ylabel=label)
+    ax.set(title="How good the answers are after one pass", ylabel=GOLD)
 
 
 if __name__ == "__main__":
