@@ -52,8 +52,7 @@ class SecondLook:
         self.flags = {"dataset": shlex.join([str(dataset), *chain(*flags)]), "again": again}
         self.flags |= {"model": shlex.quote(str(model)), "longer": 4 * max_new_tokens}
         self.flags |= {"slower": rate / 3, "faster": rate * 5}
-        self.numbers: dict[str, dict] = {}
-        self.questions: list[dict] = []
+        self.numbers, self.questions = {}, []  # numbers by when they were measured
 
     def ask(self, when: str, numbers: dict) -> None:
         """Keep the numbers, and print the questions that they raise."""
@@ -122,7 +121,7 @@ class SecondLook:
         if numbers.get("pairs", ENOUGH) < ENOUGH:
             print(f"{numbers['pairs']} held-out pairs are too few to tell an accuracy from chance.")
         print(fill(DESCRIBED["invisible"], 100))
-        for command in [question["next"] for question in self.questions if question["next"]][:1]:
+        for command in list(filter(None, (question["next"] for question in self.questions)))[:1]:
             print(f"Next:\n  {command}")
 
     def metrics(self) -> dict:
@@ -213,14 +212,10 @@ def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
     difference = np.array([len(row["chosen"]) - len(row["rejected"]) for row in train])
     unequal = difference[difference != 0]
     longer = float((unequal > 0).mean()) if len(unequal) else 0.5
-    return {
-        "length": max(longer, 1 - longer),
-        "order": "longer" if longer > 0.5 else "shorter",
-        "unequal": len(unequal),
-        **count_marks(train),
-        "repeats": float(np.mean([counts[key] > 1 for key in keys[0]])),
-        "twins": float(np.mean([key in counts for key in keys[1]])),
-    }
+    numbers = {"length": max(longer, 1 - longer), "order": "longer" if longer > 0.5 else "shorter"}
+    numbers |= {"unequal": len(unequal), **count_marks(train)}
+    numbers["repeats"] = float(np.mean([counts[key] > 1 for key in keys[0]]))
+    return {**numbers, "twins": float(np.mean([key in counts for key in keys[1]]))}
 
 
 def count_marks(rows: Sequence[dict]) -> dict:
@@ -287,9 +282,6 @@ def read_displacement(tokenizer, rows: Sequence[dict], rose: np.ndarray) -> dict
     return {"displaced": float(-rose.sum()) / tokens}
 
 
-# --- What is wrong with your pairs? ---
-
-
 def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
     """What to know of your pairs, or answers with labels (`kind`), before training on them.
 
@@ -305,21 +297,20 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
         raise UserError(f"{path}: no usable row: {said}")
     columns = ("prompt", "completion") if kind == "labels" else COLUMNS
     found, words = (describe_labels if kind == "labels" else describe_answers)(rows, seed)
-    measured = {
-        "kind": kind,
-        "rows": len(rows) + sum(map(len, dropped.values())),
+    measured = {"kind": kind, "rows": len(rows) + sum(map(len, dropped.values()))}
+    measured |= {
         "usable": len(rows),
-        "dropped": {reason: places for reason, places in dropped.items() if places},
         "said": said,
         "remarks": remarks,
-        "prompts": len({read.key_of(row["prompt"]) for row in rows}),
         **count_marks(rows),
-        "unit": length_unit(row[name] for row in rows for name in columns[1:]),
-        "examples": [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)],
         **found,
-        "words": {side: summary(counts, resamples=500) for side, counts in words.items()},
-        "lengths": {side: histogram(counts) for side, counts in words.items()},
     }
+    measured["dropped"] = {reason: places for reason, places in dropped.items() if places}
+    measured["prompts"] = len({read.key_of(row["prompt"]) for row in rows})
+    measured["unit"] = length_unit(row[name] for row in rows for name in columns[1:])
+    measured["examples"] = [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)]
+    measured["words"] = {side: summary(counts, resamples=500) for side, counts in words.items()}
+    measured["lengths"] = {side: histogram(counts) for side, counts in words.items()}
     if model:
         from common.models import load_tokenizer
 
@@ -352,16 +343,14 @@ def describe_answers(rows: Sequence[dict], seed: int) -> tuple[dict, dict]:
 
 def describe_labels(rows: Sequence[dict], _) -> tuple[dict, dict]:
     """Of answers with labels: how many are good, prompts and answers with both; their lengths."""
-    of_prompt, of_answer, words = defaultdict(set), defaultdict(set), defaultdict(list)
+    seen, words = {"prompts": defaultdict(set), "answers": defaultdict(set)}, defaultdict(list)
     for row in rows:
-        of_prompt[read.key_of(row["prompt"])].add(row["label"])
-        of_answer[read.key_of(row["prompt"], row["completion"])].add(row["label"])
+        seen["prompts"][read.key_of(row["prompt"])].add(row["label"])
+        seen["answers"][read.key_of(row["prompt"], row["completion"])].add(row["label"])
         words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
-    found = {
-        "contradictory": sum(len(labels) == 2 for labels in of_answer.values()),
-        "good": summary(np.array(rows["label"])),
-        "prompts_with_both": sum(len(labels) == 2 for labels in of_prompt.values()),
-    }
+    both = {what: sum(len(labels) == 2 for labels in of.values()) for what, of in seen.items()}
+    found = {"contradictory": both["answers"], "prompts_with_both": both["prompts"]}
+    found["good"] = summary(np.array(rows["label"]))
     return found, {kind: np.array(counts) for kind, counts in words.items()}
 
 
