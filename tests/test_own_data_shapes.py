@@ -566,8 +566,6 @@ def test_answers_with_a_label(tmp_path, capsys):
     pandas = pytest.importorskip("pandas")
     line = str(error.value).split("this makes pairs: ")[1]
     assert eval(line, {"table": pandas.DataFrame(LABELS)}) == [PAIR]
-    with pytest.raises(UserError, match="1 of 1 answers are good; KTO needs both kinds"):
-        usable(write(tmp_path, LABELS[0]), "labels")
 
 
 OTHER_LABELS = [

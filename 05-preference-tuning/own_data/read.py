@@ -4,13 +4,11 @@ Rows are read one after the other, twice: once to find their shape (shapes.py), 
 apart (conversations.py). They lie in a mapped file, so that memory does not grow with their number.
 """
 
-import atexit
 import csv
 import hashlib
 import io
 import json
 import re
-import shutil
 import tempfile
 import unicodedata
 from collections import Counter, defaultdict
@@ -78,8 +76,8 @@ def own_pairs(
     train, held = split_rows(*(rows and keep_readable(rows, *fits) for rows in files), seed, pairs)
     for rows in (train, held):
         if kind == "labels" and len(set(rows["label"])) < 2:
-            reason = f"of {len(rows)} training or held-out answers all have the same label"
-            raise UserError(f"--dataset: {reason}; more rows, or another --seed, are needed")
+            reason = f"{len(rows)} training or held-out answers all have the same label"
+            raise UserError(f"--dataset: {reason}; KTO needs both: more rows, or another --seed")
     return train, held, distinct_prompts(held["prompt"])[:prompts]
 
 
@@ -133,34 +131,34 @@ class Notes:
         return remarks + ([f"columns not read: {', '.join(names)}"] if names else [])
 
 
-def read_data(
-    path: str, kind: str, split: str | None = None, config: str | None = None, **columns
-) -> ReadData:
+def read_data(path: str, kind: str, split=None, config=None, **columns: str | None) -> ReadData:
     """Rows of pairs, labels or prompts, in a mapped file. Raises UserError."""
     datasets, done = import_datasets(), Counter()
     from datasets.arrow_writer import ArrowWriter
+    from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
 
     rows = partial(named_rows, path, split, config, columns, done)
     notes = Notes(*shapes.look_over(rows()))
     types = {name: datasets.Value(of) for name, of in {**TYPES[kind], "row": "int64"}.items()}
     features = datasets.Features({"prompt": datasets.Json(), **types})
-    file = str(Path(temporary_folder(), "rows.arrow"))
-    dropped, why, wrong = defaultdict(list), {}, 0
+    file = str(Path(tempfile.mkdtemp(dir=folder_that_goes()), "rows.arrow"))
+    dropped, why, wrong = defaultdict(list), {}, Counter()
     try:
         with ArrowWriter(path=file, features=features) as writer:
             for place, row in show_progress(pairs_of(kind, notes, rows, columns), "reading rows"):
                 if isinstance(row, DroppedRow):
                     dropped[row.reason].append(place)
                     why.setdefault(row.reason, f"row {place}: {row.why}")
-                    wrong += row.odd
+                    wrong[row.reason] += row.odd
                 else:  # dumped, else Json() would read the text 007 as 7
                     writer.write({**row, "prompt": json.dumps(row["prompt"]), "row": place})
             count, _ = writer.finalize()
     except UserError as error:
         raise UserError(error if str(error).startswith(path) else f"{path}: {error}") from None
-    if wrong > FEW_ODD * notes.total or not count:
-        worst = max(dropped, key=lambda reason: len(dropped[reason]))
-        others = f" ({wrong} of {notes.total} rows are so)" if wrong > 1 else ""
+    many = wrong.total()
+    if many > FEW_ODD * notes.total or not count:
+        worst = max(dropped, key=lambda reason: (wrong[reason], len(dropped[reason])))
+        others = f" ({many} of {notes.total} rows are so)" if many > 1 else ""
         raise UserError(f"{path}, {why[worst]}{others}")
     said = [f"{count} {what}" if count else what for what, count in done.items()]
     return ReadData(datasets.Dataset.from_file(file), dropped, [*said, *notes.remarks()])
@@ -378,8 +376,8 @@ def read_rows(name: str, split: str | None, config: str | None, done: Counter) -
     if path.is_file() and (split or config):
         raise UserError(f"--{'split' if split else 'config'}: {name} is a file, which has only one")
     try:
-        read = read_folder if path.is_dir() else read_hub
-        for row in read_file(name) if path.is_file() else read(name, split, config, done):
+        rows = read_file(name) if path.is_file() else read_stored(name, split, config, done)
+        for row in rows:
             yield row
     except UserError:
         raise
@@ -391,16 +389,25 @@ def read_rows(name: str, split: str | None, config: str | None, done: Counter) -
         raise UserError(f"{name}: there are no rows")
 
 
-def read_folder(name: str, split: str | None, config: str | None, done: Counter) -> Iterable[dict]:
-    """What `save_to_disk` wrote, or a folder of shards laid out as on the hub."""
+def read_stored(name: str, split: str | None, config: str | None, done: Counter) -> Iterable[dict]:
+    """What `save_to_disk` wrote, or a folder of shards laid out as on the hub; else a hub id."""
     import datasets
+    from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
+    from huggingface_hub import constants
 
     path = Path(name).expanduser()
+    if not path.is_dir():
+        hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+        if not hub_id or path.suffix.lower() in (*ENDINGS, *PACKED, *SPREADSHEETS):
+            raise UserError(f"{name}: there is no such file or folder")
+        if not models.hub_answers():  # it may be in the cache
+            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+        return datasets.load_dataset(name, config, split=split or "train")
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         saved = datasets.load_from_disk(str(path))
         parts = saved if isinstance(saved, dict) else {"train": saved}
     else:
-        builder = datasets.load_dataset_builder(str(path), config, cache_dir=temporary_folder())
+        builder = datasets.load_dataset_builder(str(path), config, cache_dir=folder_that_goes())
         shards = (builder.config.data_files or {}).items()
         parts = {str(part): chain.from_iterable(map(read_file, files)) for part, files in shards}
     chosen = split or ("train" if len(parts) > 1 else next(iter(parts), "train"))
@@ -410,19 +417,6 @@ def read_folder(name: str, split: str | None, config: str | None, done: Counter)
     if others and not split:
         done[f"of the splits only {chosen} is read, not {others}"] = 0
     return parts[chosen]
-
-
-def read_hub(name: str, split: str | None, config: str | None, _) -> Iterable[dict]:
-    """A data set of the hub, or of its cache where the hub cannot be reached."""
-    import datasets
-    from huggingface_hub import constants
-
-    hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-    if not hub_id or Path(name).suffix.lower() in (*ENDINGS, *PACKED, *SPREADSHEETS):
-        raise UserError(f"{name}: there is no such file or folder")
-    if not models.hub_answers():
-        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    return datasets.load_dataset(name, config, split=split or "train")
 
 
 def import_datasets():
@@ -435,13 +429,6 @@ def import_datasets():
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     logging.set_verbosity_error()
     return datasets
-
-
-def temporary_folder() -> str:
-    """A new folder for mapped files, which goes when the process ends."""
-    folder = tempfile.mkdtemp(prefix="preference-pairs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 # --- Formats ---
@@ -548,13 +535,11 @@ def kind_of_data(path: str, split=None, config=None, **columns: str | None) -> s
     """Whether the rows of a data set are "pairs", answers with "labels", or "prompts" alone."""
     survey, _ = shapes.look_over(named_rows(path, split, config, columns, Counter()))
     try:
-        if shapes.find_shapes(survey, print):
-            return "pairs"
-    except UserError:  # read_data says it
+        pairs = shapes.find_shapes(survey, print)
+    except UserError:  # which read_data says
         return "pairs"
-    if shapes.label_column(survey):
-        return "labels"
-    return "prompts" if shapes.first_of(survey, "prompt") else "pairs"
+    label, prompt = shapes.label_column(survey), shapes.first_of(survey, "prompt")
+    return "pairs" if pairs else "labels" if label else "prompts" if prompt else "pairs"
 
 
 def usable(path: str, kind: str, **reading: str | None) -> Dataset:
@@ -569,8 +554,6 @@ def usable(path: str, kind: str, **reading: str | None) -> Dataset:
     if kind == "labels":
         good = sum(rows["label"])
         counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
-        if not 0 < good < len(rows):
-            raise UserError(f"{path}: {good} of {len(rows)} answers are good; KTO needs both kinds")
     counts += [f"dropped: {reasons}"] if reasons else []
     against = contradictory(rows) if kind == "pairs" else []
     if against:
@@ -672,9 +655,7 @@ def keep_readable(rows: Dataset, tokenizer, room: int | None = None, limit=LONGE
     return rows.select(kept)
 
 
-def find_readable(
-    rows: Sequence[dict], tokenizer, room: int | None = None, limit: int = LONGEST
-) -> tuple[list[int], list[str]]:
+def find_readable(rows: Dataset, tokenizer, room=None, limit=LONGEST) -> tuple[list, list[str]]:
     """(which rows, from 0, a model can read, why it cannot read others, with the first of them).
 
     A language model keeps `room` for answers that it samples; without one it is a reward model.
@@ -699,11 +680,10 @@ def find_readable(
 
 def cuts_blanks(row: dict, tokenizer) -> bool:
     """Whether the chat template takes blanks away with which an answer begins or ends."""
-    for text in answers_of(row):
-        turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
-        if text != text.strip() and text not in prompts.write_turns(tokenizer, turns):
-            return True
-    return False
+    blank = [text for text in answers_of(row) if text != text.strip()]
+    turns = [[*as_messages(row["prompt"]), {"role": "assistant", "content": t}] for t in blank]
+    written = [prompts.write_turns(tokenizer, conversation) for conversation in turns]
+    return any(text not in whole for text, whole in zip(blank, written, strict=True))
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
