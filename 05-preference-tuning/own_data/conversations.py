@@ -29,7 +29,6 @@ IN_A_LIST = "a list in a text"
 STARTS_WITH_TURNS = re.compile(rf"\s*([\[{{<#]|{SPOKEN}:)")
 # Any of these in a text is worth a question: marks of templates, and speakers.
 MARK = re.compile("|".join(NAMES["marks"]), re.IGNORECASE | re.MULTILINE)
-AT_ENDS = rf"(?:\s|{'|'.join(map(re.escape, NAMES['starts'] + NAMES['ends']))})+"
 
 
 class DroppedRow(Exception):
@@ -63,18 +62,25 @@ def take_apart(cell, way: str):
     if way == IN_A_LIST:
         return parse_list(cell) or cell
     before, *parts = re.split(HEADERS[way], cell)
+    if not parts or without_marks(before):
+        return cell
     turns: list[dict] = []
     for role, said in zip(parts[::2], parts[1::2], strict=True):
         role, said = ROLES.get(role.lower(), role.lower()), without_marks(said)
         if turns and turns[-1]["role"] == role:
             said = "\n\n".join(filter(None, (turns.pop()["content"], said)))
         turns.append({"role": role, "content": said})
-    return cell if without_marks(before) or not turns else turns
+    return turns
 
 
 def without_marks(text: str) -> str:
     """The text without blanks, and tokens that start or end a text, at its ends."""
-    return re.sub(rf"\A{AT_ENDS}|{AT_ENDS}\Z", "", text)
+    text, before = text.strip(), None
+    while text != before:
+        before = text
+        for mark in NAMES["starts"] + NAMES["ends"]:
+            text = text.removeprefix(mark).removesuffix(mark).strip()
+    return text
 
 
 def written_as(text: str) -> tuple[str, int]:
@@ -213,7 +219,8 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
             raise odd("no answer", side=side, role=turns[-1][0])
     contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
     if any(bare(context) != bare(contexts[0]) for context in contexts):
-        raise odd("parted")
+        why = "chosen and rejected do not answer the same prompt"
+        raise DroppedRow("that part before the last answer", why)
     opened = [("assistant", ""), *bare(answers[0][-1:])] if answers else []
     if len(prompt) > 1 and bare(prompt)[-1] in opened:
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
