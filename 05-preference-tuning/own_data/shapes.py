@@ -53,10 +53,10 @@ def as_number(cell) -> float | None:
 
 
 def normalise(value) -> str:
-    """A value as text: 1.0 is 1, True is true, None is empty."""
+    """A value as text: 1.0 is 1, True is true."""
     number = as_number(value)
     whole = number is not None and number == int(number)
-    return str(int(number)) if whole else str(value if value is not None else "").strip().lower()
+    return str(int(number)) if whole else str(value).strip().lower()
 
 
 def find_column(row: dict, role: str) -> str | None:
@@ -185,7 +185,7 @@ def is_code(column: Column, tokens: Iterable[str] = ()) -> bool:
     """Whether all that a column holds are codes of one of two answers, and no texts."""
     words = [tokens_of(str(value)) for value in column.values]
     codes = FILLERS | {"0", "1", "2", "a", "b", *tokens}
-    return column.is_coded and all(said <= codes and said - FILLERS for said in words)
+    return column.is_coded and all(said and said <= codes for said in words)
 
 
 def meaning(value: str, two: TwoAnswers) -> int | str | None:
@@ -354,7 +354,7 @@ def by_choice(survey: Survey, two: TwoAnswers, choice: str) -> tuple:
         raise unknown
 
     def choose(row: dict) -> tuple:
-        value = normalise(row.get(choice))
+        value = normalise(row[choice]) if holds_something(row.get(choice)) else ""
         names = [] if coding else [normalise(row[name]) for name in models]
         if value in names and names[0] != names[1]:
             return names.index(value), f"the name in {models[names.index(value)]}"
@@ -426,7 +426,7 @@ def scored_shapes(survey: Survey) -> list[Shape]:
 
 def extremes(row: dict, score: str) -> dict:
     """The row with the best and the worst of its (score, answer); of equal ones the first."""
-    known = [(as_number(score), text) for score, text in row["scored"]]
+    known = [(as_number(said), text) for said, text in row["scored"]]
     known = [(number, text) for number, text in known if number is not None]
     if len({number for number, _ in known}) < 2:
         raise DroppedRow(TIE if len(known) > 1 else "with fewer than two scored answers")
