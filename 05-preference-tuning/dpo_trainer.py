@@ -301,15 +301,15 @@ def kinds_panel(ax, looks: list[dict]) -> None:
     figures.legend_below(ax, ncols=2)
 
 
-def distance_panel(ax, looks: list[dict]) -> None:
+def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
     """How far the model went, and what that bought."""
     kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
     ax.axhline(4, color="lab:gold", lw=0.8, ls=":")
     ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
-    ax.plot(kl, gold, "o-", color="lab:dpo")
+    ax.plot(kl, gold, "o-", color=color)
     below = {"xytext": (7, -11), "textcoords": "offset points"}
     for look in {k: looks[k] for k in (0, len(looks) // 3, len(looks) - 1)}.values():
-        ax.annotate(f"step {look['step']}", (look["kl"], look["gold"]), **below)
+        ax.annotate(f"{what} {look['step']}", (look["kl"], look["gold"]), **below)
     ax.set(title="Quality against distance from the SFT model")
     ax.set(xlabel="measured KL (nats)", xlim=(0, 1.25 * max(kl)), ylim=(min(gold) - 0.2, 4.2))
     ax.set_ylabel(figures.GOLD)

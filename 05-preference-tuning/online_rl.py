@@ -17,7 +17,6 @@ model and several passes over the same answers, which make it PPO; what happens 
 rates and with a biased reward model (studies/rl_beside_dpo.py).
 """
 
-import argparse
 import inspect
 from typing import NamedTuple
 
@@ -46,9 +45,8 @@ def penalized_rewards(rewards, log_ratios, beta: float):
 def leave_one_out_advantages(rewards):
     """A_i = r_i - mean of the other K - 1 rewards to the same prompt; (P, K), sums to 0 over K.
 
-    The baseline does not depend on the response itself, so the gradient stays unbiased, where
-    r_i - mean r would shrink it by (K - 1)/K. Kool et al. 2019; Ahmadian et al. 2024
-    (arXiv 2402.14740).
+    The baseline does not depend on the response, so the gradient stays unbiased; r_i - mean r would
+    shrink it by (K - 1)/K. Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
     """
     count = rewards.shape[-1]
     others = (rewards.sum(-1, keepdims=True) - rewards) / (count - 1)
@@ -79,17 +77,14 @@ def train_rl(
     prompts_per_update: int = 32,
     samples: int = 4,
     max_new_tokens: int = 48,
-    lora_r: int = 8,
     seed: int = 0,
-    name: str = "online RL",
     look=None,
     look_at=(),
 ) -> tuple:
     """(policy, history, what each Update saw): a LoRA adapter trained on its own answers.
 
-    `judge`, a (reward model, tokenizer), scores the answers to the prompts `asked`.
-    `look(step, policy)` is called before, on the way and at the end. Of beta 0.1, 0.3 and 1 this
-    one had the least KL within 0.02 of the best share of good answers, on validation prompts.
+    `judge`, a (reward model, tokenizer), scores answers to the prompts `asked`. Of beta 0.1, 0.3, 1
+    this one had the least KL within 0.02 of the best share of good answers (validation prompts).
     """
     import torch
     from trl import RLOOConfig
@@ -109,15 +104,8 @@ def train_rl(
         **shared,
     )
     torch.manual_seed(seed)  # LoRA starts at random
-    trainer = rloo_trainer(
-        judge,
-        model=model,
-        args=config,
-        train_dataset=prompt_rows(asked, prompts_per_update),
-        processing_class=tokenizer,
-        peft_config=dpo_trainer.lora_config(model, lora_r),
-    )
-    history = training.run_trainer(trainer, name, look, look_at)
+    trainer = rloo_trainer(model, tokenizer, judge, config, prompt_rows(asked, prompts_per_update))
+    history = training.run_trainer(trainer, "online RL", look, look_at)
     return trainer.model, history, trainer.seen
 
 
@@ -129,38 +117,36 @@ def prompt_rows(asked: list, at_least: int):
     return Dataset.from_list(rows * -(-at_least // len(rows)))
 
 
-def rloo_trainer(judge: tuple, **options):
-    """TRL's RLOOTrainer, answering with the lab's sampler (half the time), scored by `judge`.
-
-    What each update saw is kept in `seen`.
-    """
+def rloo_trainer(model, tokenizer, judge: tuple, config, rows):
+    """TRL's RLOOTrainer with the lab's sampler and judge; it keeps what updates have `seen`."""
     from trl import RLOOTrainer
 
     class LabTrainer(RLOOTrainer):
         def _generate_single_turn(self, prompt_ids, images, multimodal_fields):
             asked, n = prompt_ids[:: self.num_generations], self.num_generations  # each n times
-            seed = 1000 * (self.args.seed + 1) + self._step
-            limit = self.max_completion_length
-            self.sampled = sample(self.model, self.processing_class, asked, n, limit, seed=seed)
+            limit, seed = config.max_completion_length, 1000 * (config.seed + 1) + self._step
+            self.sampled = sample(self.model, tokenizer, asked, n, limit, seed=seed)
             return [answer.token_ids for row in self.sampled for answer in row]
 
         def _generate_and_score_completions(self, inputs):
-            batch = super()._generate_and_score_completions(inputs)
-            asked = [prompts.as_prompt(row["prompt"]) for row in inputs[:: self.num_generations]]
-            advantages = batch["advantages"].double().cpu().numpy().reshape(len(asked), -1)
-            rewards = self.rewards.reshape(len(asked), -1)
-            self.seen.append(Update(asked, self.sampled, rewards, advantages))
+            batch = super()._generate_and_score_completions(inputs)  # calls `reward`
+            asked = self.asked[:: self.num_generations]
+            advantages = batch["advantages"].double().cpu().numpy()
+            arrays = (array.reshape(len(asked), -1) for array in (self.rewards, advantages))
+            self.seen.append(Update(asked, self.sampled, *arrays))
             return batch
 
     def reward(completions: list, **columns) -> list[float]:
         """TRL calls it: a reward for each completion; prompts and completions are messages."""
-        asked = [prompts.as_prompt(messages) for messages in columns["prompts"]]
+        trainer.asked = [prompts.as_prompt(messages) for messages in columns["prompts"]]
         texts = [[messages[-1]["content"]] for messages in completions]
-        trainer.rewards = scoring.score_texts(judge, asked, texts)  # (P K, 1)
+        trainer.rewards = scoring.score_texts(judge, trainer.asked, texts)  # (P K, 1)
         return trainer.rewards[:, 0].tolist()
 
-    options["peft_config"].lora_dropout = 0.0
-    trainer = LabTrainer(reward_funcs=reward, **options)
+    lora = dpo_trainer.lora_config(model)
+    lora.lora_dropout = 0.0
+    options = {"train_dataset": rows, "processing_class": tokenizer, "peft_config": lora}
+    trainer = LabTrainer(model, reward, args=config, **options)
     trainer.seen = []
     skip_padding(trainer.model)
     return trainer
@@ -169,14 +155,13 @@ def rloo_trainer(judge: tuple, **options):
 def skip_padding(model) -> None:
     """Have a model count positions from the first token on, not from the padding before it.
 
-    TRL pads prompts on the left and gives no positions. GPT-2, whose positions are absolute, then
-    reads every shorter prompt at places where it does not stand: its log-ratios are off by nats.
+    TRL pads prompts on the left and gives no positions: GPT-2 would read every shorter prompt at
+    places where it does not stand, and its log-ratios would be off by nats.
     """
 
     def add_positions(module, given: tuple, inputs: dict) -> tuple:
         if "position_ids" not in inputs and inputs.get("attention_mask") is not None:
-            positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-            inputs = {**inputs, "position_ids": positions}
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         return given, inputs
 
     if "position_ids" in inspect.signature(model.get_base_model().forward).parameters:
@@ -194,70 +179,33 @@ def training_curve(history: list[dict], beta: float) -> dict[str, list[float]]:
 # --- 3. The figure ---
 
 
-def draw(curve: dict, looks: list[dict], update: Update, dpo: dict | None):
+def draw(metrics: dict, update: Update):
     """Four panels: the reward in training, the answers, their quality, what an update sees."""
-    figure, axes = figures.new_figure(2, 2, f"Online RL: {len(curve['reward'])} updates")
-    reward_panel(axes[0], curve)
+    curve, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
+    steps, updates = [look["step"] for look in looks], range(1, len(curve["reward"]) + 1)
+    figure, axes = figures.new_figure(2, 2, f"Online RL: {steps[-1]} updates")
+    label, color = "reward minus the KL term: what is optimised", "lab:reward"
+    axes[0].plot(updates, curve["reward"], color=color, label="reward")
+    axes[0].plot(updates, curve["optimized"], "--", color=color, label=label)
+    axes[0].set(title="Reward of the answers sampled in training", ylabel="log-odds")
+    axes[0].set(xlabel="update", xticks=steps)
+    figures.legend_below(axes[0])
     if "kinds" in looks[0]:
-        shares_panel(axes[1], looks, dpo)
-        quality_panel(axes[2], looks, dpo)
-    else:
-        watched_panel(axes[1], looks, "kl", "measured KL from the start (nats)")
-        watched_panel(axes[2], looks, "words", "words of an answer")
+        dpo_trainer.kinds_panel(axes[1], looks)
+        axes[1].set(title="Answers to held-out questions", xlabel="update", xticks=steps)
+        dpo_trainer.distance_panel(axes[2], looks, "lab:rl", "update")
+        if dpo:
+            axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
+            axes[2].set_xlim(0, 1.25 * max(dpo["kl"], looks[-1]["kl"]))
+            figures.legend_below(axes[2])
+    else:  # nobody knows how good the answers are
+        units = {"words": "words of an answer", "kl": "measured KL from the start (nats)"}
+        for ax, (name, unit) in zip(axes[1:], units.items(), strict=False):
+            ax.plot(steps, [look[name] for look in looks], "o-", color="lab:rl")
+            ax.set(title="Answers to held-out prompts", ylabel=unit, ylim=(0, None))
+            ax.set(xlabel="update", xticks=steps)
     update_panel(axes[3], update)
     return figure
-
-
-def reward_panel(ax, curve: dict) -> None:
-    """The reward of the answers sampled in training, and as it is optimised."""
-    updates = range(1, len(curve["reward"]) + 1)
-    ax.plot(updates, curve["reward"], color="lab:reward", label="reward")
-    label = "reward minus the KL term: what is optimised"
-    ax.plot(updates, curve["optimized"], "--", color="lab:reward", label=label)
-    ax.set(title="Reward of the answers sampled in training", xlabel="update", ylabel="log-odds")
-    ax.locator_params(axis="x", integer=True)
-    figures.legend_below(ax)
-
-
-def shares_panel(ax, looks: list[dict], dpo: dict | None) -> None:
-    """What the answers to held-out questions are."""
-    steps, kinds = [look["step"] for look in looks], list(answers.KINDS)
-    shares = [[100 * look["kinds"][kind] for look in looks] for kind in kinds]
-    ax.stackplot(steps, shares, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
-    white = {"color": "white", "fontweight": "bold", "fontsize": 12, "va": "center"}
-    ax.text(steps[0], shares[0][0] / 2, f" {shares[0][0]:.0f} %", ha="left", **white)
-    ax.text(steps[-1], shares[0][-1] / 2, f"{shares[0][-1]:.0f} % ", ha="right", **white)
-    if dpo:
-        good = 100 * dpo["good"]
-        ax.axhline(
-            good, color="black", ls="--", lw=1, label=f"right and concise after DPO: {good:.0f} %"
-        )
-    ax.set(title="Answers to held-out questions", xlabel="update", ylabel="% of answers")
-    ax.set(xlim=(0, steps[-1]), ylim=(0, 100), xticks=steps)
-    figures.legend_below(ax, ncols=2)
-
-
-def quality_panel(ax, looks: list[dict], dpo: dict | None) -> None:
-    """Gold utility against the measured KL: online RL on its way, and where DPO ended."""
-    kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
-    ax.plot(kl, gold, "o-", color="lab:rl", label="online RL, after so many updates")
-    for k in (*range(min(3, len(looks) - 1)), -1):  # the points in between lie close
-        place = {"xytext": (6, -10) if k >= 0 else (-4, 6), "textcoords": "offset points"}
-        ax.annotate(looks[k]["step"], (kl[k], gold[k]), fontsize=8, **place)
-    if dpo:
-        ax.plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
-    ax.set(title="Quality against distance from the SFT model", xlabel="measured KL (nats)")
-    ax.set_ylabel(figures.GOLD)
-    ax.margins(0.1)
-    figures.legend_below(ax, ncols=2)
-
-
-def watched_panel(ax, looks: list[dict], name: str, unit: str) -> None:
-    """What is seen of sampled answers on the way, where nobody knows which are good."""
-    steps, values = [look["step"] for look in looks], [look[name] for look in looks]
-    ax.plot(steps, values, "o-", color="lab:rl")
-    ax.set(title="Answers to held-out prompts", xlabel="update", ylabel=unit)
-    ax.set(xticks=steps, ylim=(0, 1.1 * max(values)))
 
 
 def update_panel(ax, update: Update) -> None:
@@ -266,44 +214,43 @@ def update_panel(ax, update: Update) -> None:
     advantages, order = update.advantages[row], np.argsort(-update.rewards[row])
     for place, k in enumerate(order):
         advantage, text = advantages[k], update.sampled[row][k].text
-        color = "lab:gold" if advantage > 0 else "lab:rejected"
-        ax.barh(place, advantage, 0.35, color=color)
+        ax.barh(place, advantage, 0.35, color="lab:gold" if advantage > 0 else "lab:rejected")
         told = f"reward {update.rewards[row, k]:+.1f}, advantage {advantage:+.1f}"
         told += f":{answers.marks(update.prompts[row], text)}\n{answers.in_short(text, 58)}"
         ax.text(0.01, place - 0.23, told, fontsize=7, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="lightgrey", lw=0.8, zorder=0)
-    ax.set_ylim(len(order) - 0.5, -0.9)
-    ax.set_yticks([])
     ax.grid(visible=False)
-    ax.set_xlabel("advantage: reward above the others' mean (log-odds)")
+    ax.set(xlabel="advantage: reward above the others' mean (log-odds)", yticks=[])
+    ax.set_ylim(len(order) - 0.5, -0.9)
     ax.set_title(f"Update 1, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9)
 
 
-# --- Main ---
+# --- 4. The run ---
 
 
-def build_parser() -> argparse.ArgumentParser:
+def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, device) -> tuple:
+    """(reward model, tokenizer): the given one, or reward_model.py's, found or trained."""
+    if given:
+        return models.load_reward_model(str(given), device)
+    if dataset:
+        tokenizer, epochs = models.load_tokenizer(backbone), reward_model.OWN_EPOCHS
+        pairs, _ = own_data.read.own_reward_pairs(dataset, tokenizer, seed, **reading)
+    else:
+        pairs, epochs = preferences.make_pairs(64 if smoke else 6400, seed=seed), 1
+    how = {"device": device, "seed": seed, "epochs": epochs}
+    return reward_model.reward_model_in(folder, backbone, pairs, **how)
+
+
+def build_parser():
     parser = runs.make_parser(__file__, __doc__)
-    model = "hub id or folder of a causal LM; default: tiny-gpt2"
-    parser.add_argument("--model", type=runs.non_empty, default="tiny-gpt2", help=model)
-    given = "a trained reward model; default: the one of reward_model.py, found or trained"
-    parser.add_argument("--reward-model", type=runs.folder, help=given)
-    backbone = {"default": "tiny-distilbert", "help": "what a reward model is trained from"}
-    parser.add_argument("--reward-backbone", type=runs.non_empty, **backbone)
-    judged = "held-out, to judge by; default: 256, of your own 16"
-    parser.add_argument("--prompts", type=runs.whole_number(1), help=judged)
+    parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
+    parser.add_argument("--reward-model", type=runs.folder, help="default: that of reward_model.py")
+    parser.add_argument("--reward-backbone", default="tiny-distilbert", help="what it starts from")
+    parser.add_argument("--prompts", type=runs.whole_number(1), help="default: 256, of your own 16")
     parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before; default: 300")
     runs.add_dataset_flags(parser)
-    rate = "3e-3 for tiny-gpt2, 3e-4 for others"
-    runs.add_hyperparameters(parser, train_rl, learning_rate=rate)
+    runs.add_hyperparameters(parser, train_rl, learning_rate="3e-3 for tiny-gpt2, others 3e-4")
     return parser
-
-
-def see(policy, tokenizer, judge: tuple, asked: list, n: int, seed: int, max_new_tokens: int):
-    """(texts (P, n), readings as one number each): sampled answers, read and scored."""
-    sampled = answers.sample_answers(policy, tokenizer, asked, n, seed, max_new_tokens)
-    reward = float(scoring.score_texts(judge, asked, sampled.texts).mean())
-    return sampled, {"reward": reward, **sampled.means()}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -313,58 +260,49 @@ def main(argv: list[str] | None = None) -> dict:
     if args.samples < 2:
         raise runs.UserError("--samples: an answer is compared with others; give at least 2")
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
-    sft |= {"device": args.device, "output_dir": args.output_dir}
-    model, tokenizer = training.load_sft_model(args.model, **sft)
+    sft["output_dir"] = args.output_dir
+    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
     if args.dataset:
-        own, epochs = (args.dataset, tokenizer, args.seed), reward_model.OWN_EPOCHS
-        limits = {"prompts": args.prompts or 16, "max_new_tokens": args.max_new_tokens}
-        limits["alone"] = bool(args.reward_model)  # then prompts without answers are enough
-        pairs, held, held_out = own_data.read.own_pairs(*own, **limits, **args.reading)
-        if not args.reward_model:
-            own = (args.dataset, models.load_tokenizer(args.reward_backbone), args.seed)
-            labelled, _ = own_data.read.own_reward_pairs(*own, **args.reading)
+        limits = {"seed": args.seed, "prompts": args.prompts or 16, **args.reading}
+        limits |= {"alone": bool(args.reward_model), "max_new_tokens": args.max_new_tokens}
+        pairs, held, held_out = own_data.read.own_pairs(args.dataset, tokenizer, **limits)
         asked, rate = prompts.distinct_prompts(pairs["prompt"]), args.learning_rate or 3e-4
         second = own_data.look.SecondLook(args.dataset, args.reading, args.model, rate)
         if "chosen" in pairs.column_names:
             second.before(pairs, held, model, tokenizer, args.seed)
     else:
         pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
-        labelled, epochs = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed), 1
         asked, held_out = ([q.prompt for q in preferences.questions(s)] for s in ("train", "test"))
         held_out, second = held_out[: args.prompts or 256], None
-    if args.reward_model:
-        judge = models.load_reward_model(str(args.reward_model), args.device)
-    else:
-        folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
-        options = {"device": args.device, "seed": args.seed, "epochs": epochs}
-        judge = reward_model.reward_model_in(folder, args.reward_backbone, labelled, **options)
+    folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
+    judge = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
+    judge = find_reward_model(args.reward_model, folder, *judge)
     print(f"{args.model}: {args.updates} updates; {len(held_out)} held-out prompts to judge by")
-    ask, looks, texts = (args.seed, args.max_new_tokens), [], []
+    looks, seen = [], []
 
     def look(step: int, policy) -> None:
-        """TRL calls it. On the way fewer answers will do."""
-        n = 3 if step in (0, args.updates) else 2
-        sampled, means = see(policy, tokenizer, judge, held_out, n, *ask)
-        looks.append({"step": step, **means})
-        texts.append(sampled.texts)
-        if second and step == args.updates:
-            second.after(tokenizer, held, sampled)
+        ask = 3 if step in (0, args.updates) else 2, args.seed, args.max_new_tokens
+        sampled = answers.sample_answers(policy, tokenizer, held_out, *ask)
+        reward = float(scoring.score_texts(judge, held_out, sampled.texts).mean())
+        looks.append({"step": step, "reward": reward, **sampled.means()})
+        seen.append(sampled)
 
-    _, history, updates = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
-    dpo, folder = None, runs.trained_folder(args, "dpo", without=("reward_backbone",))
+    policy, history, updates = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
+    columns, (first, *_, last) = {"before": looks[0], "after": looks[-1]}, seen
+    folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
     if folder.exists() and "chosen" in pairs[0]:
-        base, _ = training.load_sft_model(args.model, **sft)
-        policy = dpo_trainer.dpo_policy(folder, base, tokenizer, pairs, seed=args.seed)
-        _, dpo = see(policy, tokenizer, judge, held_out, 3, *ask)
-    columns = {"before": looks[0], "after": looks[-1], **({"DPO": dpo} if dpo else {})}
+        base = policy.unload()
+        look(args.updates, dpo_trainer.dpo_policy(folder, base, tokenizer, pairs, seed=args.seed))
+        columns["DPO"] = {**looks.pop(), "step": None}
     rows = answers.rows_of(list(columns.values()))
-    head = ["", *columns]
-    answers.print_before_after(held_out, texts[0], texts[-1], rows, most=2, head=head)
+    answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
     curve = training_curve(history, args.beta)
-    metrics = {"looks": looks, "dpo": dpo, "training": curve}
-    metrics |= second.metrics() if second else {}
+    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": curve}
+    if second:
+        second.after(tokenizer, held, last)
+        metrics |= second.metrics()
     next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: and at other learning rates?"
-    return runs.finish(args, metrics, draw(curve, looks, updates[0], dpo), next_step)
+    return runs.finish(args, metrics, draw(metrics, updates[0]), next_step)
 
 
 if __name__ == "__main__":

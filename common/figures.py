@@ -99,6 +99,18 @@ def seed_dots(ax, place: float, values: Sequence, color: str, label: str | None 
     ax.hlines(values.mean(), place - 0.25, place + 0.25, color=color, lw=2.5)
 
 
+def seed_columns(ax, columns: dict[str, Sequence], colors: Sequence[str], digits: int = 2) -> None:
+    """A column of dots for each name, a dot a seed, with their mean in numbers."""
+    above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+    for place, (values, color) in enumerate(zip(columns.values(), colors, strict=True)):
+        seed_dots(ax, place, values, color)
+        ax.annotate(f"{np.mean(values):,.{digits}f}", (place, max(values)), fontsize=8, **above)
+    names = [name.replace(", ", ",\n") for name in columns]
+    ax.set_xticks(range(len(columns)), names, fontsize=8)
+    ax.margins(y=0.15)
+    ax.set_xlim(-0.6, len(columns) - 0.4)
+
+
 def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
     """A table of cells, values (seeds, rows, columns); None where nothing was measured.
 

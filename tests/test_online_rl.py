@@ -145,13 +145,13 @@ def test_few_prompts_are_repeated_until_they_fill_an_update():
 
 
 def test_the_spread_is_that_of_the_means():
-    rows = np.array([[0.0, 1.0, 5.0], [2.0, 1.0, 1.0]])
-    assert study.range_of_means(rows) == pytest.approx(2.0)
     rows = np.random.default_rng(0).normal(size=(30, 3))
-    both = study.spread_over_rates(rows + np.array([0.0, 3.0, 1.0]), rows)
-    difference = both["rl_range"]["mean"] - both["dpo_range"]["mean"]
-    assert both["difference"]["mean"] == pytest.approx(difference)
-    assert both["difference"]["ci95"][0] > 1
+    dpo = dict(zip(study.RATES, rows.T, strict=True))
+    rl = {name: gold + more for (name, gold), more in zip(dpo.items(), (0, 3, 1), strict=True)}
+    found = study.spread_over_rates(rl, dpo)
+    assert found["dpo"] == pytest.approx(rows.mean(0)) and found["rl"][1] > found["dpo"][1] + 2
+    assert found["difference"]["mean"] == pytest.approx(np.ptp(found["rl"]) - np.ptp(found["dpo"]))
+    assert found["difference"]["ci95"][0] > 1
 
 
 def test_tokens_through_models():

@@ -11,27 +11,18 @@ candidate's probability and gold utility (3 if right, 1 if on topic, -0.15 for a
 known, so is pi*: the policy that gains most gold utility at each KL from the SFT model.
 """
 
-from collections.abc import Sequence
-
 import lessons  # noqa: F401
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
 import numpy as np
-from best_of_n import (
-    Pool,
-    best_of_n_curve,
-    best_of_n_policy,
-    make_pool,
-    measure_cost,
-    powers_of_two,
-)
+from best_of_n import Pool, best_of_n_curve, best_probs, make_pool, measure_cost, measured_kl
 from dpo_trainer import dpo_policy
+from frontier import METHODS, gain_and_share, limit_curve, point_for
+from reward_hacking import axis_of_n
 from reward_model import reward_model_in
 from rlhf_objectives import kl_regularized_optimum
 
 from common import answers, figures, preferences, scoring
+from common.claims import Claim, run_study, study_folder
 from common.intervals import summary
 from common.prompts import encode_response
 from common.training import load_sft_model
@@ -39,15 +30,20 @@ from common.training import load_sft_model
 MOST_N, CUT_AT = 16, 4  # the largest n of the claims, and the n at which its curve is cut in two
 SIZES_OF_N = (1, 2, 4, 8, 16, 32, 64)
 BETAS = (8, 4, 2, 1.5, 1, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # of pi*
-POOL_TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
+# Each reward model: where the studies of a seed keep it, its pairs, and whose labels they are.
+JUDGES = {
+    "human": ("reward_model_6400", 6400, "human"),
+    "as_many_pairs": ("reward_model_768", 768, "human"),
+    "length": ("reward_model_length", 6400, "length"),
+}
 WHOLE_POOLS = 6  # prompts whose candidates are all kept, for the page
-# Each way to answer: whose curve over n it lies on, and the end of it.
+# Each way to answer: whose curve over n it lies on, the end of it, and its colour.
 ENDS = {
-    "SFT": ("human", 0),
-    "best of n, 768 pairs": ("as_many_pairs", -1),
-    "best of n, 6,400 pairs": ("human", -1),
-    "DPO, 768 pairs": ("dpo", 0),
-    "DPO, best of n": ("dpo", -1),
+    "SFT": ("human", 0, "lab:sft"),
+    f"best of {MOST_N}, 768 pairs": ("as_many_pairs", -1, "lab:best_of_n"),
+    f"best of {MOST_N}, 6,400 pairs": ("human", -1, "lab:best_of_n"),
+    "DPO, 768 pairs": ("dpo", 0, "lab:dpo"),
+    f"DPO, best of {MOST_N}": ("dpo", -1, "lab:dpo_best_of_n"),
 }
 
 CLAIMS = (
@@ -93,110 +89,74 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """The pools of one seed, and what the claims, the plane and the page need of them."""
-    count, size = (8, 2 * MOST_N) if smoke else (128, 128)
-    prompts = [question.prompt for question in preferences.questions("test")[:count]]
+    asked, size = (8, 2 * MOST_N) if smoke else (128, 128)
+    prompts = [question.prompt for question in preferences.questions("test")[:asked]]
     model, tokenizer = load_sft_model()
-    kept = study_folder(seed, smoke)
-    labels, judges = {}, {}
-    for judge, pairs in pairs_of_judges(seed, smoke).items():
-        name = {"human": "6400", "as_many_pairs": "768", "length": "length"}[judge]
-        folder = kept / f"reward_model_{name}"
-        judges[judge] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
+    kept, labels, judges = study_folder(seed, smoke), {}, {}
+    for judge, (name, count, annotator) in JUDGES.items():
+        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
+        judges[judge] = reward_model_in(kept / name, "tiny-distilbert", pairs, seed=seed)
         labels[judge] = len(pairs)
-
-    human = judges["human"]
-    pool = make_pool(model, tokenizer, human, prompts, size, seed)
-    pools = {name: rescored(pool, prompts, judge) for name, judge in judges.items()}
-    cost = measure_cost(model, tokenizer, human, prompts[: 2 if smoke else 8], MOST_N)
+    pool = make_pool(model, tokenizer, judges["human"], prompts, size, seed)
+    pools = {}
+    for name, judge in judges.items():
+        rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
+        pools[name] = pool._replace(rewards=rewards)
+    cost = measure_cost(model, tokenizer, judges["human"], prompts[: 2 if smoke else 8], MOST_N)
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
 
     pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
     policy = dpo_policy(kept / "dpo", model, tokenizer, pairs, seed=seed)
-    dpo_pool = make_pool(policy, tokenizer, human, prompts, 2 * MOST_N, seed)
-
+    dpo_pool = make_pool(policy, tokenizer, judges["human"], prompts, 2 * MOST_N, seed)
     points = plane_points(pools, dpo_pool, {**labels, "dpo": len(pairs)})
     return {
         "cost_exponent": summary(cost["alone"], growth),
         **compare_ways({**pools, "dpo": dpo_pool}),
         **compare_annotators(pools),
-        "excess_over_optimum": excess_over_optimum(points),
         "points": points,
         "answers": {**answers_of_pools(prompts, points, pools, dpo_pool), "pools": whole},
     }
 
 
-def pairs_of_judges(seed: int, smoke: bool) -> dict[str, list[dict]]:
-    """The labelled pairs that each reward model learns from."""
-    many, as_many = (64, 64) if smoke else (6400, 768)
-    return {
-        "human": preferences.make_pairs(many, seed=seed),
-        "as_many_pairs": preferences.make_pairs(as_many, seed=seed),
-        "length": preferences.make_pairs(many, annotator="length", seed=seed),
-    }
-
-
-def rescored(pool: Pool, prompts: list[str], judge: tuple) -> Pool:
-    """The same candidates with the rewards of another judge, a (reward model, tokenizer)."""
-    return pool._replace(rewards=scoring.score_texts(judge, prompts, pool.answers.texts))
-
-
 def growth(costs: np.ndarray, axis: int = 0) -> float:
-    """The power of n with which costs (P, ns) grow: slope of log cost against log n."""
-    ns = powers_of_two(MOST_N)
-    return float(np.polyfit(np.log(ns), np.log(costs.sum(axis)), 1)[0])
+    """The power of n with which costs (P, ns) for n = 1, 2, 4, ... grow."""
+    return float(np.polyfit(np.arange(costs.shape[1]), np.log2(costs.sum(axis)), 1)[0])
 
 
 # --- What the claims compare ---
 
 
 def compare_ways(pools: dict[str, Pool]) -> dict:
-    """Gold utility and good answers of each way to answer, and their differences.
-
-    `pools` are the SFT model's by two reward models, "human" and "as_many_pairs", and "dpo".
-    """
-    curves = {}
+    """Gold utility of each way to answer, and their differences."""
+    ns, curves = range(1, MOST_N + 1), {}
     for name in ("human", "as_many_pairs", "dpo"):
-        gold = best_of_n_curve(pools[name].rewards, pools[name].answers.gold, range(1, MOST_N + 1))
-        good = best_of_n_curve(pools[name].rewards, pools[name].answers.good, range(1, MOST_N + 1))
-        curves[name] = {"gold": gold, "good": good}
-    ways, gold = {}, {}
-    for way, (name, end) in ENDS.items():
-        ways[way] = {what: summary(curve[:, end]) for what, curve in curves[name].items()}
-        gold[way] = curves[name]["gold"][:, end]
-    sft, fair, best, dpo, both = gold.values()
-    better = max(best, dpo, key=np.mean)
-    curve = curves["human"]["gold"]
-    first, second = curve[:, CUT_AT - 1] - curve[:, 0], curve[:, -1] - curve[:, CUT_AT - 1]
+        curves[name] = best_of_n_curve(pools[name].rewards, pools[name].answers.gold, ns)
+    ways = {way: curves[name][:, end] for way, (name, end, _) in ENDS.items()}
+    sft, fair, best, dpo, both = ways.values()
+    at_cut = curves["human"][:, CUT_AT - 1]
+    gains = np.column_stack([fair - sft, dpo - sft])
     return {
-        "ways": ways,
-        "first_step": summary(first),
-        "second_step": summary(second),
-        "first_step_minus_second": summary(first - second),
-        "share_of_dpo_gain": summary(np.column_stack([fair - sft, dpo - sft]), gains_ratio),
-        "both_minus_better_single": summary(both - better),
+        "ways": {way: summary(gold) for way, gold in ways.items()},
+        "first_step": summary(at_cut - sft),
+        "second_step": summary(best - at_cut),
+        "first_step_minus_second": summary((at_cut - sft) - (best - at_cut)),
+        "share_of_dpo_gain": summary(gains, lambda table, axis: np.divide(*table.sum(axis))),
+        "both_minus_better_single": summary(both - max(best, dpo, key=np.mean)),
     }
 
 
-def gains_ratio(table: np.ndarray, axis: int = 0) -> float:
-    """Sum of the first column over that of the second; table (P, 2)."""
-    first, second = table.sum(axis)
-    return float(first / second)
-
-
 def compare_annotators(pools: dict[str, Pool]) -> dict:
-    """Gold utility and reward by n, as the unbiased and the length-preferring annotators choose."""
-    ns = sizes_for(pools["human"])
-    gold, by_judge = {}, {}
-    for judge in ("human", "length"):
-        pool = pools[judge]
-        gold[judge] = best_of_n_curve(pool.rewards, pool.answers.gold, ns)
-        reward = best_of_n_curve(pool.rewards, pool.rewards, ns)
-        by_judge[judge] = {"gold": gold[judge].mean(0).tolist(), "reward": reward.mean(0).tolist()}
-    lost = summary(gold["human"][:, -1] - gold["length"][:, -1])
-    return {"annotators": {"n": ns, **by_judge}, "lost_to_length": lost}
+    """Gold utility by n, as the unbiased and the length-preferring annotators choose."""
+    ns, human, length = sizes_for(pools["human"]), pools["human"], pools["length"]
+    gold = best_of_n_curve(human.rewards, human.answers.gold, ns)
+    biased = best_of_n_curve(length.rewards, length.answers.gold, ns)
+    reward = best_of_n_curve(length.rewards, length.rewards, ns)
+    curves = {"human": gold, "length": biased, "reward": reward}
+    means = {name: curve.mean(0).tolist() for name, curve in curves.items()}
+    return {"annotators": {"n": ns, **means}, "lost_to_length": summary((gold - biased)[:, -1])}
 
 
-# --- The plane: gold utility against KL ---
+# --- The plane of gold utility against KL, and the answers ---
 
 
 def sizes_for(pool: Pool) -> list[int]:
@@ -205,88 +165,49 @@ def sizes_for(pool: Pool) -> list[int]:
 
 
 def plane_points(pools: dict[str, Pool], dpo_pool: Pool, labels: dict[str, int]) -> list[dict]:
-    """Points of KL and gold: best-of-n by each judge, DPO with best-of-n, and pi* of gold.
-
-    `labels` are how many pairs each judge, and "dpo", learned from.
-    """
+    """Points of best-of-n by each judge, DPO with best-of-n, and pi*; `labels`: pairs of each."""
     points = []
-    for judge, pool in pools.items():
-        shared = {"method": "best of n", "series": judge, "biased": judge == "length"}
+    ways = [("best of n", judge, pool) for judge, pool in pools.items()]
+    for method, series, pool in [*ways, ("DPO + best of n", "human", dpo_pool)]:
+        shared = {"method": method, "series": series, "biased": series == "length"}
         for n in sizes_for(pool):
-            point = shared | {"label": f"n = {n}", "n": n, "annotations": labels[judge]}
+            used = labels[series]
+            if pool is dpo_pool:  # a reward model chooses where there are several
+                used = labels["dpo"] + (labels["human"] if n > 1 else 0)
+            point = shared | {"label": f"n = {n}", "n": n, "annotations": used}
             points.append(point | reweighted(pool, best_probs(pool, n)))
-    for n in sizes_for(dpo_pool):
-        pairs = labels["dpo"] + (labels["human"] if n > 1 else 0)  # then a reward model chooses
-        shared = {"method": "DPO + best of n", "series": "human", "biased": False}
-        point = shared | {"label": f"n = {n}", "n": n, "annotations": pairs}
-        points.append(point | reweighted(dpo_pool, best_probs(dpo_pool, n)))
     pool = pools["human"]
     even = np.full(pool.rewards.shape[1], 1 / pool.rewards.shape[1])
     for beta in BETAS:
         shared = {"method": "optimum", "series": "gold", "biased": False, "annotations": 0}
-        point = shared | {"label": f"beta = {beta:g}", "beta": beta}
         probs = [kl_regularized_optimum(even, gold, beta) for gold in pool.answers.gold]
+        point = shared | {"label": f"beta = {beta:g}", "beta": beta}
         points.append(point | reweighted(pool, np.array(probs)))
     return points
 
 
-def best_probs(pool: Pool, n: int) -> np.ndarray:
-    """The chance of each candidate (P, M) to be the best of n by reward."""
-    even = np.full(pool.rewards.shape[1], 1 / pool.rewards.shape[1])
-    return np.array([best_of_n_policy(even, rewards, n) for rewards in pool.rewards])
-
-
 def reweighted(pool: Pool, probs: np.ndarray) -> dict:
-    """KL from the SFT model (nats), reward and gold of a policy with these probs (P, M).
+    """KL from the SFT model (nats), gold and good of a policy with these probs (P, M) of the pool.
 
-    The pool is the reference: its M candidates for a prompt count 1/M each. `sample_share` is the
-    effective sample size over M: from 0.1 on the pool is large enough.
+    `sample_share` is the effective sample size over M: from 0.1 on the pool is large enough.
     """
-    size = probs.shape[1]
-    log_weights = np.log(np.where(probs > 0, probs * size, 1))
-    values = {"kl": log_weights + pool.answers.kl, "reward": pool.rewards}
-    values |= {"gold": pool.answers.gold, "good": pool.answers.good}
-    point = {name: summary((probs * value).sum(1), plain_mean) for name, value in values.items()}
-    return point | {"sample_share": float(np.mean(1 / (size * (probs**2).sum(1))))}
-
-
-def plain_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """The mean of quantities that are no shares, though they may all be 0: KL at n = 1."""
-    return values.mean(axis)
-
-
-def excess_over_optimum(points: Sequence[dict]) -> float:
-    """The most gold that best-of-n has above pi* at its KL, in log-odds: by identity none.
-
-    Between the measured points of pi* the line runs below it, and before the first one from n = 1.
-    """
-    best = [point for point in points if point["method"] == "best of n"]
-    limit = [point for point in points if point["method"] == "optimum"] + best[:1]
-    kl, gold = np.array(sorted(place_of(point) for point in limit)).T
-    return float(max(place_of(p)[1] - np.interp(place_of(p)[0], kl, gold) for p in best))
-
-
-def place_of(point: dict) -> tuple[float, float]:
-    """Mean KL in nats and mean gold utility in log-odds of a point."""
-    return point["kl"]["mean"], point["gold"]["mean"]
-
-
-# --- The answers themselves ---
+    point = {"kl": summary(measured_kl(pool, probs))}
+    for name in ("gold", "good"):
+        point[name] = summary((probs * getattr(pool.answers, name)).sum(1))
+    return point | {"sample_share": float(np.mean(1 / (probs.shape[1] * (probs**2).sum(1))))}
 
 
 def answers_of_pools(prompts: list[str], points: list[dict], pools: dict, dpo_pool: Pool) -> dict:
     """The best of the first n candidates for every point of best-of-n."""
-    chosen_points, texts, rewards = [], [], []
-    for point in points:
-        if "n" not in point:  # the optimum reweights a pool and has no answers of its own
-            continue
+    of_pools = [point for point in points if "n" in point]  # pi* has no answers of its own
+    texts, rewards = [], []
+    for point in of_pools:
         pool = dpo_pool if point["method"] == "DPO + best of n" else pools[point["series"]]
         best = pool.rewards[:, : point["n"]].argmax(1)
-        chosen_points.append(point)
         texts.append([[row[k]] for row, k in zip(pool.answers.texts, best, strict=True)])
         after = pool.rewards[np.arange(len(best)), best]
         rewards.append({"before": pools[point["series"]].rewards[:, 0], "after": after})
-    return answers.answers_of_points(prompts, chosen_points, texts, rewards)
+    return answers.answers_of_points(prompts, of_pools, texts, rewards)
 
 
 def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) -> dict:
@@ -295,8 +216,7 @@ def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) ->
     `logp` is the SFT model's log-probability of the text in nats; `reward` (the unbiased
     annotators' reward model), `length_reward` (the others') and `gold` are in log-odds.
     """
-    human = pools["human"]
-    drawn = human.answers.texts[k]
+    human, drawn = pools["human"], pools["human"].answers.texts[k]
     distinct = list(dict.fromkeys(drawn))
     first = [drawn.index(text) for text in distinct]
     token_ids = [encode_response(tokenizer, text) for text in distinct]
@@ -320,89 +240,59 @@ def draw(runs: list[dict]):
     share = np.mean([run["share_of_dpo_gain"]["mean"] for run in runs])
     title = f"Best of {MOST_N} has {100 * share:.0f} % of DPO's gain, both from 768 pairs"
     figure, axes = figures.new_figure(2, 2, title)
-    limit_panel(axes[0], runs)
-    steps = {f"from 1 to {CUT_AT}": "first_step", f"from {CUT_AT} to {MOST_N}": "second_step"}
-    gains = {way: [run[name]["mean"] for run in runs] for way, name in steps.items()}
-    gained_panel(axes[1], gains, ["best_of_n"] * 2, f"The first {CUT_AT} candidates gain most")
-    axes[1].set(ylabel="gold utility gained (log-odds)", xlabel="n: candidates to choose among")
-    axes[1].set_ylim(bottom=0)
-    worth = {}
-    for way in ENDS:
-        name = way.replace("best of n", f"best of {MOST_N}").replace(", ", ",\n")
-        worth[name] = [run["ways"][way]["gold"]["mean"] for run in runs]
-    colors = ["sft", "best_of_n", "best_of_n", "dpo", "dpo_best_of_n"]
-    gained_panel(axes[2], worth, colors, "More labels for the reward model help best of n")
-    axes[2].set_ylabel("gold utility (log-odds)")
-    annotators_panel(axes[3], runs)
+    limit_panel(axes[0], [run["points"] for run in runs])
+    first, second = ([run[step]["mean"] for run in runs] for step in ("first_step", "second_step"))
+    steps = {f"from 1 to {CUT_AT}": first, f"from {CUT_AT} to {MOST_N}": second}
+    figures.seed_columns(axes[1], steps, ["lab:best_of_n"] * 2)
+    axes[1].set(title=f"The first {CUT_AT} candidates gain most", ylim=(0, None))
+    axes[1].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
+    worth = {way: [run["ways"][way]["mean"] for run in runs] for way in ENDS}
+    figures.seed_columns(axes[2], worth, [color for _, _, color in ENDS.values()])
+    axes[2].set(title="More labels for the reward model help", ylabel="gold utility (log-odds)")
+    annotators_panel(axes[3], [run["annotators"] for run in runs])
     return figure
 
 
-def limit_panel(ax, runs: list[dict]) -> None:
-    """Gold utility against KL, a thin line a seed, and what pi* has."""
+def limit_panel(ax, seeds: list[list[dict]]) -> None:
+    """Gold utility against KL of the points of all seeds, a thin line a seed, and what pi* has."""
+    limits = [limit_curve(points) for points in seeds]
+    shares = []
+    for points, limit in zip(seeds, limits, strict=True):
+        shares.append(gain_and_share(point_for(METHODS[0], points), limit)["share"]["mean"])
     lines = {
-        "pi*: the best possible": ("optimum", "gold", "black", "--"),
-        "best of n": ("best of n", "human", "lab:best_of_n", "-"),
-        "annotators prefer length": ("best of n", "length", "lab:biased", "-"),
-        "DPO, best of n on top": ("DPO + best of n", "human", "lab:dpo_best_of_n", "-"),
+        ("optimum", "gold"): ("black", "--", "pi*: the best possible"),
+        ("best of n", "human"): ("lab:best_of_n", "o-", "best of n"),
+        ("best of n", "length"): ("lab:biased", "o-", "annotators prefer length"),
+        ("DPO + best of n", "human"): ("lab:dpo_best_of_n", "o-", "DPO, best of n on top"),
     }
-    for label, (method, series, color, dashes) in lines.items():
-        places = []
-        for run in runs:
-            rows = [p for p in run["points"] if (p["method"], p["series"]) == (method, series)]
-            rows = [p for p in rows if method != "optimum" or p["sample_share"] >= POOL_TRUSTED]
-            places.append([place_of(point) for point in rows])
-            ax.plot(*np.array(places[-1]).T, color=color, lw=0.6, alpha=0.5, ls=dashes)
-        fewest = min(map(len, places))
-        mean = np.mean([place[:fewest] for place in places], axis=0)
-        marker = "" if method == "optimum" else "o"
-        ax.plot(*mean.T, marker=marker, ms=4, color=color, ls=dashes, label=label)
-    share = 100 * np.mean([share_of_limit(run["points"]) for run in runs])
-    ax.set_title(f"Best of {MOST_N} gains {share:.0f} % of what its KL could buy")
-    ax.set_xlabel("measured KL from the SFT model (nats)")
-    ax.set_ylabel(figures.GOLD)
+    for which, (color, style, label) in lines.items():
+        paths = []
+        for points in seeds:
+            rows = [point for point in points if (point["method"], point["series"]) == which]
+            paths.append([(point["kl"]["mean"], point["gold"]["mean"]) for point in rows])
+        paths = limits if style == "--" else paths
+        fewest = min(map(len, paths))  # of pi* the pool can tell more for one seed than another
+        kl, gold = np.array([path[:fewest] for path in paths]).transpose(2, 1, 0)
+        ax.plot(kl, gold, color=color, lw=0.6, alpha=0.5)
+        ax.plot(kl.mean(1), gold.mean(1), style, ms=4, color=color, label=label)
+    ax.set_title(f"Best of {MOST_N} gains {100 * np.mean(shares):.0f} % of what its KL could buy")
+    ax.set(xlabel="measured KL from the SFT model (nats)", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=2)
 
 
-def share_of_limit(points: Sequence[dict]) -> float:
-    """The gold utility that best of MOST_N gains, as a share of what pi* gains at the same KL."""
-    best = {}
-    for point in points:
-        if (point["method"], point["series"]) == ("best of n", "human"):
-            best[point["n"]] = place_of(point)
-    limit = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= POOL_TRUSTED]
-    kl, gold = np.array(sorted([best[1], *map(place_of, limit)])).T
-    most = np.interp(best[MOST_N][0], kl, gold)
-    return (best[MOST_N][1] - best[1][1]) / (most - best[1][1])
-
-
-def gained_panel(ax, values: dict[str, list[float]], colors: list[str], title: str) -> None:
-    """A column of dots for each way, a dot a seed, with the mean in numbers."""
-    for place, (of_way, color) in enumerate(zip(values.values(), colors, strict=True)):
-        figures.seed_dots(ax, place, of_way, f"lab:{color}")
-        above = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-        ax.annotate(f"{np.mean(of_way):.2f}", (place, max(of_way)), (0, 6), **above)
-    ax.set_xticks(range(len(values)), values, fontsize=7)
-    ax.margins(y=0.15)
-    ax.set(xlim=(-0.6, len(values) - 0.4), title=title)
-
-
-def annotators_panel(ax, runs: list[dict]) -> None:
+def annotators_panel(ax, seeds: list[dict]) -> None:
     """Gold utility by n under two reward models, and the reward of the second."""
-    ns = runs[0]["annotators"]["n"]
     lines = {
-        "gold, unbiased annotators choose": ("human", "gold", "lab:gold", "-"),
-        "gold, annotators who prefer length choose": ("length", "gold", "lab:biased", "-"),
-        "the reward that they give": ("length", "reward", "lab:reward", ":"),
+        "human": ("lab:gold", "gold, unbiased annotators choose", "-"),
+        "length": ("lab:biased", "gold, annotators who prefer length choose", "-"),
+        "reward": ("lab:reward", "the reward that they give", ":"),
     }
-    for label, (judge, what, color, dashes) in lines.items():
-        values = np.array([run["annotators"][judge][what] for run in runs])
-        figures.seed_lines(ax, ns, values, color, label, ls=dashes)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(ns, ns)
-    ax.minorticks_off()
-    ends = [np.mean([run["annotators"]["length"]["gold"][at] for run in runs]) for at in (0, -1)]
-    ax.set_title(f"Annotators prefer length: gold from {ends[0]:.1f} to {ends[1]:.1f}")
-    ax.set(xlabel="n: candidates to choose among", ylabel="log-odds")
+    ns = seeds[0]["n"]
+    for name, (color, label, dashes) in lines.items():
+        figures.seed_lines(ax, ns, [of_seed[name] for of_seed in seeds], color, label, ls=dashes)
+    axis_of_n(ax, ns)
+    start, end = np.mean([of_seed["length"] for of_seed in seeds], axis=0)[[0, -1]]
+    ax.set(title=f"Annotators prefer length: gold from {start:.1f} to {end:.1f}", ylabel="log-odds")
     figures.legend_below(ax)
 
 

@@ -10,20 +10,15 @@ long answers, with the KL term and without. All answer the same 128 held-out que
 learns from 768 labelled pairs, the reward models of online RL from 6,400.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import lessons  # noqa: F401
 
-from common.claims import Claim, run_study, study_folder
-
-# isort: split
 import numpy as np
 from dpo_trainer import dpo_policy, train_dpo
 from online_rl import train_rl
 from reward_model import reward_model_in
 
 from common import answers, figures, preferences
+from common.claims import Claim, run_study, study_folder
 from common.intervals import summary
 from common.scoring import score_texts
 from common.training import load_sft_model
@@ -35,17 +30,14 @@ RATES = {"slow": 0.5, "default": 1.0, "fast": 2.0}  # times the default learning
 DPO_PASSES = {"policy": 1, "reference": 1, "backwards": 2}
 RL_PASSES = {"sampling": 1, "old": 1, "reference": 1, "policy": 1, "backwards": 2, "judge": 1}
 
-
-class RlArm(NamedTuple):
-    """A training with online RL: whose reward model, how many times the learning rate and beta."""
-
-    annotator: str = "human"
-    rate: float = 1.0
-    beta: float = 1.0
-
-
-ARMS = {name: RlArm(rate=rate) for name, rate in sorted(RATES.items(), key=lambda x: x[1] != 1)}
-ARMS |= {"biased": RlArm("length"), "biased_no_kl": RlArm("length", beta=0.0)}
+# Trainings with online RL: whose reward model, how many times the learning rate, and beta.
+ARMS = {
+    "default": ("human", 1.0, 1.0),
+    "slow": ("human", 0.5, 1.0),
+    "fast": ("human", 2.0, 1.0),
+    "biased": ("length", 1.0, 1.0),
+    "biased_no_kl": ("length", 1.0, 0.0),
+}
 
 CLAIMS = (
     Claim(
@@ -79,26 +71,17 @@ CLAIMS = (
 )
 
 
-class RlLook(NamedTuple):
-    """Answers to the held-out prompts at one moment of a training, with their rewards (P, n)."""
-
-    step: int
-    answers: answers.Answers
-    rewards: np.ndarray
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """All trainings of one seed, and what the claims, the plane and the page need of them."""
     prompts = [question.prompt for question in preferences.questions("test")[: 8 if smoke else 128]]
-    kept, many = study_folder(seed, smoke), 64 if smoke else 6400
-    judges = {}
+    kept, many, judges = study_folder(seed, smoke), 64 if smoke else 6400, {}
     for annotator, name in (("human", "6400"), ("length", "length")):
         pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
         folder = kept / f"reward_model_{name}"
         judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
 
     pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
-    dpo, dpo_tokens = {}, 0
+    dpo, rl, tokens = {}, {}, {}
     for name, rate in RATES.items():
         model, tokenizer = load_sft_model()
         if rate == 1:
@@ -106,54 +89,50 @@ def measure(seed: int, smoke: bool = False) -> dict:
         else:
             what = {"learning_rate": rate * DPO_RATE, "name": f"DPO at {rate:g} x its rate"}
             policy, history = train_dpo(model, tokenizer, pairs, seed=seed, **what)
-            dpo_tokens = history[-1]["num_tokens"]
+            tokens["dpo"] = history[-1]["num_tokens"]
         dpo[name] = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed)
-
-    rl, tokens = {}, []
-    for name, arm in ARMS.items():
-        rl[name], history = train_arm(name, arm, judges[arm.annotator], prompts, seed, smoke)
-        if name == "default":
-            tokens = [row["num_tokens"] for row in history]
-    points = look_points(rl, many)
-    last = {name: looks[-1].answers for name, looks in rl.items()}
+    for name, (annotator, rate, beta) in ARMS.items():
+        how = {"learning_rate": rate * RL_RATE, "beta": beta * RL_BETA, "seed": seed}
+        rl[name], history = train_arm(judges[annotator], prompts, smoke, rate == 1, how)
+        tokens[name] = [row["num_tokens"] for row in history]
+    gold = {name: looks[-1]["answers"].gold.mean(1) for name, looks in rl.items()}
+    dpo_gold = {name: answered.gold.mean(1) for name, answered in dpo.items()}
+    points, kept_answers = points_of_looks(prompts, rl, many)
     return {
-        "cost": token_passes(dpo_tokens, tokens),
-        "spread": spread_over_rates(gold_of(last, RATES), gold_of(dpo, RATES)),
-        "rl_minus_dpo": summary(gold_of(last, ["default"])[:, 0] - gold_of(dpo, ["default"])[:, 0]),
-        "held_by_kl": summary(
-            gold_of(last, ["biased"])[:, 0] - gold_of(last, ["biased_no_kl"])[:, 0]
-        ),
-        "dpo": answers.summarize(dpo["default"]),
-        "looks": {name: curve_of(looks) for name, looks in rl.items()},
+        "cost": token_passes(tokens["dpo"], tokens["default"]),
+        "spread": spread_over_rates(gold, dpo_gold),
+        "rl_minus_dpo": summary(gold["default"] - dpo_gold["default"]),
+        "held_by_kl": summary(gold["biased"] - gold["biased_no_kl"]),
+        "dpo": dpo["default"].means(),
+        "looks": {name: [look["means"] for look in looks] for name, looks in rl.items()},
         "points": points,
-        "answers": answers_at_looks(prompts, points, rl),
+        "answers": kept_answers,
     }
 
 
-def train_arm(name: str, arm: RlArm, judge: tuple, prompts: list, seed: int, smoke: bool) -> tuple:
-    """(looks before, on the way and at the end, TRL's log) of online RL as the arm says."""
+def train_arm(judge: tuple, prompts: list, smoke: bool, on_the_way: bool, how: dict) -> tuple:
+    """(looks, TRL's log) of online RL; looks before, `on_the_way` and at the end, or only there."""
     model, tokenizer = load_sft_model()
     asked = [question.prompt for question in preferences.questions("train")]
     updates, looks = 3 if smoke else 20, []
 
     def look(step: int, policy) -> None:
-        if arm.rate != 1 and step < updates:  # only its end is compared
-            return
-        seen = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed + step)
-        looks.append(RlLook(step, seen, score_texts(judge, prompts, seen.texts)))
+        if on_the_way or step == updates:
+            seen = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, how["seed"] + step)
+            rewards = score_texts(judge, prompts, seen.texts)  # (P, n)
+            means = {"step": step, "reward": float(rewards.mean()), **seen.means()}
+            looks.append({"means": means, "answers": seen, "rewards": rewards})
 
-    options = {"updates": updates, "prompts_per_update": 8 if smoke else 32, "seed": seed}
-    options |= {"beta": arm.beta * RL_BETA, "learning_rate": arm.rate * RL_RATE}
-    options |= {"name": f"online RL, {name}", "look": look}
-    options["look_at"] = (updates // 3, 2 * updates // 3)
-    _, history, _ = train_rl(model, tokenizer, judge, asked, **options)
+    sizes = {"updates": updates, "prompts_per_update": 8 if smoke else 32}
+    sizes["look_at"] = (updates // 3, 2 * updates // 3)
+    _, history, _ = train_rl(model, tokenizer, judge, asked, **sizes, **how, look=look)
     return looks, history
 
 
 # --- What the claims compare ---
 
 
-def token_passes(dpo_tokens: float, rl_tokens: Sequence[float]) -> dict:
+def token_passes(dpo_tokens: float, rl_tokens: list[float]) -> dict:
     """Tokens that pass through models in each training, and the doublings between the two.
 
     Given are the tokens that TRL counted: of all pairs, and of answers up to each update.
@@ -167,157 +146,98 @@ def token_passes(dpo_tokens: float, rl_tokens: Sequence[float]) -> dict:
     }
 
 
-def gold_of(answered: dict[str, answers.Answers], names: Sequence[str]) -> np.ndarray:
-    """Gold utility per prompt of each training, in log-odds: (P, names)."""
-    return np.column_stack([answered[name].gold.mean(1) for name in names])
+def spread_over_rates(rl: dict[str, np.ndarray], dpo: dict[str, np.ndarray]) -> dict:
+    """Gold utility (P,) of trainings by their rate: the means, and how much more RL's range."""
+    table = np.column_stack([gold[rate] for gold in (rl, dpo) for rate in RATES])
 
+    def difference(table: np.ndarray, axis: int = 0) -> float:
+        """The best mean over prompts minus the worst, online RL minus DPO."""
+        of_rl, of_dpo = np.ptp(table.mean(axis).reshape(2, -1), axis=1)
+        return float(of_rl - of_dpo)
 
-def gold_gap(ours: answers.Answers, theirs: answers.Answers) -> dict:
-    """Gold utility of ours minus theirs, paired by prompt, in log-odds."""
-    return summary(ours.gold.mean(1) - theirs.gold.mean(1))
-
-
-def range_of_means(gold: np.ndarray, axis: int = 0) -> float:
-    """The best mean over prompts minus the worst; gold (P, trainings)."""
-    means = gold.mean(axis)
-    return float(means.max() - means.min())
-
-
-def spread_over_rates(rl: np.ndarray, dpo: np.ndarray) -> dict:
-    """Gold utility (P, rates) at each learning rate: means, ranges, and their difference."""
-    count = rl.shape[1]
-
-    def difference(both: np.ndarray, axis: int = 0) -> float:
-        return range_of_means(both[:, :count], axis) - range_of_means(both[:, count:], axis)
-
-    return {
-        "rl": [summary(values) for values in rl.T],
-        "dpo": [summary(values) for values in dpo.T],
-        "rl_range": summary(rl, range_of_means),
-        "dpo_range": summary(dpo, range_of_means),
-        "difference": summary(np.hstack([rl, dpo]), difference),
-    }
+    means = table.mean(0).reshape(2, -1).tolist()
+    return {"rl": means[0], "dpo": means[1], "difference": summary(table, difference)}
 
 
 # --- For the plane, the page and the figure ---
 
 
-def curve_of(looks: list[RlLook]) -> list[dict]:
-    """The means of every look, for the figure."""
-    rows = []
-    for look in looks:
-        rows.append(
-            {"step": look.step, "reward": float(look.rewards.mean()), **look.answers.means()}
-        )
-    return rows
-
-
-def look_points(rl: dict[str, list[RlLook]], annotations: int) -> list[dict]:
-    """Gold, good answers and KL along the arms at the default rate, as points of the plane."""
-    points = []
-    for name, arm in ARMS.items():
-        if arm.rate != 1:
-            continue
-        shared = {"method": "online RL", "series": name, "annotations": annotations}
-        shared["biased"] = arm.annotator != "human"
+def points_of_looks(prompts: list[str], rl: dict[str, list[dict]], labels: int) -> tuple:
+    """(points, answers): of every look after the first, where there are any on the way."""
+    points, texts, rewards = [], [], []
+    for name, (annotator, _, beta) in ARMS.items():
         for look in rl[name][1:]:
-            label = f"update {look.step}" + ("" if arm.beta else ", no KL term")
-            seen = answers.summarize(look.answers)
-            measured = {what: seen[what] for what in ("kl", "gold", "good")}
-            points.append({**shared, "label": label, "update": look.step, **measured})
-    return points
+            label = f"update {look['means']['step']}" + ("" if beta else ", no KL term")
+            about = "online RL", name, label, look["answers"], labels
+            points.append(answers.point_of(*about, biased=annotator != "human"))
+            texts.append(look["answers"].texts)
+            first = rl[name][0]["rewards"][:, 0]
+            rewards.append({"before": first, "after": look["rewards"][:, 0]})
+    return points, answers.answers_of_points(prompts, points, texts, rewards)
 
 
-def answers_at_looks(prompts: list[str], points: list[dict], rl: dict[str, list[RlLook]]) -> dict:
-    """The answers and rewards at the looks that are the points of `look_points`."""
-    texts, rewards = [], []
-    for series in dict.fromkeys(point["series"] for point in points):
-        before, *looks = rl[series]
-        first = before.rewards[:, 0]
-        texts += [look.answers.texts for look in looks]
-        rewards += [{"before": first, "after": look.rewards[:, 0]} for look in looks]
-    return answers.answers_of_points(prompts, points, texts, rewards)
+# --- The figure ---
 
 
 def draw(runs: list[dict]):
     """Gold against KL, three learning rates, the biased reward model, the cost."""
-    ends = [np.mean([run["spread"][name][1]["mean"] for run in runs]) for name in ("rl", "dpo")]
+    ends = [np.mean([run["spread"][name][1] for run in runs]) for name in ("rl", "dpo")]
     title = f"Online RL ends at gold utility {ends[0]:.1f}, DPO at {ends[1]:.1f}"
     figure, axes = figures.new_figure(2, 2, title)
     paths_panel(axes[0], runs)
-    rates_panel(axes[1], runs)
-    biased_panel(axes[2], runs)
-    passes_panel(axes[3], runs)
+    rates_panel(axes[1], [run["spread"] for run in runs])
+    biased_panel(axes[2], [run["looks"] for run in runs])
+    names = {"DPO": "dpo_passes", "online RL": "rl_passes"}
+    passes = {label: [run["cost"][name] / 1000 for run in runs] for label, name in names.items()}
+    figures.seed_columns(axes[3], passes, ["lab:dpo", "lab:rl"], digits=0)
+    times = np.mean(np.divide(passes["online RL"], passes["DPO"]))
+    axes[3].set(title=f"Online RL takes {times:.1f} times the computing", ylim=(0, None))
+    axes[3].set(ylabel="1,000 tokens through models")
     return figure
 
 
 def paths_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL: online RL on its way, and where DPO ended."""
-    paths = []
-    for run in runs:
-        looks = run["looks"]["default"]
-        paths.append([(look["kl"], look["gold"]) for look in looks])
-        ax.plot(*np.array(paths[-1]).T, color="lab:rl", lw=0.7, alpha=0.4)
-        dpo = run["dpo"]["kl"]["mean"], run["dpo"]["gold"]["mean"]
-        ax.plot(
-            *dpo, "s", color="lab:dpo", ms=3.5, alpha=0.6, label="DPO" if run is runs[0] else None
-        )
-    path = np.mean(paths, axis=0)
-    ax.plot(*path.T, "o-", color="lab:rl", lw=2, ms=3, label="online RL, after so many updates")
-    for place, look in zip(path, looks, strict=True):
-        ax.annotate(look["step"], place, (4, -11), textcoords="offset points", fontsize=8)
-    dpo = np.mean([run["dpo"]["kl"]["mean"] for run in runs])
-    ax.set_title(f"Online RL goes {path[-1][0]:.1f} nats away, DPO {dpo:.1f}")
+    looks = [run["looks"]["default"] for run in runs]
+    kl, gold = ([[look[name] for look in of_run] for of_run in looks] for name in ("kl", "gold"))
+    ax.plot(np.transpose(kl), np.transpose(gold), color="lab:rl", lw=0.7, alpha=0.4)
+    kl, gold = np.mean(kl, axis=0), np.mean(gold, axis=0)
+    ax.plot(kl, gold, "o-", color="lab:rl", lw=2, ms=3, label="online RL, after so many updates")
+    for place, look in enumerate(looks[0]):
+        at = {"xytext": (4, -11), "textcoords": "offset points"}
+        ax.annotate(look["step"], (kl[place], gold[place]), fontsize=8, **at)
+    dpo_kl, dpo_gold = ([run["dpo"][name] for run in runs] for name in ("kl", "gold"))
+    ax.plot(dpo_kl, dpo_gold, "s", color="lab:dpo", ms=3.5, alpha=0.6, label="DPO")
+    ax.set_title(f"Online RL goes {kl[-1]:.1f} nats away, DPO {np.mean(dpo_kl):.1f}")
     ax.set(xlabel="measured KL from the SFT model (nats)", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=2)
 
 
-def rates_panel(ax, runs: list[dict]) -> None:
+def rates_panel(ax, spreads: list[dict]) -> None:
     """Gold utility of both methods at three learning rates."""
-    for name, color, shift in (("rl", "lab:rl", -0.15), ("dpo", "lab:dpo", 0.15)):
-        label = {"rl": "online RL", "dpo": "DPO"}[name]
-        for place in range(len(RATES)):
-            values = [run["spread"][name][place]["mean"] for run in runs]
-            figures.seed_dots(ax, place + shift, values, color, label if place == 0 else None)
+    for name, label, shift in (("rl", "online RL", -0.15), ("dpo", "DPO", 0.15)):
+        for place, values in enumerate(zip(*(spread[name] for spread in spreads), strict=True)):
+            shown = label if place == 0 else None
+            figures.seed_dots(ax, place + shift, values, f"lab:{name}", shown)
     ax.set_xticks(range(len(RATES)), [f"x {rate:g}" for rate in RATES.values()])
-    ranges = [
-        np.mean([run["spread"][name]["mean"] for run in runs]) for name in ("rl_range", "dpo_range")
-    ]
+    ranges = [np.mean([np.ptp(spread[name]) for spread in spreads]) for name in ("rl", "dpo")]
     title = f"Best minus worst rate: online RL {ranges[0]:.1f}, DPO {ranges[1]:.1f}"
     ax.set(title=title, xlabel="learning rate over the default", ylabel="gold utility (log-odds)")
     figures.legend_below(ax, ncols=2)
 
 
-def biased_panel(ax, runs: list[dict]) -> None:
+def biased_panel(ax, seeds: list[dict]) -> None:
     """Gold and reward where the reward model comes from annotators who prefer length."""
-    steps = [look["step"] for look in runs[0]["looks"]["biased"]]
-    ends, lines = [], {"biased": ("-", "with the KL term"), "biased_no_kl": (":", "without")}
-    for name, (dashes, how) in lines.items():
-        for what, color in (("gold", "lab:gold"), ("reward", "lab:reward")):
-            values = [[look[what] for look in run["looks"][name]] for run in runs]
-            figures.seed_lines(ax, steps, values, color, f"{what}, {how}", ls=dashes)
-        ends.append(np.mean([run["looks"][name][-1]["gold"] for run in runs]))
-    ax.set_title(f"Biased rewards: gold {ends[0]:.1f} with the KL term, {ends[1]:.1f} without")
+    steps, ends = [look["step"] for look in seeds[0]["biased"]], []
+    for name, dashes in (("biased", "-"), ("biased_no_kl", ":")):
+        for what in ("gold", "reward"):
+            values = np.array([[look[what] for look in looks[name]] for looks in seeds])
+            label = f"{what}, {'with the KL term' if name == 'biased' else 'without'}"
+            figures.seed_lines(ax, steps, values, f"lab:{what}", label, ls=dashes)
+            ends.append(values[:, -1].mean())
+    ax.set_title(f"Biased rewards: gold {ends[0]:.1f} with the KL term, {ends[2]:.1f} without")
     ax.set(xlabel="update", ylabel="log-odds")
     figures.legend_below(ax, ncols=2)
-
-
-def passes_panel(ax, runs: list[dict]) -> None:
-    """Tokens through models in both trainings."""
-    for place, (name, color) in enumerate((("dpo", "lab:dpo"), ("rl", "lab:rl"))):
-        values = [run["cost"][f"{name}_passes"] / 1000 for run in runs]
-        figures.seed_dots(ax, place, values, color)
-        ax.annotate(
-            f"{np.mean(values):,.0f}",
-            (place, max(values)),
-            (0, 6),
-            textcoords="offset points",
-            ha="center",
-        )
-    ax.set_xticks((0, 1), ("DPO", "online RL"))
-    times = np.mean([run["cost"]["rl_passes"] / run["cost"]["dpo_passes"] for run in runs])
-    ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.2 * max(values)), ylabel="1,000 tokens through models")
-    ax.set_title(f"Online RL takes {times:.1f} times the computing")
 
 
 if __name__ == "__main__":
