@@ -3,7 +3,7 @@
     python 05-preference-tuning/frontier.py
 
 collected from   six studies, all measured on the same 128 held-out questions: from outputs/
-                 where one was run, else from the committed run over all seeds
+                 where all of them were run, else from the committed run over eight seeds
 trained          nothing
 judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
                  against the measured KL from the SFT model, in nats
@@ -71,20 +71,22 @@ LINES = ("best of n", "DPO", "online RL", "DPO + best of n")  # several points, 
 def collect_points(output_dir: Path) -> list[dict]:
     """Every study's points of (KL, gold utility), averaged over its seeds.
 
-    Raises UserError where a result is missing, and says which command makes it.
+    They are read from the output folder where all studies were run there with the same seeds, else
+    from the committed run: one seed of yours beside eight would not be alike. Raises UserError
+    where a result is missing, and says which command makes it.
     """
-    points, read = [], []
-    for study in SOURCES:
-        places = (output_dir / "studies", runs.COMMITTED / "studies")
-        place = next((p / f"{study}.json" for p in places if (p / f"{study}.json").is_file()), None)
-        results = read_json(place) if place else {}
-        parts = [run["metrics"].get("points") for run in results.get("runs", ())]
+    for folder in (output_dir / "studies", runs.COMMITTED / "studies"):
+        results = [read_json(folder / f"{study}.json") for study in SOURCES]
+        if len({str(result.get("seeds")) for result in results}) == 1 and results[0]:
+            break
+    points = []
+    for study, result in zip(SOURCES, results, strict=True):
+        parts = [run["metrics"].get("points") for run in result.get("runs", ())]
         if not parts or None in parts:
             command = f"python 05-preference-tuning/studies/{study}.py"
             raise runs.UserError(f"no results of {study} that can be read; {command} makes them")
         points += over_seeds(parts)
-        read.append(f"  {place}  ({len(results['seeds'])} seeds)")
-    print("reading", *read, sep="\n")
+    print(f"read from {folder}: {len(SOURCES)} studies, seeds {results[0]['seeds']}")
     return points
 
 
@@ -140,7 +142,9 @@ def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict:
 
 def draw(points: list[dict], limit: list, rows: list[dict]):
     """The plane, and two rankings of the methods."""
-    figure, axes = new_figure(2, 2, "Quality that each method buys, and how far it moves the model", 3.4)
+    figure, axes = new_figure(
+        2, 2, "Quality that each method buys, and how far it moves the model", 3.4
+    )
     grid = axes[0].get_gridspec()
     for ax in axes[:2]:
         ax.remove()
@@ -173,7 +177,7 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
     start = point_of_sft(points)
     ax.plot(0, start["gold"]["mean"], "s", color="lab:sft", label="SFT model")
     ax.plot([], [], "o", mfc="white", color="black", label="hollow: annotators prefer length")
-    ax.plot([], [], " ", label="others: the bars' colours")
+    ax.plot([], [], " ", label="no line: colours of the bars")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
     ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, 4.2))

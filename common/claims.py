@@ -148,8 +148,12 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
     folder = args.output_dir / "studies"
     saved = folder / f"{name}.json"
     committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise runs.UserError("--seeds: the same seed twice would count one run as two")
     if args.claims:
-        tell_claims(read_json(saved) or committed, claims, saved)
+        results = read_json(saved)
+        few = len(results.get("seeds", ())) < FEWEST
+        tell_claims(committed if few and committed else results, claims, saved)
         return
     check_writable(folder)
     check_results(folder, name)

@@ -51,16 +51,27 @@ def test_a_method_is_its_n_or_the_end_of_its_training():
         frontier.point_for(next(m for m in frontier.METHODS if m.name == "KTO"), POINTS)
 
 
+def write_study(folder, name: str, kls: list[float]) -> None:
+    points = [[made_up_point("DPO", name, kl, 2.0)] for kl in kls]
+    parts = [{"seed": k, "metrics": {"points": p}} for k, p in enumerate(points)]
+    content = {"seeds": list(range(len(kls))), "runs": parts}
+    write_json(folder / "studies" / f"{name}.json", content)
+
+
 def test_points_are_averaged_over_seeds_and_a_missing_study_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(frontier, "SOURCES", ("one",))
-    monkeypatch.setattr(frontier.runs, "COMMITTED", tmp_path / "nothing")
+    monkeypatch.setattr(frontier, "SOURCES", ("one", "two"))
+    monkeypatch.setattr(frontier.runs, "COMMITTED", tmp_path / "committed")
     with pytest.raises(UserError, match=r"studies/one\.py makes them"):
         frontier.collect_points(tmp_path)
-    points = [[made_up_point("DPO", "default", kl, 2.0)] for kl in (1.0, 3.0)]
-    parts = [{"seed": k, "metrics": {"points": p}} for k, p in enumerate(points)]
-    write_json(tmp_path / "studies" / "one.json", {"seeds": [0, 1], "runs": parts})
-    (point,) = frontier.collect_points(tmp_path)
-    assert point["kl"]["mean"] == 2.0 and point["kl"]["by_seed"] == [1.0, 3.0]
+    for name, kls in (("one", [1.0, 3.0]), ("two", [5.0, 5.0])):
+        write_study(tmp_path / "committed", name, kls)
+    first, second = frontier.collect_points(tmp_path)
+    assert first["kl"]["mean"] == 2.0 and first["kl"]["by_seed"] == [1.0, 3.0]
+    assert second["kl"]["mean"] == 5.0
+    write_study(tmp_path, "one", [9.0])  # one of two: the committed run stays as a whole
+    assert frontier.collect_points(tmp_path)[0]["kl"]["mean"] == 2.0
+    write_study(tmp_path, "two", [7.0])
+    assert [point["kl"]["mean"] for point in frontier.collect_points(tmp_path)] == [9.0, 7.0]
 
 
 def test_every_method_has_a_colour_and_the_legend_is_short():
