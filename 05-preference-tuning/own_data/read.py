@@ -32,8 +32,11 @@ from own_data.shapes import FEW_ODD, clean_name, find_column, holds_something
 Dataset = Sequence[dict]  # here a `datasets.Dataset`, mapped
 MOST_HELD = 1000  # pairs at most: an accuracy is then known to 0.03
 LONGEST = 1024  # tokens of a prompt with its answer, unless --max-length says otherwise
-TYPES = {"pairs": dict.fromkeys(SIDES, "string"), "prompts": {}}  # beside prompt and row
-TYPES["labels"] = {"completion": "string", "label": "bool"}
+TYPES = {
+    "pairs": dict.fromkeys(SIDES, "string"),
+    "labels": {"completion": "string", "label": "bool"},
+    "prompts": {},
+}
 SAYS_MORE = re.compile(r"status|rating|score|prefer|winner|label|tie|agree|choice|vote|rank")
 
 # --- What lessons call ---
@@ -462,10 +465,10 @@ def read_file(name: str) -> Iterator[dict]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise refuse("utf-8", name=name, k=line, error=error.reason) from None
-    yield from (read_csv if ending in (".csv", ".tsv") else read_json)(text, name)
+    yield from (rows_of_csv if ending in (".csv", ".tsv") else rows_of_json)(text, name)
 
 
-def read_csv(text: str, name: str) -> Iterator[dict]:
+def rows_of_csv(text: str, name: str) -> Iterator[dict]:
     """Cells are texts as they stand: 007 is no 7, and None no gap. The header tells the comma."""
     csv.field_size_limit(2**31 - 1)
     text, k = re.sub(r"\A\"?sep=.\"?\r?\n", "", text), 0  # for Excel
@@ -486,7 +489,7 @@ def read_csv(text: str, name: str) -> Iterator[dict]:
         raise refuse("quote", name=name, k=k + 1, error=error) from None
 
 
-def read_json(text: str, name: str) -> Iterator[dict]:
+def rows_of_json(text: str, name: str) -> Iterator[dict]:
     """Rows in JSON: one object after the other, a list of them, columns, or rows under a key."""
     decoder, blank, k, place = json.JSONDecoder(), re.compile(r"\s*"), 0, 0
     while (place := blank.match(text, place).end()) < len(text):
@@ -498,32 +501,29 @@ def read_json(text: str, name: str) -> Iterator[dict]:
             where = {"line": error.lineno, "column": error.colno, "error": error.msg}
             raise refuse("json", name=name, k=k + 1, **where) from None
         alone = k == 0 and blank.match(text, place).end() == len(text)
-        for row in rows_of(value) if alone else [value]:
+        for row in rows_of_value(value) if alone else [value]:
             k += 1
             if not isinstance(row, dict):
                 raise refuse("no object", name=name, k=k, shown=f"{row!r:.40}")
             yield row
 
 
-def rows_of(value) -> Iterable:
+def rows_of_value(value) -> Iterable:
     """The rows in the one value of a file: a list, rows under a key, columns, or itself a row."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
     cells = list(value.values())
+    tables = {}
     for key, cell in value.items():
-        table = isinstance(cell, list) and cell and isinstance(cell[0], dict)
-        if (
-            table
-            and not talk.is_message(cell)
-            and (len(value) == 1 or key.lower() in ("train", "data"))
-        ):
-            return cell
+        if isinstance(cell, list) and cell and isinstance(cell[0], dict):
+            tables[key.lower()] = cell
+    for key in ("train", "data", *(tables if len(value) == 1 else ())):
+        if key in tables and not talk.is_message(tables[key]):
+            return tables[key]
     if all(isinstance(cell, dict) and "0" in cell for cell in cells):  # as pandas writes columns
         cells = [list(cell.values()) for cell in cells]
-    listed = all(
-        isinstance(cell, list) and cell and not isinstance(cell[0], dict) for cell in cells
-    )
-    if not listed or len({*map(len, cells)}) > 1:
+    lists = all(isinstance(cell, list) and cell for cell in cells) and not tables
+    if not lists or len({*map(len, cells)}) > 1:
         return [value]
     return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
 
@@ -570,16 +570,15 @@ def leave_out_unusable(reading: ReadData) -> ReadData:
     for k, row in enumerate(show_progress(reading.rows, "reading pairs")):
         answers = answers_of(row)
         same = key_of(row["prompt"], *answers, row.get("label"))
-        reason = "duplicate" if same in known else ""
-        if len(answers) == 2 and answers[0] == answers[1]:
-            reason = "identical"
         if not all(map(str.strip, answers)):
-            reason = "empty"
-        known.add(same)
-        if reason:
-            dropped[reason].append(row["row"])
+            dropped["empty"].append(row["row"])
+        elif len(answers) == 2 and answers[0] == answers[1]:
+            dropped["identical"].append(row["row"])
+        elif same in known:
+            dropped["duplicate"].append(row["row"])
         else:
             kept.append(k)
+        known.add(same)
     return ReadData(reading.rows.select(kept), dropped, reading.remarks)
 
 
@@ -627,11 +626,12 @@ def split_rows(rows: Dataset, held: Dataset | None, seed: int, most: int | None)
     inside = np.isin(keys, an_eighth if held is None else keys_of(held))
     order = np.random.default_rng(seed).permutation(len(rows))
     train, others = rows.select(order[~inside[order]][:most]), rows.select(order[inside[order]])
-    if held is not None and len(others):
-        print(f"{len(others)} rows left out of training: their prompts are held out")
     if not len(train):
         raise UserError("--held-out: all prompts of --dataset are held out")
-    others = others if held is None else held
+    if held is not None:
+        if len(others):
+            print(f"{len(others)} rows left out of training: their prompts are held out")
+        others = held
     known = {bare_prompt(prompt) for prompt in train["prompt"]}
     near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(others["prompt"]))
     if near:
