@@ -5,7 +5,7 @@
     python 05-preference-tuning/rlhf_objectives.py --billions 70  # the memory of a larger model
 
 trained on   the reward of an annotator who likes long answers: ten answers to each of 20 questions
-by           PPO on a softmax over the ten answers, in NumPy (`train_bandit`)
+by           PPO on a softmax over the ten answers: a bandit, one choice and no further steps
 judged by    gold utility, and the optimum, which has a formula (`kl_regularized_optimum`)
 writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
@@ -26,23 +26,20 @@ from common import runs
 from common.answers import in_short, print_table
 from common.figures import new_figure
 
-# --- 1. The objective: maximise E[r] - beta KL(pi || pi_ref) ---
+# --- 1. The formulas: the objective, PPO's update, and the KL from samples ---
 
 
 def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
-    """The policy that maximises E[r] - beta KL(pi || pi_ref): pi_ref exp(r / beta) / Z, (..., K).
+    """The policy that maximises E[r] - beta KL(pi || pi_ref): pi_ref exp(r / beta) / Z.
 
-    beta -> 0 leaves the best of what pi_ref can say, beta -> infinity pi_ref. Rafailov et al. 2023
-    (arXiv 2305.18290), Eq. 4.
+    The last axis holds the answers to one question. beta -> 0 leaves the best of what pi_ref can
+    say, beta -> infinity pi_ref. Rafailov et al. 2023 (arXiv 2305.18290), Eq. 4.
     """
     support = ref_probs > 0
     best = np.where(support, rewards, -np.inf).max(-1, keepdims=True)
     with np.errstate(over="ignore"):  # divided by a tiny beta: -inf, so the weight is 0
         weights = ref_probs * np.exp(np.where(support, rewards - best, 0.0) / beta)
     return weights / weights.sum(-1, keepdims=True)
-
-
-# --- 2. PPO's update: the clipped surrogate, advantages, and the KL from samples ---
 
 
 def clipped_surrogate(ratio: np.ndarray, advantage: np.ndarray, epsilon: float) -> np.ndarray:
@@ -60,7 +57,8 @@ def generalized_advantage_estimate(
 ) -> np.ndarray:
     """A_t = sum_l (gamma lam)^l delta_(t+l), delta_t = r_t + gamma V_(t+1) - V_t; (T,), V_T = 0.
 
-    lam = 0 gives TD errors (trust the values), 1 returns minus values (trust the samples).
+    delta_t: how much better one step went than its value. lam = 0 is delta_t alone (trust the
+    values), lam = 1 with gamma = 1 all reward still to come minus V_t (trust the samples).
     Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
     """
     deltas = rewards + gamma * np.append(values[1:], 0.0) - values
@@ -80,7 +78,7 @@ def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarra
     return {"k1": -x, "k2": x**2 / 2, "k3": np.expm1(x) - x}  # exp(x) - 1 - x may round below 0
 
 
-# --- 3. A world so small that its optimum is known ---
+# --- 2. PPO in a world so small that its optimum is known ---
 
 ANSWER_STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
 ANSWER_STYLES += ("sycophantic", "off_topic")
@@ -99,28 +97,22 @@ class Bandit(NamedTuple):
 
 def make_bandit(count: int, seed: int) -> Bandit:
     """Questions in which the user holds a wrong belief, so that every style can answer."""
-    rng, texts = random.Random(f"bandit {seed}"), []
+    rng, prompts, texts, utilities = random.Random(f"bandit {seed}"), [], [], []
     pool = [question for question in world.questions("test") if world.holds_wrong_belief(question)]
-    asked = rng.sample(pool, count)
-    for question in asked:
+    for question in rng.sample(pool, count):
+        prompts.append(question.prompt)
         texts.append([])
         for style in ANSWER_STYLES:
             while (text := world.write_response(question, style, rng)) in texts[-1]:
                 pass
             texts[-1].append(text)
-    prompts, utilities = [question.prompt for question in asked], {}
-    for annotator in ("human", "length"):
-        rows = zip(prompts, texts, strict=True)
-        table = [[world.annotator_utility(p, text, annotator) for text in row] for p, row in rows]
-        utilities[annotator] = np.array(table)
-    gold, reward = utilities.values()
+            both = (world.annotator_utility(prompts[-1], text, who) for who in ("human", "length"))
+            utilities.append([*both])
+    gold, reward = np.reshape(utilities, (count, len(ANSWER_STYLES), 2)).transpose(2, 0, 1)
     shares = [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
     ref = np.tile(np.array(shares) / sum(shares), (count, 1))
     favourite = np.isclose(reward, reward.max(-1, keepdims=True))
     return Bandit(prompts, texts, ref, gold, reward, favourite)
-
-
-# --- 4. PPO ---
 
 
 def train_bandit(
@@ -141,8 +133,7 @@ def train_bandit(
     units of reward per nat. A learning rate or epsilon of shape (M, 1, 1) trains M policies each.
     """
     log_ref, rng = np.log(ref_probs), np.random.default_rng(seed)
-    shape = np.broadcast_shapes(log_ref.shape, np.shape(learning_rate), np.shape(epsilon))
-    logits = np.broadcast_to(log_ref, shape)
+    logits = log_ref + np.zeros_like(learning_rate) + np.zeros_like(epsilon)  # of all shapes
     history = [log_softmax(logits)]
     for _ in range(updates):
         # Generate: how often each answer was sampled.
@@ -171,20 +162,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-# --- 5. What is measured ---
-
-
 def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> dict:
     """Of policies (..., N, K): reward, gold utility, KL in nats, ... each (..., N).
 
     `distance` is the total variation from the optimum: the probability that is elsewhere, 0 to 1.
     """
     probs = np.exp(log_probs)
-    read = {name: (probs * getattr(bandit, name)).sum(-1) for name in ("reward", "gold")}
-    kl = (probs * (log_probs - np.log(bandit.ref))).sum(-1)
-    read["kl"] = np.maximum(kl, 0.0)  # it may round below
-    read["favourite"] = (probs * bandit.favourite).sum(-1)
-    return read | {"distance": np.abs(probs - optimum).sum(-1) / 2}
+    read = {n: (probs * getattr(bandit, n)).sum(-1) for n in ("reward", "gold", "favourite")}
+    kl = (probs * (log_probs - np.log(bandit.ref))).sum(-1)  # it may round below 0
+    return read | {"kl": np.maximum(kl, 0.0), "distance": np.abs(probs - optimum).sum(-1) / 2}
 
 
 def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
@@ -204,26 +190,24 @@ def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
 def memory(billions: float) -> dict[str, dict]:
     """GB (1e9 bytes) that each method holds, where all of its models have so many parameters.
 
-    fp16 weights take two bytes a parameter, AdamW's two fp32 moments eight for each that is
-    trained. With LoRA the reference is the policy, and the reward model the value model, with the
-    adapter off. Gradients and activations come on top.
+    A weight in fp16 takes two bytes. AdamW keeps two moments of each trained one, running means of
+    its gradient and of the square: eight bytes in fp32. With LoRA the reference is the policy, and
+    the reward model the value model, with the adapter off. Gradients and activations come on top.
     """
-    adapter = 0.0006 * billions  # rank 8 on q and v of a 7B Llama: 4.2 million parameters
-    held = {  # what is trained, and how many parameters each has; what is only read
-        "PPO": (("policy", "value"), billions, ("reference", "reward")),
-        "DPO": (("policy",), billions, ("reference",)),
-        "PPO + LoRA": (("policy adapter", "value adapter"), adapter, ("policy", "reward")),
-        "DPO + LoRA": (("policy adapter",), adapter, ("policy",)),
-    }
-    table = {}
-    for method, (trained, size, read) in held.items():
+    adapter, table = 0.0006 * billions, {}  # rank 8 on q, v of a 7B Llama: 4.2 million parameters
+    for method, trained, size, read in (
+        ("PPO", ("policy", "value"), billions, ("reference", "reward")),
+        ("DPO", ("policy",), billions, ("reference",)),
+        ("PPO + LoRA", ("policy adapter", "value adapter"), adapter, ("policy", "reward")),
+        ("DPO + LoRA", ("policy adapter",), adapter, ("policy",)),
+    ):
         weights = dict.fromkeys(trained, 2 * size) | dict.fromkeys(read, 2 * billions)
         adamw = 8 * size * len(trained)
         table[method] = {"weights_gb": weights, "trained": trained, "adamw_gb": adamw}
     return table
 
 
-# --- 6. The figure ---
+# --- 3. The figure ---
 
 
 def draw(metrics: dict, epsilon: float, billions: float):
@@ -239,17 +223,13 @@ def draw(metrics: dict, epsilon: float, billions: float):
 def clip_panel(ax, epsilon: float) -> None:
     """The clipped objective of a good and of a bad answer, and where its gradient is zero."""
     ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
-    for advantage, color, flat, told in (
-        (1, "lab:chosen", slice(3, 5), "better than expected"),
-        (-1, "lab:rejected", slice(0, 2), "worse than expected"),
-    ):
-        objective = clipped_surrogate(ratio, advantage, epsilon)
-        ax.fill_between(ratio[flat], 0, objective[flat], color=color, alpha=0.2, lw=0)
-        ax.plot(ratio, objective, color=color, lw=1.8, label=f"{told}: advantage {advantage}")
-        if epsilon < 0.7:
-            at = ratio[flat].mean(), objective[flat][0] / 2
-            ax.text(*at, "no\ngradient", ha="center", va="center")
-    ax.set(title=f"The clip at ε = {epsilon:g}", ylabel="clipped objective", ylim=(-2.1, 2.6))
+    for advantage, name, k, told in ((1, "chosen", 3, "better"), (-1, "rejected", 0, "worse")):
+        objective, style = clipped_surrogate(ratio, advantage, epsilon), {"color": f"lab:{name}"}
+        ax.fill_between(ratio[k : k + 2], 0, objective[k : k + 2], alpha=0.25, lw=0, **style)
+        label = f"{told} than expected: advantage {advantage}"
+        ax.plot(ratio, objective, lw=1.8, label=label, **style)
+    ax.fill_between([], [], color="#D0D0D0", label="shaded: no gradient")
+    ax.set(title=f"The clip at ε = {epsilon:g}", ylabel="clipped objective", ylim=(-2.1, 3))
     ax.set_xlabel("ratio: probability / probability before the update")
     ax.legend(loc="upper left")
 
@@ -264,9 +244,8 @@ def advantage_panel(ax) -> None:
         told = f" token {t + 1}: reward {rewards[t]:g},\n value {values[t]:g}"
         ax.text(1, rows[-1, t], told, color=shade, va="center", linespacing=1.1)
     ax.set(title="The advantage of three tokens by λ (γ = 1)", xlim=(0, 1.62), ylim=(0.05, 0.55))
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.set(ylabel="advantage (units of reward)", xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.set_xlabel("λ    0: trust the values    1: trust the samples", loc="left")
-    ax.set_ylabel("advantage (units of reward)")
 
 
 def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
@@ -277,12 +256,13 @@ def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
         ax.plot(optimum["kl"], optimum[name], color=f"lab:{name}", lw=1.8, label=label)
         reached = [end["kl"] for end in ppo], [end[name] for end in ppo]
         ax.plot(*reached, "o", color=f"lab:{name}", mec="black", ms=7)
-    named: list[float] = []
-    for end in (ppo[1], ppo[3], ppo[0], ppo[2]):  # the chosen beta and none first
-        if all(abs(end["kl"] - kl) > 0.45 for kl in named):
-            ax.text(end["kl"], end["reward"] + 0.35, f"β = {end['beta']:g}", ha="center")
-            named.append(end["kl"])
+    offsets = ((3, -14), (-22, 8), (3, -14), (8, -3))  # of the names; that of --beta is above
+    named = {end["beta"]: (end, offset) for end, offset in zip(ppo, offsets, strict=True)}
+    for end, offset in named.values():
+        at = end["kl"], end["reward"]
+        ax.annotate(f"β = {end['beta']:g}", at, offset, textcoords="offset points")
     ax.plot([], [], "ow", mec="black", ms=7, label="PPO's policies; β = 0: no KL term")
+    ax.set_xlim(-0.3, 1.2 * max(end["kl"] for end in ppo))
     ax.set(title="The optimum for every β, and where PPO ended", ylim=(1, 10.5), ylabel="log-odds")
     ax.set_xlabel("KL(π || reference), nats")
     ax.legend(loc="upper left")
@@ -298,46 +278,40 @@ def memory_panel(ax, held: dict, billions: float) -> None:
             if size > 0.1 * billions:
                 ax.bar_label(bar, [role], label_type="center", fontsize=8, color=ink)
             left += size
-        adamw = f"{row['adamw_gb']:.{3 if row['adamw_gb'] >= 1 else 2}g}"
-        ax.text(left, method, f" {left:.3g} + {adamw}", va="center")
+        told = (f"{gb:,.0f}" if gb >= 100 else f"{gb:.2g}" for gb in (left, row["adamw_gb"]))
+        ax.text(left, method, f" {' + '.join(told)}", va="center")
     ax.set(title=f"Memory with models of {billions:g}B parameters", xlim=(0, 11 * billions))
-    ax.set_xlabel("GB: fp16 weights (dark: trained) + AdamW's moments")
+    ax.set_xlabel("GB: weights, 2 bytes each (dark: trained)\n+ AdamW's moments, 8 if trained")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
 
 
-# --- Main ---
-
-
-def print_policies(bandit: Bandit, policies: dict[str, np.ndarray]) -> None:
-    """An answer in each style to the first question, and the style's share of all answers."""
-    head, rows = f"{'an answer in each style, its share':<46}{'reward':>7}{'gold':>7}", []
+def print_results(bandit: Bandit, policies: dict, reads: list[dict], estimates: dict) -> None:
+    """What the policies answer, what they earn, how far they went; the KL from samples."""
+    head = f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}"
+    rows = []
     for style in dict.fromkeys(ANSWER_STYLES):
         of_style = np.array(ANSWER_STYLES) == style
         k = of_style.argmax()
         what = f"{in_short(bandit.texts[0][k], 45):<46}"
         what += f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
-        shares = [float(probs[:, of_style].sum(-1).mean()) for probs in policies.values()]
+        shares = [float(np.exp(logs)[:, of_style].sum(-1).mean()) for logs in policies.values()]
         rows.append((what, *shares, "%"))
-    print(bandit.prompts[0])
+    print(f"question 1: {bandit.prompts[0]}")
     print_table((head, *policies), rows)
-
-
-def print_readings(reads: dict[str, dict], estimates: dict) -> None:
-    """What the policies earn, and how far they are from the reference and from the optimum."""
-    rows = []
-    for what, name, unit in (
-        ("reward: gold utility + 0.3 for a word of filler", "reward", "log-odds"),
-        ("gold utility: what is wanted, -3 to 4", "gold", "log-odds"),
-        ("KL from the reference, exactly", "kl", "nats"),
-        ("answers that are rewarded most", "favourite", "%"),
-        ("answers that the optimum would not give", "distance", "%"),
-    ):
-        rows.append((what, *(read[name] for read in reads.values()), unit))
-    print_table(("", *reads), rows)
-    told = ("k1 = log p - log p_ref", "k2 = k1^2 / 2", "k3 = exp(-k1) - 1 + k1")
-    rows = [(k, *row.values(), "nats") for k, row in zip(told, estimates.values(), strict=True)]
-    print_table(("KL of PPO's policy, estimated from its samples", "mean", "+- of one"), rows)
+    told = {
+        "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
+        "gold": ("gold utility: what is wanted, -3 to 4", "log-odds"),
+        "kl": ("KL from the reference, exactly", "nats"),
+        "favourite": ("answers that are rewarded most", "%"),
+        "distance": ("probability that lies elsewhere than the optimum's", "%"),
+    }
+    rows = [(what, *(read[n] for read in reads), unit) for n, (what, unit) in told.items()]
+    print_table(("", *policies), rows)
+    names = ("k1 = log p - log p_ref", "k2 = k1^2 / 2", "k3 = exp(-k1) - 1 + k1")
+    rows = [(k, *row.values(), "nats") for k, row in zip(names, estimates.values(), strict=True)]
+    head = ("KL of PPO's policy, estimated from its samples", "mean", "spread of one sample")
+    print_table(head, rows)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -346,14 +320,15 @@ def main(argv: list[str] | None = None) -> dict:
     billions = "parameters of each model in the memory panel; default: 7"
     parser.add_argument("--billions", type=runs.positive_float, default=7.0, help=billions)
     told = {"beta": "1, in units of reward per nat", "epsilon": "0.2, PPO's clip"}
-    told |= {"batch_size": "64 a question", "learning_rate": "0.3, of plain steps"}
+    told |= {"batch_size": "samples of each question; default: 64"}
+    told |= {"epochs": "passes over each batch; default: 4", "learning_rate": "0.3, of plain steps"}
     runs.add_hyperparameters(parser, train_bandit, **told)
     args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})
     if args.epsilon >= 1:
         raise runs.UserError("--epsilon is below 1: no ratio of probabilities falls below 0")
 
     bandit = make_bandit(20, args.seed)
-    told = f"{args.updates} updates, beta {args.beta:g}; annotators like length"
+    told = f"{args.updates} updates, beta {args.beta:g}; the annotator likes length"
     print(f"PPO on ten answers to each of 20 questions, {told}")
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, args.beta)
 
@@ -361,22 +336,19 @@ def main(argv: list[str] | None = None) -> dict:
         read = read_bandit(log_probs, bandit, optimum)
         return {name: values.mean(-1).tolist() for name, values in read.items()}
 
-    policies, ppo = {"before": np.log(bandit.ref)}, []
-    for name, beta in (("4", 4.0), ("PPO", args.beta), ("0.25", 0.25), ("no KL term", 0.0)):
-        settings = {**args.training, "beta": beta}
-        policies[name] = train_bandit(bandit.ref, bandit.reward, **settings)[-1]
-        ppo.append({"beta": beta, **means(policies[name])})
-    betas, before = np.geomspace(8, 0.05, 25), means(policies["before"])
-    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in betas])
-    estimates = expected_estimates(policies["PPO"], policies["before"])
-
-    shown = ("before", "PPO", "no KL term")
-    print_policies(bandit, {name: np.exp(policies[name]) for name in shown})
-    print_readings(dict(zip(shown, (before, ppo[1], ppo[3]), strict=True)), estimates)
+    before, betas = np.log(bandit.ref), (4.0, args.beta, 0.25, 0.0)
+    settings = [{**args.training, "beta": beta} for beta in betas]
+    trained = [train_bandit(bandit.ref, bandit.reward, **some)[-1] for some in settings]
+    ppo = [{"beta": beta, **means(logs)} for beta, logs in zip(betas, trained, strict=True)]
+    shown = np.geomspace(8, 0.05, 25)
+    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in shown])
+    estimates = expected_estimates(trained[1], before)
+    policies = {"before": before, "PPO": trained[1], "no KL term": trained[3]}
+    print_results(bandit, policies, [means(before), ppo[1], ppo[3]], estimates)
     metrics = {
-        "before": before,
+        "before": means(before),
         "ppo": ppo,
-        "optimum": {"beta": betas.tolist(), **means(optima)},
+        "optimum": {"beta": shown.tolist(), **means(optima)},
         "kl_estimators": estimates,
         "memory": memory(args.billions),
     }

@@ -84,13 +84,15 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 def add_hyperparameters(parser: argparse.ArgumentParser, train: Callable, **texts: str) -> None:
     """A flag for every keyword-only number or text of `train`, with the default that stands there.
 
-    A default of None depends on the model; `texts` says how.
+    A default of None depends on the model; `texts` says how. A text with "default" says all.
     """
     group = parser.add_argument_group("training")
     kinds = {int: whole_number(1), float: positive_float, str: non_empty}
     for name, default in hyperparameters(train).items():
         kind = kinds[float if default is None else type(default)]
-        told = f"{HELP.get(name, name.replace('_', ' '))}; default: {texts.get(name, default)}"
+        told = str(texts.get(name, default))
+        if "default" not in told:
+            told = f"{HELP.get(name, name.replace('_', ' '))}; default: {told}"
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, type=kind, default=default, metavar="X", help=told)
 
