@@ -69,7 +69,11 @@ def train_reward_model(
     learning_rate = learning_rate or (5e-4 if models.is_embedded(model.name_or_path) else 1e-4)
     batches = batches_of_similar_length(pairs, batch_size, epochs, random.Random(seed))
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01, fused=True)
-    one_cycle = {"total_steps": len(batches) + 1, "pct_start": 0.1}
+    total = len(batches) + 1
+    one_cycle = {
+        "total_steps": total,
+        "pct_start": max(0.1, 1.5 / total),
+    }  # 1 step up would divide by 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, **one_cycle)
     accelerator = Accelerator(device_placement=False)  # the model is where it should be
     shared, optimizer = accelerator.prepare(model, optimizer)
