@@ -6,11 +6,11 @@
     python 05-preference-tuning/dpo_trainer.py --model distilgpt2 --dataset pairs.jsonl  # yours
 
 trained on   768 pairs of answers, labelled by noisy annotators without a bias
-by           TRL's DPOTrainer with LoRA; a test holds dpo_loss below against TRL's loss
+by           TRL's DPOTrainer with LoRA; a test checks that dpo_loss below equals TRL's loss
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_training.png, .json, and outputs/dpo/ (the adapter, and how to load it)
 
-About 40 seconds on one core. A killed training goes on with --resume. Left out: more than one pass
+About 40 seconds on one core. A killed training goes on with --resume. Not studied here: more passes
 (studies/too_much_dpo.py), pairs that the model samples itself (studies/on_policy_pairs.py), other
 losses (dpo_variants.py), FSDP. Several processes: accelerate launch --multi_gpu --num_processes 2.
 """
@@ -97,9 +97,9 @@ def train_dpo(
 ):
     """(policy, history): a LoRA adapter trained on rows of prompt, chosen, rejected; TRL's log.
 
-    TRL takes the model with the adapter off as the reference: one model in memory, not two. A model
-    that has its adapter already is trained on, against `reference`. `look(step, policy)` is called
-    at the start, every sixth of the way (or at the steps `look_at`) and at the end.
+    TRL takes the model with the adapter off as the reference: one model in memory, not two. If the
+    model already has an adapter, it goes on training that one; `reference` is what it is held to.
+    `look(step, policy)` is called at step 0, every sixth of the way (or `look_at`), at the end.
     """
     import torch
     from trl import DPOConfig, DPOTrainer
@@ -148,14 +148,15 @@ def dpo_settings(model, pairs, **hyperparameters) -> dict:
 
 def dpo_policy(folder: Path, model, tokenizer, pairs, **hyperparameters):
     """The policy of a DPO training: the one in `folder` where it was trained so, else trained."""
-    trained = []
+    policy = None
 
     def train() -> tuple:
-        trained.append(train_dpo(model, tokenizer, pairs, **hyperparameters)[0])
-        return trained[0], tokenizer
+        nonlocal policy
+        policy, _ = train_dpo(model, tokenizer, pairs, **hyperparameters)
+        return policy, tokenizer
 
     saving.load_or_train(folder, dpo_settings(model, pairs, **hyperparameters), train)
-    return trained[0] if trained else models.load_adapter(model, folder)
+    return models.load_adapter(model, folder) if policy is None else policy
 
 
 def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
@@ -202,24 +203,6 @@ def remove_checkpoints(folder: Path) -> None:
         folder.rmdir()
 
 
-README = """\
-# A LoRA adapter, trained with DPO
-
-Trained by dpo_trainer.py of the preference-tuning lab with these settings:
-
-    {settings}
-
-This loads it on its base model and answers a question (`pip install transformers peft torch`):
-
-```python
-from transformers import pipeline
-
-{load}
-chat = {chat}
-answers = write(chat, max_new_tokens=48, do_sample=False)
-print(answers[0]["generated_text"][-1]["content"].strip())
-```
-"""
 LOAD = 'write = pipeline("text-generation", {})'
 LOAD_ON_ADAPTER = """\
 from common.models import load_causal_lm  # of the lab: the base model is an adapter itself
@@ -233,9 +216,12 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt)
     folder, *merged = folders
     base = policy.peft_config["default"].base_model_name_or_path
     load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
-    load = load.format(json.dumps(str(folder.resolve())))
-    told = ", ".join(f"{name} {value}" for name, value in settings.items())
-    readme = README.format(settings=told, load=load, chat=json.dumps(as_messages(prompt)))
+    template = Path(__file__).with_name("how_to_use_an_adapter.md").read_text(encoding="utf-8")
+    readme = template.format(
+        settings=", ".join(f"{name} {value}" for name, value in settings.items()),
+        load=load.format(json.dumps(str(folder.resolve()))),
+        chat=json.dumps(as_messages(prompt)),
+    )
     saving.save_model(folder, settings, policy, tokenizer, readme=readme)
     for folder in merged:
         whole = copy.deepcopy(policy).merge_and_unload()
@@ -247,14 +233,18 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt)
 
 def draw(history: list[dict], looks: list[dict], own_data: bool = False):
     """Four panels of the run that was just done; two where nobody knows how good answers are."""
-    title = f"DPO on your pairs: {100 * looks[-1]['ranked']:.0f} % of held-out ones ranked right"
-    if not own_data:
+    if own_data:
+        n, share = looks[-1]["pairs"], looks[-1]["ranked"]
+        title = f"DPO on your pairs: {n * share:.0f} of {n} held-out pairs ranked as labelled"
+    else:
         good = [100 * look["kinds"]["right and concise"] for look in looks]
         title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
     figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
     log_panel(axes[0], history)
     for panel, ax in zip((sides_panel, kinds_panel, distance_panel), axes[1:], strict=False):
         panel(ax, looks)
+    for ax in axes[:3]:  # over steps
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -266,24 +256,27 @@ def log_panel(ax, history: list[dict]) -> None:
     ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
     ax.text(1.01, math.log(2), "ln 2", transform=ax.get_yaxis_transform(), va="center")
     line, label = {"color": "lab:dpo", "lw": 1.6}, "pairs ranked as labelled (share)"
-    ax.plot(steps[width:], ranked[width:], ls="--", label=label, **line)
+    line["marker"] = "o" if len(steps) < 12 else None  # a point alone makes no line
+    ax.plot(steps[width:], ranked[width:], ls="--", mfc="white", label=label, **line)
     ax.plot(steps, loss, label="loss (nats: natural logarithm)", **line)
     ax.set(title="What the training log shows", ylim=(0, 1), ylabel="share of pairs, and nats")
-    ax.set_xlabel(f"step (mean of the last {width}); before training the loss is ln 2")
+    means = f" (mean of the last {width})" if width > 1 else ""
+    ax.set_xlabel(f"step{means}; before training the loss is ln 2")
     figures.legend_below(ax, ncols=1)
 
 
 def sides_panel(ax, looks: list[dict]) -> None:
-    """What became of the probabilities of held-out answers."""
+    """What became of the probabilities of held-out answers, the same ones at every step."""
     steps = [look["step"] for look in looks]
     ax.axhline(0, color="black", lw=0.8)
     for side in ("chosen", "rejected"):
-        values = [look[side] for look in looks]
+        values = [look["first_pairs"][side] for look in looks]
         ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
-        last = f"  {values[-1]:+.1f}".replace("-", "\N{MINUS SIGN}")
-        ax.text(steps[-1], values[-1], last, va="center")
-    ax.set(title="Held-out pairs: which answers became likelier", xlabel="step")
-    ax.set(ylabel="change of log p (nats)", xlim=(0, 1.12 * steps[-1]))
+        last = f"  {values[-1]:+.{1 if abs(values[-1]) > 0.1 else 2}f}"
+        ax.text(steps[-1], values[-1], last.replace("-", "\N{MINUS SIGN}"), va="center")
+    ax.set_xlabel(f"step (at each the same {looks[0]['first_pairs']['count']} pairs)")
+    ax.set(title="Held-out pairs: which answers became likelier")
+    ax.set(ylabel="change of log p (nats)", xlim=(0, 1.16 * steps[-1]))
     figures.legend_below(ax, ncols=2)
 
 
@@ -307,11 +300,11 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
     ax.axhline(4, color="lab:gold", lw=0.8, ls=":")
     ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
     ax.plot(kl, gold, "o-", color=color)
-    below = {"xytext": (7, -11), "textcoords": "offset points"}
+    below = {"xytext": (3, -17), "textcoords": "offset points"}
     for look in {k: looks[k] for k in (0, len(looks) // 3, len(looks) - 1)}.values():
         ax.annotate(f"{what} {look['step']}", (look["kl"], look["gold"]), **below)
     ax.set(title="Quality against distance from the SFT model")
-    ax.set(xlabel="measured KL (nats)", xlim=(0, 1.25 * max(kl)), ylim=(min(gold) - 0.2, 4.2))
+    ax.set(xlabel="measured KL (nats)", xlim=(0, 1.3 * max(kl)), ylim=(min(gold) - 0.3, 4.2))
     ax.set_ylabel(figures.GOLD)
 
 
@@ -319,41 +312,46 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 
 
 def train_and_look(
-    model, tokenizer, data: tuple, looks: list, settings: dict, second, sampling: dict, hyper: dict
+    model, tokenizer, data, hyper: dict, looks: list, *, settings: dict, sampling: dict, second_look
 ) -> tuple:
     """(policy, history): trained on data = (pairs, held-out pairs, prompts), `looks` filled.
 
-    `second` asks what may be wrong with pairs of your own. On the way fewer answers will do.
+    On the way 100 held-out pairs are read, and two answers to a prompt; at the end all pairs, and
+    three answers. Of your own data 16 pairs and one answer; at the end all pairs, and two answers.
     """
     pairs, held, asked = data
-    n, few = (1, 16) if second else (2, 100)
+    n_on_the_way, few = (1, 16) if second_look else (2, 100)
+    first_pairs = list(held)[:few]
     last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
     name = Path(model.name_or_path).name
     print(f"{name} on {len(pairs)} pairs, {last} steps; judged by answers to {len(asked)} prompts")
-    if second:
-        second.before(pairs, held, model, tokenizer, sampling["seed"])
-    seen = []
+    if second_look:
+        second_look.before(pairs, held, model, tokenizer, sampling["seed"])
+    sampled = changes = None
 
     def look(step: int, policy) -> None:
-        rows, most = (held, n + 1) if step == last else (list(held)[:few], n + (step == 0))
-        sampled = answers.sample_answers(policy, tokenizer, asked, most, **sampling)
-        of_pairs = read_pairs(policy, tokenizer, rows, hyper["beta"])
-        means = {name: float(values.mean()) for name, values in of_pairs.items()}
+        nonlocal sampled, changes
+        n = n_on_the_way + 1 if step in (0, last) else n_on_the_way
+        rows = held if step == last else first_pairs
+        sampled = answers.sample_answers(policy, tokenizer, asked, n, **sampling)
+        changes = read_pairs(policy, tokenizer, rows, hyper["beta"])
+        means = {name: float(values.mean()) for name, values in changes.items()}
+        first = {side: float(changes[side][:few].mean()) for side in ("chosen", "rejected")}
+        means |= {"pairs": len(rows), "first_pairs": {"count": len(first_pairs), **first}}
         looks.append({"step": step, **sampled.means(), **means, "texts": sampled.texts[:2]})
-        seen[:] = sampled, of_pairs
-        kept = hyper["checkpoints"] / "looks.json"
-        saving.write_json(kept, {"settings": settings, "looks": looks})
+        kept = {"settings": settings, "looks": looks}
+        saving.write_json(hyper["checkpoints"] / "looks.json", kept)
         if step == 0:
             print(f"loss before training {means['loss']:.4f}, ln 2 = {math.log(2):.4f}")
-        if second:
-            second.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
+        if second_look:
+            second_look.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
     policy, history = train_dpo(model, tokenizer, pairs, **hyper, look=look)
     ranked = ("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs")
     rows, texts = answers.rows_of([looks[0], looks[-1]]), (looks[0]["texts"], looks[-1]["texts"])
     answers.print_before_after(asked, *texts, [*rows, ranked], 2)
-    if second and seen:
-        second.after(tokenizer, held, *seen, first_loss=history[0]["loss"])
+    if second_look and sampled:
+        second_look.after(tokenizer, held, sampled, changes, history[0]["loss"])
     logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
     return policy, [{name: row[name] for name in logged} for row in history]
 
@@ -362,10 +360,11 @@ def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     at_least_1 = runs.whole_number(1)
     parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
-    parser.add_argument("--pairs", type=at_least_1, help="default: 768 of the world, all yours")
-    parser.add_argument("--prompts", type=at_least_1, help="to judge by; default: 256, of yours 16")
-    parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help="of sampled answers")
-    parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before DPO; default: 300")
+    parser.add_argument("--pairs", type=at_least_1, help="default: 768; with --dataset all")
+    parser.add_argument("--prompts", type=at_least_1, help="to answer; default: 256 (yours: 16)")
+    parser.add_argument("--max-new-tokens", type=at_least_1, default=48, help="default: 48")
+    sft = "fine-tuning steps before DPO; default: 0 for tiny-gpt2 or with --dataset, else 300"
+    parser.add_argument("--sft-steps", type=runs.whole_number(0), help=sft)
     parser.add_argument("--resume", action="store_true", help="go on with a killed training")
     parser.add_argument("--merge", action="store_true", help="also save the merged model")
     runs.add_dataset_flags(parser)
@@ -378,14 +377,15 @@ def main(argv: list[str] | None = None) -> dict:
     """Train, look on the way, print, draw and save; returns the metrics."""
     smoke = {"pairs": 64, "prompts": 16}
     args = runs.start(build_parser(), argv, "dpo_training", train_dpo, smoke)
-    parts = ("", "-checkpoints", *(["-merged"] if args.merge else []))
-    places = [args.output_dir / runs.name_run(f"dpo{part}", args.changed) for part in parts]
+    parts = ("dpo", "dpo-checkpoints", *(["dpo-merged"] if args.merge else []))
+    places = [args.output_dir / runs.name_run(part, args.changed) for part in parts]
     adapter, checkpoints, *merged = places
     saving.check_ours(adapter, *merged)
     own = {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
     place = {"seed": args.seed, "output_dir": args.output_dir}
     model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
-    second, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
+    second_look, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
+    next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
     if args.dataset:
         from own_data.look import SecondLook
         from own_data.read import own_pairs
@@ -393,7 +393,9 @@ def main(argv: list[str] | None = None) -> dict:
         sizes = {"pairs": args.pairs, "prompts": args.prompts or 16, **args.reading, **sampling}
         data = own_pairs(args.dataset, tokenizer, **sizes)
         rate = args.learning_rate or default_rate(model)
-        second = SecondLook(args.dataset, args.reading, args.model, rate, args.max_new_tokens)
+        second_look = SecondLook(args.dataset, args.reading, args.model, rate, args.max_new_tokens)
+        flags = "--model {model} --dataset {dataset}".format(**second_look.flags)
+        next_step = f"python 05-preference-tuning/best_of_n.py {flags}  # is it better?"
     else:
         pairs = make_pairs(args.pairs or 768, seed=args.seed)
         held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
@@ -402,16 +404,14 @@ def main(argv: list[str] | None = None) -> dict:
     settings = dpo_settings(model, data[0], **args.training)
     resume_from, looks = left_by_a_kill(checkpoints, settings, args.resume)
     hyper = {**args.training, "checkpoints": checkpoints, "resume_from": resume_from}
-    start = model, tokenizer, data, looks, settings
-    policy, history = train_and_look(*start, second, sampling, hyper)
+    about = {"settings": settings, "sampling": sampling, "second_look": second_look}
+    policy, history = train_and_look(model, tokenizer, data, hyper, looks, **about)
     save_adapter([adapter, *merged], settings, policy, tokenizer, data[2][0])
     remove_checkpoints(checkpoints)
     metrics = {"before": looks[0], "after": looks[-1], "looks": looks, "training": history}
-    next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
-    if second:
-        metrics |= second.metrics()
-        next_step = "python 05-preference-tuning/best_of_n.py with the same flags: is it better?"
-    figure = draw(history, looks, bool(second))
+    if second_look:
+        metrics |= second_look.metrics()
+    figure = draw(history, looks, own_data=bool(second_look))
     return runs.finish(args, metrics, figure, next_step, [adapter, *merged])
 
 

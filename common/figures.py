@@ -36,7 +36,7 @@ COLORS = {
     "agrees with the user": "#CC79A7",
     "off topic": "#BDBDBD",
 }
-GOLD = "gold utility: 3 if right, 1 if on topic,\n-0.15 for a word of filler (log-odds)"
+GOLD = "gold utility: 3 right, 1 on topic,\n-0.15 a filler word (log-odds)"
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,

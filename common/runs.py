@@ -53,7 +53,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of a script (its __file__ and __doc__), with the flags that all scripts have."""
-    parser = OneLineParser(Path(script).name, description=description)
+    parser = OneLineParser(Path(script).name, "%(prog)s [flags]", description=description)
     seed = "seed of data, training and sampling; default: 0"
     parser.add_argument("--seed", type=whole_number(0), default=0, help=seed)
     where = "results, figures and what was trained go here; default: outputs"
@@ -201,7 +201,8 @@ def finish(
     write_json(written[1], {**about, "wall_seconds": seconds, "metrics": metrics})
     save_figure(figure, written[0])
     print(f"\nwrote {', '.join(map(str, [*written, *trained]))}   ({seconds:.0f} s)")
-    print(f"next  {next_step}")
+    proposed = [asked["next"] for asked in metrics.get("second_look", {}).get("questions", ())]
+    print(f"next  {next(filter(None, proposed), next_step)}")
     return metrics
 
 

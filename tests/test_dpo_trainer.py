@@ -337,6 +337,8 @@ def test_what_a_run_writes(saved):
     metrics = json.loads((saved / "dpo_training-smoke.json").read_text())["metrics"]
     steps = [look["step"] for look in metrics["looks"]]
     assert steps == [0, 2, 4, 6, 8] and metrics["after"] == metrics["looks"][-1]
+    assert {look["first_pairs"]["count"] for look in metrics["looks"]} == {32}  # all there are
+    assert metrics["after"]["first_pairs"]["chosen"] == pytest.approx(metrics["after"]["chosen"])
     assert metrics["before"]["kl"] == 0 and metrics["after"]["kl"] > 0
     assert sum(metrics["after"]["kinds"].values()) == pytest.approx(1)
     assert [row["step"] for row in metrics["training"]] == list(range(1, 9))

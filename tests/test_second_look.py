@@ -125,7 +125,8 @@ def test_the_first_question_gives_the_next_command(look, tiny, capsys):
     assert asked == ["length", "reference", "unmoved", "too_far"]
     said = capsys.readouterr().out
     assert "90 % of 9 unequal pairs" in said and "annotators with a bias" in " ".join(said.split())
-    assert said.rstrip().endswith("preference_data_explorer.py --dataset 'my pairs.jsonl'")
+    first = look.metrics()["second_look"]["questions"][0]
+    assert first["next"].endswith("preference_data_explorer.py --dataset 'my pairs.jsonl'")
 
 
 def test_silence_is_never_called_healthy(look, tiny, capsys):

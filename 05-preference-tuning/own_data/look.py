@@ -100,7 +100,7 @@ class SecondLook:
     def after(
         self, tokenizer, held, answers=None, changes=None, first_loss=None, margins=None
     ) -> None:
-        """What the trained model raises, what no check sees, and the next command.
+        """What the trained model raises, and what no check sees.
 
         `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
         `margins` (N,) a reward model's; `first_loss` is TRL's, where that starts at ln 2.
@@ -121,8 +121,6 @@ class SecondLook:
         if numbers.get("pairs", ENOUGH) < ENOUGH:
             print(f"{numbers['pairs']} held-out pairs are too few to tell an accuracy from chance.")
         print(fill(DESCRIBED["invisible"], 100))
-        for command in list(filter(None, (question["next"] for question in self.questions)))[:1]:
-            print(f"Next:\n  {command}")
 
     def metrics(self) -> dict:
         """The numbers and the questions, for the JSON."""
@@ -287,7 +285,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
 
     Of both: counts of rows, the share of texts with `marks`, `words` (side -> summary) in `unit`,
     `lengths` (side -> a histogram), two `examples`; with a model what it cannot read. `leaked` are
-    rows of a random fifth whose prompt is also in the rest. Raises UserError.
+    rows of a random eighth whose prompt is also in the rest. Raises UserError.
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
     kind = "labels" if read.kind_of_data(path, **reading) == "labels" else "pairs"
@@ -322,11 +320,11 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
 
 
 def describe_answers(rows: Sequence[dict], seed: int) -> tuple[dict, dict]:
-    """Of pairs: who wins by length, leaks of a random fifth, telling words; lengths of answers."""
+    """Of pairs: who wins by length, leaks of a random eighth, telling words; lengths of answers."""
     chosen, rejected = (np.array([count_words(row[side]) for row in rows]) for side in SIDES)
     prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     order = np.random.default_rng(seed).permutation(len(rows))
-    held_out, training = np.split(order, [max(1, round(0.2 * len(rows)))])
+    held_out, training = np.split(order, [max(1, round(len(rows) / 8))])
     _, place = np.unique(prompts, return_inverse=True)
     hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
     per_prompt, telling = np.stack([hits, np.bincount(place)], axis=1), telling_words(rows)
