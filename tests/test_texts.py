@@ -186,7 +186,7 @@ SAID = {  # of each section what is said of its lesson's committed run
     ),
     "5. DPO": (
         "dpo_training",
-        lambda m: f"rejected ones fall by {-m['after']['rejected']:.1f}",
+        lambda m: f"rejected ones fall by {-m['looks'][-1]['first_pairs']['rejected']:.1f}",
         lambda m: f"grow to {good(m['after'])} of all",
     ),
     "6. Variants of DPO": (
