@@ -5,9 +5,9 @@
     python 05-preference-tuning/studies/too_much_dpo.py --claims        # what is claimed and found
 
 Five passes over 256 pairs at a constant learning rate, twice: once the pairs are labelled by
-unbiased annotators, once by annotators who prefer long answers. Then two passes with a third of
-beta, the pull to the SFT model, and with ten thirds. On the way the model answers 128 held-out
-questions twice, and reads 96 of the pairs that it is trained on, as a training log does.
+unbiased annotators, once by annotators who prefer long answers. Then two passes with beta, the pull
+to the SFT model, at 0.1 and at 1 (usual: 0.3). On the way the model gives two answers to each of
+128 held-out questions, and reads 96 of the pairs that it is trained on, as a training log does.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ CLAIMS = (
     Claim(
         "optimal_amount_exists",
         "there is an optimal amount of tuning",
-        "gold utility lost from the best look to the last, unbiased annotators, log-odds",
+        "gold utility lost from the best measurement to the last, unbiased annotators, log-odds",
         of=lambda m: m["amounts"]["unbiased"]["gold_lost"],
         smallest=0.1,
         published="agrees: Rafailov et al. 2024 (arXiv 2406.02900)",
@@ -46,7 +46,7 @@ CLAIMS = (
     Claim(
         "optimal_amount_of_biased_labels",
         "beyond it a bias of the annotators is exploited",
-        "gold utility lost from the best look to the last, annotators who prefer length, log-odds",
+        "gold utility lost from the best measurement to the last, annotators for length, log-odds",
         of=lambda m: m["amounts"]["biased"]["gold_lost"],
         smallest=0.1,
     ),
@@ -119,7 +119,7 @@ def train_on(amount: str, count: int, prompts: list, seed: int, smoke: bool) -> 
 
 
 def describe(looks: list[Look]) -> dict:
-    """The curve of a training, and from its best look to its last: what was lost and gained."""
+    """The curve of a training, and from its best look to its last: what was lost, gained."""
     gold = np.array([look.answers.gold.mean(1) for look in looks])  # (looks, prompts)
     best, last = looks[gold.mean(1).argmax()].pairs, looks[-1].pairs
     curve = []
@@ -172,7 +172,7 @@ def draw(runs: list[dict]):
     """What training shows, how good the answers are, and what they are; every seed is visible."""
     lost = [np.mean([run["amounts"][name]["gold_lost"]["mean"] for run in runs]) for name in HUES]
     title = f"Five passes of DPO: answers lose {lost[0]:.1f} and {lost[1]:.1f} of gold utility"
-    title += "\nafter their best look; the training log looks better and better"
+    title += "\nafter their best measurement; the training log does not fall with them"
     figure, (log, quality, *answers) = new_figure(2, 2, title)
     for (name, label), ax in zip(ANNOTATORS.items(), answers, strict=True):
         kinds_by_look(ax, runs, name)
