@@ -5,7 +5,8 @@
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl --model FOLDER
 
 looked at    1,500 pairs of answers, labelled by noisy annotators without a bias
-by           counting; one prompt is written down in four formats, one reading of it behind all
+by           counting; one prompt is written down in the tutorial's three formats and in KTO's
+             (unpaired), all from the same noisy impression
 judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if it is on topic,
              -0.15 for a word of filler; differences are log-odds
 writes       outputs/preference_data.png, outputs/preference_data.json
@@ -15,6 +16,7 @@ and bad; with --model too, counted in the tokens of that model. Left out: which 
 of the true order (studies/pairs_or_scores.py).
 """
 
+import itertools
 import random
 import shlex
 import textwrap
@@ -29,7 +31,7 @@ from common import runs
 from common.answers import count_words, in_short, marks, print_table
 from common.figures import legend_below, new_figure
 
-# --- 1. From qualities to rankings ---
+# --- 1. From qualities to rankings, and to scores: one person's 4 is another's 3 ---
 
 
 def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
@@ -42,9 +44,6 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
     worst_first = np.asarray(scores_in_rank_order, dtype=float)[..., ::-1]
     rest = np.logaddexp.accumulate(worst_first, axis=-1)  # logsumexp over j >= k
     return (rest - worst_first).sum(-1)
-
-
-# --- 2. From qualities to scores: one person's 4 is another's 3 ---
 
 
 class Rater(NamedTuple):
@@ -83,11 +82,11 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
     }
 
 
-# --- 3. One prompt in every format: views of one annotation ---
+# --- 2. One prompt in every format, and what is chosen ---
 
 
 def example_in_every_format(seed: int) -> dict:
-    """Four answers to one prompt, read once: as a pair, scores, a ranking and unpaired labels."""
+    """Four answers to one prompt, read once; pair, scores and labels show two of the four."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
     question = next(filter(world.holds_wrong_belief, world.questions("train")))
     styles = ("concise", "verbose", "sycophantic", "expert")
@@ -106,22 +105,18 @@ def example_in_every_format(seed: int) -> dict:
     }
 
 
-# --- 4. What is chosen, and what is rejected ---
-
-
 def describe_sides(rows: list[dict]) -> dict:
     """Of chosen and rejected: how often each style, how many words; and how often length wins."""
-    words = np.array([[count_words(row[side]) for side in world.SIDES] for row in rows])  # (N, 2)
-    sides = {}
-    for k, side in enumerate(world.SIDES):
+    words, sides = np.array([[count_words(row[side]) for side in world.SIDES] for row in rows]), {}
+    for side, counts in zip(world.SIDES, words.T, strict=True):
         styles = np.array([row[f"{side}_style"] for row in rows])
         shares = {style: float((styles == style).mean()) for style in world.STYLES}
-        sides[side] = {"styles": shares, "words": words[:, k].tolist()}
+        sides[side] = {"styles": shares, "words": counts.tolist()}
     longer = (np.sign(words @ [1, -1]) + 1) / 2  # a tie counts half
     return {**sides, "longer_is_chosen": float(longer.mean())}
 
 
-# --- 5. The figure ---
+# --- 3. The figure ---
 
 
 def draw(metrics: dict):
@@ -143,48 +138,44 @@ def draw(metrics: dict):
 
 def cards_of(example: dict) -> dict[str, list[tuple[str, str]]]:
     """What each format says of which answer: for the figure and for the terminal."""
-    pair, scores = example["pairwise"], example["pointwise"]
-    ranked = enumerate(example["listwise"], 1)
+    pair, scores, ranked = (example[name] for name in ("pairwise", "pointwise", "listwise"))
     return {
         "Pairwise: which is better?": [(f"{side}:", pair[side]) for side in world.SIDES],
-        "Pointwise: scores 1 to 5": [(f"{scores[side]}:", pair[side]) for side in world.SIDES],
-        "Listwise: a ranking": [(f"{place}.", row["text"]) for place, row in ranked],
-        "Unpaired: good or bad?": [("good:", pair["chosen"]), ("bad:", pair["rejected"])],
+        "Pointwise: three people, 1 to 5": [(f"{scores[s]}:", pair[s]) for s in world.SIDES],
+        "Listwise: a ranking": [(f"{k}.", row["text"]) for k, row in enumerate(ranked, 1)],
+        "Unpaired, for KTO: good or bad?": [("good:", pair["chosen"]), ("bad:", pair["rejected"])],
     }
 
 
 def cards_panel(ax, example: dict) -> None:
-    """The same answers to one prompt as each format records them."""
+    """The same answers to one prompt as each format records them; wrong ones are marked."""
     from matplotlib.patches import Rectangle
 
     for left, (heading, cards) in enumerate(cards_of(example).items()):
-        ax.text(left, 0.8, heading, weight="bold")
+        ax.text(left, 1, heading.replace(": ", "\n"), weight="bold", va="bottom")
         colors = ("lab:chosen", "lab:rejected") if left in (0, 3) else 4 * ("#888888",)
         y = 1.4
-        for card, color in zip(cards, colors, strict=False):
+        for (told, text), color in zip(cards, colors, strict=False):
+            wrong = "(wrong) " if "[wrong" in marks(example["pairwise"]["prompt"], text) else ""
             most = {"max_lines": 10 // len(cards), "placeholder": " ..."}
-            lines = textwrap.wrap(" ".join(card), 30, **most)
-            size = {"width": 0.97, "height": len(lines) + 0.4}
-            ax.add_patch(Rectangle((left, y), **size, color=color, alpha=0.2, lw=0))
+            lines = textwrap.wrap(f"{told} {wrong}{text}", 30, **most)
+            ax.add_patch(Rectangle((left, y), 0.97, len(lines) + 0.4, color=color, alpha=0.2, lw=0))
             for k, line in enumerate(lines):
                 ax.text(left + 0.02, y + k + 0.9, line, size=8, parse_math=False)
             y += len(lines) + 0.8
     ax.set_title(f"The prompt: {example['pairwise']['prompt']}", parse_math=False)
-    ax.set(xlim=(0, 4), ylim=(12, 0))
+    ax.set(xlim=(0, 4), ylim=(12, -0.8))
     ax.set_axis_off()
 
 
 def raters_panel(ax, shares: list[list[float]]) -> None:
     """P(second rater's score | first rater's score) for the same answer."""
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    for place, share in np.ndenumerate(shares):
-        color = "white" if share > 0.5 else "black"
-        ax.text(*place[::-1], f"{100 * share:.0f}", ha="center", va="center", color=color)
-    ax.set_xticks(range(5), range(1, 6))
-    ax.set_yticks(range(5), range(1, 6))
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
+    for (first, second), share in np.ndenumerate(shares):
+        color = {"color": "white" if share > 0.5 else "black"}
+        ax.text(second + 1, first + 1, f"{100 * share:.0f}", ha="center", va="center", **color)
     ax.grid(visible=False)
-    ax.set(title="What a second rater says (%)", xlabel="score by a second rater")
-    ax.set_ylabel("score by a first rater")
+    ax.set(title="What a second rater says (%)", xlabel="second score", ylabel="first score")
 
 
 def styles_panel(ax, sides: dict) -> None:
@@ -196,7 +187,7 @@ def styles_panel(ax, sides: dict) -> None:
     ax.set_yticks(np.arange(6) + 0.2, [told.get(style, style) for style in world.STYLES])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(title="What is chosen, by style", xlabel="% of the chosen, of the rejected")
+    ax.set(title="What is chosen, by style", xlabel="% of chosen or of rejected answers")
     ax.legend(loc="lower right")
 
 
@@ -209,7 +200,7 @@ def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> Non
     ax.set(title=title, xlabel=xlabel, ylabel="answers")
 
 
-# --- 6. Your own data ---
+# --- 4. Your own data ---
 
 
 def draw_own_data(found: dict):
@@ -229,8 +220,7 @@ def draw_own_data(found: dict):
         bars = found["lengths"]["difference"]
         axes[1].stairs(bars["counts"], bars["edges"], fill=True, color="#888888")
         axes[1].axvline(0, color="black", lw=0.8, ls=":")
-        axes[1].set(title="Length of chosen - rejected", ylabel="pairs")
-        axes[1].set_xlabel(f"{unit} of chosen - of rejected")
+        axes[1].set(title="Length of chosen - rejected", ylabel="pairs", xlabel=f"{unit} more")
     faults_panel(axes[-1], found)
     return figure
 
@@ -248,25 +238,20 @@ def faults_panel(ax, found: dict) -> None:
     ax.grid(axis="y", visible=False)
 
 
-# --- Main ---
-
-
 def print_found(example: dict, raters: dict, sides: dict) -> None:
     """One prompt in every format, and what was counted."""
     prompt = example["pairwise"]["prompt"]
     print(f"\n{prompt}")
     for heading, cards in cards_of(example).items():
-        for k, (told, text) in enumerate(cards):
-            name = "" if k else heading.split(":")[0]
-            print(f"  {name:<10} {told:<9} {in_short(text, 52)}{marks(prompt, text)}")
-    agree, again = raters["two_raters_agree"], raters["one_rater_asked_twice_agrees"]
-    rows = [("two raters give an answer the same score", agree, "% of answers")]
-    rows.append(("one rater, asked twice", again, "% of answers"))
-    for side in world.SIDES:
-        rows.append((f"concise answers among the {side}", sides[side]["styles"]["concise"], "%"))
-    for side in world.SIDES:
-        rows.append((f"length of the {side}", float(np.mean(sides[side]["words"])), "words"))
-    rows.append(("the longer answer is chosen", sides["longer_is_chosen"], "% of pairs"))
+        for name, (told, text) in itertools.zip_longest(heading.split(": "), cards, fillvalue=""):
+            print(f"  {name:<20} {told:<9} {in_short(text, 38)}{marks(prompt, text)}")
+    rows = [
+        ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
+        ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
+        *((f"concise among the {s}", sides[s]["styles"]["concise"], "%") for s in world.SIDES),
+        *((f"length of the {s}", float(np.mean(sides[s]["words"])), "words") for s in world.SIDES),
+        ("the longer answer is chosen", sides["longer_is_chosen"], "% of pairs"),
+    ]
     print_table(("", "measured"), rows)
 
 
@@ -288,8 +273,8 @@ def main(argv: list[str] | None = None) -> dict:
         print_description(metrics)
         kto = "dpo_variants.py --loss-type kto"
         trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
-        given = {"dataset": args.dataset, **args.reading}
-        flags = [f"--{k.replace('_', '-')} {shlex.quote(str(value))}" for k, value in given.items()]
+        given = {"dataset": args.dataset, "model": args.model, **args.reading}
+        flags = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in given.items() if v]
         next_step = f"python 05-preference-tuning/{trainer} {' '.join(flags)}"
         return runs.finish(args, metrics, draw_own_data(metrics), next_step)
 
