@@ -161,9 +161,11 @@ LABELLED = [
 @pytest.mark.parametrize(("rows", "kind", "usable"), [(PAIRS, "pairs", 3), (LABELLED, "labels", 3)])
 def test_the_command_on_own_data(tmp_path, rows, kind, usable):
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    done = run_script(SCRIPT, "--dataset", "mine.jsonl", cwd=tmp_path)
+    given = ("--dataset", "mine.jsonl", "--model", "tiny-gpt2")
+    done = run_script(SCRIPT, *given, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    run = tmp_path / "outputs" / "preference_data-dataset-mine.jsonl"
+    assert done.stdout.endswith(f" {' '.join(given)}\n")  # the next command
+    run = tmp_path / "outputs" / "preference_data-dataset-mine.jsonl-model-tiny-gpt2"
     assert Path(f"{run}.png").read_bytes().startswith(b"\x89PNG")
     metrics = json.loads(Path(f"{run}.json").read_text())["metrics"]
     assert (metrics["kind"], metrics["rows"], metrics["usable"]) == (kind, len(rows), usable)

@@ -373,5 +373,5 @@ def print_description(found: dict) -> None:
     shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}
     lines = [f"dropped: {found['said']}"] if found["said"] else []
     told = [text.format(**shown) for key, text in DESCRIBED.items() if key in shown]
-    for line in [*lines, *found["remarks"], *told]:
+    for line in filter(None, [*lines, "; ".join(found["remarks"]), *told]):
         print(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
