@@ -5,12 +5,12 @@
     python 05-preference-tuning/studies/pairs_or_scores.py --claims    # what is claimed
 
 Twelve answers to each of 150 questions, whose true order is known, are read again and again with
-the same noise. The readings are written down as pairs, as rankings of four or as scores, an order
-is fitted to each, and Kendall's tau says how much of the true order comes back: 1 all of it, 0
-nothing. A score costs one answer read, a pair two, a ranking of four costs four. Formats are
-compared at 96 answers read for each question, or at 48 annotations. The tutorial calls scores
-noisier. Here they are not, beyond the raters' leniency; so the noise of a score's reading is raised
-until pairs win: the break-even.
+the same noise. Readings are written down as pairs, as rankings of four or as scores, an order is
+fitted to each; Kendall's tau says how much of the true one comes back: 1 all of it, 0 nothing. A
+score costs one answer read, a pair two, a ranking of four costs four. Formats are compared at 96
+answers read a question, or at 48 annotations. The tutorial calls scores noisier. Here they are not,
+beyond the raters' leniency; so the noise of a score's reading grows until pairs win: the break-
+even.
 
 What this cannot tell: how much noisier people's scores are than their comparisons. Left out: ties,
 pairs chosen adaptively, time beyond reading.
@@ -33,12 +33,9 @@ RESPONSES = 12  # to each question
 PASSES = (1, 2, 4, 8, 16, 32)  # how often each of the 12 answers is read
 COMPARED = -3  # the place in PASSES at which formats are compared: 96 answers read
 NOISE_FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # a score's reading against a pair's
-SCORED_BY = {  # so many readings in a row are one rater's; None: all of an answer
-    "new_rater_each_time": 1,
-    "one_rater_for_all": RESPONSES,
-    "one_rater_per_response": None,
-    "one_rater_for_two": 2,
-}
+# So many readings in a row are one rater's; None: all of an answer.
+SCORED_BY = {"new_rater_each_time": 1, "one_rater_for_all": RESPONSES}
+SCORED_BY |= {"one_rater_per_response": None, "one_rater_for_two": 2}
 
 
 def compared(id: str, says: str, published: str = "") -> Claim:
@@ -90,7 +87,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-# --- What is annotated ---
+# --- From what is annotated to an order, how good it is (Kendall's tau), and what is compared ---
 
 
 class Readings(NamedTuple):
@@ -118,14 +115,10 @@ def read_responses(prompts: int, passes: int, rng: np.random.Generator) -> Readi
 
 def assign_raters(raters: Rater, items: np.ndarray, ratings: int | None, rng) -> Rater:
     """Who of a pool scores each reading (P, n): a new rater every `ratings`, see SCORED_BY."""
-    in_a_row = np.broadcast_to(np.arange(items.shape[1]) // (ratings or 1), items.shape)
-    turns = in_a_row if ratings else items
+    turns = items if ratings is None else np.indices(items.shape)[1] // ratings
     drawn = rng.integers(len(raters.offset), size=(len(items), turns.max() + 1))
     numbers = np.take_along_axis(drawn, turns, axis=1)
     return Rater(raters.offset[numbers], raters.scale[numbers])
-
-
-# --- From the first n readings to an order, and how good it is: Kendall's tau (P,) ---
 
 
 def tau_of_rankings(readings: Readings, n: int, size: int) -> np.ndarray:
@@ -178,13 +171,10 @@ def kendall_tau(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.sign(truth[:, i] - truth[:, j]) * np.sign(gaps)).mean(1)
 
 
-# --- What is compared ---
-
-
 def recover_order(readings: Readings, costs: list[int], raters: Rater, rng) -> dict:
     """Kendall's tau (budgets, P) of every format, for budgets of `costs` answers read."""
-    taus = {}
-    for name, size in (("listwise", 4), ("pairwise", 2)):
+    sizes, taus = {"listwise": 4, "pairwise": 2}, {}
+    for name, size in sizes.items():
         taus[name] = np.array([tau_of_rankings(readings, n, size) for n in costs])
     for name, ratings in SCORED_BY.items():
         rater = assign_raters(raters, readings.items, ratings, rng)
@@ -249,17 +239,14 @@ FORMATS = {  # label, style, colour, answers read for one annotation
 def draw(runs: list[dict]):
     """The order recovered by reading and by annotation, the differences, the break-even."""
     tau = {name: np.mean([run["tau"][name] for run in runs], axis=0)[COMPARED] for name in FORMATS}
-    title = (
-        "For the same reading, pairs recover less than scores of the true order\n(Kendall's tau "
-    )
-    title += f"{tau['pairwise']:.2f} and {tau['new_rater_each_time']:.2f} at 96 answers read)"
-    figure, axes = new_figure(2, 2, title)
+    title = "For the same reading, pairs recover less than scores of the true order\n"
+    told = "(Kendall's tau {pairwise:.2f} and {new_rater_each_time:.2f} at 96 answers read)"
+    figure, axes = new_figure(2, 2, title + told.format(**tau))
     recovered_panel(axes[0], runs, "answers read", "Scores by many raters lie above pairs")
     recovered_panel(axes[1], runs, "annotations", "A ranking tells most")
     differences_panel(axes[2], runs)
     noise_panel(axes[3], runs)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
