@@ -8,7 +8,7 @@
 trained on   the model's own answers: in each of 20 updates 4 to each of 32 questions, scored by a
              reward model of 6,400 labelled pairs. No answer of this loop has a label
 by           TRL's RLOOTrainer with LoRA: REINFORCE with a leave-one-out baseline, the simplest
-             relative of PPO. A test holds the advantages below against TRL's
+             relative of PPO. A test checks that the advantages below equal TRL's
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/online_rl.png, outputs/online_rl.json
 
@@ -196,7 +196,7 @@ def draw(metrics: dict, update: Update):
         dpo_trainer.distance_panel(axes[2], looks, "lab:rl", "update")
         if dpo:
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
-            axes[2].set_xlim(0, 1.25 * max(dpo["kl"], looks[-1]["kl"]))
+            axes[2].set_xlim(0, 1.35 * max(dpo["kl"], looks[-1]["kl"]))
             figures.legend_below(axes[2])
     else:  # nobody knows how good the answers are
         units = {"words": "words of an answer", "kl": "measured KL from the start (nats)"}

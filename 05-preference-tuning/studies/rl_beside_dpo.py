@@ -206,6 +206,7 @@ def paths_panel(ax, runs: list[dict]) -> None:
     for place, look in enumerate(looks[0]):
         at = {"xytext": (4, -11), "textcoords": "offset points"}
         ax.annotate(look["step"], (kl[place], gold[place]), fontsize=8, **at)
+    ax.margins(0.1)
     dpo_kl, dpo_gold = ([run["dpo"][name] for run in runs] for name in ("kl", "gold"))
     ax.plot(dpo_kl, dpo_gold, "s", color="lab:dpo", ms=3.5, alpha=0.6, label="DPO")
     ax.set_title(f"Online RL goes {kl[-1]:.1f} nats away, DPO {np.mean(dpo_kl):.1f}")
@@ -235,8 +236,8 @@ def biased_panel(ax, seeds: list[dict]) -> None:
             label = f"{what}, {'with the KL term' if name == 'biased' else 'without'}"
             figures.seed_lines(ax, steps, values, f"lab:{what}", label, ls=dashes)
             ends.append(values[:, -1].mean())
-    ax.set_title(f"Biased rewards: gold {ends[0]:.1f} with the KL term, {ends[2]:.1f} without")
-    ax.set(xlabel="update", ylabel="log-odds")
+    ax.set_title(f"Biased rewards: gold {ends[0]:.1f} with the KL term, else {ends[2]:.1f}")
+    ax.set(xlabel="update", ylabel="log-odds", xticks=steps)
     figures.legend_below(ax, ncols=2)
 
 
