@@ -220,7 +220,7 @@ def draw_own_data(found: dict):
         bars = found["lengths"]["difference"]
         axes[1].stairs(bars["counts"], bars["edges"], fill=True, color="#888888")
         axes[1].axvline(0, color="black", lw=0.8, ls=":")
-        axes[1].set(title="Length of chosen - rejected", ylabel="pairs", xlabel=f"{unit} more")
+        axes[1].set(title="Length of chosen - rejected", ylabel="pairs", xlabel=unit)
     faults_panel(axes[-1], found)
     return figure
 

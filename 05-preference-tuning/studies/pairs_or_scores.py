@@ -5,12 +5,11 @@
     python 05-preference-tuning/studies/pairs_or_scores.py --claims    # what is claimed
 
 Twelve answers to each of 150 questions, whose true order is known, are read again and again with
-the same noise. Readings are written down as pairs, as rankings of four or as scores, an order is
-fitted to each; Kendall's tau says how much of the true one comes back: 1 all of it, 0 nothing. A
-score costs one answer read, a pair two, a ranking of four costs four. Formats are compared at 96
-answers read a question, or at 48 annotations. The tutorial calls scores noisier. Here they are not,
-beyond the raters' leniency; so the noise of a score's reading grows until pairs win: the break-
-even.
+the same noise. The readings are written down as pairs, rankings of four or scores; an order is
+fitted to each, and Kendall's tau says how much of the true one comes back: 1 all of it, 0 nothing.
+A score costs one answer read, a pair two, a ranking of four costs four. Formats are compared at 96
+answers read a question, or at 48 annotations. The tutorial calls scores noisier. Here only the
+raters differ; so the noise of a score's reading grows until pairs win: the break-even.
 
 What this cannot tell: how much noisier people's scores are than their comparisons. Left out: ties,
 pairs chosen adaptively, time beyond reading.
