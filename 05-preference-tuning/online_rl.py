@@ -195,6 +195,10 @@ def draw(metrics: dict, update: Update):
         axes[1].set(title="Answers to held-out questions", xlabel="update", xticks=steps)
         dpo_trainer.distance_panel(axes[2], looks, "lab:rl", "update")
         if dpo:
+            good = 100 * dpo["kinds"][answers.KINDS[0]]
+            label = f"right and concise after DPO: {good:.0f} %"
+            axes[1].axhline(good, color="black", ls="--", lw=1, label=label)
+            figures.legend_below(axes[1], ncols=2)
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
             axes[2].set_xlim(0, 1.35 * max(dpo["kl"], looks[-1]["kl"]))
             figures.legend_below(axes[2])

@@ -21,9 +21,9 @@ from own_data.conversations import NAMES, DroppedRow, is_texts, odd, refuse
 USUAL = NAMES["columns"]  # the lab's own first; of the others one may hold something in a row
 EXPORTS = json.loads((talk.TABLES / "exports.json").read_text(encoding="utf-8"))  # by their keys
 # What the name of a column tells of it; of some numbers the small ones are the good ones.
-PARTS = ("answers", "choices", "scores", "writers", "small is good", "no score")
+NAME_PARTS = ("answers", "choices", "scores", "writers", "small is good", "no score")
 OF_ANSWERS, OF_CHOICES, OF_SCORES, OF_WRITERS, SMALL_IS_GOOD, NO_SCORE = (
-    "|".join(NAMES["parts_of_names"][kind]) for kind in PARTS
+    "|".join(NAMES["parts_of_names"][kind]) for kind in NAME_PARTS
 )
 TIE, UNLABELLED = "tied", "not labelled"
 FEW_ODD = 0.2  # the share of rows, or of texts, that may be unlike the others
