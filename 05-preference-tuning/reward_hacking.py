@@ -11,7 +11,7 @@ by           reward_model.py's loop, on tiny-gpt2 with a head that gives one num
 judged by    the best of n sampled answers to 64 held-out questions, whose right answers are known
 writes       outputs/reward_hacking.png, outputs/reward_hacking.json
 
-About 40 seconds on one core (style and sycophancy 55: their remedy is an ensemble). In every
+About 40 seconds on one core (style and sycophancy 60: their remedy is an ensemble). In every
 question the user holds a wrong belief, so that each of the three biases can be served. Left out:
 DPO on such labels (studies/three_hacks.py), more remedies (studies/remedies.py), reinforcement
 learning (online_rl.py).

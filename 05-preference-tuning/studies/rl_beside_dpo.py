@@ -1,6 +1,6 @@
 """Online RL beside DPO: does it get further, is it less stable, what does it cost?
 
-    python 05-preference-tuning/studies/rl_beside_dpo.py            # one seed, 160 s
+    python 05-preference-tuning/studies/rl_beside_dpo.py            # one seed, 170 s
     python 05-preference-tuning/studies/rl_beside_dpo.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
     python 05-preference-tuning/studies/rl_beside_dpo.py --claims
 

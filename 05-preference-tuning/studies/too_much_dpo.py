@@ -1,6 +1,6 @@
 """Too much DPO: does the model get worse when it is trained on and on, and would you notice?
 
-    python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 100 seconds
+    python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 80 seconds
     python 05-preference-tuning/studies/too_much_dpo.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/too_much_dpo.py --claims        # what is claimed and found
 

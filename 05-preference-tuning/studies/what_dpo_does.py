@@ -1,6 +1,6 @@
 """What DPO does: which answers become likelier, which answers are given, and is it style or facts?
 
-    python 05-preference-tuning/studies/what_dpo_does.py                # one seed, 30 seconds
+    python 05-preference-tuning/studies/what_dpo_does.py                # one seed, 20 seconds
     python 05-preference-tuning/studies/what_dpo_does.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/what_dpo_does.py --claims       # what is claimed and found
 
