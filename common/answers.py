@@ -12,7 +12,6 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from common.intervals import summary
 from common.preferences import all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text
 from common.sampling import sample
@@ -147,19 +146,12 @@ def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None, ended=N
     return Answers(texts, kl, words, ended, **table, kind=kind)
 
 
-def summarize(answers: Answers) -> dict:
-    """Every reading with its interval over prompts, and what is right of the on-topic answers."""
+def summarize(answers: Answers) -> dict[str, float]:
+    """Every reading as one number, and the share of right answers among those on topic."""
     names = ("kl", "words", "gold", "good", "correct", "on_topic", "plain")
-    measured = {name: summary(getattr(answers, name).mean(1)) for name in names}
-
-    def ratio(table: np.ndarray, axis: int = 0) -> float:
-        """Right answers over answers on topic; table (prompts, 2)."""
-        right, on_topic = table.sum(axis)
-        return right / max(on_topic, 1)
-
-    right = (answers.correct * answers.on_topic).sum(1)
-    table = np.column_stack([right, answers.on_topic.sum(1)])
-    return {**measured, "right_of_on_topic": summary(table, ratio)}
+    measured = {name: float(getattr(answers, name).mean()) for name in names}
+    right = (answers.correct * answers.on_topic).sum()
+    return {**measured, "right_of_on_topic": float(right / max(answers.on_topic.sum(), 1))}
 
 
 # --- For the reader ---
@@ -216,14 +208,14 @@ def _cell(value: float | None, unit: str) -> str:
 
 
 class Point(TypedDict, total=False):
-    """A policy as frontier.py and the page read it; quantities are {mean, ci95, count}."""
+    """A policy as frontier.py and the page read it, measured with one seed."""
 
     method: str
     series: str  # which of its trainings, or which reward model
     label: str
-    kl: dict  # nats, measured, from the SFT model
-    gold: dict
-    good: dict
+    kl: float  # nats, measured, from the SFT model
+    gold: float
+    good: float
     annotations: int  # labels that were used, those of a reward model included
     biased: bool  # whether annotators with a bias gave them
     beta: float | None
@@ -235,7 +227,7 @@ def point_of(method: str, series: str, label: str, answers, annotations: int, **
     """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
     point = {"method": method, "series": series, "label": label}
     for name in ("kl", "gold", "good"):
-        point[name] = summary(getattr(answers, name)[:FRONTIER_PROMPTS].mean(1))
+        point[name] = float(getattr(answers, name)[:FRONTIER_PROMPTS].mean())
     others = {"biased": False, "beta": None, "n": None, "epoch": None}
     return {**point, "annotations": annotations, **others, **rest}
 

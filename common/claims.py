@@ -22,7 +22,7 @@ import numpy as np
 
 from common import runs
 from common.figures import save_figure
-from common.intervals import Z95, interval, over_seeds
+from common.intervals import Z95, interval, t_interval
 from common.models import init_compute
 from common.saving import check_results, check_writable, read_json, versions, whole_file, write_json
 
@@ -41,25 +41,30 @@ class Claim(NamedTuple):
     id: str
     says: str
     measured: str  # what is measured, with its unit
-    of: Callable[[dict], dict]  # the quantity {mean, ci95, count} in the metrics of one seed
+    of: Callable[[dict], float]  # the quantity in the metrics of one seed
     true: tuple[float, float] = ABOVE_ZERO  # it holds where the whole interval lies between these
     smallest: float = 0.0  # the smallest difference from a border that is worth calling one
-    published: str = ""  # what a paper found at scale, and whether it agrees
+    predicted: str = "holds"  # the verdict that was expected before the run
+    published: str = ""  # what a paper found at scale, and how it was read
 
 
 def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
     """A claim with its quantity over the seeds and its verdict, ready for JSON."""
-    measured = over_seeds([claim.of(of_seed) for of_seed in metrics])
+    measured = t_interval([_number(claim.of(of_seed)) for of_seed in metrics])
     ci95 = measured["ci95"]
     told = {key: value for key, value in claim._asdict().items() if key != "of"}
     return {
         **told,
         "true": [None if math.isinf(border) else float(border) for border in claim.true],
-        "mean": round(float(measured["mean"]), 6),
-        "ci95": ci95 and [round(float(end), 6) for end in ci95],
-        "by_seed": [round(float(claim.of(of_seed)["mean"]), 6) for of_seed in metrics],
+        "mean": round(measured["mean"], 6),
+        "ci95": ci95 and [round(end, 6) for end in ci95],
+        "by_seed": [round(value, 6) for value in measured["by_seed"]],
         "verdict": verdict(ci95, claim.true, claim.smallest),
     }
+
+
+def _number(quantity) -> float:
+    return quantity["mean"] if isinstance(quantity, dict) else quantity
 
 
 def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:

@@ -82,6 +82,24 @@ def mean_of(quantities: Sequence[dict]) -> dict:
     }
 
 
+# --- Over seeds ---
+
+
+def t_interval(values: Sequence[float]) -> dict:
+    """{mean, ci95, by_seed} of one number a seed: the 95 % t interval of the mean.
+
+    Each seed draws its own pairs, training and test prompts, so its number is an independent draw
+    and the spread over seeds holds all three. It is for this world's test prompts. One seed has no
+    interval (ci95 None).
+    """
+    values = [float(value) for value in values]
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"mean": mean, "ci95": None, "by_seed": values}
+    half = seed_half_width(values)
+    return {"mean": mean, "ci95": [mean - half, mean + half], "by_seed": values}
+
+
 # --- In words ---
 
 

@@ -88,15 +88,16 @@ def all_questions() -> dict[str, Question]:
     return questions
 
 
-def questions(split: str, unseen: bool | None = False) -> list[Question]:
-    """The questions of a split ("train", "validation", "test"), in a fixed shuffled order.
+def questions(split: str, unseen: bool | None = False, seed: int | None = None) -> list[Question]:
+    """The questions of a split ("train", "validation", "test"), in a shuffled order.
 
+    The order is fixed, or each `seed` has its own, so that its first questions are fresh ones.
     `unseen=False` leaves out the facts that no preference data ask about, True keeps only them,
     None keeps both.
     """
     of_split = [question for question in all_questions().values() if question.split == split]
     chosen = [question for question in of_split if unseen in (None, question.unseen)]
-    random.Random(split).shuffle(chosen)
+    random.Random(split if seed is None else f"{split} {seed}").shuffle(chosen)
     return chosen
 
 
@@ -225,10 +226,15 @@ def gold_utility(prompt: str, response: str) -> float:
 # --- Annotators ---
 
 
-def annotator_utility(prompt: str, response: str, annotator: str = "human") -> float:
-    """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES."""
-    liked = BIASES.get(annotator, 0.0) * liked_amount(prompt, response, annotator)
-    return gold_utility(prompt, response) + liked
+def annotator_utility(
+    prompt: str, response: str, annotator: str = "human", strength: float | None = None
+) -> float:
+    """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES.
+
+    `strength`, in log-odds, takes the place of the bias in BIASES.
+    """
+    bias = BIASES.get(annotator, 0.0) if strength is None else strength
+    return gold_utility(prompt, response) + bias * liked_amount(prompt, response, annotator)
 
 
 def liked_amount(prompt: str, response: str, annotator: str) -> float:
@@ -256,13 +262,18 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_pairs(
-    count: int, split: str = "train", annotator: str = "human", seed: int = 0, unseen=False
+    count: int,
+    split: str = "train",
+    annotator: str = "human",
+    seed: int = 0,
+    unseen=False,
+    strength: float | None = None,
 ) -> list[dict]:
     """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
     Two responses of different styles are drawn as the SFT checkpoint would write them, one of them
     concise in at least five pairs of six; the annotator perceives both and the better one becomes
-    `chosen`.
+    `chosen`. `strength`: see `annotator_utility`.
     """
     rng = random.Random(f"pairs {split} {seed}")
     noise = np.random.default_rng([SPLITS.index(split), seed])
@@ -275,7 +286,7 @@ def make_pairs(
         second = rng.choice([style for style in styles_for(question) if style != first])
         styles = (first, second)
         texts = [write_response(question, style, rng) for style in styles]
-        utilities = [annotator_utility(question.prompt, text, annotator) for text in texts]
+        utilities = [annotator_utility(question.prompt, t, annotator, strength) for t in texts]
         best = int(np.argmax(annotate(np.array(utilities), noise)))
         row = {"prompt": question.prompt}
         for side, i in zip(SIDES, (best, 1 - best), strict=True):
@@ -285,20 +296,20 @@ def make_pairs(
     return rows
 
 
-def wrong_users(split: str, count: int) -> list[Question]:
+def wrong_users(split: str, count: int, seed: int | None = None) -> list[Question]:
     """The first questions of a split in which the user states a belief that is wrong."""
-    return [question for question in questions(split) if holds_wrong_belief(question)][:count]
+    return list(filter(holds_wrong_belief, questions(split, seed=seed)))[:count]
 
 
 def pairs_of_wrong_users(
-    count: int, annotator: str = "human", seed: int = 0, split: str = "train"
+    count: int, annotator: str = "human", seed: int = 0, split: str = "train", strength=None
 ) -> list[dict]:
     """Pairs of such questions, open to all biases: a longer answer, an expert's tone, an echo.
 
-    With one seed all annotators see the same pairs.
+    With one seed all annotators see the same pairs. `strength`: see `annotator_utility`.
     """
     # The user is wrong in a third of the world's pairs.
-    pairs = make_pairs(4 * count + 64, split, annotator=annotator, seed=seed)
+    pairs = make_pairs(4 * count + 64, split, annotator, seed, strength=strength)
     return [pair for pair in pairs if holds_wrong_belief(all_questions()[pair["prompt"]])][:count]
 
 

@@ -7,12 +7,14 @@ that keep a state (Mamba, LFM2, ...) are sampled through `generate`, with the sa
 """
 
 import inspect
+import random
 from typing import NamedTuple
 
 import numpy as np
 
 from common.basics import show_progress
 from common.models import autocast
+from common.preferences import annotate, gold_utility, questions
 from common.prompts import Prompt, check_length, encode_prompt, tokens_after_answer
 
 
@@ -63,6 +65,22 @@ def sample(
             responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
     return [responses[place] for place in range(len(prompts))]
+
+
+def sample_pairs(model, tokenizer, count: int, seed: int) -> list[dict]:
+    """`count` pairs of two different answers of the model to one prompt, labelled without bias."""
+    rng, noise, rows = random.Random(f"on-policy {seed}"), np.random.default_rng([1, seed]), []
+    while len(rows) < count:
+        asked = rng.sample(questions("train"), min(count, 256))
+        prompts = [question.prompt for question in asked]
+        sampled = sample(model, tokenizer, prompts, 4, 48, seed=len(rows) + seed)
+        for prompt, answers in zip(prompts, sampled, strict=True):
+            texts = list(dict.fromkeys(answer.text for answer in answers))[:2]  # that differ
+            if len(texts) == 2:
+                utilities = np.array([gold_utility(prompt, text) for text in texts])
+                best = int(np.argmax(annotate(utilities, noise)))
+                rows.append({"prompt": prompt, "chosen": texts[best], "rejected": texts[1 - best]})
+    return rows[:count]
 
 
 def end_tokens(model, tokenizer) -> list[int]:

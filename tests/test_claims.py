@@ -20,10 +20,6 @@ from common.claims import (
 )
 
 
-def quantity(mean: float, half: float | None) -> dict:
-    return {"mean": mean, "ci95": half and [mean - half, mean + half]}
-
-
 @pytest.mark.parametrize(
     ("ci95", "region", "smallest", "verdict"),
     [
@@ -53,32 +49,33 @@ def quantity(mean: float, half: float | None) -> dict:
     ],
 )
 def test_verdicts(ci95, region, smallest, verdict):
-    claim = Claim("id", "says", "measured", lambda m: m["a"], region, smallest)
-    judged = judge(claim, [{"a": {"mean": 0.0, "ci95": ci95}}])
-    assert judged["verdict"] == claims.verdict(ci95, region, smallest) == verdict
+    assert claims.verdict(ci95, region, smallest) == verdict
 
 
 def test_a_judged_claim_is_ready_for_json():
-    claim = Claim("a", "says", "measured", lambda m: m["y"], published="agrees: a paper")
-    ci95 = (np.float64(0.1234567), 1)
-    judged = judge(claim, [{"y": {"mean": np.float32(1 / 3), "ci95": ci95}}])
+    claim = Claim("a", "says", "measured", lambda m: m["y"], published="a paper")
+    judged = judge(claim, [{"y": np.float32(1.0)}, {"y": 2}])
+    half = 12.71 * 0.5
     assert judged == {
         "id": "a",
         "says": "says",
         "measured": "measured",
         "true": [0.0, None],
         "smallest": 0.0,
-        "published": "agrees: a paper",
-        "mean": 0.333333,
-        "ci95": [0.123457, 1.0],
-        "by_seed": [0.333333],
-        "verdict": "holds",  # above 0, where nothing else is said
+        "predicted": "holds",
+        "published": "a paper",
+        "mean": 1.5,
+        "ci95": [1.5 - half, 1.5 + half],
+        "by_seed": [1.0, 2.0],
+        "verdict": "undecided",
     }
     assert json.loads(json.dumps(judged)) == judged
-    tiny = judge(claim, [{"y": {"mean": 1e-9, "ci95": (1e-9, 2e-9)}}])
+    alone = judge(claim, [{"y": 3.0}])
+    assert (alone["ci95"], alone["verdict"]) == (None, "undecided")
+    tiny = judge(claim, [{"y": 1e-9}] * 3)  # above 0, where nothing else is said
     assert tiny["verdict"] == "holds" and tiny["ci95"] == [0.0, 0.0]  # judged before rounding
-    two = judge(claim, [{"y": quantity(1.0, 0.1)}, {"y": quantity(2.0, 0.1)}])
-    assert two["by_seed"] == [1.0, 2.0] and two["mean"] == 1.5
+    region = Claim("b", "", "", lambda m: m["y"], (0.5, 1.5))
+    assert judge(region, [{"y": 1.0}] * 3)["verdict"] == "holds"
 
 
 # Benjamini and Hochberg 1995, section 3.2: fifteen p-values, of which four are discoveries at 5 %.
@@ -102,19 +99,20 @@ def judged_at(p: float, region=ABOVE_ZERO, below: bool = False) -> dict:
     """A claim whose interval implies this p-value, `below` the lower border or above it."""
     distance = NormalDist().inv_cdf(1 - p / 2) / 1.96  # in half-widths of 1
     mean = region[0] - distance if below else region[0] + distance
-    claim = Claim(f"p {p}", "", "", lambda m: m, region)
-    return judge(claim, [{"mean": mean, "ci95": (mean - 1, mean + 1)}])
+    ci95 = (mean - 1, mean + 1)
+    judged = {"id": f"p {p}", "true": [region[0], None], "mean": mean, "ci95": ci95}
+    return {**judged, "verdict": claims.verdict(ci95, region)}
 
 
 def test_false_discovery_of_claims():
-    claims = [judged_at(p, below=k % 2 == 1) for k, p in enumerate(P_VALUES)]
-    assert {claim["verdict"] for claim in claims} == {"holds", "does not hold", "undecided"}
-    adjusted = false_discovery(claims)
+    judged = [judged_at(p, below=k % 2 == 1) for k, p in enumerate(P_VALUES)]
+    assert {claim["verdict"] for claim in judged} == {"holds", "does not hold", "undecided"}
+    adjusted = false_discovery(judged)
     assert list(adjusted) == [f"p {p}" for p in P_VALUES[:9]]  # decided; the others only count
     assert list(adjusted.values()) == pytest.approx(benjamini_hochberg(P_VALUES)[:9], rel=1e-3)
-    no_interval = {**claims[0], "id": "none", "ci95": None, "verdict": "undecided"}
-    equal = {**claims[0], "id": "equal", "verdict": "no difference"}
-    assert false_discovery([*claims, no_interval, equal]) == adjusted
+    no_interval = {**judged[0], "id": "none", "ci95": None, "verdict": "undecided"}
+    equal = {**judged[0], "id": "equal", "verdict": "no difference"}
+    assert false_discovery([*judged, no_interval, equal]) == adjusted
     assert false_discovery([]) == {}
 
 
@@ -146,12 +144,12 @@ def measure(seed, smoke):
     study_folder(seed, smoke).parent.mkdir(parents=True, exist_ok=True)
     with open(study_folder(seed, smoke).parent / "ran.txt", "a") as file:
         file.write(f"{{seed}} {{smoke}}\\n")
-    return {{"rise": {{"mean": 1.0 + seed / 10, "ci95": [0.9, 1.1], "count": 5}}}}
+    return {{"rise": 1.0 + seed / 10}}
 
 def draw(runs):
     from common.figures import new_figure, seed_dots
     figure, axes = new_figure(1, 1, "The number grows")
-    seed_dots(axes[0], 0, [run["rise"]["mean"] for run in runs], "lab:dpo")
+    seed_dots(axes[0], 0, [run["rise"] for run in runs], "lab:dpo")
     return figure
 
 if __name__ == "__main__":
@@ -169,7 +167,7 @@ def test_a_study_runs_its_seeds_once_and_judges_from_five_on(tmp_path):
     one = run_made_up(tmp_path)
     assert one.returncode == 0, one.stderr
     saved = json.loads((tmp_path / "outputs/studies/made_up.json").read_text())
-    assert saved["seeds"] == [0] and saved["runs"][0]["metrics"]["rise"]["mean"] == 1.0
+    assert saved["seeds"] == [0] and saved["runs"][0]["metrics"]["rise"] == 1.0
     assert "too few seeds" in one.stdout and "holds" not in one.stdout
     five = run_made_up(tmp_path, "--seeds", "0", "1", "2", "3", "4", "--jobs", "2")
     assert five.returncode == 0 and "holds" in five.stdout and "seeds 0 to 4" in five.stdout
@@ -201,10 +199,10 @@ def test_a_changed_study_is_run_again(tmp_path):
 
 
 def test_claims_become_a_table(tmp_path):
-    judged = judge(Claim("a", "it is so", "log-odds", lambda m: m), [quantity(1.0, 0.1)] * 2)
+    judged = judge(Claim("a", "it is so", "log-odds", lambda m: m), [0.9, 1.0, 1.1])
     path = tmp_path / "claims.md"
     claims.write_claims_table(path, {"s": "A question?"}, {"s": {"claims": [judged]}})
     text = path.read_text()
-    assert "| A question? | it is so | log-odds | 1.00 [0.90, 1.10] | above 0 | holds |  |" in text
+    assert "| A question? | it is so | log-odds | 1.00 [0.75, 1.25] | above 0 | holds |  |" in text
     assert "1 claims (holds: 1, does not hold: 0, no difference: 0, undecided: 0)" in text
     assert "Of the 1 that are decided, 1 stand at a false-discovery rate of 5 %" in text

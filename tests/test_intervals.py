@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import intervals
-from common.intervals import bootstrap_ci, over_seeds, seed_half_width, summary, wilson_ci
+from common.intervals import bootstrap_ci, seed_half_width, summary, t_interval, wilson_ci
 
 
 def test_bootstrap_covers_the_truth_in_95_of_100_cases():
@@ -88,51 +88,35 @@ def test_summary_of_few_cases_is_honest():
 # --- Over seeds ---
 
 
-def quantity(mean: float, half: float | None, **others) -> dict:
-    return {"mean": mean, "ci95": half and [mean - half, mean + half], **others}
+def test_the_interval_over_seeds_is_students():
+    assert t_interval([2.0]) == {"mean": 2.0, "ci95": None, "by_seed": [2.0]}
+    found = t_interval(np.float32([1.0, 2.0, 3.0]))
+    half = seed_half_width([1.0, 2.0, 3.0])
+    assert found["mean"] == 2.0 and found["ci95"] == [2 - half, 2 + half]
+    assert json.loads(json.dumps(found)) == found
 
 
-def test_one_seed_is_as_it_is():
-    run = {"a": quantity(1.0, 0.1), "b": [1, 2]}
-    assert over_seeds([run]) is run
+def coverage(fresh_prompts: bool, rng, trials: int = 2000) -> float:
+    """How often the interval of eight seeds holds what is true of all prompts of a world."""
+    seeds, asked, world = 8, 128, 420
+    covered = []
+    for _ in range(trials):
+        of_prompts = rng.normal(0, 1.0, world)  # what a training changes at each prompt
+        of_prompts -= of_prompts.mean()  # the truth is 0
+        of_seeds = rng.normal(0, 0.06, seeds)  # what a training is worth, by its pairs and start
+        picked = rng.permutation(world)[:asked]
+        means = []
+        for of_seed in of_seeds:
+            picked = rng.permutation(world)[:asked] if fresh_prompts else picked
+            noise = rng.normal(0, 0.5, asked)  # of the sampled answers
+            means.append(of_seed + (of_prompts[picked] + noise).mean())
+        low, high = t_interval(means)["ci95"]
+        covered.append(low < 0 < high)
+    return float(np.mean(covered))
 
 
-def test_quantities_over_seeds():
-    merged = over_seeds([quantity(m, 0.3, count=50) for m in (1.0, 2.0, 3.0)])
-    half = np.hypot(seed_half_width([1.0, 2.0, 3.0]), 0.3)
-    assert merged["ci95"] == pytest.approx([2 - half, 2 + half])
-    assert (merged["mean"], merged["by_seed"], merged["count"]) == (2.0, [1.0, 2.0, 3.0], 50)
-    uneven = over_seeds([{"mean": 1.0, "ci95": [0.9, 1.4]}, {"mean": 1.0, "ci95": [0.7, 1.2]}])
-    assert uneven["ci95"] == pytest.approx([0.8, 1.3])  # no spread: the mean interval over cases
-
-
-def test_quantities_without_an_interval_get_one_over_seeds():
-    merged = over_seeds([quantity(m, None) for m in (1.0, 2.0)])
-    half = seed_half_width([1.0, 2.0])
-    assert merged["ci95"] == pytest.approx([1.5 - half, 1.5 + half])
-    mixed = over_seeds([quantity(1.0, None), quantity(2.0, 0.4)])
-    half = np.hypot(half, 0.4)
-    assert mixed["ci95"] == pytest.approx([1.5 - half, 1.5 + half])
-
-
-def test_the_form_of_metrics_survives_over_seeds():
-    def run(seed: int) -> dict:
-        return {
-            "pairs": 768,
-            "words": 10 + seed,
-            "prompts": ["a", "b"],
-            "converged": True,
-            "peak": None if seed else 3.0,
-            "curve": [{"step": step, "kl": quantity(step + seed, 1)} for step in (0, 16)],
-            "losses": (0.5 + seed, 0.25),
-            **({} if seed else {"only the first": 1}),
-        }
-
-    merged = over_seeds([run(0), run(1)])
-    steps = [look["step"] for look in merged["curve"]]
-    assert steps == [0, 16] and all(isinstance(step, int) for step in (*steps, merged["pairs"]))
-    assert merged["words"] == 10.5 and merged["losses"] == [1.0, 0.25]
-    assert merged["prompts"] == ["a", "b"] and merged["converged"] is True
-    assert merged["peak"] is None and "only the first" not in merged
-    assert [look["kl"]["mean"] for look in merged["curve"]] == [0.5, 16.5]
-    assert json.loads(json.dumps(merged)) == merged
+def test_fresh_prompts_for_each_seed_make_the_interval_honest():
+    """With the same prompts in all seeds, the spread over seeds lacks that of the prompts."""
+    rng = np.random.default_rng(6)
+    assert abs(coverage(True, rng) - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)
+    assert coverage(False, rng) < 0.9

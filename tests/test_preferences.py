@@ -125,6 +125,16 @@ def test_questions_selects_by_split_and_by_unseen():
     assert facts[0] == facts[1] == facts[2]  # what is held out is the wording
 
 
+def test_each_seed_asks_the_same_questions_in_another_order():
+    orders = [world.questions("test", seed=seed) for seed in (None, 0, 1)]
+    assert all(set(order) == set(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert world.questions("test", seed=1) == orders[2]
+    first, second = (world.wrong_users("test", 64, seed) for seed in (0, 1))
+    assert first != second and len(set(first) & set(second)) < 50
+    assert all(world.holds_wrong_belief(question) for question in first)
+
+
 # --- Responses and what the gold standard reads in them ---
 
 
