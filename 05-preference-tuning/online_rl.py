@@ -1,23 +1,26 @@
-"""Online RL: what does RLHF's loop do to a model, seen from inside?
+"""Online RL: what does PPO, the loop of RLHF, do to a model, seen from inside?
 
     python 05-preference-tuning/online_rl.py
     python 05-preference-tuning/online_rl.py --beta 1         # a stronger pull to the SFT model
+    python 05-preference-tuning/online_rl.py --advantages leave-one-out --epochs 1 --updates 20
     python 05-preference-tuning/online_rl.py --model FOLDER --dataset pairs.jsonl   # your prompts
                                             (--reward-model FOLDER: what you trained yourself)
 
-trained on   the model's own answers: in each of 20 updates 4 to each of 32 questions, scored by a
+trained on   the model's own answers: in each of 8 updates 4 to each of 32 questions, scored by a
              reward model of 6,400 labelled pairs. No answer of this loop has a label
-by           TRL's RLOOTrainer with LoRA: REINFORCE with a leave-one-out baseline, the simplest
-             relative of PPO. A test checks that the advantages below equal TRL's
+by           PPO, written out below, with LoRA: a reward for every token, a value head, the clipped
+             objective, 4 passes over each batch. Its formulas are those of rlhf_objectives.py
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/online_rl.png, outputs/online_rl.json
 
-About 60 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
-model and several passes over the same answers, which make it PPO; what happens at other learning
-rates and with a biased reward model (studies/rl_beside_dpo.py).
+About 30 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
+model of its own (here a linear layer on the policy), several processes, other settings and a biased
+reward model (studies/rl_beside_dpo.py).
 """
 
-import inspect
+import itertools
+import math
+import random
 from typing import NamedTuple
 
 import installed  # noqa: F401
@@ -26,20 +29,27 @@ import dpo_trainer
 import numpy as np
 import own_data.look  # and own_data.read with it
 import reward_model
+from rlhf_objectives import clipped_surrogate, generalized_advantage_estimate, kl_estimators
 
 from common import answers, figures, models, preferences, prompts, runs, scoring, training
+from common.basics import show_progress
 from common.sampling import sample
 
-# --- 1. Reward and advantage ---
+ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
+VALUE_RATE = 3e-3  # the value head's learning rate; it starts at 0, whatever the policy is
+
+# --- 1. Reward and advantage: (N, T), a row for each answer, a column for each of its tokens ---
 
 
-def penalized_rewards(rewards, log_ratios, beta: float):
-    """r - beta log(pi / pi_ref) of each sampled response, what RLHF maximises; (P, K).
+def token_rewards(scores, logps, ref_logps, mask, beta: float):
+    """-beta log(pi / pi_ref) for each token, and on the last one the score of the answer as well.
 
-    The log-ratio is that of the sequence, in nats, taken as a constant: the score-function gradient
-    is then that of E[r] - beta KL(pi || pi_ref). Ziegler et al. 2019 (arXiv 1909.08593).
+    A row sums to the score minus beta times the log-ratio of the sequence, in nats: its mean is
+    E[r] - beta KL(pi || pi_ref). `mask` is 1 on the answer's tokens. Ziegler et al. 2019 (arXiv
+    1909.08593).
     """
-    return rewards - beta * log_ratios
+    last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdims=True))
+    return last * scores[:, None] - beta * mask * kl_estimators(logps, ref_logps)["k1"]
 
 
 def leave_one_out_advantages(rewards):
@@ -53,6 +63,25 @@ def leave_one_out_advantages(rewards):
     return rewards - others
 
 
+def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float):
+    """How much better than expected each token was. "gae": than the value head expects.
+
+    "leave-one-out": a whole answer, than the other answers to its prompt. Answers to one prompt
+    are neighbours.
+    """
+    if kind == "gae":  # behind an answer rewards and values are 0: nothing flows back from there
+        return mask * generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
+    totals = rewards.sum(-1).reshape(-1, samples)  # (P, K)
+    return mask * leave_one_out_advantages(totals).reshape(-1, 1)
+
+
+def ppo_loss(logps, old_logps, advantages, mask, epsilon: float) -> tuple:
+    """(minus the clipped objective, how many tokens have no gradient), both summed over tokens."""
+    ratio = (logps - old_logps).exp()
+    objective = clipped_surrogate(ratio, advantages, epsilon)
+    return -(mask * objective).sum(), (mask * (objective < ratio * advantages)).sum()
+
+
 # --- 2. Training ---
 
 
@@ -62,7 +91,7 @@ class Update(NamedTuple):
     prompts: list
     sampled: list  # (P, K) of Response
     rewards: np.ndarray  # log-odds, without the KL term
-    advantages: np.ndarray  # TRL's, of the rewards with it
+    advantages: np.ndarray  # the mean over the answer's tokens
 
 
 def train_rl(
@@ -71,9 +100,13 @@ def train_rl(
     judge: tuple,
     asked: list,
     *,
+    advantages: str = "gae",
     beta: float = 0.3,
+    epsilon: float | None = 0.2,
+    lam: float = 0.95,
     learning_rate: float | None = None,
-    updates: int = 20,
+    epochs: int = 4,
+    updates: int = 8,
     prompts_per_update: int = 32,
     samples: int = 4,
     max_new_tokens: int = 48,
@@ -83,97 +116,131 @@ def train_rl(
 ) -> tuple:
     """(policy, history, what each Update saw): a LoRA adapter trained on its own answers.
 
-    `judge`, a (reward model, tokenizer), scores answers to the prompts `asked`. Of beta 0.1, 0.3, 1
-    this one had the least KL within 0.02 of the best share of good answers (validation prompts).
+    `judge`, a (reward model, tokenizer), scores answers to the prompts `asked`. `advantages` are
+    those of PPO ("gae") or RLOO ("leave-one-out"); without `epsilon` nothing is clipped.
+    `look(update, policy)` is called before, at `look_at` (else every sixth of the way) and after.
+    A row of the history: means over the update's answers of `reward`, `kl` (nats, from samples) and
+    `optimized` = reward - beta kl; `clipped`, the share of tokens without a gradient; `tokens` of
+    answers and `prompt_tokens` (a prompt once for each answer) in all updates so far.
     """
     import torch
-    from trl import RLOOConfig
+    from peft import get_peft_model
 
     learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
-    shared = training.trl_settings(model, seed)
-    del shared["max_length"]  # of a pair
-    config = RLOOConfig(
-        beta=beta,
-        learning_rate=learning_rate,
-        lr_scheduler_type="constant",
-        max_steps=updates,
-        per_device_train_batch_size=training.batch_share(prompts_per_update * samples),
-        num_generations=samples,
-        max_completion_length=max_new_tokens,
-        disable_dropout=True,  # else old and new probabilities come from two different masks
-        **shared,
-    )
+    training.go_on_alone()  # several processes would all do the same
     torch.manual_seed(seed)  # LoRA starts at random
-    trainer = rloo_trainer(model, tokenizer, judge, config, prompt_rows(asked, prompts_per_update))
-    history = training.run_trainer(trainer, "online RL", look, look_at)
-    return trainer.model, history, trainer.seen
-
-
-def prompt_rows(asked: list, at_least: int):
-    """The prompts as TRL reads them, repeated where there are fewer than an update needs."""
-    from datasets import Dataset
-
-    rows = [{"prompt": prompts.as_messages(prompt)} for prompt in asked]
-    return Dataset.from_list(rows * -(-at_least // len(rows)))
-
-
-def rloo_trainer(model, tokenizer, judge: tuple, config, rows):
-    """TRL's RLOOTrainer with the lab's sampler and judge; it keeps what updates have `seen`."""
-    from trl import RLOOTrainer
-
-    class LabTrainer(RLOOTrainer):
-        def _generate_single_turn(self, prompt_ids, images, multimodal_fields):
-            asked, n = prompt_ids[:: self.num_generations], self.num_generations  # each n times
-            limit, seed = config.max_completion_length, 1000 * (config.seed + 1) + self._step
-            self.sampled = sample(self.model, tokenizer, asked, n, limit, seed=seed)
-            return [answer.token_ids for row in self.sampled for answer in row]
-
-        def _generate_and_score_completions(self, inputs):
-            batch = super()._generate_and_score_completions(inputs)  # calls `reward`
-            asked = self.asked[:: self.num_generations]
-            advantages = batch["advantages"].double().cpu().numpy()
-            arrays = (array.reshape(len(asked), -1) for array in (self.rewards, advantages))
-            self.seen.append(Update(asked, self.sampled, *arrays))
-            return batch
-
-    def reward(completions: list, **columns) -> list[float]:
-        """TRL calls it: a reward for each completion; prompts and completions are messages."""
-        trainer.asked = [prompts.as_prompt(messages) for messages in columns["prompts"]]
-        texts = [[messages[-1]["content"]] for messages in completions]
-        trainer.rewards = scoring.score_texts(judge, trainer.asked, texts)  # (P K, 1)
-        return trainer.rewards[:, 0].tolist()
-
     lora = dpo_trainer.lora_config(model)
     lora.lora_dropout = 0.0
-    options = {"train_dataset": rows, "processing_class": tokenizer, "peft_config": lora}
-    trainer = LabTrainer(model, reward, args=config, **options)
-    trainer.seen = []
-    skip_padding(trainer.model)
-    return trainer
+    policy = get_peft_model(model, lora).eval()  # no dropout: the ratio compares like with like
+    value_head = new_value_head(policy)
+    own = [weight for weight in policy.parameters() if weight.requires_grad]
+    rates = ((own, learning_rate), (list(value_head.parameters()), VALUE_RATE))
+    optimizer = torch.optim.Adam([{"params": weights, "lr": rate} for weights, rate in rates])
+    in_turn, history, seen = shuffled(asked, seed), [], []
+    sixth = math.ceil(updates / 6)
+    look_at = {0, *(look_at or range(sixth, updates, sixth)), updates} if look else ()
+    for update in show_progress(range(updates + 1), "online RL"):
+        if update:
+            # Generate and score: the policy's own answers, P prompts x K.
+            some = list(itertools.islice(in_turn, prompts_per_update))
+            draw = 1000 * (seed + 1) + update
+            sampled = sample(policy, tokenizer, some, samples, max_new_tokens, seed=draw)
+            texts = [[answer.text for answer in row] for row in sampled]
+            rewards = scoring.score_texts(judge, some, texts)
+            # Update: several passes over them.
+            rows = [answer.token_ids for row in sampled for answer in row]
+            each = [prompt for prompt in some for _ in range(samples)]
+            batches = list(scoring.response_batches(tokenizer, each, rows, 64))  # of like length
+            scores = torch.tensor(rewards.reshape(-1), dtype=torch.float32, device=model.device)
+            how = {"beta": beta, "epsilon": math.inf if epsilon is None else epsilon, "lam": lam}
+            how |= {"kind": advantages, "samples": samples, "epochs": epochs}
+            row, better = learn(policy, value_head, optimizer, batches, scores, **how)
+            training.check_finite("online RL", update, row["loss"], learning_rate)
+            for name in ("tokens", "prompt_tokens"):
+                row[name] += history[-1][name] if history else 0
+            history.append(row)
+            seen.append(Update(some, sampled, rewards, better.reshape(rewards.shape)))
+        if update in look_at:
+            look(update, policy)
+    return policy, history, seen
 
 
-def skip_padding(model) -> None:
-    """Have a model count positions from the first token on, not from the padding before it.
+def new_value_head(policy):
+    """The reward still to come, linear in the policy's last hidden states; at first 0."""
+    import torch
 
-    TRL pads prompts on the left and gives no positions: GPT-2 would read every shorter prompt at
-    places where it does not stand, and its log-ratios would be off by nats.
+    head = torch.nn.Linear(policy.config.get_text_config().hidden_size, 1, device=policy.device)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+def shuffled(asked: list, seed: int):
+    """The prompts in a random order, without end: another order each time."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(asked, len(asked))
+
+
+def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
+    """(log pi of each next token, the value before it), (B, T - 1).
+
+    The value head reads hidden states that its gradient does not reach: it changes no answer.
     """
+    import torch
 
-    def add_positions(module, given: tuple, inputs: dict) -> tuple:
-        if "position_ids" not in inputs and inputs.get("attention_mask") is not None:
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        return given, inputs
+    ids, attention_mask = ids.to(policy.device), attention_mask.to(policy.device)
+    with models.autocast(policy):
+        out = policy(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True)
+    logits = out.logits[:, :-1].float().transpose(1, 2)
+    logps = -torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
+    return logps, value_head(out.hidden_states[-1][:, :-1].detach().float()).squeeze(-1)
 
-    if "position_ids" in inspect.signature(model.get_base_model().forward).parameters:
-        model.register_forward_pre_hook(add_positions, with_kwargs=True)
+
+def read_all(policy, value_head, batches: list) -> tuple:
+    """The same of all batches in one table each, and the mask of answers' tokens: (N, T)."""
+    import torch
+
+    size = sum(len(rows) for rows, *_ in batches), max(mask.shape[1] for *_, mask in batches)
+    tables = torch.zeros(3, *size, device=policy.device)
+    with torch.no_grad():
+        for rows, ids, attention_mask, mask in batches:
+            read = *read_tokens(policy, value_head, ids, attention_mask), mask.to(policy.device)
+            tables[:, rows, : mask.shape[1]] = torch.stack(read)
+    return tables.unbind()
 
 
-def training_curve(history: list[dict], beta: float) -> dict[str, list[float]]:
-    """Per update: the mean reward of the sampled answers, and as it is optimised, log-odds."""
-    reward = [row["reward"] for row in history]
-    # TRL logs the mean of log pi/pi_ref per token; without a KL term it logs none.
-    penalty = [beta * row.get("kl", 0) * row["completions/mean_length"] for row in history]
-    return {"reward": reward, "optimized": np.subtract(reward, penalty).tolist()}
+def learn(
+    policy, value_head, optimizer, batches, scores, *, kind, samples, beta, epsilon, lam, epochs
+) -> tuple:
+    """(row of the history, mean advantage of each answer): one update of policy and value head.
+
+    An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
+    """
+    old_logps, values, mask = read_all(policy, value_head, batches)
+    with policy.disable_adapter():
+        ref_logps, _, _ = read_all(policy, value_head, batches)
+    rewards = token_rewards(scores, old_logps, ref_logps, mask, beta)
+    advantages = token_advantages(kind, rewards, values, mask, samples, lam)
+    to_come = rewards.flip(-1).cumsum(-1).flip(-1)  # what the value head learns
+    tokens, lost, clipped = mask.sum(), 0.0, 0.0
+    for _ in range(epochs):
+        for rows, ids, attention_mask, _ in batches:
+            logps, values = read_tokens(policy, value_head, ids, attention_mask)
+            width = logps.shape[1]
+            old, better, answer = (x[rows, :width] for x in (old_logps, advantages, mask))
+            loss, dead = ppo_loss(logps, old, better, answer, epsilon)
+            value_loss = (answer * (values - to_come[rows, :width]) ** 2).sum()
+            ((loss + value_loss) / tokens).backward()
+            lost, clipped = lost + float(loss.detach()), clipped + float(dead)
+        optimizer.step()
+        optimizer.zero_grad()
+    seen = epochs * float(tokens)
+    kl = float((mask * kl_estimators(old_logps, ref_logps)["k1"]).sum(-1).mean())
+    row = {"reward": float(scores.mean()), "kl": kl, "optimized": float(rewards.sum(-1).mean())}
+    row |= {"loss": lost / seen, "clipped": clipped / seen, "tokens": int(tokens)}
+    row["prompt_tokens"] = sum(int(mask.sum()) for *_, mask, _ in batches) - row["tokens"]
+    return row, (advantages.sum(-1) / mask.sum(-1)).cpu().numpy()
 
 
 # --- 3. The figure ---
@@ -181,12 +248,12 @@ def training_curve(history: list[dict], beta: float) -> dict[str, list[float]]:
 
 def draw(metrics: dict, update: Update):
     """Four panels: the reward in training, the answers, their quality, what an update sees."""
-    curve, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
-    steps, updates = [look["step"] for look in looks], range(1, len(curve["reward"]) + 1)
+    history, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
+    steps, updates = [look["step"] for look in looks], range(1, len(history) + 1)
     figure, axes = figures.new_figure(2, 2, f"Online RL: {steps[-1]} updates")
     label, color = "reward minus the KL term: what is optimised", "lab:reward"
-    axes[0].plot(updates, curve["reward"], color=color, label="reward")
-    axes[0].plot(updates, curve["optimized"], "--", color=color, label=label)
+    axes[0].plot(updates, [row["reward"] for row in history], color=color, label="reward")
+    axes[0].plot(updates, [row["optimized"] for row in history], "--", color=color, label=label)
     axes[0].set(title="Reward of the answers sampled in training", ylabel="log-odds")
     axes[0].set(xlabel="update", xticks=steps)
     figures.legend_below(axes[0])
@@ -261,7 +328,9 @@ def main(argv: list[str] | None = None) -> dict:
     """Train online, look on the way, print and draw; returns the metrics."""
     smoke = {"updates": 3, "prompts_per_update": 8, "prompts": 8}
     args = runs.start(build_parser(), argv, "online_rl", train_rl, smoke)
-    if args.samples < 2:
+    if args.advantages not in ADVANTAGES:
+        raise runs.UserError(f"--advantages is one of {', '.join(ADVANTAGES)}")
+    if args.advantages == "leave-one-out" and args.samples < 2:
         raise runs.UserError("--samples: an answer is compared with others; give at least 2")
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
     sft["output_dir"] = args.output_dir
@@ -300,8 +369,7 @@ def main(argv: list[str] | None = None) -> dict:
         columns["DPO"] = {**looks.pop(), "step": None}
     rows = answers.rows_of(list(columns.values()))
     answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
-    curve = training_curve(history, args.beta)
-    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": curve}
+    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": history}
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()

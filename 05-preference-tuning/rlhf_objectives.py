@@ -15,6 +15,7 @@ models (the mean of a batch stands in for the value), Adam. online_rl.py has a l
 """
 
 import random
+import sys
 from typing import NamedTuple
 
 import installed  # noqa: F401
@@ -42,40 +43,48 @@ def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: flo
     return weights / weights.sum(-1, keepdims=True)
 
 
-def clipped_surrogate(ratio: np.ndarray, advantage: np.ndarray, epsilon: float) -> np.ndarray:
+def library(array):
+    """torch for its tensors, NumPy for its arrays: a formula below takes either."""
+    return sys.modules["torch"] if type(array).__module__ == "torch" else np
+
+
+def clipped_surrogate(ratio, advantage, epsilon: float):
     """min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), elementwise, to maximise; ratio = pi / pi_old.
 
     Its gradient dies where the policy moved far enough in the right direction (A > 0 and
     ratio > 1 + eps, or A < 0 and ratio < 1 - eps); a move in the wrong direction is never clipped.
     Schulman et al. 2017 (arXiv 1707.06347), Eq. 7.
     """
-    return np.minimum(ratio * advantage, np.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+    numbers = library(ratio)
+    clipped = numbers.clip(ratio, 1 - epsilon, 1 + epsilon)
+    return numbers.minimum(ratio * advantage, clipped * advantage)
 
 
-def generalized_advantage_estimate(
-    rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float
-) -> np.ndarray:
-    """A_t = sum_l (gamma lam)^l delta_(t+l), delta_t = r_t + gamma V_(t+1) - V_t; (T,), V_T = 0.
+def generalized_advantage_estimate(rewards, values, gamma: float, lam: float):
+    """A_t = sum_l (gamma lam)^l delta_(t+l), delta_t = r_t + gamma V_(t+1) - V_t; V_T = 0.
 
-    delta_t: how much better one step went than its value. lam = 0 is delta_t alone (trust the
+    Arrays (..., T). delta_t: how much better one step went than its value. lam = 0 is delta_t alone (trust the
     values), lam = 1 with gamma = 1 all reward still to come minus V_t (trust the samples).
     Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
     """
-    deltas = rewards + gamma * np.append(values[1:], 0.0) - values
-    advantages, later = np.zeros(len(deltas)), 0.0
-    for t in reversed(range(len(deltas))):
-        advantages[t] = later = deltas[t] + gamma * lam * later
+    numbers = library(values)
+    following = numbers.concatenate([values[..., 1:], 0 * values[..., :1]], -1)
+    deltas = rewards + gamma * following - values
+    advantages, later = numbers.zeros_like(deltas), 0.0
+    for t in reversed(range(deltas.shape[-1])):
+        advantages[..., t] = later = deltas[..., t] + gamma * lam * later
     return advantages
 
 
-def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarray]:
+def kl_estimators(logp, ref_logp) -> dict:
     """KL(pi || pi_ref) in nats from samples of pi, one estimate each.
 
     With x = ref_logp - logp: k1 = -x, k2 = x^2 / 2, k3 = e^x - 1 - x. k1 and k3 are unbiased, k2
     and k3 never negative. Schulman 2020, joschu.net/blog/kl-approx.html.
     """
     x = ref_logp - logp
-    return {"k1": -x, "k2": x**2 / 2, "k3": np.expm1(x) - x}  # exp(x) - 1 - x may round below 0
+    k3 = library(x).expm1(x) - x  # exp(x) - 1 - x may round below 0
+    return {"k1": -x, "k2": x**2 / 2, "k3": k3}
 
 
 # --- 2. PPO in a world so small that its optimum is known ---
