@@ -83,7 +83,7 @@ def test_who_scores():
 def recovered() -> tuple:
     """Readings of 60 questions, budgets, raters, and Kendall's tau of every format."""
     rng, costs = np.random.default_rng(3), [12 * passes for passes in study.PASSES[:5]]
-    readings = study.read_responses(60, study.PASSES[4], rng)
+    readings = study.read_responses(60, study.PASSES[4], 3, rng)
     raters = draw_raters(400, rng)
     return readings, costs, raters, study.recover_order(readings, costs, raters, rng)
 
@@ -126,57 +126,41 @@ def test_an_order_from_four_readings():
     assert study.tau_of_scores(turned, 4, rater, noise=0.0)[0] == pytest.approx(5 / 6)
 
 
-def test_differences_have_the_right_direction_and_budget_and_so_have_the_claims():
-    base = {"listwise": 0.5, "pairwise": 0.3, "new_rater_each_time": 0.1}
-    steps = np.arange(6)[:, None] * 0.01 + np.zeros((6, 7))
-    names = ("listwise", "pairwise", *study.SCORED_BY)
-    measured = study.differences({name: base.get(name, 0.2) + steps for name in names})
-    means = {name: round(row["mean"], 6) for name, row in measured.items()}
-    assert means == {
-        "pairwise_beats_pointwise_at_equal_cost": 0.2,
-        "pairwise_beats_pointwise_per_annotation": 0.21,
-        "pairwise_beats_one_rater_per_response": 0.1,
-        "listwise_more_per_annotation": 0.21,
-        "listwise_more_at_equal_cost": 0.2,
-    }
-    breaks = {"at_equal_cost": {"mean": 2.0, "ci95": [1.8, 2.2], "count": 7}}
-    breaks["per_annotation"] = {"mean": 1.0, "ci95": [0.95, 1.05], "count": 7}
-    metrics = [{"differences": measured, "break_even": breaks}]
-    verdicts = [judge(claim, metrics)["verdict"] for claim in study.CLAIMS]
-    assert verdicts == ["holds"] * 6 + ["no difference"]
-    assert {claim.id for claim in study.CLAIMS[:5]} == means.keys()
+def test_every_claim_is_about_its_own_difference_at_equal_cost():
+    taus = {"listwise": 1.0, "pairwise": 0.3, "new_rater_each_time": 0.1}
+    taus |= {"one_rater_for_all": 9.0, "one_rater_per_response": 0.25}
+    at_compared = np.zeros((6, 7))
+    at_compared[study.COMPARED] = 1  # what other budgets recover is not read
+    found = study.differences({name: tau * at_compared for name, tau in taus.items()})
+    metrics = [{"differences": found, "break_even": {"factor": 2.0}}] * 5
+    assert [judge(claim, metrics)["mean"] for claim in study.CLAIMS] == [0.2, 0.05, 0.7, 2.0]
+    assert {judge(claim, metrics)["verdict"] for claim in study.CLAIMS} == {"holds"}
 
 
 # --- The break-even ---
 
 
 def test_crossing_of_a_curve_with_a_level():
-    factors = (1.0, 2.0, 4.0)
-    table = np.array([[0.5, 0.8, 0.6, 0.2], [0.3, 0.6, 0.4, 0.0]])  # level 0.4; curve 0.7, 0.5, 0.1
-    above = np.array([0, 1, 1, 1])
+    factors, curve = (1.0, 2.0, 4.0), np.array([0.7, 0.5, 0.1])
     expected = 2 * 2**0.25  # a quarter of the way from 0.5 to 0.1, in the logarithm of the factor
-    assert study.crossing(table, factors) == pytest.approx(expected)
-    assert study.crossing(table + above, factors) == 4.0  # beyond the last
-    assert study.crossing(table - above, factors) == pytest.approx(1.0)
-    bumpy = np.array([[0.4, 0.8, 0.35, 0.45, 0.43, 0.42, 0.1]])  # rises again, by noise
-    first = study.crossing(bumpy, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+    assert study.crossing(0.4, curve, factors) == pytest.approx(expected)
+    assert study.crossing(0.4, curve + 1, factors) == 4.0  # beyond the last
+    assert study.crossing(0.4, curve - 1, factors) == pytest.approx(1.0)
+    bumpy = (0.8, 0.35, 0.45, 0.43, 0.42, 0.1)  # rises again, by noise
+    first = study.crossing(0.4, bumpy, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
     assert first == pytest.approx(2 ** (0.4 / 0.45))
 
 
 def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
     readings, costs, raters, taus = recovered
     pairs, rng = taus["pairwise"][study.COMPARED], np.random.default_rng(5)
-    breaks = study.break_even(readings, pairs, costs, raters, rng)
-    equal, each = breaks["at_equal_cost"], breaks["per_annotation"]
-    assert equal["mean"] > each["mean"]  # a pair reads two answers
-    assert breaks["pairs"] == pytest.approx(pairs.mean())
+    found = study.break_even(readings, pairs.mean(), costs, raters, rng)
     # Read again with just that noise, by other raters: scores recover what pairs do.
     rater = study.assign_raters(raters, readings.items, 1, rng)
-    for basis, place in (("at_equal_cost", -3), ("per_annotation", -4)):
-        tau = study.tau_of_scores(readings, costs[place], rater, breaks[basis]["mean"])
-        assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
-        curve = breaks[f"scores_{basis}"]
-        assert curve[0] > curve[3] > curve[-1]  # more noise, less order
+    tau = study.tau_of_scores(readings, costs[study.COMPARED], rater, found["factor"])
+    assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
+    curve = found["scores"]
+    assert curve[0] > curve[3] > curve[-1]  # more noise, less order
 
 
 def test_the_command(tmp_path):
@@ -189,7 +173,6 @@ def test_the_command(tmp_path):
     assert list(claims) == [claim.id for claim in study.CLAIMS]
     metrics = results["runs"][0]["metrics"]
     assert metrics["responses_read"] == [12, 24, 48, 96]
-    pairs, scores = (metrics["tau"][name] for name in ("pairwise", "new_rater_each_time"))
-    for name, place in (("at_equal_cost", -3), ("per_annotation", -4)):
-        found = claims[f"pairwise_beats_pointwise_{name}"]["mean"]
-        assert found == pytest.approx(pairs[-3] - scores[place], abs=2e-6)
+    pairs, scores = (metrics["tau"][name][-3] for name in ("pairwise", "new_rater_each_time"))
+    found = claims["pairwise_beats_pointwise_at_equal_cost"]["mean"]
+    assert found == pytest.approx(pairs - scores, abs=2e-6)

@@ -28,43 +28,26 @@ from rlhf_objectives import (
 
 from common.claims import Claim, run_study
 from common.figures import new_figure, seed_lines
-from common.intervals import summary
 
 KL_WEIGHT, EPSILON = 1.0, 0.2
 LEARNING_RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
 SHOWN_EPOCHS = ((1, ":"), (4, "--"), (16, "-"))  # epochs in the figure
-TOLERANCE = 0.01  # of total variation: converged
+CONVERGED = 0.01  # of total variation
 
 CLAIMS = (
     Claim(
-        "no_kl_runs_to_proxy_favourite",
-        "without the KL penalty the policy overfits to the reward model's idiosyncrasies",
-        "probability of the answers rewarded most, at the end",
-        of=lambda m: m["end"]["without_kl"]["favourite"],
-        true=(0.5, float("inf")),
-        smallest=0.05,
-    ),
-    Claim(
         "no_kl_lowers_gold",
-        "the KL penalty keeps quality from falling",
+        "without the KL penalty the policy overfits to the reward model, and quality falls",
         "gold utility at the end with the KL term minus that without it, log-odds",
         of=lambda m: m["gold_kept_by_kl"],
         smallest=0.1,
-    ),
-    Claim(
-        "kl_term_converges_to_closed_form",
-        "with the KL term PPO ends at the optimum pi_ref exp(r / beta) / Z",
-        "total variation from it at the end",
-        of=lambda m: m["end"]["with_kl"]["distance"],
-        true=(-float("inf"), TOLERANCE),
-        smallest=0.002,
     ),
     Claim(
         "ppo_is_sensitive",
         "PPO is sensitive to how learning rate and epochs per batch meet",
         "total variation added by 16 epochs at the learning rate that suits 1",
         of=lambda m: m["distance_added_by_epochs"],
-        true=(TOLERANCE, float("inf")),
+        true=(CONVERGED, float("inf")),
         smallest=0.002,
         published="agrees: Zheng et al. 2023 (arXiv 2307.04964); Ahmadian et al. 2024 (2402.14740)",
     ),
@@ -73,7 +56,7 @@ CLAIMS = (
         "clipping tames bad settings",
         "total variation without clipping minus with it, mean over all settings",
         of=lambda m: m["distance_saved_by_clipping"],
-        smallest=TOLERANCE,
+        smallest=CONVERGED,
         published="not with language models: there the clip acts in under 5 % of batches "
         "(Ahmadian et al. 2024, arXiv 2402.14740)",
     ),
@@ -86,20 +69,19 @@ def measure(seed: int, smoke: bool = False) -> dict:
     bandit = make_bandit(count, seed)
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, KL_WEIGHT)
     looks = [0, *np.unique(np.geomspace(1, updates, 25).round().astype(int)).tolist()]
-    end, curves, gold = {}, {}, {}
+    end, curves = {}, {}
     for name, beta in (("without_kl", 0.0), ("with_kl", KL_WEIGHT)):
         settings = {"beta": beta, "epsilon": EPSILON, "updates": updates, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         read = read_bandit(history, bandit, optimum)
         curves[name] = {key: read[key][looks].mean(-1).tolist() for key in ("reward", "gold")}
-        end[name] = {key: summary(values[-1]) for key, values in read.items()}
-        gold[name] = read["gold"][-1]
+        end[name] = {key: float(values[-1].mean()) for key, values in read.items()}
     estimates = {}
     for when, place in (("after the first update", 1), ("at the end", -1)):
         estimates[when] = expected_estimates(history[place], np.log(bandit.ref))
     return {
         "end": end,
-        "gold_kept_by_kl": summary(gold["with_kl"] - gold["without_kl"]),
+        "gold_kept_by_kl": end["with_kl"]["gold"] - end["without_kl"]["gold"],
         "updates": looks,
         "curves": curves,
         "kl_estimators": estimates,
@@ -117,13 +99,12 @@ def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> di
         settings |= {"beta": KL_WEIGHT, "updates": updates, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         distances.append(read_bandit(history[-1], bandit, optimum)["distance"])
-    clipped, unclipped = np.array(distances).swapaxes(0, 1)  # each (EPOCHS, LEARNING_RATES, N)
-    suits_fewest, suits_most = (clipped[k].mean(-1).argmin() for k in (0, -1))
-    means = {"clipped": clipped.mean(-1).tolist(), "unclipped": unclipped.mean(-1).tolist()}
+    clipped, unclipped = np.mean(distances, -1).swapaxes(0, 1)  # each (EPOCHS, LEARNING_RATES)
+    added = clipped[-1, clipped[0].argmin()] - clipped[-1].min()
     return {
-        "distance": means,
-        "distance_added_by_epochs": summary(clipped[-1, suits_fewest] - clipped[-1, suits_most]),
-        "distance_saved_by_clipping": summary((unclipped - clipped).mean((0, 1))),
+        "distance": {"clipped": clipped.tolist(), "unclipped": unclipped.tolist()},
+        "distance_added_by_epochs": float(added),
+        "distance_saved_by_clipping": float((unclipped - clipped).mean()),
     }
 
 
@@ -132,9 +113,9 @@ def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> di
 
 def draw(runs: list[dict]):
     """Reward and quality by update; the distance by settings, clipped or not; KL from samples."""
-    ends = [run["end"]["without_kl"]["favourite"]["mean"] for run in runs]
-    title = "PPO finds the optimum; without the KL term (no KL) "
-    title += f"{100 * np.mean(ends):.1f} % of its answers\nare those that are rewarded most"
+    ends = [np.mean([run["end"][arm]["gold"] for run in runs]) for arm in ("with_kl", "without_kl")]
+    title = "PPO ends at a gold utility of {:.1f} with the KL term, of {:.1f} without it (no KL)"
+    title = title.format(*ends)
     figure, axes = new_figure(2, 2, title)
     updates_panel(axes[0], runs)
     settings_panel(axes[1], runs, "unclipped", "lab:biased")
