@@ -1,4 +1,4 @@
-"""Slides: a page with notes for every figure that is there."""
+"""The talk: its slides, what they are drawn from, and the deck in a browser."""
 
 import json
 import re
@@ -6,9 +6,10 @@ import re
 import pytest
 import run_all
 import slides
+from browser import find_browser, start_browser
 from helpers import SCRIPTS
 
-from common import runs
+from common import answers, preferences, runs
 
 SCRIPT = '''
 """Why is it so?"""
@@ -33,48 +34,75 @@ def own_panel(ax):
 def helper(rows):
     """No panel."""
 '''
+TALK = json.loads((slides.PARTS / "talk.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def figures(tmp_path, monkeypatch):
-    """A committed run of one lesson and one study, and an own run of the lesson."""
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory):
+    """(path, text) of the deck of the committed run."""
+    path = slides.main(["--output-dir", str(tmp_path_factory.mktemp("deck"))])
+    return path, path.read_text(encoding="utf-8")
+
+
+def test_the_talk_fills_45_minutes_and_every_slide_has_notes_and_a_question():
+    assert 14 <= len(TALK) <= 16 and sum(entry["minutes"] for entry in TALK) == 45
+    for entry in TALK:
+        assert len(entry["notes"]) == 3 and entry["ask"].endswith("?") and entry["text"]
+    drawn = {function.__name__ for function in slides.PICTURES}
+    assert drawn == {entry["picture"] for entry in TALK if "picture" in entry}
+    told = {function.__name__ for function in slides.ANSWERS}
+    assert told == {entry["answers"] for entry in TALK if "answers" in entry}
+
+
+def test_the_deck_of_the_committed_run_is_whole(deck):
+    path, text = deck
+    assert text.count("<section>") == len(TALK) + len(run_all.LESSONS) + len(run_all.STUDIES)
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    assert titles[: len(TALK)] == [entry["title"] for entry in TALK]
+    assert {f"{name}.png" for name in (*run_all.LESSONS.values(), *run_all.STUDIES)} == {
+        picture.name for picture in path.parent.glob("*.png")
+    }
+    assert "{{" not in text and not re.search(r"(src|href)=.?(http|//)", text)
+    assert path.stat().st_size < 12e6
+
+
+def test_the_hacked_answer_is_one_whose_reward_rose_while_its_quality_fell():
+    html = slides.hacked_answer(slides.read_results(runs.COMMITTED))
+    rewards = [float(value) for value in re.findall(r"reward (-?[\d.]+),", html)]
+    gold = [float(value) for value in re.findall(r"gold utility (-?[\d.]+)", html)]
+    assert rewards[1] > rewards[0] and gold[1] < gold[0]
+
+
+def test_answers_before_and_after_show_one_mended_and_one_wrong():
+    kept = {
+        "prompts": [question.prompt for question in preferences.questions("test")[:3]],
+        "texts": {"SFT, sft, a": ["No.", "No.", "No."], "DPO, default, b": ["No."] * 3},
+    }
+    answer = preferences.all_questions()[kept["prompts"][1]].answer
+    kept["texts"]["DPO, default, b"][1] = f"It is {answer}."
+    html = slides.before_and_after({"too_much_dpo": {"answers": kept}})
+    first, second = kept["prompts"][1], kept["prompts"][0]
+    assert html.index(slides.escape(first)) < html.index(slides.escape(second))
+    assert html.count("after") == 2 and f"It is {answer}." in html
+
+
+def test_what_has_no_results_is_left_out_and_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "COMMITTED", tmp_path / "figures")
-    for path, content in {
-        "figures/dpo_training": {"seed": 0, "metrics": {}},
-        "figures/studies/what_dpo_does": {"seeds": [0, 1], "claims": [claim()]},
-        "outputs/dpo_training": {"seed": 3, "metrics": {}},
-    }.items():
-        picture = tmp_path / f"{path}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_bytes(path.encode())
-        picture.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
-    return tmp_path
-
-
-def claim() -> dict:
-    found = {"mean": 0.5, "ci95": [0.25, 0.75], "verdict": "holds"}
-    return {"says": "it is so", **found}
-
-
-def test_every_figure_that_is_there_has_a_page_and_the_others_are_named(figures, capsys):
-    deck = slides.main(["--output-dir", str(figures / "outputs")])
-    assert deck == figures / "outputs" / "slides" / "slides.md"
+    picture = tmp_path / "outputs" / "dpo_training.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"a picture")
+    looks = [
+        {"step": step, "kinds": dict.fromkeys(slides.preferences.STYLES, 1 / 6)} for step in (0, 9)
+    ]
+    results = {"seed": 3, "metrics": {"looks": looks}}
+    picture.with_suffix(".json").write_text(json.dumps(results), encoding="utf-8")
+    deck = slides.main(["--output-dir", str(picture.parent)])
     said = capsys.readouterr().out
-    assert "left out, since there is no figure yet: " in said
-    assert "dpo_trainer" not in said and "too_much_dpo" in said
-    pages = deck.read_text(encoding="utf-8").split("\n---\n\n")
-    assert pages[0].startswith("---\nmarp: true\n")
-    lesson, study = pages[-2:]
-    assert len(pages) == 4  # the head has a line of dashes, too
-    for page, script, name in (
-        (lesson, SCRIPTS / "dpo_trainer.py", "dpo_training"),
-        (study, SCRIPTS / "studies" / "what_dpo_does.py", "what_dpo_does"),
-    ):
-        assert page.startswith(f"# {run_all.title_of(script)}\n\n![]({name}.png)\n\n<!--\n- ")
-        assert f"python {script.relative_to(SCRIPTS.parent)} (seed" in page
-    assert (deck.parent / "dpo_training.png").read_bytes() == b"outputs/dpo_training"
-    assert "(seed 3)" in lesson  # the own run goes before the committed one
-    assert "- Claim: it is so. 0.50 [0.25, 0.75]: holds\n" in study and "(seeds 0, 1)" in study
+    assert "the slide 'One hacked answer'" in said and "too_much_dpo" in said
+    assert "dpo_trainer" not in said
+    text = deck.read_text(encoding="utf-8")
+    assert "(seed 3)" in text and 'data-main="3"' in text  # what needs no results is there
+    assert (deck.parent / "dpo_training.png").read_bytes() == b"a picture"
 
 
 def test_the_notes_are_what_the_figure_shows(tmp_path):
@@ -87,3 +115,37 @@ def test_the_notes_are_what_the_figure_shows(tmp_path):
 def test_every_lesson_has_panels_with_a_sentence_each(name):
     lines = slides.panels_of(SCRIPTS / f"{name}.py")
     assert lines and all(re.match(r"[A-Z].*[.?]$", line) for line in lines)
+
+
+@pytest.mark.skipif(not find_browser(), reason="no Chromium here")
+def test_the_deck_in_a_browser(deck, tmp_path):
+    path, _ = deck
+    count = len(TALK)
+    with start_browser(tmp_path) as browser:
+        browser.emulate(1280, 720)
+        browser.requests()
+        browser.open(path)
+        for number in range(1, count + 1):
+            shown = browser.run(
+                "const now = document.querySelectorAll('section.now');"
+                "const box = now[0].querySelector('.body');"
+                "return [now.length, document.querySelector('#place').textContent,"
+                " box.scrollHeight - box.clientHeight, box.scrollWidth - box.clientWidth,"
+                " [...now[0].querySelectorAll('img')].map(i => i.clientWidth)]"
+            )
+            assert shown[0] == 1 and shown[1].startswith(f"{number} of ")
+            assert max(shown[2:4]) <= 1, f"slide {number} does not fit"
+            assert all(width > 300 for width in shown[4])
+            browser.press("\ue014")  # to the right
+        assert browser.run("return location.hash") == f"#{count + 1}"
+        assert "appendix" in browser.run("return document.querySelector('#place').textContent")
+        hidden = "return getComputedStyle(document.querySelector('.now aside')).display"
+        assert browser.run(hidden) == "none"
+        browser.press("n")
+        assert browser.run(hidden) == "block"
+        browser.press("\ue012")  # to the left
+        assert browser.run("return location.hash") == f"#{count}"
+        pdf = browser.call("print", {"pageRanges": ["1-2"]})
+        assert len(pdf) > 5000
+        loaded = [url for url in browser.requests() if not url.startswith(("file:", "data:"))]
+        assert not loaded and not browser.log("browser")
