@@ -1,0 +1,294 @@
+"""PPO's settings: which of learning rate, passes, clipping and KL term does it depend on?
+
+    python 05-preference-tuning/studies/ppo_settings.py             # one seed, 110 s
+    python 05-preference-tuning/studies/ppo_settings.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
+    python 05-preference-tuning/studies/ppo_settings.py --claims
+
+PPO is trained by a reward model of 6,400 pairs, with its default learning rate and with 3.3 times
+that, and with 4 passes (epochs) over the answers of an update or one; with the higher rate also
+without clipping. DPO has the same two multiples of its own rate, and one pass over 768 pairs or
+three. All answer the same 128 held-out questions twice.
+
+A training may look bad because it is not finished. It counts as finished unless one of the same
+method with more training (rate times passes) gets more than 0.15 log-odds more gold utility on
+validation prompts. Stability is the range of gold utility among trainings that are finished.
+
+Then PPO with smaller batches is trained by a reward model of annotators who prefer long answers,
+with the KL term and without, and looked at often. The KL term makes it move less; the question is
+whether it is better once it has moved as far: gold utility is compared at equal KL.
+"""
+
+import lessons  # noqa: F401
+
+import numpy as np
+from dpo_trainer import dpo_policy, train_dpo
+from online_rl import train_rl
+from reward_model import reward_model_in
+
+from common import answers, figures, preferences
+from common.claims import Claim, run_study, study_folder
+from common.scoring import score_texts
+from common.training import load_sft_model
+
+UPDATES, EARLY = 8, 4  # of PPO, and after how many the number of passes is judged
+PPO_RATE, DPO_RATE, FAST = 3e-3, 7e-4, 10 / 3  # the default learning rates, and times the default
+GRID = {  # name: times the default learning rate, and passes
+    "PPO": {(rate, epochs): f"x{rate:.2g}, {epochs}" for rate in (1, FAST) for epochs in (4, 1)},
+    "DPO": {(rate, epochs): f"x{rate:.2g}, {epochs}" for rate in (1, FAST) for epochs in (1, 3)},
+}
+UNFINISHED = 0.15  # gold utility that more training of the same method still adds
+KL_TERM = {"with the KL term": 0.3, "without": 0.0}  # beta
+SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16}  # steps small enough to look often
+
+CLAIMS = (
+    Claim(
+        "dpo_is_more_stable",
+        "DPO is more stable than PPO-based RLHF",
+        "range of gold utility over learning rates and passes, PPO minus DPO, log-odds",
+        of=lambda m: m["stability"]["PPO"] - m["stability"]["DPO"],
+        smallest=0.2,
+        predicted="does not hold",
+    ),
+    Claim(
+        "clipping_helps_at_high_rates",
+        "clipping keeps PPO stable where its steps are too large",
+        "gold utility at 3.3 times the learning rate, with clipping minus without, log-odds",
+        of=lambda m: m["clipped"] - m["unclipped"],
+        smallest=0.2,
+    ),
+    Claim(
+        "more_passes_save_samples",
+        "clipping lets PPO use its answers several times, which saves samples",
+        "gold utility after 512 answers, 4 passes minus 1 pass at the better of 2 rates, log-odds",
+        of=lambda m: m["gained_by_passes"],
+        smallest=0.1,
+    ),
+    Claim(
+        "kl_term_holds_the_policy",
+        "without the KL term the policy overfits to the reward model's idiosyncrasies",
+        "gold utility at equal KL, length-biased rewards, with the KL term minus without, log-odds",
+        of=lambda m: m["kl_term_at_equal_kl"],
+        smallest=0.2,
+        predicted="no difference",
+    ),
+)
+
+
+def measure(seed: int, smoke: bool = False) -> dict:
+    """All trainings of one seed, and what the claims and the figure need of them."""
+    kept, many, judges = study_folder(seed, smoke), 64 if smoke else 6400, {}
+    for annotator, name in (("human", "6400"), ("length", "length")):
+        pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
+        folder = kept / f"reward_model_{name}"
+        judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
+    asked = {"validation": preferences.questions("validation")}
+    asked["test"] = preferences.questions("test", seed=seed)
+    few = 8 if smoke else 128
+    prompts = {split: [question.prompt for question in asked[split][:few]] for split in asked}
+
+    ppo = {}
+    for rate, epochs in GRID["PPO"]:
+        how = {"learning_rate": rate * PPO_RATE, "epochs": epochs}
+        ppo[rate, epochs] = ppo_looks(judges["human"], prompts, seed, smoke, how)
+    how = {"learning_rate": FAST * PPO_RATE, "epsilon": float("inf")}
+    unclipped = ppo_looks(judges["human"], prompts, seed, smoke, how)
+    pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
+    dpo = dpo_ends(kept / "dpo", pairs, prompts, seed)
+    rows = {"PPO": with_finished({key: looks[-1] for key, looks in ppo.items()})}
+    rows["DPO"] = with_finished(dpo)
+    length = {}
+    for name, beta in KL_TERM.items():
+        how = {**SMALL, "beta": beta}
+        length[name] = ppo_looks(judges["length"], prompts, seed, smoke, how, often=True)
+    early = {key: looks[-2]["gold"] for key, looks in ppo.items()}
+    points, kept_answers = points_of_ends(prompts["test"], length, many)
+    return {
+        "settings": rows,
+        "stability": {method: range_of_finished(rows[method]) for method in rows},
+        "clipped": ppo[FAST, 4][-1]["gold"],
+        "unclipped": unclipped[-1]["gold"],
+        "gained_by_passes": early[1, 4] - max(early[1, 1], early[FAST, 1]),
+        "passes": {GRID["PPO"][key]: curve_of(looks) for key, looks in ppo.items()},
+        "kl_term": {name: curve_of(looks) for name, looks in length.items()},
+        "kl_term_at_equal_kl": gap_at_equal_kl(*map(curve_of, length.values())),
+        "points": points,
+        "answers": kept_answers,
+    }
+
+
+# --- Trainings ---
+
+
+def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, often=False) -> list:
+    """What PPO's answers are at the start, at EARLY and at the end, or at every second update.
+
+    At the end also the gold utility on validation prompts.
+    """
+    model, tokenizer = load_sft_model()
+    asked, looks = [question.prompt for question in preferences.questions("train")], []
+    how = {"updates": UPDATES, **how} | ({"updates": 4, "prompts_per_update": 8} if smoke else {})
+    end = how["updates"]
+
+    def look(step: int, policy) -> None:
+        seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2 - often, seed)
+        looks.append({"step": step, **seen.means(), "answers": seen})
+        if often:
+            looks[-1]["rewards"] = score_texts(judge, prompts["test"], seen.texts)[:, 0]
+        elif step == end:
+            looks[-1]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
+
+    at = tuple(range(2, end, 2)) if often else (min(EARLY, end // 2),)
+    train_rl(model, tokenizer, judge, asked, **how, seed=seed, look=look, look_at=at)
+    return looks
+
+
+def dpo_ends(folder, pairs: list[dict], prompts: dict, seed: int) -> dict:
+    """What DPO's answers are after each of its settings; the default's is kept in `folder`."""
+    ends = {}
+    for rate, epochs in GRID["DPO"]:
+        model, tokenizer = load_sft_model()
+        if (rate, epochs) == (1, 1):
+            policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
+        else:
+            how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
+            policy, _ = train_dpo(model, tokenizer, pairs, **how)
+        seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2, seed)
+        validation = validation_gold(policy, tokenizer, prompts, seed)
+        ends[rate, epochs] = {**seen.means(), "validation": validation}
+    return ends
+
+
+def validation_gold(policy, tokenizer, prompts: dict, seed: int) -> float:
+    """Mean gold utility of one answer to each validation prompt."""
+    seen = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
+    return float(seen.gold.mean())
+
+
+# --- What the claims compare ---
+
+
+def with_finished(ends: dict[tuple, dict]) -> list[dict]:
+    """A row for each setting (rate, passes): its gold utility, and whether it is finished.
+
+    It is not where more training, rate times passes, is better by UNFINISHED on validation prompts.
+    """
+    rows = []
+    for (rate, epochs), end in ends.items():
+        more = [ends[r, e]["validation"] for r, e in ends if r * e > rate * epochs]
+        finished = all(gold - end["validation"] <= UNFINISHED for gold in more)
+        about = {"rate": rate, "epochs": epochs, "finished": finished}
+        rows.append({**about, **{name: end[name] for name in ("gold", "validation", "kl")}})
+    return rows
+
+
+def range_of_finished(rows: list[dict]) -> float:
+    """Gold utility of the best training minus that of the worst, of those that are finished."""
+    return float(np.ptp([row["gold"] for row in rows if row["finished"]]))
+
+
+def curve_of(looks: list[dict]) -> dict[str, list[float]]:
+    """Step, measured KL and gold utility of each look."""
+    return {name: [look[name] for look in looks] for name in ("step", "kl", "gold")}
+
+
+def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
+    """Gold utility of our curve minus theirs, the mean over KLs that both have reached.
+
+    Between looks it is interpolated. Both start at the same model, where they cannot differ: the
+    first quarter of the KLs is left out.
+    """
+    reached = min(max(ours["kl"]), max(theirs["kl"]))
+    at = np.linspace(reached / 4, reached, 100)
+    gold = []
+    for curve in (ours, theirs):
+        order = np.argsort(curve["kl"])
+        gold.append(np.interp(at, *(np.array(curve[name])[order] for name in ("kl", "gold"))))
+    return float(np.mean(gold[0] - gold[1]))
+
+
+def points_of_ends(prompts: list[str], length: dict[str, list[dict]], labels: int) -> tuple:
+    """(points, answers) of PPO by length-biased rewards, for the plane and the page."""
+    points, texts, rewards = [], [], []
+    for name, (first, *_, last) in length.items():
+        series, label = f"length, {name}", f"update {last['step']}"
+        about = "PPO", series, label, last["answers"], labels
+        points.append(answers.point_of(*about, biased=True, beta=KL_TERM[name]))
+        texts.append(last["answers"].texts)
+        rewards.append({"before": first["rewards"], "after": last["rewards"]})
+    return points, answers.answers_of_points(prompts, points, texts, rewards)
+
+
+# --- The figure ---
+
+
+def draw(runs: list[dict]):
+    """Settings of PPO and DPO, clipping, passes over the same answers, the KL term."""
+    figure, axes = figures.new_figure(2, 2, "What PPO depends on", height=3.4)
+    grid_panel(axes[0], runs)
+    usual = [run["settings"]["PPO"][0]["gold"] for run in runs]
+    columns = {"default rate, clipped": usual}
+    columns |= {f"x 3.3, {name}": [run[name] for run in runs] for name in ("clipped", "unclipped")}
+    figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
+    with_clip, without = (np.mean(columns[f"x 3.3, {name}"]) for name in ("clipped", "unclipped"))
+    axes[1].set(title=f"3.3 times the rate: {with_clip:.1f} with clipping, else {without:.1f}")
+    axes[1].set(ylabel="gold utility (log-odds)")
+    reuse_panel(axes[2], [run["passes"] for run in runs])
+    kl_panel(axes[3], runs)
+    return figure
+
+
+def grid_panel(ax, runs: list[dict]) -> None:
+    """Gold utility of every setting of both methods; hollow where a training is not finished."""
+    names, place = [], 0
+    for method, settings in GRID.items():
+        color = f"lab:{'rl' if method == 'PPO' else 'dpo'}"
+        for k, name in enumerate(settings.values()):
+            rows = [run["settings"][method][k] for run in runs]
+            spread = np.linspace(-0.15, 0.15, len(rows)) if len(rows) > 1 else [0]
+            for shift, row in zip(spread, rows, strict=True):
+                face = color if row["finished"] else "white"
+                ax.plot(place + shift, row["gold"], "o", color=color, mfc=face, ms=3.5)
+            names.append(name)
+            place += 1
+        ax.plot([], [], "o", color=color, label=method)
+    ax.plot([], [], "o", color="black", mfc="white", label="not finished")
+    ranges = [np.mean([run["stability"][method] for run in runs]) for method in GRID]
+    ax.set_title(f"Best minus worst: PPO {ranges[0]:.1f}, DPO {ranges[1]:.1f}")
+    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set(xlabel="learning rate over the default, and passes", ylabel=figures.GOLD)
+    figures.legend_below(ax, ncols=3)
+
+
+def reuse_panel(ax, seeds: list[dict]) -> None:
+    """Gold utility against the number of answers that were sampled, by passes over them."""
+    styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
+    for key, (color, dashes) in styles.items():
+        name = GRID["PPO"][key]
+        answered = [128 * step for step in seeds[0][name]["step"]]  # 32 prompts x 4
+        values = [of_seed[name]["gold"] for of_seed in seeds]
+        label = f"{key[1]} pass{'es' if key[1] > 1 else ''}, rate x {key[0]:.2g}"
+        figures.seed_lines(ax, answered, values, color, label, ls=dashes)
+    ends = [np.mean([of_seed[GRID["PPO"][key]]["gold"][1] for of_seed in seeds]) for key in styles]
+    told = f"{ends[0]:.1f} with 4 passes, {max(ends[1:]):.1f} with one"
+    ax.set_title(f"After {answered[1]} answers: {told}")
+    ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
+    figures.legend_below(ax, ncols=2)
+
+
+def kl_panel(ax, runs: list[dict]) -> None:
+    """Gold utility against KL where annotators prefer length, with the KL term and without."""
+    ends = []
+    for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
+        for k, run in enumerate(runs):
+            curve, label = run["kl_term"][name], name if k == 0 else None
+            ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
+        ends.append(np.mean([run["kl_term"][name]["kl"][-1] for run in runs]))
+    gap = np.mean([run["kl_term_at_equal_kl"] for run in runs])
+    ax.set_title(f"KL term: {gap:+.2f} at equal KL; ends at {ends[0]:.1f}, not {ends[1]:.1f}")
+    ax.set(xlabel="measured KL (nats; annotators prefer length)", ylabel="gold utility (log-odds)")
+    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    figures.legend_below(ax, ncols=2)
+
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)
