@@ -7,6 +7,7 @@ interval over seeds decides.
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -286,10 +287,16 @@ def tell_claims(results: dict, claims: Sequence[Claim], saved: Path) -> None:
         judged = found.get(claim.id)
         print(f"\n{claim.says}")
         print(f"  measured   {claim.measured}; true {where_true(claim.true)}")
+        print(f"  predicted  {claim.predicted}")
         if judged:
             print(f"  found      {interval(judged, 3)}: {judged['verdict']}")
         if claim.published:
             print(f"  published  {claim.published}")
+
+
+def link_papers(text: str) -> str:
+    """A text for Markdown, where the number of a paper leads to it."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, dict]) -> None:
@@ -297,13 +304,15 @@ def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, di
 
     Below it, at which false-discovery rate the decided claims stand (Benjamini & Hochberg 1995).
     """
-    head = "| study | claim | measured | mean and 95 % interval | true | verdict | published |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    names = ("study", "claim", "measured", "mean and 95 % interval", "true", "predicted")
+    names += ("verdict", "published: what was found, and how it was read")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     claims = []
     for name, result in results.items():
         for claim in result["claims"]:
             cells = (titles[name], claim["says"], claim["measured"], interval(claim))
-            cells += (where_true(claim["true"]), claim["verdict"], claim["published"])
+            cells += (where_true(claim["true"]), claim["predicted"], claim["verdict"])
+            cells += (link_papers(claim["published"]),)
             lines.append(f"| {' | '.join(cells)} |")
             claims.append(claim)
     adjusted = false_discovery(claims).values()
@@ -312,5 +321,7 @@ def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, di
     verdicts = ", ".join(f"{name}: {counts[name]}" for name in VERDICTS)
     told = f"{len(claims)} claims ({verdicts}). Of the {len(adjusted)} that are decided, {stand}"
     lines += ["", f"{told} stand at a false-discovery rate of 5 %."]
+    failed = sum(claim["predicted"] != claim["verdict"] for claim in claims)
+    lines += ["", f"{failed} verdicts are not what was predicted before the run."]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

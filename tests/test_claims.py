@@ -199,10 +199,14 @@ def test_a_changed_study_is_run_again(tmp_path):
 
 
 def test_claims_become_a_table(tmp_path):
-    judged = judge(Claim("a", "it is so", "log-odds", lambda m: m), [0.9, 1.0, 1.1])
+    found = "A paper (arXiv 2401.01234; abstract): so"
+    claim = Claim("a", "it is so", "log-odds", lambda m: m, predicted="undecided", published=found)
+    judged = judge(claim, [0.9, 1.0, 1.1])
     path = tmp_path / "claims.md"
     claims.write_claims_table(path, {"s": "A question?"}, {"s": {"claims": [judged]}})
     text = path.read_text()
-    assert "| A question? | it is so | log-odds | 1.00 [0.75, 1.25] | above 0 | holds |  |" in text
+    assert "| A question? | it is so | log-odds | 1.00 [0.75, 1.25] | above 0 | undecided | holds |" in text
+    assert "A paper ([arXiv 2401.01234](https://arxiv.org/abs/2401.01234); abstract): so |" in text
+    assert "1 verdicts are not what was predicted" in text
     assert "1 claims (holds: 1, does not hold: 0, no difference: 0, undecided: 0)" in text
     assert "Of the 1 that are decided, 1 stand at a false-discovery rate of 5 %" in text

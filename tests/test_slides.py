@@ -91,9 +91,8 @@ def test_what_has_no_results_is_left_out_and_named(tmp_path, monkeypatch, capsys
     picture = tmp_path / "outputs" / "dpo_training.png"
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
-    looks = [
-        {"step": step, "kinds": dict.fromkeys(slides.preferences.STYLES, 1 / 6)} for step in (0, 9)
-    ]
+    kinds = dict.fromkeys(answers.KINDS, 1 / len(answers.KINDS))
+    looks = [{"step": step, "kinds": kinds} for step in (0, 9)]
     results = {"seed": 3, "metrics": {"looks": looks}}
     picture.with_suffix(".json").write_text(json.dumps(results), encoding="utf-8")
     deck = slides.main(["--output-dir", str(picture.parent)])

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(LAB)]
 
 from common import runs  # noqa: E402
+from common.claims import link_papers  # noqa: E402
 from common.intervals import interval, percent  # noqa: E402
 from common.preferences import gold_utility  # noqa: E402
 
@@ -92,7 +93,7 @@ def fill_study_row(line: str) -> str:
     study, claim_id, rest = ROW.match(line).groups()
     claims = {claim["id"]: claim for claim in read(f"studies/{study}")["claims"]}
     claim, cells = claims[claim_id], [cell.strip() for cell in rest.split(" | ")]
-    answer, measured, _, _, published = cells
+    answer, measured = cells[:2]
     unit = "%" if "%" in measured else measured.split("]")[-1].strip("? ")
     measured = percent(claim) if unit == "%" else f"{interval(claim)} {unit}"
     ends = min(claim["by_seed"]), max(claim["by_seed"])
@@ -101,6 +102,7 @@ def fill_study_row(line: str) -> str:
     low, high = (round(times * end, digits) + 0.0 for end in ends)
     spread = f"{low:.{digits}f} to {high:.{digits}f}"
     start = line[: line.index(" --> |") + len(" --> |")]
+    published = link_papers(claim["published"]) or "-"
     return f"{start} {answer} | {measured} | {spread} | {claim['verdict']} | {published} |"
 
 

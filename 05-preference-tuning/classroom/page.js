@@ -643,8 +643,7 @@ function nearestGroup(pairs, labels) {
   const nearest = groups.filter((group) => shareOf(group) === most);
   if (groups.length === 0) return "";
   const names = nearest.map(({ group }) => GROUP_NAMES[group]).join(" and ");
-  const { k, n } = nearest[0].count;
-  return `They agree most often with ${names}: in ${k} of ${counted(n, "pair")}.`;
+  return `They agree most often with ${names}: ${share(nearest[0].count)} (95 % interval).`;
 }
 
 // --- Move ---
@@ -684,6 +683,10 @@ function startMove(pools) {
     pools.map((pool, k) => [k, pool.prompt]),
   );
   fillSelect($("judge"), Object.entries(JUDGES));
+  // Open where something goes wrong: the flawed reward, and the pool that loses most by it.
+  $("judge").value = "length_reward";
+  const lost = pools.map((pool) => lostTo(pool, "length_reward"));
+  $("pool").value = String(lost.indexOf(Math.max(...lost)));
   const current = () => ({ pool: pools[Number($("pool").value)], judge: $("judge").value });
   const drawBeta = () => moveBeta(current());
   const drawN = () => moveN(current());
@@ -700,6 +703,14 @@ function startMove(pools) {
   $("judge").addEventListener("change", both);
   onResize(both);
   both();
+}
+
+/** Gold utility that the best of n loses from its peak to the largest n, by a judge's reward. */
+function lostTo(pool, judge) {
+  const { rewards, gold } = drawnValues(pool, judge);
+  const most = Math.min(64, gold.length);
+  const curve = Array.from({ length: most }, (_, k) => expectedBestOfN(rewards, k + 1, gold));
+  return Math.max(...curve) - curve.at(-1);
 }
 
 /** Reference probabilities of a pool's texts, and what they hold of all probability. */
@@ -1282,6 +1293,7 @@ function answerTo(claim, { probability, outcome }) {
     ),
     drawInterval(claim),
     el("p", {}, penalty),
+    el("p", {}, `We expected: ${claim.predicted}. Published: ${claim.published || "nothing found"}.`),
   ];
 }
 

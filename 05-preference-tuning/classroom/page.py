@@ -29,11 +29,12 @@ from common import preferences as world
 from common import runs
 from common.answers import marks, point_name
 from common.claims import name_seeds
-from common.intervals import over_seeds
+from common.intervals import t_interval
 from common.saving import check_writable, read_json, whole_file
 
 PARTS = Path(__file__).parent
 GENERATOR = "page.py of the preference-tuning lab"  # said in the head of every page
+MEASURED = ("kl", "gold", "good")  # of a point
 PAIRS, AGAIN = 12, 4  # pairs to label, and how many of them come twice
 BROWSED = {  # whose answers can be read: the name on the page, and how the study calls its point
     "SFT model": "SFT, sft, ",
@@ -88,7 +89,7 @@ def collect_metrics(found: dict) -> tuple[list[dict], dict]:
         metrics = {run["seed"]: run["metrics"] for run in results["runs"]}
         first = next(iter(metrics.values()))
         if "points" in first:
-            points += over_seeds([each["points"] for each in metrics.values()])
+            points += merge_points([each["points"] for each in metrics.values()])
         if "answers" in first:
             seed = next(iter(metrics)) if seed is None else seed
             kept |= {name: metrics[seed]["answers"]} if seed in metrics else {}
@@ -105,6 +106,16 @@ def collect_metrics(found: dict) -> tuple[list[dict], dict]:
     return points, joined
 
 
+def merge_points(seeds: list[list[dict]]) -> list[dict]:
+    """The same points of every seed as one, KL, gold and good answers with their intervals."""
+    merged = []
+    for same in zip(*seeds, strict=True):
+        for name in [name for name in MEASURED if name in same[0]]:
+            same[0][name] = t_interval([point[name] for point in same])
+        merged.append(same[0])
+    return merged
+
+
 def label_task(seed: int) -> dict:
     """Pairs to label, and the trials: which pair, and whether its sides are exchanged.
 
@@ -117,6 +128,9 @@ def label_task(seed: int) -> dict:
         by_styles.setdefault(frozenset((row["chosen_style"], row["rejected_style"])), row)
     pairs = [pair_to_label(row) for row in list(by_styles.values())[:PAIRS]]
     rng.shuffle(pairs)
+    # In the first one a person can prefer without knowing the fact: both are right.
+    first = next((k for k, pair in enumerate(pairs) if can_be_preferred(pair)), 0)
+    pairs.insert(0, pairs.pop(first))
     exchanged = []
     for count in (AGAIN, PAIRS - AGAIN):
         flags = [k % 2 == 0 for k in range(count)]
@@ -127,6 +141,12 @@ def label_task(seed: int) -> dict:
     late = first[PAIRS - AGAIN :] + again
     rng.shuffle(late)
     return {"pairs": pairs, "trials": first[: PAIRS - AGAIN] + late}
+
+
+def can_be_preferred(pair: dict) -> bool:
+    """Whether both answers are right and only one of them has filler."""
+    readings = [world.read_response(pair["prompt"], text) for text in pair["texts"]]
+    return all(r.correct for r in readings) and sum(r.filler_words > 0 for r in readings) == 1
 
 
 def pair_to_label(row: dict) -> dict:
@@ -194,6 +214,7 @@ def gather(found: dict, seed: int) -> dict:
         study = run_all.title_of(run_all.HERE / "studies" / f"{name}.py").split(":")[0]
         claims += [{**claim, "study": study} for claim in results["claims"]]
     has_limit = any(point["method"] == "optimum" for point in points)
+    means = [{**point, "kl": point["kl"]["mean"], "gold": point["gold"]["mean"]} for point in points]
     return {
         "source": describe_source(found),
         "label": label_task(seed),
@@ -204,7 +225,7 @@ def gather(found: dict, seed: int) -> dict:
         "rewards": answers["rewards"],
         "policies": policies_to_browse(answers["texts"]),
         "points": points_for_page(points, places),
-        "limit": frontier.limit_curve(points) if has_limit else [],
+        "limit": frontier.limit_curve(means) if has_limit else [],
         "claims": claims,
     }
 

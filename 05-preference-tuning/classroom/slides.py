@@ -122,8 +122,11 @@ def remedies(results: dict):
 
 def planes(results: dict):
     figure, axes = blank(2)
+    found = results["frontier"]
     for ax, budget in zip(axes, frontier.BUDGETS, strict=True):
-        frontier.plane_of_methods(ax, results["frontier"], budget)
+        points = [point for point in found["points"] if frontier.budget_of(point) == budget]
+        frontier.plane_of_methods(ax, points, found["limit"])
+        ax.set_title(f"{budget:,} labelled pairs")
     return figure
 
 
