@@ -2,16 +2,18 @@
 
     python 05-preference-tuning/frontier.py
 
-collected from   six studies, all measured on the same 128 held-out questions: from outputs/
+collected from   six studies, each seed measured on the same 128 held-out questions: from outputs/
                  where all of them were run, else from the committed run over eight seeds
 trained          nothing
 judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
                  against the measured KL from the SFT model, in nats
 writes           outputs/frontier.png, outputs/frontier.json
 
-The SFT model is the one that all methods start from. KL says how far a policy's answers have moved
-away from it: 0 nats is not at all. No policy gains more at its KL than pi*, the exact optimum of
-gold utility, which no training sees: that is the black line.
+Methods are compared at equal labels: one plane for what was learned from at most 768 labelled
+pairs, one for 6,400. Labels of a reward model count. The SFT model is the one that all methods
+start from; KL says how far a policy's answers have moved from it: 0 nats is not at all. No policy
+gains more at its KL than pi*, the exact optimum of gold utility, which no training sees: that is
+the black line.
 
 About a second. Left out: seconds and memory (studies/rl_beside_dpo.py and rlhf_objectives.py).
 """
@@ -26,8 +28,8 @@ import numpy as np
 
 from common import runs
 from common.answers import print_table
-from common.figures import legend_below, new_figure
-from common.intervals import over_seeds
+from common.figures import new_figure
+from common.intervals import t_interval
 from common.saving import read_json
 
 SOURCES = (
@@ -38,38 +40,53 @@ SOURCES = (
     "rl_beside_dpo",
     "best_of_n_and_the_limit",
 )
+BUDGETS = (768, 6400)  # labelled pairs; a point belongs to the first that it does not exceed
 TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
 N = 16  # of the best-of-n that stands for the method
 
 
 class Method(NamedTuple):
-    """A method, which of its trainings stands for it, its colour, and what an answer costs."""
+    """A method and which of its trainings stands for it, with its colour."""
 
     name: str
     series: str
     color: str
-    samples: int = 1  # for one answer
+    note: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Its name in the table and the bars."""
+        return self.name.replace("best of n", f"best of {N}") + self.note
 
 
 METHODS = (
-    Method("best of n", "human", "best_of_n", N),
-    Method("DPO", "default", "dpo"),
-    Method("DPO + best of n", "human", "dpo_best_of_n", N),
+    Method("best of n", "768", "best_of_n"),
+    Method("best of n", "768, SFT start", "best_of_n", ", SFT start"),
+    Method("DPO", "768", "dpo"),
+    Method("DPO + likelihood term", "768", "dpo"),
+    Method("DPO + best of n", "768", "dpo_best_of_n"),
+    Method("PPO", "768", "rl"),
+    Method("PPO", "768, SFT start", "rl", ", SFT start"),
+    Method("on-policy DPO", "policy", "chosen"),
     Method("IPO", "ipo", "ipo"),
     Method("KTO", "kto", "kto"),
     Method("AI labels", "ai_labels", "ai"),
-    Method("on-policy DPO", "policy", "chosen"),
-    Method("online RL", "default", "rl"),
     Method("SFT on chosen", "sft_on_chosen", "sft"),
     Method("random labels", "coin", "other"),
+    Method("best of n", "6400", "best_of_n"),
+    Method("DPO", "6400", "dpo"),
+    Method("DPO + likelihood term", "6400", "dpo"),
+    Method("DPO + best of n", "6400", "dpo_best_of_n"),
+    Method("PPO", "6400", "rl"),
+    Method("RLOO", "6400", "rl"),
 )
-LINES = ("best of n", "DPO", "online RL", "DPO + best of n")  # several points, along one training
+LINES = ("best of n", "DPO", "PPO", "DPO + best of n")  # several points, along one training
 
 # --- 1. Collecting what the studies measured ---
 
 
-def collect_points(output_dir: Path) -> list[dict]:
-    """Every study's points of (KL, gold utility), averaged over its seeds.
+def collect_points(output_dir: Path) -> list[list[dict]]:
+    """Every study's points of (KL, gold utility), a list for each seed.
 
     They are read from the output folder where all studies were run there with the same seeds, else
     from the committed run: one seed of yours beside eight would not be alike. Raises UserError
@@ -79,23 +96,38 @@ def collect_points(output_dir: Path) -> list[dict]:
         results = [read_json(folder / f"{study}.json") for study in SOURCES]
         if len({str(result.get("seeds")) for result in results}) == 1 and results[0]:
             break
-    points = []
+    parts = []
     for study, result in zip(SOURCES, results, strict=True):
-        parts = [run["metrics"].get("points") for run in result.get("runs", ())]
-        if not parts or None in parts:
+        parts.append([run["metrics"].get("points") for run in result.get("runs", ())])
+        if not parts[-1] or None in parts[-1]:
             command = f"python 05-preference-tuning/studies/{study}.py"
             raise runs.UserError(f"no results of {study} that can be read; {command} makes them")
-        points += over_seeds(parts)
     print(f"read from {folder}: {len(SOURCES)} studies, seeds {results[0]['seeds']}")
+    return [[point for part in seed for point in part] for seed in zip(*parts, strict=True)]
+
+
+def mean_points(seeds: list[list[dict]]) -> list[dict]:
+    """Every point with its KL, gold utility and share of good answers averaged over the seeds."""
+    points = []
+    for rows in zip(*seeds, strict=True):
+        names = [name for name in ("kl", "gold", "good", "sample_share") if name in rows[0]]
+        means = {name: float(np.mean([row[name] for row in rows])) for name in names}
+        points.append(rows[0] | means)
     return points
 
 
 def point_for(method: Method, points: list[dict]) -> dict:
-    """The point that stands for a method: best-of-N's, or the end of its training."""
+    """The point that stands for a method: best-of-n's, or the end of its training."""
     rows = [p for p in points if (p["method"], p["series"]) == (method.name, method.series)]
     if not rows:
-        raise runs.UserError(f"nothing was measured of {method.name}: run the studies again")
+        what = f"{method.name} ({method.series})"
+        raise runs.UserError(f"nothing was measured of {what}: run the studies again")
     return next((point for point in rows if point.get("n") == N), rows[-1])
+
+
+def budget_of(point: dict) -> int:
+    """The number of labelled pairs at which a point is compared."""
+    return next(budget for budget in BUDGETS if point["annotations"] <= budget)
 
 
 # --- 2. The limit: pi* of gold utility at every KL ---
@@ -108,47 +140,55 @@ def limit_curve(points: list[dict]) -> list[tuple[float, float]]:
     `sample_share` is the effective sample size over the pool's.
     """
     optima = [point for point in points if point["method"] == "optimum"]
-    rows = []
-    for point in optima:
-        if point["sample_share"] >= TRUSTED:
-            rows.append((point["kl"]["mean"], point["gold"]["mean"]))
-    start = point_of_sft(points)["gold"]["mean"]
-    return sorted([*rows, (0.0, start)])
+    rows = [(p["kl"], p["gold"]) for p in optima if p["sample_share"] >= TRUSTED]
+    return sorted([*rows, (0.0, gold_of_sft(points))])
 
 
-def point_of_sft(points: list[dict]) -> dict:
-    """The SFT model on the pool of the limit: best-of-n with n = 1."""
-    return next(p for p in points if p["method"] == "best of n" and p["series"] == "human")
+def gold_of_sft(points: list[dict]) -> float:
+    """Gold utility of the SFT model on the pool of the limit: best-of-n with n = 1."""
+    return next(p["gold"] for p in points if p["method"] == "best of n" and p["n"] == 1)
 
 
-def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict:
+def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict[str, float]:
     """Gold utility gained over the SFT model, and as a share of what pi* gains at the same KL.
 
     Beyond the last KL of the limit pi* counts as flat.
     """
     kl, gold = zip(*limit, strict=True)
-    start = gold[0]
-    best = float(np.interp(point["kl"]["mean"], kl, gold))
-    ends = np.array([point["gold"]["mean"], *point["gold"]["ci95"]]) - start
-    share = ends / max(best - start, 0.05)
-    return {
-        "gain": {"mean": ends[0], "ci95": list(ends[1:])},
-        "share": {"mean": share[0], "ci95": list(share[1:])},
-    }
+    gain = point["gold"] - gold[0]
+    most = float(np.interp(point["kl"], kl, gold)) - gold[0]
+    return {"gain": gain, "share": gain / max(most, 0.05)}
+
+
+def compare_methods(seeds: list[list[dict]]) -> list[dict]:
+    """A row for each method: its labels, KL, gain and share, with t intervals over the seeds."""
+    limits, rows = [limit_curve(points) for points in seeds], []
+    for method in METHODS:
+        points = [point_for(method, of_seed) for of_seed in seeds]
+        of_seeds = [gain_and_share(*pair) for pair in zip(points, limits, strict=True)]
+        row = {"method": method.shown, "color": method.color, "budget": budget_of(points[0])}
+        row |= {"labels": points[0]["annotations"], "kl": float(np.mean([p["kl"] for p in points]))}
+        for name in ("gain", "share"):
+            row[name] = t_interval([of_seed[name] for of_seed in of_seeds])
+        rows.append(row)
+    return rows
 
 
 # --- 3. The figure ---
 
 
 def draw(points: list[dict], limit: list, rows: list[dict]):
-    """The plane, and two rankings of the methods."""
-    figure, axes = new_figure(
-        2, 2, "Quality that each method buys, and how far it moves the model", 3.4
-    )
-    grid = axes[0].get_gridspec()
-    for ax in axes[:2]:
-        ax.remove()
-    plane_of_methods(figure.add_subplot(grid[0, :]), points, limit)
+    """A plane for each number of labels, and two rankings of the methods."""
+    title = "Quality that each method buys, and how far it moves the model, at equal labels"
+    figure, axes = new_figure(2, 2, title, 4.1)
+    for ax, budget in zip(axes, BUDGETS, strict=False):
+        of_budget = [point for point in points if budget_of(point) == budget]
+        plane_of_methods(ax, of_budget, limit)
+        most = "At most " if budget == BUDGETS[0] else ""
+        ax.set_title(f"{most}{budget:,} labelled pairs")
+    lines = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=4)
+    axes[0].set_ylabel("gold utility (log-odds)")
     ranking_panel(axes[2], [row for row in rows if row["kl"] > 0.1], "share")
     axes[2].set(title="Share of the limit's gain at the same KL", xlabel="share")
     ranking_panel(axes[3], rows, "gain")
@@ -157,42 +197,43 @@ def draw(points: list[dict], limit: list, rows: list[dict]):
 
 
 def plane_of_methods(ax, points: list[dict], limit: list) -> None:
-    """Every point of every method, the limit above them; hollow: annotators who prefer length."""
+    """Points of every method and the limit above them; hollow: annotators who prefer length."""
     ax.plot(*zip(*limit, strict=True), color="black", label="limit: pi* of gold utility")
-    for method in METHODS:
+    ax.plot(0, limit[0][1], "s", color="lab:sft", label="SFT model", zorder=3)
+    for method in {method.name: method for method in METHODS}.values():
         of_method = [point for point in points if point["method"] == method.name]
+        if method.name in LINES:
+            ax.plot([], [], "o-", color=f"lab:{method.color}", ms=4, label=method.name)
         for series in dict.fromkeys(point["series"] for point in of_method):
             rows = [point for point in of_method if point["series"] == series]
-            x, y = ([point[name]["mean"] for point in rows] for name in ("kl", "gold"))
-            biased, joined = rows[0]["biased"], method.name in LINES
             style = {"color": f"lab:{method.color}", "marker": "o", "ms": 4, "lw": 0.8}
-            style |= {"mfc": "white"} if biased else {}
-            named = joined and series == method.series
-            ax.plot(
-                x, y, ls="-" if joined else "none", label=method.name if named else None, **style
-            )
-            if series == "as_many_pairs":  # as many labels as DPO had
-                few = {"xytext": (4, -9), "textcoords": "offset points", "fontsize": 7}
-                ax.annotate(f"{rows[-1]['annotations']} labels", (x[-1], y[-1]), **few)
-    start = point_of_sft(points)
-    ax.plot(0, start["gold"]["mean"], "s", color="lab:sft", label="SFT model")
-    ax.plot([], [], "o", mfc="white", color="black", label="hollow: annotators prefer length")
-    ax.plot([], [], " ", label="no line: colours of the bars")
+            style |= {"mfc": "white"} if rows[0]["biased"] else {}
+            style |= {"marker": "D"} if "term" in method.name or method.name == "RLOO" else {}
+            dashes = ":" if "SFT start" in series else "-"
+            x, y = ([point[name] for point in rows] for name in ("kl", "gold"))
+            ax.plot(x, y, ls=dashes if method.name in LINES else "none", **style)
+    ax.plot([], [], "o", mfc="white", color="black", label="annotators prefer length")
+    ax.plot([], [], ":", color="black", label="reward model from the SFT model")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
     ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, 4.2))
-    ax.set(title="Quality against distance", ylabel="gold utility (log-odds)")
-    legend_below(ax, ncols=4)
 
 
 def ranking_panel(ax, rows: list[dict], name: str) -> None:
-    """One quantity of every method with its interval, the best on top."""
-    rows = sorted(rows, key=lambda row: row[name]["mean"])
-    means = np.array([row[name]["mean"] for row in rows])
-    ends = np.array([row[name]["ci95"] for row in rows]).T
-    colors = [f"lab:{row['color']}" for row in rows]
-    bars = {"xerr": np.abs(ends - means), "error_kw": {"lw": 0.8}}
-    ax.barh([row["method"] for row in rows], means, color=colors, **bars)
+    """One quantity of every method with its interval, the best on top, a group for each budget."""
+    place, ticks = 0, {}
+    for budget in reversed(BUDGETS):
+        group = [row for row in rows if row["budget"] == budget]
+        for row in sorted(group, key=lambda row: row[name]["mean"]):
+            mean, ci95 = row[name]["mean"], row[name]["ci95"]
+            half = {"xerr": ci95[1] - mean, "error_kw": {"lw": 0.8}} if ci95 else {}
+            ax.barh(place, mean, color=f"lab:{row['color']}", **half)
+            ticks[place], place = row["method"], place + 1
+        ticks[place], place = f"with {budget:,} pairs:", place + 1.3
+    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    for label in ax.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text().endswith(":") else "normal")
+    ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
 
 
@@ -206,19 +247,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> dict:
     """Collect, compare, print, draw; returns the metrics."""
     args = runs.start(build_parser(), argv, "frontier")
-    points = collect_points(args.output_dir)
-    limit, rows = limit_curve(points), []
-    for method in METHODS:
-        point = point_for(method, points)
-        about = {"method": method.name, "color": method.color, "kl": point["kl"]["mean"]}
-        costs = {"labels": point["annotations"], "samples": method.samples}
-        rows.append({**about, **costs, "gold": point["gold"], **gain_and_share(point, limit)})
-    table = []
-    for row in sorted(rows, key=lambda row: -row["gain"]["mean"]):
-        of_row = (row["kl"], row["gain"]["mean"], row["labels"], row["samples"])
+    seeds = collect_points(args.output_dir)
+    points, rows = mean_points(seeds), compare_methods(seeds)
+    limit, table = limit_curve(points), []
+    for row in sorted(rows, key=lambda row: (row["budget"], -row["gain"]["mean"])):
+        of_row = row["labels"], row["kl"], row["gain"]["mean"], row["share"]["mean"]
         table.append((row["method"], *of_row, ""))
-    print_table(("method", "KL (nats)", "gold gained", "labels", "samples"), table)
-    print("samples: answers that are drawn for one answer; labels: those of a reward model count")
+    print_table(("method", "labels", "KL (nats)", "gold gained", "share of pi*"), table)
+    print(f"best of {N} draws {N} answers for one; labels: those of a reward model count")
     metrics = {"limit": limit, "methods": rows, "points": points}
     next_step = "python 05-preference-tuning/run_all.py --studies: measure all of it yourself"
     return runs.finish(args, metrics, draw(points, limit, rows), next_step)

@@ -193,19 +193,31 @@ def flat_pool(gold: list[float], size: int = 32) -> bon.Pool:
     return bon.Pool(made, np.tile(np.arange(size, dtype=float), (5, 1)))
 
 
-def test_ways_are_the_ends_of_the_curves():
-    pools = {"human": flat_pool([0.0] * 31 + [4.0]), "as_many_pairs": flat_pool([0.0] * 31 + [2.0])}
-    pools["dpo"] = flat_pool([2.0] * 31 + [3.0])
+def pools_of(judges: dict[str, bon.Pool], policies: dict[str, bon.Pool]) -> dict:
+    """Pools as the study keeps them: the recipe of each budget is chosen from with best-of-n."""
+    pools = {("best of n", series): pool for series, pool in judges.items()}
+    for budget, pool in policies.items():
+        pools[study.RECIPE[budget], budget] = pools[study.BOTH, budget] = pool
+    return pools
+
+
+def test_ways_are_the_ends_of_the_curves_at_equal_labels():
+    judges = {"768": [0.0] * 31 + [1.0], "6400": [0.0] * 31 + [4.0]}
+    judges[study.JUDGE["768"]] = [0.0] * 31 + [2.0]
+    policies = {"768": flat_pool([2.0] * 31 + [3.0]), "6400": flat_pool([1.0] * 31 + [2.0])}
+    pools = pools_of({name: flat_pool(gold) for name, gold in judges.items()}, policies)
     found = study.compare_ways(pools)
-    means = [found["ways"][way]["mean"] for way in study.ENDS]
-    # The best of 32 is among 16 in half of the cases.
-    np.testing.assert_allclose(means, [4 / 32, 2 / 2, 4 / 2, 2 + 1 / 32, 2 + 1 / 2])
-    fair = (means[1] - means[0]) / (means[3] - means[0])
-    assert found["share_of_dpo_gain"]["mean"] == pytest.approx(fair)
-    assert found["both_minus_better_single"]["mean"] == pytest.approx(means[4] - means[3])
-    first, second = (4 - 1) * 4 / 32, (16 - 4) * 4 / 32
-    assert found["first_step"]["mean"] == pytest.approx(first)
-    assert found["first_step_minus_second"]["mean"] == pytest.approx(first - second)
+    # The best of 32 is among 16 in half of the cases; the policies start at 2 + 1/32, 1 + 1/32.
+    assert found["sft"] == 4 / 32
+    assert found["ways"]["best of n"] == {"768": 0.5, "6400": 2.0, study.JUDGE["768"]: 1.0}
+    shares = {"768": (1 - 1 / 8) / (2 + 1 / 32 - 1 / 8), "6400": (2 - 1 / 8) / (1 + 1 / 32 - 1 / 8)}
+    assert found["share_of_dpo_gain"] == pytest.approx(shares)
+    both = {"768": 2.5 - (2 + 1 / 32), "6400": 1.5 - 2}  # minus DPO alone, minus best-of-n alone
+    assert found["both_minus_better_single"] == pytest.approx(both)
+    of = {claim.id: claim.of(found | {"cost_exponent": 1}) for claim in study.CLAIMS}
+    assert of["one_to_four_beats_four_to_sixteen"] == pytest.approx((4 - 1) / 8 - (16 - 4) / 8)
+    assert of["best_of_n_captures_dpo_gain"] == pytest.approx(shares["768"])  # the smaller
+    assert of["dpo_plus_best_of_n_is_best"] == pytest.approx((both["768"] + both["6400"]) / 2)
 
 
 def test_cost_grows_as_a_power_of_n():
@@ -220,14 +232,14 @@ def test_reweighting_by_hand():
     pool = bon.Pool(read, rewards)
     point = study.reweighted(pool, bon.best_probs(pool, 2))  # weights 1/4, 3/4
     kl = 0.25 * (math.log(0.5) + 0.2) + 0.75 * (math.log(1.5) + 0.4)
-    assert point["kl"]["mean"] == pytest.approx(kl, abs=1e-12)
-    assert point["gold"]["mean"] == pytest.approx(2.5) and point["good"]["mean"] == 0.75
+    assert point["kl"] == pytest.approx(kl, abs=1e-12)
+    assert point["gold"] == pytest.approx(2.5) and point["good"] == 0.75
     assert point["sample_share"] == pytest.approx(1 / (2 * (1 / 16 + 9 / 16)))
 
 
 def points_of(pool: bon.Pool, dpo_pool: bon.Pool) -> list[dict]:
-    pools = {"human": pool, "length": pool._replace(rewards=-pool.answers.gold)}
-    return study.plane_points(pools, dpo_pool, {"human": 6400, "length": 100, "dpo": 768})
+    judges = {"6400": pool, "length": pool._replace(rewards=-pool.answers.gold)}
+    return study.plane_points(pools_of(judges, {"768": dpo_pool, "6400": dpo_pool}))
 
 
 def test_points_of_the_plane():
@@ -235,15 +247,16 @@ def test_points_of_the_plane():
     points = points_of(pool, dpo_pool)
     best = [p for p in points if p["method"] == "best of n" and not p["biased"]]
     assert [p["n"] for p in best] == study.sizes_for(pool) == [1, 2, 4, 8, 16]
-    assert best[0]["gold"]["mean"] == pytest.approx(pool.answers.gold.mean())
+    assert best[0]["gold"] == pytest.approx(pool.answers.gold.mean())
     assert {p["annotations"] for p in best} == {6400}
     biased = [p for p in points if p["biased"]]
     assert {p["method"] for p in biased} == {"best of n"}
-    assert biased[-1]["gold"]["mean"] < biased[0]["gold"]["mean"]
-    both = [p for p in points if p["method"] == "DPO + best of n"]
-    assert [p["annotations"] for p in both] == [768, 7168, 7168]
-    assert both[0]["kl"]["mean"] == pytest.approx(0.7)  # DPO alone: its log-ratio
-    assert both[1]["kl"]["mean"] > 0.7
+    assert biased[-1]["gold"] < biased[0]["gold"]
+    both = [p for p in points if (p["method"], p["series"]) == (study.BOTH, "768")]
+    assert [p["annotations"] for p in both] == [768] * 3  # the same pairs for both
+    assert both[1]["kl"] > both[0]["kl"] == pytest.approx(0.7)  # n = 1: its log-ratio
+    (alone,) = [p for p in points if (p["method"], p["series"]) == (study.RECIPE["768"], "768")]
+    assert alone["gold"] == pytest.approx(dpo_pool.answers.gold.mean())
 
 
 def excess_over_optimum(points: list[dict]) -> float:
@@ -253,8 +266,8 @@ def excess_over_optimum(points: list[dict]) -> float:
     """
     best = [point for point in points if point["method"] == "best of n"]
     limit = [point for point in points if point["method"] == "optimum"] + best[:1]
-    kl, gold = zip(*sorted((p["kl"]["mean"], p["gold"]["mean"]) for p in limit), strict=True)
-    return max(p["gold"]["mean"] - np.interp(p["kl"]["mean"], kl, gold) for p in best)
+    kl, gold = zip(*sorted((p["kl"], p["gold"]) for p in limit), strict=True)
+    return max(p["gold"] - np.interp(p["kl"], kl, gold) for p in best)
 
 
 def test_no_best_of_n_lies_above_the_optimum():
@@ -262,10 +275,10 @@ def test_no_best_of_n_lies_above_the_optimum():
         points = points_of(made_pool(), made_pool(size=8))
         assert excess_over_optimum(points) < 0.02
         optimum = [p for p in points if p["method"] == "optimum"]
-        assert (np.diff([p["kl"]["mean"] for p in optimum]) > 0).all()  # beta falls
-        assert (np.diff([p["gold"]["mean"] for p in optimum]) > -1e-9).all()
-    worst = max((p for p in points if p["method"] == "best of n"), key=lambda p: p["kl"]["mean"])
-    worst["gold"]["mean"] += 10
+        assert (np.diff([p["kl"] for p in optimum]) > 0).all()  # beta falls
+        assert (np.diff([p["gold"] for p in optimum]) > -1e-9).all()
+    worst = max((p for p in points if p["method"] == "best of n"), key=lambda p: p["kl"])
+    worst["gold"] += 10
     assert excess_over_optimum(points) > 1
 
 
@@ -317,6 +330,8 @@ def test_the_study(folder):
     results = json.loads(saved.read_text(encoding="utf-8"))
     metrics = results["runs"][0]["metrics"]
     assert excess_over_optimum(metrics["points"]) < 0.02
-    assert {point["method"] for point in metrics["points"]} >= {"best of n", "optimum"}
+    measured = {(point["method"], point["series"]) for point in metrics["points"]}
+    assert measured >= {*study.POLICIES, *(("best of n", series) for series in study.JUDGES)}
+    assert measured >= {("optimum", "gold"), (study.BOTH, "768"), (study.BOTH, "6400")}
     assert len(metrics["answers"]["pools"]) == study.WHOLE_POOLS
     assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]

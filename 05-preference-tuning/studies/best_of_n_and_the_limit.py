@@ -1,14 +1,21 @@
 """Best-of-n and the limit: what does choosing among n answers gain, and how much could be had?
 
-    python 05-preference-tuning/studies/best_of_n_and_the_limit.py  # one seed, 80 s
+    python 05-preference-tuning/studies/best_of_n_and_the_limit.py  # one seed, SECONDS s
     python 05-preference-tuning/studies/best_of_n_and_the_limit.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
     python 05-preference-tuning/studies/best_of_n_and_the_limit.py --claims
 
-The SFT model writes 128 answers to each of 128 held-out questions. Three reward models choose among
-them: one of 6,400 pairs, one of as many pairs as DPO has (768), and one of 6,400 pairs from
-annotators who prefer long answers. Beside them DPO, and DPO with best-of-n on top. Since every
-candidate's probability and gold utility (3 if right, 1 if on topic, -0.15 for a word of filler) are
-known, so is pi*: the policy that gains most gold utility at each KL from the SFT model.
+Best-of-n trains no policy, but its reward model is trained on labelled pairs. So every method is
+measured with 768 pairs and with 6,400 pairs, one pass over them: best-of-n, whose reward model
+starts from the small encoder or (768 pairs) from the SFT model; DPO; DPO with a likelihood term
+(the chosen answers' negative log-likelihood is added to the loss); and DPO with best-of-n on top,
+both from the same pairs. The SFT model writes 64 answers to each of 128 questions, fresh ones for
+every seed. Every candidate's probability and gold utility (3 if right, 1 if on topic, -0.15 for a
+word of filler; in log-odds) are known, so also pi*: the policy that gains most gold utility at each
+KL from the SFT model.
+
+Settings come from 128 validation questions with seed 0: of the rates 3e-4, 7e-4 and 1.4e-3 the one
+with most gold utility; then for each number of pairs the better recipe of DPO and the better start
+of a reward model, which also stand for their methods in the claims.
 """
 
 import lessons  # noqa: F401
@@ -16,35 +23,40 @@ import lessons  # noqa: F401
 import numpy as np
 from best_of_n import Pool, best_of_n_curve, best_probs, make_pool, measure_cost, measured_kl
 from dpo_trainer import dpo_policy
-from frontier import METHODS, gain_and_share, limit_curve, point_for
+from frontier import gain_and_share, limit_curve
 from reward_hacking import axis_of_n
 from reward_model import reward_model_in
 from rlhf_objectives import kl_regularized_optimum
 
 from common import answers, figures, preferences, scoring
 from common.claims import Claim, run_study, study_folder
-from common.intervals import summary
 from common.prompts import encode_response
 from common.training import load_sft_model
 
 MOST_N, CUT_AT = 16, 4  # the largest n of the claims, and the n at which its curve is cut in two
-SIZES_OF_N = (1, 2, 4, 8, 16, 32, 64)
+SIZES_OF_N = (1, 2, 4, 8, 16, 32)
 BETAS = (8, 4, 2, 1.5, 1, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)  # of pi*
-# Each reward model: where the studies of a seed keep it, its pairs, and whose labels they are.
+BUDGETS = {"768": 768, "6400": 6400}  # pairs, for a policy and a reward model alike
+# Each reward model: where the studies of a seed keep it, what it starts from, pairs, whose labels.
 JUDGES = {
-    "human": ("reward_model_6400", 6400, "human"),
-    "as_many_pairs": ("reward_model_768", 768, "human"),
-    "length": ("reward_model_length", 6400, "length"),
+    "768": ("reward_model_768", "tiny-distilbert", 768, "human"),
+    "768, SFT start": ("reward_model_768_sft", "tiny-gpt2", 768, "human"),
+    "6400": ("reward_model_6400", "tiny-distilbert", 6400, "human"),
+    "length": ("reward_model_length", "tiny-distilbert", 6400, "length"),
 }
+TERM = {"loss_type": ("sigmoid", "sft")}
+# Each policy, by method and series: where it is kept, and what is not default in its training.
+POLICIES = {
+    ("DPO", "768"): ("dpo", {}),
+    ("DPO + likelihood term", "768"): ("dpo_768_sft", TERM | {"learning_rate": 1.4e-3}),
+    ("DPO", "6400"): ("dpo_6400", {}),
+    ("DPO + likelihood term", "6400"): ("dpo_6400_sft", TERM | {"learning_rate": 3e-4}),
+}
+# By validation: the recipe and the reward model that stand for DPO and best-of-n in the claims.
+RECIPE = {"768": "DPO", "6400": "DPO + likelihood term"}
+JUDGE = {"768": "768, SFT start", "6400": "6400"}
+BOTH = "DPO + best of n"
 WHOLE_POOLS = 6  # prompts whose candidates are all kept, for the page
-# Each way to answer: whose curve over n it lies on, the end of it, and its colour.
-ENDS = {
-    "SFT": ("human", 0, "lab:sft"),
-    f"best of {MOST_N}, 768 pairs": ("as_many_pairs", -1, "lab:best_of_n"),
-    f"best of {MOST_N}, 6,400 pairs": ("human", -1, "lab:best_of_n"),
-    "DPO, 768 pairs": ("dpo", 0, "lab:dpo"),
-    f"DPO, best of {MOST_N}": ("dpo", -1, "lab:dpo_best_of_n"),
-}
 
 CLAIMS = (
     Claim(
@@ -59,101 +71,116 @@ CLAIMS = (
         "one_to_four_beats_four_to_sixteen",
         "n from 1 to 4 gains more than from 4 to 16",
         "gold utility gained from n = 1 to 4, minus that from 4 to 16, log-odds",
-        of=lambda m: m["first_step_minus_second"],
+        of=lambda m: m["first_step"] - m["second_step"],
         smallest=0.05,
     ),
     Claim(
         "best_of_n_captures_dpo_gain",
-        "best-of-n captures a large part of DPO's gain without training",
-        "share of DPO's gain in gold utility, by a reward model trained on as many pairs as DPO",
-        of=lambda m: m["share_of_dpo_gain"],
+        "best-of-n captures a large part of DPO's gain, with labels for a reward model alone",
+        "share of DPO's gain in gold utility with as many labels; the smaller of 768 and 6,400",
+        of=lambda m: min(m["share_of_dpo_gain"].values()),
         true=(0.5, float("inf")),
         smallest=0.05,
     ),
     Claim(
         "dpo_plus_best_of_n_is_best",
         "DPO with best-of-n on top is better than either alone",
-        "gold utility of both together, minus that of the better one alone, log-odds",
-        of=lambda m: m["both_minus_better_single"],
+        "gold utility of both together minus the better one alone, same labels; mean of 768, 6,400",
+        of=lambda m: float(np.mean(list(m["both_minus_better_single"].values()))),
         smallest=0.05,
-    ),
-    Claim(
-        "length_bias_slows_best_of_n",
-        "a reward model of annotators who prefer length makes best-of-n worse",
-        "gold utility at the largest n, unbiased minus length-preferring annotators, log-odds",
-        of=lambda m: m["lost_to_length"],
-        smallest=0.1,
     ),
 )
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """The pools of one seed, and what the claims, the plane and the page need of them."""
-    asked, size = (8, 2 * MOST_N) if smoke else (128, 128)
-    prompts = [question.prompt for question in preferences.questions("test")[:asked]]
+    asked, size = (8, 2 * MOST_N) if smoke else (128, 64)
+    prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:asked]]
+    judges = trained_judges(seed, smoke)
     model, tokenizer = load_sft_model()
-    kept, labels, judges = study_folder(seed, smoke), {}, {}
-    for judge, (name, count, annotator) in JUDGES.items():
-        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
-        judges[judge] = reward_model_in(kept / name, "tiny-distilbert", pairs, seed=seed)
-        labels[judge] = len(pairs)
-    pool = make_pool(model, tokenizer, judges["human"], prompts, size, seed)
-    pools = {}
-    for name, judge in judges.items():
+    pool, pools = make_pool(model, tokenizer, judges["6400"], prompts, size, seed), {}
+    for series, judge in judges.items():
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
-        pools[name] = pool._replace(rewards=rewards)
-    cost = measure_cost(model, tokenizer, judges["human"], prompts[: 2 if smoke else 8], MOST_N)
+        pools["best of n", series] = pool._replace(rewards=rewards)
+    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 2 if smoke else 4], MOST_N)
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
-
-    pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
-    policy = dpo_policy(kept / "dpo", model, tokenizer, pairs, seed=seed)
-    dpo_pool = make_pool(policy, tokenizer, judges["human"], prompts, 2 * MOST_N, seed)
-    points = plane_points(pools, dpo_pool, {**labels, "dpo": len(pairs)})
+    pools |= pools_of_policies(prompts, judges, seed, smoke)
+    points = plane_points(pools)
     return {
-        "cost_exponent": summary(cost["alone"], growth),
-        **compare_ways({**pools, "dpo": dpo_pool}),
-        **compare_annotators(pools),
+        "cost_exponent": growth(cost["alone"]),
+        **compare_ways(pools),
+        "annotators": compare_annotators(pools),
         "points": points,
-        "answers": {**answers_of_pools(prompts, points, pools, dpo_pool), "pools": whole},
+        "answers": {**answers_of_pools(prompts, points, pools), "pools": whole},
     }
 
 
-def growth(costs: np.ndarray, axis: int = 0) -> float:
+def trained_judges(seed: int, smoke: bool) -> dict[str, tuple]:
+    """(reward model, tokenizer) of each series."""
+    judges = {}
+    for series, (name, backbone, count, annotator) in JUDGES.items():
+        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
+        folder = study_folder(seed, smoke) / name
+        judges[series] = reward_model_in(folder, backbone, pairs, seed=seed)
+    return judges
+
+
+def pools_of_policies(prompts: list, judges: dict, seed: int, smoke: bool) -> dict:
+    """A pool of each policy, and of each budget's better recipe again with best-of-n on top."""
+    pools = {}
+    for (method, series), (name, training) in POLICIES.items():
+        model, tokenizer = load_sft_model()  # a fresh one: the adapter is put into it
+        pairs = preferences.make_pairs(64 if smoke else BUDGETS[series], seed=seed)
+        folder = study_folder(seed, smoke) / name
+        policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed, **training)
+        chooses = method == RECIPE[series]  # with best-of-n on top, which takes more answers
+        many = 2 * MOST_N if chooses else 8
+        pool = make_pool(policy, tokenizer, judges[JUDGE[series]], prompts, many, seed)
+        pools[method, series] = pool
+        if chooses:
+            pools[BOTH, series] = pool
+    return pools
+
+
+def growth(costs: np.ndarray) -> float:
     """The power of n with which costs (P, ns) for n = 1, 2, 4, ... grow."""
-    return float(np.polyfit(np.arange(costs.shape[1]), np.log2(costs.sum(axis)), 1)[0])
+    totals = np.sum(costs, axis=0)
+    return float(np.polyfit(np.arange(len(totals)), np.log2(totals), 1)[0])
 
 
 # --- What the claims compare ---
 
 
-def compare_ways(pools: dict[str, Pool]) -> dict:
-    """Gold utility of each way to answer, and their differences."""
-    ns, curves = range(1, MOST_N + 1), {}
-    for name in ("human", "as_many_pairs", "dpo"):
-        curves[name] = best_of_n_curve(pools[name].rewards, pools[name].answers.gold, ns)
-    ways = {way: curves[name][:, end] for way, (name, end, _) in ENDS.items()}
-    sft, fair, best, dpo, both = ways.values()
-    at_cut = curves["human"][:, CUT_AT - 1]
-    gains = np.column_stack([fair - sft, dpo - sft])
-    return {
-        "ways": {way: summary(gold) for way, gold in ways.items()},
-        "first_step": summary(at_cut - sft),
-        "second_step": summary(best - at_cut),
-        "first_step_minus_second": summary((at_cut - sft) - (best - at_cut)),
-        "share_of_dpo_gain": summary(gains, lambda table, axis: np.divide(*table.sum(axis))),
-        "both_minus_better_single": summary(both - max(best, dpo, key=np.mean)),
-    }
+def compare_ways(pools: dict[tuple, Pool]) -> dict:
+    """Gold utility of each way to answer by the pairs of its budget, and their differences."""
+
+    def gold_of(method: str, series: str, n: int) -> float:
+        pool = pools[method, series]
+        return float(best_of_n_curve(pool.rewards, pool.answers.gold, [n]).mean())
+
+    sft = gold_of("best of n", "6400", 1)
+    found = {"sft": sft, "ways": {}, "share_of_dpo_gain": {}, "both_minus_better_single": {}}
+    for method, series in pools:
+        n = MOST_N if "best of n" in method else 1
+        found["ways"].setdefault(method, {})[series] = gold_of(method, series, n)
+    ways = found["ways"]
+    for budget in BUDGETS:
+        best, dpo = ways["best of n"][JUDGE[budget]], ways[RECIPE[budget]][budget]
+        found["share_of_dpo_gain"][budget] = (best - sft) / (dpo - sft)
+        found["both_minus_better_single"][budget] = ways[BOTH][budget] - max(best, dpo)
+    at_cut = gold_of("best of n", "6400", CUT_AT)
+    steps = {"first_step": at_cut - sft, "second_step": ways["best of n"]["6400"] - at_cut}
+    return found | steps
 
 
-def compare_annotators(pools: dict[str, Pool]) -> dict:
+def compare_annotators(pools: dict[tuple, Pool]) -> dict:
     """Gold utility by n, as the unbiased and the length-preferring annotators choose."""
-    ns, human, length = sizes_for(pools["human"]), pools["human"], pools["length"]
-    gold = best_of_n_curve(human.rewards, human.answers.gold, ns)
-    biased = best_of_n_curve(length.rewards, length.answers.gold, ns)
-    reward = best_of_n_curve(length.rewards, length.rewards, ns)
-    curves = {"human": gold, "length": biased, "reward": reward}
-    means = {name: curve.mean(0).tolist() for name, curve in curves.items()}
-    return {"annotators": {"n": ns, **means}, "lost_to_length": summary((gold - biased)[:, -1])}
+    human, length = pools["best of n", "6400"], pools["best of n", "length"]
+    ns, gold = sizes_for(human), human.answers.gold
+    curves = {"human": (human.rewards, gold), "length": (length.rewards, gold)}
+    curves["reward"] = (length.rewards, length.rewards)
+    means = {name: best_of_n_curve(*of, ns).mean(0).tolist() for name, of in curves.items()}
+    return {"n": ns, **means}
 
 
 # --- The plane of gold utility against KL, and the answers ---
@@ -164,19 +191,17 @@ def sizes_for(pool: Pool) -> list[int]:
     return [n for n in SIZES_OF_N if 2 * n <= pool.rewards.shape[1]]
 
 
-def plane_points(pools: dict[str, Pool], dpo_pool: Pool, labels: dict[str, int]) -> list[dict]:
-    """Points of best-of-n by each judge, DPO with best-of-n, and pi*; `labels`: pairs of each."""
+def plane_points(pools: dict[tuple, Pool]) -> list[dict]:
+    """Points of every pool by n (a policy alone: n = 1), and of pi*."""
     points = []
-    ways = [("best of n", judge, pool) for judge, pool in pools.items()]
-    for method, series, pool in [*ways, ("DPO + best of n", "human", dpo_pool)]:
+    for (method, series), pool in pools.items():
         shared = {"method": method, "series": series, "biased": series == "length"}
-        for n in sizes_for(pool):
-            used = labels[series]
-            if pool is dpo_pool:  # a reward model chooses where there are several
-                used = labels["dpo"] + (labels["human"] if n > 1 else 0)
-            point = shared | {"label": f"n = {n}", "n": n, "annotations": used}
-            points.append(point | reweighted(pool, best_probs(pool, n)))
-    pool = pools["human"]
+        shared["annotations"] = JUDGES[series][2]
+        chooses = "best of n" in method
+        for n in sizes_for(pool)[: None if chooses else 1]:
+            about = {"label": f"n = {n}", "n": n} if chooses else {"label": f"{series} pairs"}
+            points.append(shared | about | reweighted(pool, best_probs(pool, n)))
+    pool = pools["best of n", "6400"]
     even = np.full(pool.rewards.shape[1], 1 / pool.rewards.shape[1])
     for beta in BETAS:
         shared = {"method": "optimum", "series": "gold", "biased": False, "annotations": 0}
@@ -191,32 +216,35 @@ def reweighted(pool: Pool, probs: np.ndarray) -> dict:
 
     `sample_share` is the effective sample size over M: from 0.1 on the pool is large enough.
     """
-    point = {"kl": summary(measured_kl(pool, probs))}
+    point = {"kl": float(measured_kl(pool, probs).mean())}
     for name in ("gold", "good"):
-        point[name] = summary((probs * getattr(pool.answers, name)).sum(1))
+        point[name] = float((probs * getattr(pool.answers, name)).sum(1).mean())
     return point | {"sample_share": float(np.mean(1 / (probs.shape[1] * (probs**2).sum(1))))}
 
 
-def answers_of_pools(prompts: list[str], points: list[dict], pools: dict, dpo_pool: Pool) -> dict:
-    """The best of the first n candidates for every point of best-of-n."""
-    of_pools = [point for point in points if "n" in point]  # pi* has no answers of its own
+def answers_of_pools(prompts: list[str], points: list[dict], pools: dict) -> dict:
+    """The best of the first n candidates for every point but those of pi*, which has none."""
+    of_pools = [point for point in points if point["method"] != "optimum"]
     texts, rewards = [], []
     for point in of_pools:
-        pool = dpo_pool if point["method"] == "DPO + best of n" else pools[point["series"]]
-        best = pool.rewards[:, : point["n"]].argmax(1)
+        series = point["series"]
+        pool = pools[point["method"], series]
+        best = pool.rewards[:, : point.get("n", 1)].argmax(1)
         texts.append([[row[k]] for row, k in zip(pool.answers.texts, best, strict=True)])
         after = pool.rewards[np.arange(len(best)), best]
-        rewards.append({"before": pools[point["series"]].rewards[:, 0], "after": after})
+        judge = series if point["method"] == "best of n" else JUDGE[series]
+        rewards.append({"before": pools["best of n", judge].rewards[:, 0], "after": after})
     return answers.answers_of_points(prompts, of_pools, texts, rewards)
 
 
-def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) -> dict:
+def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
     """Every candidate for prompt k: the distinct texts, and which of them was drawn when.
 
     `logp` is the SFT model's log-probability of the text in nats; `reward` (the unbiased
     annotators' reward model), `length_reward` (the others') and `gold` are in log-odds.
     """
-    human, drawn = pools["human"], pools["human"].answers.texts[k]
+    human, length = pools["best of n", "6400"], pools["best of n", "length"]
+    drawn = human.answers.texts[k]
     distinct = list(dict.fromkeys(drawn))
     first = [drawn.index(text) for text in distinct]
     token_ids = [encode_response(tokenizer, text) for text in distinct]
@@ -226,7 +254,7 @@ def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) ->
         "texts": distinct,
         "logp": logps.double().numpy().round(4).tolist(),
         "reward": human.rewards[k, first].round(4).tolist(),
-        "length_reward": pools["length"].rewards[k, first].round(4).tolist(),
+        "length_reward": length.rewards[k, first].round(4).tolist(),
         "gold": human.answers.gold[k, first].round(4).tolist(),
         "drawn": [distinct.index(text) for text in drawn],
     }
@@ -236,47 +264,65 @@ def whole_pool(k: int, prompt: str, pools: dict[str, Pool], model, tokenizer) ->
 
 
 def draw(runs: list[dict]):
-    """The plane with its limit, the ways to answer, two steps of n, and biased annotators."""
-    share = np.mean([run["share_of_dpo_gain"]["mean"] for run in runs])
-    title = f"Best of {MOST_N} has {100 * share:.0f} % of DPO's gain, both from 768 pairs"
-    figure, axes = figures.new_figure(2, 2, title)
+    """The plane with its limit, the ways to answer by labels, two steps of n, biased annotators."""
+    shares = [np.mean([run["share_of_dpo_gain"][budget] for run in runs]) for budget in BUDGETS]
+    told = f"{100 * shares[0]:.0f} % of DPO's gain with 768 labels, {100 * shares[1]:.0f} %"
+    figure, axes = figures.new_figure(2, 2, f"Best of {MOST_N} has {told} with 6,400")
     limit_panel(axes[0], [run["points"] for run in runs])
-    first, second = ([run[step]["mean"] for run in runs] for step in ("first_step", "second_step"))
+    ways_panel(axes[1], runs)
+    first, second = ([run[step] for run in runs] for step in ("first_step", "second_step"))
     steps = {f"from 1 to {CUT_AT}": first, f"from {CUT_AT} to {MOST_N}": second}
-    figures.seed_columns(axes[1], steps, ["lab:best_of_n"] * 2)
-    axes[1].set(title=f"The first {CUT_AT} candidates gain most", ylim=(0, None))
-    axes[1].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
-    worth = {way: [run["ways"][way]["mean"] for run in runs] for way in ENDS}
-    figures.seed_columns(axes[2], worth, [color for _, _, color in ENDS.values()])
-    axes[2].set(title="More labels for the reward model help", ylabel="gold utility (log-odds)")
+    figures.seed_columns(axes[2], steps, ["lab:best_of_n"] * 2)
+    axes[2].set(title="What the first and the next candidates gain", ylim=(0, None))
+    axes[2].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
     annotators_panel(axes[3], [run["annotators"] for run in runs])
     return figure
 
 
 def limit_panel(ax, seeds: list[list[dict]]) -> None:
-    """Gold utility against KL of the points of all seeds, a thin line a seed, and what pi* has."""
-    limits = [limit_curve(points) for points in seeds]
-    shares = []
-    for points, limit in zip(seeds, limits, strict=True):
-        shares.append(gain_and_share(point_for(METHODS[0], points), limit)["share"]["mean"])
+    """Gold utility against KL of the SFT model's pools, a thin line a seed, and what pi* has."""
+    limits, shares = [limit_curve(points) for points in seeds], []
     lines = {
-        ("optimum", "gold"): ("black", "--", "pi*: the best possible"),
-        ("best of n", "human"): ("lab:best_of_n", "o-", "best of n"),
-        ("best of n", "length"): ("lab:biased", "o-", "annotators prefer length"),
-        ("DPO + best of n", "human"): ("lab:dpo_best_of_n", "o-", "DPO, best of n on top"),
+        "gold": ("black", "--", "pi*: the best possible"),
+        "6400": ("lab:best_of_n", "o-", "best of n, 6,400 labels"),
+        "768, SFT start": ("lab:best_of_n", "o:", "768, from the SFT model"),
+        "768": ("lab:sft", "o-", "768, from the encoder"),
     }
-    for which, (color, style, label) in lines.items():
-        paths = []
-        for points in seeds:
-            rows = [point for point in points if (point["method"], point["series"]) == which]
-            paths.append([(point["kl"]["mean"], point["gold"]["mean"]) for point in rows])
-        paths = limits if style == "--" else paths
+    for series, (color, style, label) in lines.items():
+        paths, ends = limits, []
+        if series != "gold":
+            paths = []
+            for points, limit in zip(seeds, limits, strict=True):
+                rows = [p for p in points if (p["method"], p["series"]) == ("best of n", series)]
+                paths.append([(point["kl"], point["gold"]) for point in rows])
+                at = next(point for point in rows if point["n"] == MOST_N)
+                ends.append(gain_and_share(at, limit)["share"])
+            shares.append(100 * np.mean(ends))
         fewest = min(map(len, paths))  # of pi* the pool can tell more for one seed than another
         kl, gold = np.array([path[:fewest] for path in paths]).transpose(2, 1, 0)
         ax.plot(kl, gold, color=color, lw=0.6, alpha=0.5)
         ax.plot(kl.mean(1), gold.mean(1), style, ms=4, color=color, label=label)
-    ax.set_title(f"Best of {MOST_N} gains {100 * np.mean(shares):.0f} % of what its KL could buy")
+    ax.set_title(f"Share of pi*'s gain: {shares[0]:.0f} % with 6,400 labels, {shares[1]:.0f} %")
     ax.set(xlabel="measured KL from the SFT model (nats)", ylabel=figures.GOLD)
+    figures.legend_below(ax, ncols=2)
+
+
+def ways_panel(ax, runs: list[dict]) -> None:
+    """Gold utility of every way to answer by its number of labelled pairs."""
+    names = {"best of n": f"best of {MOST_N}", BOTH: f"DPO, best of {MOST_N}"}
+    colors = {"best of n": "best_of_n", BOTH: "dpo_best_of_n"}
+    for method in runs[0]["ways"]:
+        values = [[run["ways"][method][budget] for budget in BUDGETS] for run in runs]
+        color, label = f"lab:{colors.get(method, 'dpo')}", names.get(method, method)
+        dashes = ":" if "term" in method else "-"
+        figures.seed_lines(ax, [0, 1], values, color, label, ls=dashes)
+    start = [run["ways"]["best of n"]["768, SFT start"] for run in runs]
+    label = f"best of {MOST_N}, from the SFT model"
+    figures.seed_dots(ax, 0, start, "lab:best_of_n", label)
+    ax.axhline(np.mean([run["sft"] for run in runs]), color="lab:sft", lw=1, label="SFT model")
+    ax.set_xticks([0, 1], [f"{pairs:,}" for pairs in BUDGETS.values()])
+    ax.set(title="More labels help a reward model more", xlim=(-0.4, 1.4))
+    ax.set(xlabel="labelled pairs", ylabel="gold utility (log-odds)")
     figures.legend_below(ax, ncols=2)
 
 

@@ -1,4 +1,4 @@
-"""Methods at the limit: which one gets most out of how far it moves the model?
+"""Methods at the limit: which one gets most out of how far it moves the model, at equal labels?
 
     python 05-preference-tuning/run_all.py --studies                      # measures what it reads
     python 05-preference-tuning/studies/methods_at_the_limit.py           # a second
@@ -7,65 +7,75 @@
 Trains nothing: it reads what the other studies measured with the same seed, each method at its own
 KL (how far its answers have moved from the SFT model's, in nats). The limit is pi*, the policy that
 gains most gold utility (3 if right, 1 if on topic, -0.15 for a word of filler) at each KL. A method
-is judged by its share of pi*'s gain at the same KL. Best-of-16 and online RL use the 6,400 labels
-of their reward model here, DPO 768.
+is judged by its share of pi*'s gain at the same KL. All learn from the same number of labelled
+pairs, 768 or 6,400: online RL and best-of-16 by a reward model of these pairs. Where a method has
+two recipes (how a reward model starts, DPO with a likelihood term), the one that was better on
+validation questions stands for it (see best_of_n_and_the_limit.py).
 """
 
 import lessons  # noqa: F401
 
 import frontier
 import numpy as np
+from best_of_n_and_the_limit import JUDGE, RECIPE
 
 from common import claims
 from common.basics import UserError
 from common.claims import Claim, run_study
-from common.figures import new_figure, seed_dots
+from common.figures import legend_below, new_figure, seed_dots
 from common.saving import read_json
+
+SERIES = {  # for each budget: what stands for a method
+    budget: {"best of n": ("best of n", JUDGE[budget]), "DPO": (RECIPE[budget], budget)}
+    | {"PPO": ("PPO", JUDGE[budget]), "DPO + best of n": ("DPO + best of n", budget)}
+    for budget in JUDGE
+}
 
 CLAIMS = (
     Claim(
         "best_of_n_is_a_strong_baseline",
-        "best-of-n is a strong baseline: a large part of the gain of tuning",
-        "gold utility gained by best-of-16, as a share of what the best tuned policy gains",
-        of=lambda m: m["best_of_n_share"],
+        "best-of-n is a strong baseline: a large part of the gain of tuning with as many labels",
+        "share of the best tuned policy's gain, DPO or PPO, that best-of-16 has; smaller of both",
+        of=lambda m: min(m["best_of_n_share"].values()),
         true=(0.5, float("inf")),
         smallest=0.05,
-        published="agrees (second hand): WebGPT found best of 64 above RL",
     ),
     Claim(
         "best_of_n_spends_kl_better",
-        "best-of-n is nearer to the limit at its KL than DPO is at its own",
-        "share of pi*'s gain at the same KL, best-of-16 minus DPO",
-        of=lambda m: m["best_of_n_minus_dpo"],
+        "with as many labels best-of-n is nearer to the limit at its KL than DPO is at its own",
+        "share of pi*'s gain at the same KL, best-of-16 minus DPO; the smaller of 768 and 6,400",
+        of=lambda m: min(m["best_of_n_minus_dpo"].values()),
         smallest=0.05,
-        published="agrees (abstract): Gui et al. 2024 (arXiv 2406.00832), near-optimal for its KL",
+        predicted="does not hold",
     ),
     Claim(
         "online_rl_spends_kl_better",
-        "online RL is nearer to the limit at its KL than DPO is at its own",
-        "share of pi*'s gain at the same KL, online RL minus DPO",
-        of=lambda m: m["online_rl_minus_dpo"],
+        "with as many labels PPO is nearer to the limit at its KL than DPO is at its own",
+        "share of pi*'s gain at the same KL, PPO minus DPO; the smaller of 768 and 6,400",
+        of=lambda m: min(m["online_rl_minus_dpo"].values()),
         smallest=0.05,
+        predicted="does not hold",
     ),
 )
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Gain and share of the limit's gain of every method, and the comparisons of the claims."""
+    """Gain and share of the limit's gain by budget and method, and what the claims compare."""
     points = points_of_seed(seed, smoke)
-    limit, rows = frontier.limit_curve(points), {}
-    for method in frontier.METHODS:
-        rows[method.name] = frontier.gain_and_share(frontier.point_for(method, points), limit)
-    one_answer = [rows[method.name] for method in frontier.METHODS if method.samples == 1]
-    most = max(row["gain"]["mean"] for row in one_answer)
-    best, dpo, rl = (rows[name] for name in ("best of n", "DPO", "online RL"))
-    of_best = np.array([best["gain"]["mean"], *best["gain"]["ci95"]]) / most
-    return {
-        "methods": rows,
-        "best_of_n_share": {"mean": of_best[0], "ci95": list(of_best[1:])},
-        "best_of_n_minus_dpo": difference(best["share"], dpo["share"]),
-        "online_rl_minus_dpo": difference(rl["share"], dpo["share"]),
-    }
+    limit, found = frontier.limit_curve(points), {"methods": {}, "best_of_n_share": {}}
+    found |= {"best_of_n_minus_dpo": {}, "online_rl_minus_dpo": {}}
+    for budget, methods in SERIES.items():
+        rows = {}
+        for name, (method, series) in methods.items():
+            point = frontier.point_for(frontier.Method(method, series, ""), points)
+            rows[name] = frontier.gain_and_share(point, limit)
+        most = max(rows["DPO"]["gain"], rows["PPO"]["gain"])
+        found["methods"][budget] = rows
+        found["best_of_n_share"][budget] = rows["best of n"]["gain"] / most
+        for name, method in (("best_of_n", "best of n"), ("online_rl", "PPO")):
+            difference = rows[method]["share"] - rows["DPO"]["share"]
+            found[f"{name}_minus_dpo"][budget] = difference
+    return found
 
 
 def points_of_seed(seed: int, smoke: bool) -> list[dict]:
@@ -82,28 +92,29 @@ def points_of_seed(seed: int, smoke: bool) -> list[dict]:
     return points
 
 
-def difference(first: dict, second: dict) -> dict:
-    """first - second of two quantities, their errors taken as independent."""
-    mean = first["mean"] - second["mean"]
-    half = float(np.hypot(*((q["ci95"][1] - q["ci95"][0]) / 2 for q in (first, second))))
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
-
-
 def draw(runs: list[dict]):
-    """The share of the limit's gain of every method that moved, a dot for each seed."""
-    shares = {}
-    for method in frontier.METHODS:
-        if method.name != "random labels":  # it hardly moves, so its share says nothing
-            shares[method] = [run["methods"][method.name]["share"]["mean"] for run in runs]
-    order = sorted(shares, key=lambda method: -np.mean(shares[method]))
-    title = f"{order[0].name} comes nearest to the limit at its KL".capitalize()
-    figure, (ax,) = new_figure(1, 1, title.replace("Dpo", "DPO"), 3.4)
-    for place, method in enumerate(order):
-        seed_dots(ax, place, shares[method], f"lab:{method.color}")
+    """The share of the limit's gain of every method with few and with many labels."""
+    names = {
+        "best of n": "best_of_n",
+        "DPO": "dpo",
+        "PPO": "rl",
+        "DPO + best of n": "dpo_best_of_n",
+    }
+    figure, (ax,) = new_figure(1, 1, "", 3.4)
+    means = {}
+    for place, (name, color) in enumerate(names.items()):
+        for k, budget in enumerate(SERIES):
+            shares = [run["methods"][budget][name]["share"] for run in runs]
+            means[name, budget] = np.mean(shares)
+            seed_dots(ax, 3 * k + place * 0.6, shares, f"lab:{color}", None if k else name)
+    few = {name: means[name, "768"] for name in ("DPO", "best of n")}
+    title = f"With 768 labels DPO has {100 * few['DPO']:.0f} % of the limit's gain at its KL, "
+    figure.suptitle(f"{title}best of 16 {100 * few['best of n']:.0f} %")
     ax.axhline(1, color="black", lw=0.8)
-    ax.text(len(order) - 0.6, 1, "the limit", ha="right", va="bottom")
-    ax.set_xticks(range(len(order)), [method.name.replace(" ", "\n") for method in order])
+    ax.text(4.9, 1, "the limit", ha="right", va="bottom")
+    ax.set_xticks([0.9, 3.9], ["768 labelled pairs", "6,400 labelled pairs"])
     ax.set(ylim=(0, 1.1), ylabel="share of pi*'s gain in gold utility\nat the same KL")
+    legend_below(ax, ncols=4)
     return figure
 
 
