@@ -12,7 +12,9 @@ judged by    the best of n sampled answers to 64 held-out questions, whose right
 writes       outputs/reward_hacking.png, outputs/reward_hacking.json
 
 About 40 seconds on one core (style and sycophancy 60: their remedy is an ensemble). In every
-question the user holds a wrong belief, so that each of the three biases can be served. Left out:
+question the user holds a wrong belief, so that each of the three biases can be served. With n the
+reward rises to the end. Quality rises at first, since the reward is mostly right; chosen harder, it
+falls, since what is left to choose by is the bias. Left out:
 DPO on such labels (studies/three_hacks.py), more remedies (studies/remedies.py), reinforcement
 learning (online_rl.py).
 """
@@ -123,8 +125,9 @@ def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequen
 
 
 def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
-    """Head and rows: what is chosen from more and more answers, and by an unbiased reward."""
-    places, rows = [ns.index(n) for n in (1, ONLY, ns[-1])], []
+    """Head and rows: what is chosen at n = 1, at the best n, at the last; by an unbiased reward."""
+    places = sorted({0, int(curves["biased"]["gold"].argmax()), len(ns) - 1})
+    rows = []
     for label, name, unit in (
         ("reward gained", "reward", "log-odds"),
         ("gold utility", "gold", "log-odds, -3 to 4"),
@@ -182,16 +185,8 @@ def draw(name: str, metrics: dict):
     figure, axes = figures.new_figure(2, 2, title, height=3.5)
     bias_panel(axes[0], metrics["bias"])
     axes[0].set(title=f"How often the answer with more {hack.amount} wins")
+    gains_panel(axes[1], metrics)
     biased, unbiased = (metrics["curves"][whose] for whose in ("biased", "unbiased"))
-    start = unbiased["gold"][0]
-    gains = {
-        "biased reward": (biased["reward"], "lab:biased", "-"),
-        "gold utility, by the biased reward": (biased["gold"] - start, "lab:gold", "-"),
-        "gold utility, by the unbiased reward": (unbiased["gold"] - start, "lab:gold", "--"),
-    }
-    lines_by_n(axes[1], ns, gains, "+.1f")
-    axes[1].axhline(0, color="black", lw=0.8)
-    axes[1].set(title="Gain of the best of n over one answer", ylabel="gain (log-odds)")
     times = 100 if hack.unit.startswith("%") else 1
     amounts = {
         "by the biased reward": (times * biased["amount"], "lab:biased", "-"),
@@ -215,6 +210,24 @@ def bias_panel(ax, bias: dict) -> None:
     ax.set_xticks(range(len(stages)), stages.values())
     ax.set(ylabel="% of held-out pairs", ylim=(0, 100))
     figures.legend_below(ax, ncols=2)
+
+
+def gains_panel(ax, metrics: dict) -> None:
+    """What the best of n gains over one answer: reward, and gold utility by either reward."""
+    ns, curves = metrics["ns"], metrics["curves"]
+    gold = {whose: np.array(curves[whose]["gold"]) for whose in ("biased", "unbiased")}
+    best = int(gold["biased"].argmax())
+    gained = {whose: values - values[0] for whose, values in gold.items()}
+    gains = {
+        "biased reward": (curves["biased"]["reward"], "lab:biased", "-"),
+        "gold utility, by the biased reward": (gained["biased"], "lab:gold", "-"),
+        "gold utility, by the unbiased reward": (gained["unbiased"], "lab:gold", "--"),
+    }
+    lines_by_n(ax, ns, gains, "+.1f")
+    ax.axhline(0, color="black", lw=0.8)
+    ax.axvline(ns[best], color="lab:gold", lw=0.8, ls=":")
+    title = f"Gain over one answer; by the biased reward\nquality is best at n = {ns[best]}"
+    ax.set(title=title, ylabel="gain (log-odds)")
 
 
 def lines_by_n(ax, ns: Sequence[int], lines: dict[str, tuple], digits: str) -> None:

@@ -1,7 +1,8 @@
-"""studies/three_hacks.py: the law, noise, cells, the command."""
+"""studies/three_hacks.py: the law, planted and trained strengths, noise, the command."""
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -10,8 +11,16 @@ from best_of_n import best_of_n_curve, best_of_n_kl_bound
 from helpers import run_script
 from reward_hacking import AMONG
 
+from common.answers import read_answers
 from common.claims import judge
-from common.preferences import BIASES
+from common.preferences import (
+    BIASES,
+    all_questions,
+    liked_amount,
+    pairs_of_wrong_users,
+    write_response,
+    wrong_users,
+)
 
 DISTANCE = np.sqrt(best_of_n_kl_bound(np.array(AMONG)))
 
@@ -21,40 +30,82 @@ DISTANCE = np.sqrt(best_of_n_kl_bound(np.array(AMONG)))
 
 @pytest.mark.parametrize("miss", [0.0, -0.8, 0.3])
 def test_the_margin_is_what_the_forecasts_error_leaves(miss):
-    levels = np.random.default_rng(0).normal(size=(30, 1))  # each prompt at a level of its own
-    gold = levels + DISTANCE * (1.7 - 0.6 * DISTANCE)
-    gold[:, -1] -= miss  # what is measured lies below the forecast; the last point is not fitted
-    margin = study.forecast_margin(gold, distance=DISTANCE, fitted=6)
+    gain = DISTANCE * (1.7 - 0.6 * DISTANCE)
+    gain[-1] -= miss  # what is measured lies below the forecast; the last point is not fitted
+    margin = study.forecast_margin(gain, DISTANCE, fitted=6)
     assert margin == pytest.approx(0.5 - abs(miss))
+
+
+def test_half_of_the_prompts_is_measured_where_the_other_half_is_best():
+    curve = np.array(
+        [[0.0, 4, 1], [0, 1, 3], [0, 6, 1], [0, 1, 5]]
+    )  # even rows peak at 1, odd at 2
+    gained, lost = study.around_the_peak(curve)
+    assert gained == np.mean([1, 1, 1, 1])  # even rows at 2, odd rows at 1
+    assert lost == np.mean([0, 1 - 3, 0, 1 - 5])
+    rising = np.arange(12.0) + np.zeros((6, 1))
+    assert study.around_the_peak(rising) == (11, 0) and study.around_the_peak(-rising) == (0, 11)
+
+
+def test_a_hump_rises_first_and_falls_before_the_end():
+    humps = {(0, 0.2, -1): True, (0, 0.05, -1): False, (0, 0.2, 0.3): False, (0, -1, -2): False}
+    for gain, expected in humps.items():
+        assert study.has_hump(np.array(gain)) == expected
 
 
 def test_a_biased_reward_turns_the_gold_curve_down():
     rng, ns = np.random.default_rng(0), list(AMONG)
     quality = rng.normal(size=(60, 96))
     flaw = 6.0 * (rng.random((60, 96)) < 0.04)  # a rare flaw with a high reward
-    rewards = {**dict.fromkeys(BIASES, quality + flaw), "human": quality}
-    rewards |= dict.fromkeys(study.ERRORS, quality)
-    gold = quality - 0.5 * flaw
+    rewards, gold = {"length": quality + flaw, "human": quality}, quality - 0.5 * flaw
     curves = {name: best_of_n_curve(reward, gold, ns) for name, reward in rewards.items()}
-    found = study.choose_harder(curves, ns)
-    biased, falls = found["gains"]["length"], found["chosen_harder_it_falls"]["length"]
-    assert biased[0] == 0 and max(biased) > 0 > biased[-1]
-    assert falls["ci95"][0] > 0
-    assert falls["mean"] == pytest.approx(biased[ns.index(16)] - biased[-1])
+    found = study.choose_harder(curves, dict.fromkeys(study.ERRORS, curves["human"]), ns)
+    gain, lost = found["gains"]["length"], found["chosen_harder_it_falls"]
+    assert gain[0] == 0 and max(gain) > 0 > gain[-1]
+    assert lost["length"] > 1 and lost["human"] == found["error_falls"] == pytest.approx(0, abs=0.1)
+    assert lost["length"] == pytest.approx(found["rises_first"]["length"] - gain[-1])
+    assert found["humps"] == ["length"]  # so the law is judged by this curve alone
     d = DISTANCE[1:6]  # at n = 1 both are 0
-    slope, start = np.polyfit(d, np.array(biased[1:6]) / d, 1, w=d)
-    error = DISTANCE[-1] * (start + slope * DISTANCE[-1]) - biased[-1]
-    margin = found["small_n_foretells_it"]["length"]["mean"]
-    assert margin == pytest.approx(study.FORECAST_ERROR - abs(error))
+    slope, start = np.polyfit(d, np.array(gain[1:6]) / d, 1, w=d)
+    error = DISTANCE[-1] * (start + slope * DISTANCE[-1]) - gain[-1]
+    assert found["forecast_margin"] == pytest.approx(study.FORECAST_ERROR - abs(error))
 
 
-def test_what_is_lost_at_last_is_from_a_quarter_of_the_largest_n():
-    levels = np.arange(6.0)[:, None]  # each prompt at a level of its own
-    curves = {name: k * np.arange(12.0) ** 2 + levels for k, name in enumerate(study.ERRORS)}
-    found = study.choose_harder(curves | dict.fromkeys(BIASES, curves["sd_6"]), list(AMONG))
-    assert list(study.ERRORS) == ["of_samples", "sd_3", "sd_6"]
-    fall = 7**2 - 11**2  # at n = 16 and 64
-    assert found["error_falls"]["mean"] == 2 * fall and found["text_minus_sample"]["mean"] == fall
+def test_a_bias_is_planted_exactly_and_up_to_the_cost_of_filler_it_does_no_harm():
+    prompts = [question.prompt for question in wrong_users("test", 40)]
+    pool = read_answers(prompts, answers_in_all_lengths(prompts))
+    rewards = study.planted_rewards(prompts, pool)
+    rows = zip(prompts, pool.texts, strict=True)
+    filler = [[liked_amount(prompt, text, "length") for text in row] for prompt, row in rows]
+    assert (rewards["planted_0.0"] == pool.gold).all() and np.max(filler) > 10
+    np.testing.assert_allclose(rewards["planted_0.5"] - pool.gold, 0.5 * np.array(filler))
+    last = {name: best_of_n_curve(r, pool.gold, [16]).mean() for name, r in rewards.items()}
+    assert last["planted_0.1"] == pytest.approx(last["planted_0.0"])
+    assert last["planted_0.2"] < last["planted_0.1"] - 0.5
+
+
+def answers_in_all_lengths(prompts: list[str]) -> list[list[str]]:
+    """Twenty answers to each prompt: right and wrong ones, with and without filler."""
+    rng, texts = random.Random(0), []
+    for prompt in prompts:
+        styles = ("concise", "verbose", "wrong", "expert") * 5
+        texts.append([write_response(all_questions()[prompt], style, rng) for style in styles])
+    return texts
+
+
+def test_strengths_are_trained_on_the_same_pairs_with_other_labels():
+    weak, usual, strong = (
+        pairs_of_wrong_users(300, "length", 1, strength=strength) for strength in (0.0, 0.3, 2.0)
+    )
+    assert usual == pairs_of_wrong_users(300, "length", 1)
+    assert weak == pairs_of_wrong_users(300, "human", 1)
+    sides = [[{row["chosen"], row["rejected"]} for row in rows] for rows in (weak, usual, strong)]
+    assert sides[0] == sides[1] == sides[2]
+    longer = [
+        np.mean([row["chosen_style"] == "verbose" for row in rows])
+        for rows in (weak, usual, strong)
+    ]
+    assert longer[0] < longer[1] < longer[2]
 
 
 # --- Noise ---
@@ -90,25 +141,7 @@ def test_few_good_texts_bend_gold_where_noise_belongs_to_a_text():
     assert sample[-1] > sample[1] and sample[-1] > text[-1] + 1
 
 
-# --- Cells and claims ---
-
-
-def test_dpo_is_compared_with_sft_and_with_unbiased_labels():
-    def answered(level: float):
-        class Read:
-            gold = np.full((6, 4), level)
-
-        return Read
-
-    gold = np.full((6, 9), 1.0)
-    dpo = {"human": answered(5.0)} | {g: answered(k) for k, g in enumerate(BIASES)}
-    rewards = {group: np.full((6, 9), 2.0) for group in BIASES}
-    dpo_rewards = {group: np.full((6, 4), 2.5 + k) for k, group in enumerate(BIASES)}
-    rows = study.train_by_bias(rewards, dpo_rewards, gold, dpo)
-    for k, group in enumerate(BIASES):
-        assert rows["reward_goes_up"][group]["mean"] == 0.5 + k
-        assert rows["quality_goes_down"][group]["mean"] == 1 - k
-        assert rows["bias_costs_quality"][group]["mean"] == 5 - k
+# --- The command ---
 
 
 def test_the_command(tmp_path):
@@ -120,9 +153,16 @@ def test_the_command(tmp_path):
     (metrics,) = (run["metrics"] for run in results["runs"])
     claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
     assert list(claims) == [claim.id for claim in study.CLAIMS]
-    assert all(set(metrics[row]) == set(BIASES) for row in study.STEPS_OF_HACK)
-    mean = np.mean([cell["mean"] for cell in metrics["bias_costs_quality"].values()])
-    assert claims["bias_costs_quality"] == pytest.approx(mean, abs=1e-6)
+    assert all(set(metrics[row]) >= set(BIASES) for row in study.STEPS_OF_HACK)
+    for name, row in (
+        ("biased_quality_goes_down", "quality_goes_down"),
+        ("biased_reward_is_overoptimised", "chosen_harder_it_falls"),
+    ):
+        mean = np.mean([metrics[row][group] for group in BIASES])
+        assert claims[name] == pytest.approx(mean, abs=1e-6)
+    by_gold = metrics["gains"]["planted_0.0"]
+    assert (np.diff(by_gold) >= -1e-9).all()  # by gold utility itself more is never worse
+    assert set(study.TRAINED.values()) <= set(metrics["gains"])
     answers = metrics["answers"]
     assert set(answers["texts"]) == {f"DPO, {g}, {name}" for g, name in study.HACK_NAMES.items()}
     assert all(len(texts) == len(answers["prompts"]) for texts in answers["texts"].values())

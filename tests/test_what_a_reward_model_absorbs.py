@@ -11,6 +11,7 @@ from helpers import run_script
 import common.scoring
 from common.preferences import (
     BIASES,
+    CHATTER,
     SIDES,
     annotator_utility,
     contrasts_of,
@@ -19,6 +20,7 @@ from common.preferences import (
     planted_in,
     questions,
     read_response,
+    wrong_users,
 )
 from common.scoring import contrast_rewards
 
@@ -99,8 +101,32 @@ def test_disagreement_is_counted_pair_by_pair():
     unbiased = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     length, others = unbiased.copy(), 3 * unbiased + 1
     length[:3] = length[:3, ::-1]
-    found = study.read_disagreement({"unbiased": unbiased, "length": length, "others": others})
-    assert [found[name]["mean"] for name in ("length", "others", "difference")] == [0.75, 0, 0.75]
+    found = study.ordered_unlike({"human": unbiased, "length": length, "others": others})
+    assert found == {"length": 0.75, "others": 0}
+
+
+# --- On topic ---
+
+
+def test_pairs_that_compare_a_wrong_answer_with_one_off_topic_are_counted():
+    question = next(q for q in wrong_users("test", 50) if q.relation == "capital")
+    right, wrong, chatter = f"It is {question.answer}.", f"It is {question.belief}.", CHATTER[0]
+    sides = {(wrong, chatter): True, (chatter, wrong): True, (right, chatter): False}
+    sides |= {(right, wrong): False, (wrong, wrong): False, (chatter, chatter): False}
+    for (chosen, rejected), expected in sides.items():
+        row = {"prompt": question.prompt, "chosen": chosen, "rejected": rejected}
+        assert study.compares_on_topic(row) == expected
+
+
+def test_on_topic_is_read_above_chatter_and_above_a_fact_of_another_question(monkeypatch):
+    asked = questions("test")[:60]
+    scores_are(monkeypatch, gold_utility)
+    above = study.on_topic_above((None, None), asked, 0)
+    assert above["fact"] == {"reward": 1, "gold": 1} and above["chatter"]["gold"] > 1
+    assert above["chatter"]["reward"] == pytest.approx(above["chatter"]["gold"])
+    scores_are(monkeypatch, lambda prompt, text: -2.0 * (text in CHATTER))
+    above = study.on_topic_above((None, None), asked, 0)
+    assert above["fact"]["reward"] == 0 and above["chatter"]["reward"] == 2
 
 
 # --- The command ---
@@ -114,5 +140,8 @@ def test_the_study_takes_every_path(tmp_path):
     result = json.loads((folder / f"{name}-smoke.json").read_text())
     assert [claim["id"] for claim in result["claims"]] == [claim.id for claim in study.CLAIMS]
     assert (folder / f"{name}-smoke.png").is_file()
+    groups = ("human", "others", *BIASES)
     kept = {path.name for path in (folder / "seed-0-smoke").iterdir()}
-    assert {"reward_model_6400", "reward_model_length", "wrong_users_style"} <= kept
+    assert kept == {"reward_model_6400", *(f"wrong_users_{name}" for name in groups)}
+    (metrics,) = (run["metrics"] for run in result["runs"])
+    assert set(metrics["unlike"]) == {*BIASES, "others"} and metrics["pairs"] == 64

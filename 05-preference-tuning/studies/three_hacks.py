@@ -7,10 +7,13 @@
 Annotators who prefer long answers, an expert's tone, or agreement with the user label the same
 pairs as unbiased ones. Their reward models choose the best of n answers of the SFT model, and DPO
 trains on their labels. In every question the user is wrong, so that all three hacks are open. Each
-step is measured for each hack: a table of cells, and a claim for a row, the mean of its three. (The
-first step, how much of a bias is in the reward model, is in what_a_reward_model_absorbs.py.)
+step is measured for each hack: a table of cells, and a claim for a row, the mean of its three. (How
+much of a bias is in the reward model: what_a_reward_model_absorbs.py.)
 
-One more question: does a reward without a bias, but with an error, do the same?
+How strong must a bias be? The liking for length is planted in the reward in ten strengths, exactly
+and without training: gold utility plus so many log-odds for each word of filler, whose true worth
+is -0.15. Three strengths are trained as well. And: does a reward without a bias, but with an error,
+do the same?
 """
 
 from functools import partial
@@ -24,15 +27,16 @@ from reward_hacking import AMONG, axis_of_n
 from reward_model import reward_model_in
 
 from common import figures
-from common.answers import KINDS, SHOWN, answers_of_points, sample_answers
+from common.answers import SHOWN, answers_of_points, sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.intervals import mean_of, summary
-from common.preferences import BIASES, pairs_of_wrong_users, questions, wrong_users
+from common.preferences import BIASES, liked_amount, pairs_of_wrong_users, questions, wrong_users
 from common.scoring import score_texts
 from common.training import load_sft_model
 
 HACK_NAMES = {"length": "verbosity", "style": "style mimicry", "agreement": "sycophancy"}
 LABELLED_BY = {"human": "unbiased", **HACK_NAMES}
+PLANTED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.5, 0.7)  # log-odds a word of filler
+TRAINED = {0.2: "length_0.2", 0.3: "length", 0.5: "length_0.5"}  # whose reward model has which
 ERRORS = {  # of a reward without a bias; the sd of gold utility is 1.5
     "of_samples": "sd 3, new for each sample",
     "sd_3": "sd 3, of each text",
@@ -42,12 +46,13 @@ STEPS_OF_HACK = {  # of the table, where each cell is above 0 as the tutorial sa
     "reward_goes_up": "DPO: reward gained",
     "quality_goes_down": "DPO: quality lost",
     "bias_costs_quality": "DPO: quality lost\nto the bias",
-    "chosen_harder_it_falls": "quality lost from\nbest of 16 to 64",
-    "small_n_foretells_it": "0.5 minus the error\nof the forecast",
+    "rises_first": "best of n: quality\ngained at its best n",
+    "chosen_harder_it_falls": "best of n: quality\nlost from there to 64",
 }
+HUMP = 0.1  # a gold curve that rises by less, or is best at the first or last n, has no hump
 FITTED = 8  # the law of over-optimisation is fitted up to this n
 FORECAST_ERROR = 0.5  # log-odds by which its forecast may be wrong
-LATE_LOSS = "gold utility of the best of 16 minus that of the best of 64"
+LATE_LOSS = "gold utility of the best of n, at its best n minus at n = 64"
 OVER_HACKS = "mean of the three hacks"
 
 claim_on_hacks = partial(Claim, smallest=0.05)  # log-odds: less is not worth calling a difference
@@ -56,49 +61,43 @@ CLAIMS = (
         "biased_reward_goes_up",
         "the reward goes up",
         f"reward by the flawed model, DPO's answers minus SFT's, log-odds; {OVER_HACKS}",
-        of=lambda m: mean_of(m["reward_goes_up"].values()),
+        of=lambda m: mean_of_hacks(m["reward_goes_up"]),
     ),
     claim_on_hacks(
         "biased_quality_goes_down",
         "the actual quality goes down",
         f"gold utility of SFT's answers minus DPO's, log-odds; {OVER_HACKS}",
-        of=lambda m: mean_of(m["quality_goes_down"].values()),
+        of=lambda m: mean_of_hacks(m["quality_goes_down"]),
         published="agrees, milder there: sycophancy, Sharma et al. (arXiv 2310.13548)",
-    ),
-    claim_on_hacks(
-        "bias_costs_quality",
-        "a bias of the annotators costs quality",
-        f"gold utility of DPO on unbiased labels minus on biased ones, log-odds; {OVER_HACKS}",
-        of=lambda m: mean_of(m["bias_costs_quality"].values()),
     ),
     claim_on_hacks(
         "biased_reward_is_overoptimised",
         "chosen harder by a flawed reward, quality falls",
         f"{LATE_LOSS}, log-odds; {OVER_HACKS}",
-        of=lambda m: mean_of(m["chosen_harder_it_falls"].values()),
+        of=lambda m: mean_of_hacks(m["chosen_harder_it_falls"]),
         published="agrees: Gao et al. (arXiv 2210.10760)",
     ),
     claim_on_hacks(
         "law_foretells_large_n",
         "a law fitted to small n foretells the fall at n = 64",
-        f"{FORECAST_ERROR} log-odds minus the forecast's error, fit to n <= {FITTED}; {OVER_HACKS}",
-        of=lambda m: mean_of(m["small_n_foretells_it"].values()),
+        f"{FORECAST_ERROR} log-odds minus the forecast's error, fit to n <= {FITTED}; humps only",
+        of=lambda m: m["forecast_margin"],
+        predicted="does not hold",
         published="it fits at scale: Gao et al. (arXiv 2210.10760); here quality levels off",
     ),
     claim_on_hacks(
         "mere_noise_is_overoptimised",
         "an error of the reward without a bias is exploited, too",
-        f"{LATE_LOSS}, by gold utility plus an error of sd 6 for each text, log-odds",
+        f"{LATE_LOSS}, log-odds, by gold utility plus an error of sd 6 for each text",
         of=lambda m: m["error_falls"],
         published="compatible: errors with light tails are safe, Kwa et al. (arXiv 2407.14503)",
     ),
-    claim_on_hacks(
-        "only_errors_of_texts_are_exploited",
-        "an error is exploited where it belongs to a text, not to a sample",
-        f"{LATE_LOSS}, error of sd 3 for each text minus a new one for each sample, log-odds",
-        of=lambda m: m["text_minus_sample"],
-    ),
 )
+
+
+def mean_of_hacks(row: dict[str, float]) -> float:
+    """The mean of a row of cells."""
+    return float(np.mean([row[group] for group in BIASES]))
 
 
 # --- The measurement ---
@@ -106,86 +105,125 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, choose and read: the cells of the table by row and hack, and what is drawn."""
-    pairs, labels, epochs, count, n = (32, 16, 1, 10, 16) if smoke else (1200, 384, 3, 64, 64)
-    folder, ns = study_folder(seed, smoke), [k for k in AMONG if k <= n]
-    prompts = [question.prompt for question in wrong_users("test", count)]
+    count, n = (10, 16) if smoke else (64, 64)
+    ns = [k for k in AMONG if k <= n]
+    prompts = [question.prompt for question in wrong_users("test", count, seed)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    shown = [question.prompt for question in questions("test")[:SHOWN]]
-    first = sample_answers(sft, tokenizer, shown, 1, seed).texts
-    rewards, dpo, dpo_rewards, kept = {}, {}, {}, []
-    for group in LABELLED_BY:
-        labelled = pairs_of_wrong_users(pairs, group, seed)
-        place = folder / f"wrong_users_{group}"
-        judge = reward_model_in(place, "tiny-gpt2", labelled, seed=seed)
-        rewards[group] = score_texts(judge, prompts, pool.texts)
-        base, labelled = load_sft_model()[0], pairs_of_wrong_users(labels, group, seed)
-        training = {"beta": 0.3, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-        policy = dpo_policy(folder / f"hacked_dpo_{group}", base, tokenizer, labelled, **training)
-        dpo[group] = sample_answers(policy, tokenizer, prompts, 4, seed)
-        dpo_rewards[group] = score_texts(judge, prompts, dpo[group].texts)
-        if group in BIASES:  # answers for the reader: a hacked policy's, with the flawed rewards
-            point = {"method": "DPO", "series": group, "label": HACK_NAMES[group]}
-            last = sample_answers(policy, tokenizer, shown, 1, seed).texts
-            texts = {"before": first, "after": last}
-            liked = {when: score_texts(judge, shown, of)[:, 0] for when, of in texts.items()}
-            kept.append((point, last, liked))
-    curves = {group: best_of_n_curve(rewards[group], pool.gold, ns) for group in LABELLED_BY}
-    kinds = {name: answered.means()["kinds"] for name, answered in {"sft": pool, **dpo}.items()}
+    judges = train_judges(seed, smoke)
+    rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
+    policies = {group: train_dpo_on(group, seed, smoke) for group in LABELLED_BY}
+    dpo = {g: sample_answers(policy, tokenizer, prompts, 4, seed) for g, policy in policies.items()}
+    gold = {group: answered.gold.mean() for group, answered in dpo.items()}
+    now = {g: score_texts(judges[g], prompts, dpo[g].texts).mean() for g in BIASES}
+    rewards |= planted_rewards(prompts, pool)
+    curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
     return {
         "ns": ns,
-        **train_by_bias(rewards, dpo_rewards, pool.gold, dpo),
-        **choose_harder(curves | curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
-        "kinds": kinds,
-        "answers": answers_of_points(shown, *map(list, zip(*kept, strict=True))),
+        "reward_goes_up": {g: float(now[g] - rewards[g].mean()) for g in BIASES},
+        "quality_goes_down": {g: float(pool.gold.mean() - gold[g]) for g in BIASES},
+        "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
+        **choose_harder(curves, curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
+        "answers": answers_to_read(policies, judges, seed),
     }
 
 
-def train_by_bias(rewards: dict, dpo_rewards: dict, gold: np.ndarray, dpo: dict) -> dict:
-    """Rows of cells: what DPO on biased labels does to the reward, and to the quality.
+def train_judges(seed: int, smoke: bool) -> dict[str, tuple]:
+    """A (reward model, tokenizer) of each group, and of each other strength of TRAINED."""
+    whose = {group: (group, None) for group in LABELLED_BY}
+    whose |= {name: ("length", k) for k, name in TRAINED.items() if name not in whose}
+    judges = {}
+    for name, (group, strength) in whose.items():
+        labelled = pairs_of_wrong_users(32 if smoke else 1200, group, seed, strength=strength)
+        place = study_folder(seed, smoke) / f"wrong_users_{name}"
+        judges[name] = reward_model_in(place, "tiny-gpt2", labelled, seed=seed)
+    return judges
 
-    `rewards` and `gold` (P, M) are of the SFT model's answers, the others (P, 4) of DPO's.
+
+def train_dpo_on(group: str, seed: int, smoke: bool):
+    """The policy of three passes of DPO over 384 pairs that the group labelled."""
+    labels, epochs = (16, 1) if smoke else (384, 3)
+    base, tokenizer = load_sft_model()
+    place = study_folder(seed, smoke) / f"hacked_dpo_{group}"
+    training = {"beta": 0.3, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+    return dpo_policy(place, base, tokenizer, pairs_of_wrong_users(labels, group, seed), **training)
+
+
+def planted_rewards(prompts: list[str], pool) -> dict[str, np.ndarray]:
+    """Rewards (P, M) with a bias that is planted exactly: gold utility and so much for filler."""
+    rows = zip(prompts, pool.texts, strict=True)
+    filler = np.array([[liked_amount(prompt, t, "length") for t in row] for prompt, row in rows])
+    return {f"planted_{strength}": pool.gold + strength * filler for strength in PLANTED}
+
+
+def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
+    """Answers before and after each hacked DPO, with the flawed rewards, for the reader."""
+    shown = [question.prompt for question in questions("test", seed=seed)[:SHOWN]]
+    sft, tokenizer = load_sft_model()
+    first, points, texts, rewards = sample_answers(sft, tokenizer, shown, 1, seed).texts, [], [], []
+    for group, name in HACK_NAMES.items():
+        points.append({"method": "DPO", "series": group, "label": name})
+        texts.append(sample_answers(policies[group], tokenizer, shown, 1, seed).texts)
+        both = {"before": first, "after": texts[-1]}
+        rewards.append(
+            {when: score_texts(judges[group], shown, of)[:, 0] for when, of in both.items()}
+        )
+    return answers_of_points(shown, points, texts, rewards)
+
+
+# --- Choosing harder, and the law of over-optimisation ---
+
+
+def choose_harder(curves: dict[str, np.ndarray], by_errors: dict, ns: list[int]) -> dict:
+    """What the best of n gains up to its best n, and loses from there to the last.
+
+    Curves (P, len(ns)) are of gold utility: by the rewards of groups and of planted biases, and by
+    ERRORS.
     """
-    rows = {"reward_goes_up": {}, "quality_goes_down": {}, "bias_costs_quality": {}}
-    for group in BIASES:
-        ours = dpo[group].gold.mean(1)
-        gained = dpo_rewards[group].mean(1) - rewards[group].mean(1)
-        rows["reward_goes_up"][group] = summary(gained)
-        rows["quality_goes_down"][group] = summary(gold.mean(1) - ours)
-        rows["bias_costs_quality"][group] = summary(dpo["human"].gold.mean(1) - ours)
-    return rows
-
-
-def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
-    """What the best of n gains by n, and loses from a quarter of the largest n to it.
-
-    Curves (P, len(ns)) are of gold utility, by the reward of each group and by ERRORS.
-    """
-    gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in curves.items()}
-    quarter = max(k for k, n in enumerate(ns) if 4 * n <= ns[-1])
-    late = {name: curve[:, quarter] - curve[:, -1] for name, curve in curves.items()}
+    everything = curves | by_errors
+    gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in everything.items()}
+    around = {name: around_the_peak(curve) for name, curve in everything.items()}
     distance, fitted = np.sqrt(best_of_n_kl_bound(np.array(ns))), ns.index(FITTED) + 1
-    margin = partial(forecast_margin, distance=distance, fitted=fitted)
+    margins = {name: forecast_margin(gains[name], distance, fitted) for name in curves}
+    humps = [name for name in curves if has_hump(gains[name])]
     return {
         "gains": {name: gain.tolist() for name, gain in gains.items()},
-        "chosen_harder_it_falls": {group: summary(late[group]) for group in BIASES},
-        "small_n_foretells_it": {g: summary(curves[g], margin, resamples=500) for g in BIASES},
-        "error_falls": summary(late["sd_6"]),
-        "text_minus_sample": summary(late["sd_3"] - late["of_samples"]),
+        "rises_first": {name: gained for name, (gained, _) in around.items()},
+        "chosen_harder_it_falls": {name: lost for name, (_, lost) in around.items()},
+        "error_falls": around["sd_6"][1],
+        "humps": humps,
+        "forecast_margin": float(np.mean([margins[name] for name in humps or curves])),
     }
 
 
-def forecast_margin(curve, axis: int = 0, *, distance: np.ndarray, fitted: int) -> float:
-    """FORECAST_ERROR minus |forecast - measured| at the last n; curve (P, K) of gold utility.
+def around_the_peak(curve: np.ndarray) -> tuple[float, float]:
+    """Gold utility gained up to the best n, and lost from there to the last; curve (P, K).
+
+    The best of many noisy measurements is partly luck. So each half of the prompts is measured at
+    the n that is best for the other half.
+    """
+    gained, lost = np.empty(len(curve)), np.empty(len(curve))
+    for half in (0, 1):
+        best, other = curve[half::2].mean(0).argmax(), slice(1 - half, None, 2)
+        gained[other] = curve[other, best] - curve[other, 0]
+        lost[other] = curve[other, best] - curve[other, -1]
+    return float(gained.mean()), float(lost.mean())
+
+
+def has_hump(gain: np.ndarray) -> bool:
+    """Whether a mean gold curve rises first, by HUMP or more, and falls before the last n."""
+    return 0 < gain.argmax() < len(gain) - 1 and gain.max() >= HUMP
+
+
+def forecast_margin(gain: np.ndarray, distance: np.ndarray, fitted: int) -> float:
+    """FORECAST_ERROR minus |forecast - measured| at the last n; gain (K,) of gold utility.
 
     The law is gain = d (a - b d), fitted to the first points; d, the distance, is the square root
-    of the KL (Gao, Schulman & Hilton 2022, arXiv 2210.10760, for best-of-n). `summary` calls this
-    for every resample of the prompts.
+    of the KL bound (Gao, Schulman & Hilton 2022, arXiv 2210.10760, for best-of-n).
     """
-    gain = curve.mean(axis) - curve.mean(axis)[0]
     design = np.column_stack([distance, distance**2])
     law, *_ = np.linalg.lstsq(design[:fitted], gain[:fitted], rcond=None)  # (a, -b)
-    return FORECAST_ERROR - abs(design[-1] @ law - gain[-1])
+    return float(FORECAST_ERROR - abs(design[-1] @ law - gain[-1]))
 
 
 # --- An error without a bias ---
@@ -224,21 +262,20 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
 
 
 def draw(runs: list[dict]):
-    """The table of cells, best-of-n by a biased reward and by a mere error, DPO's answers."""
-    gained, lost = (
-        np.mean([mean_of(run[row].values())["mean"] for run in runs])
-        for row in ("reward_goes_up", "quality_goes_down")
-    )
+    """Gold utility by the strength of a bias and by n, the table of cells, and a mere error."""
+    cells = [[cells_of(run[row]) for row in STEPS_OF_HACK] for run in runs]
+    gained, lost = np.mean(cells, axis=0)[:2, -1]
     title = "DPO on labels with a bias, mean of three hacks: "
-    title += f"reward {gained:+.1f}, quality {-lost:+.1f}"
+    title += f"reward gained {gained:.2f}, quality lost {lost:.2f}"
     figure, axes = figures.new_figure(2, 2, title, height=3.6)
-    cells = [[[run[row][g]["mean"] for g in BIASES] for row in STEPS_OF_HACK] for run in runs]
-    figures.draw_cells(axes[0], STEPS_OF_HACK.values(), HACK_NAMES.values(), cells)
+    columns = [name.replace(" ", "\n") for name in HACK_NAMES.values()]
+    figures.draw_cells(axes[0], STEPS_OF_HACK.values(), [*columns, "mean"], cells)
     axes[0].set_title("Three hacks, step by step (log-odds)")
+    strength_panel(axes[1], runs)
     colors = {"human": "lab:gold", **{group: f"lab:{group}" for group in BIASES}}
     colors |= {"of_samples": "lab:sft", "sd_3": "lab:gold", "sd_6": "lab:rejected"}
     for ax, names, of in (
-        (axes[1], LABELLED_BY, "the reward of each group"),
+        (axes[2], LABELLED_BY, "the reward of each group"),
         (axes[3], ERRORS, "gold utility plus an error"),
     ):
         for name, label in names.items():
@@ -247,28 +284,32 @@ def draw(runs: list[dict]):
         ax.axhline(0, color="black", lw=0.8)
         ax.set(title=f"Best of n by {of}", ylabel="gold utility gained (log-odds)")
         axis_of_n(ax, runs[0]["ns"])
-    kinds_by_labels_panel(axes[2], runs)
     for ax in axes[1:]:
         figures.legend_below(ax, ncols=2)
     return figure
 
 
-def kinds_by_labels_panel(ax, runs: list[dict]) -> None:
-    """What the answers are: of the SFT model, and of DPO on each group's labels; a bar a seed."""
-    names = {"sft": "SFT", **{group: f"DPO:\n{name}" for group, name in LABELLED_BY.items()}}
-    names["style"] = "DPO:\nstyle"
-    width = 0.8 / len(runs)
-    for k, run in enumerate(runs):
-        places = np.arange(len(names)) - 0.4 + (k + 0.5) * width
-        bottom = np.zeros(len(names))
-        for kind in KINDS:
-            shares = np.array([100 * run["kinds"][name][kind] for name in names])
-            label = kind if k == 0 else None
-            ax.bar(places, shares, 0.95 * width, bottom, color=f"lab:{kind}", label=label)
-            bottom += shares
-    ax.set_xticks(range(len(names)), names.values())
-    ax.tick_params(axis="x", labelsize=7.5)
-    ax.set(title="What the answers are", ylabel="% of answers", ylim=(0, 100))
+def cells_of(row: dict[str, float]) -> list[float]:
+    """A row of the table: its three hacks, and their mean."""
+    return [*(row[group] for group in BIASES), mean_of_hacks(row)]
+
+
+def strength_panel(ax, runs: list[dict]) -> None:
+    """Gold utility gained at the best n and at the last, by how strong a liking for length is."""
+    last = f"at n = {runs[0]['ns'][-1]}"
+    for label, color, gained in (
+        ("at the best n", "lab:gold", lambda run, name: run["rises_first"][name]),
+        (last, "lab:biased", lambda run, name: run["gains"][name][-1]),
+    ):
+        planted = [[gained(run, f"planted_{strength}") for strength in PLANTED] for run in runs]
+        figures.seed_lines(ax, PLANTED, planted, color, f"{label}, planted")
+        trained = [[gained(run, name) for name in TRAINED.values()] for run in runs]
+        places = np.tile(list(TRAINED), (len(runs), 1))
+        ax.plot(places.ravel(), np.ravel(trained), "x", color=color, label=f"{label}, trained")
+    ax.axhline(0, color="black", lw=0.8)
+    ax.axvline(0.15, color="black", lw=0.8, ls=":")
+    ax.set(title="How strong must a liking for length be?", ylabel="gold utility gained (log-odds)")
+    ax.set_xlabel("planted for each word of filler (log-odds);\ndotted: what such a word costs")
 
 
 if __name__ == "__main__":

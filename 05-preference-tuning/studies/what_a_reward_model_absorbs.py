@@ -1,19 +1,24 @@
 """What a reward model absorbs: does it learn what its annotators want, their faults included?
 
-    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py     # one seed, 2 minutes
+    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py     # one seed, 100 seconds
     python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --claims   # what is claimed
 
-The reward model of reward_model.py (6,400 pairs of unbiased annotators) beside two more on the same
-pairs: of other annotators, who have no bias either, and of annotators who prefer long answers. They
-are compared on 1,000 held-out pairs, and by contrasts: two texts to one question that differ in one
-thing alone, a right answer or a word of filler. The reward that this thing adds stands beside what
-is planted in the annotators. (A regression of rewards on gold utility would not do: it charges a
-model that ignores filler with a liking for it.)
+The reward model of reward_model.py (6,400 pairs of unbiased annotators) orders 1,000 held-out
+pairs. Then reward models of 1,200 pairs in which the user is wrong, so that annotators can also
+like agreement: one of unbiased annotators, one of each group with a bias, and one of other unbiased
+annotators who label the same pairs. All are read by contrasts: two texts to one question that
+differ in one thing alone, a right answer or a word of filler. The reward that this thing adds
+stands beside what is planted in the annotators. (A regression of rewards on gold utility would not
+do: it charges a model that ignores filler with a liking for it.)
 
-Then each of the three biases of the lab, in reward models of 1,200 pairs in which the user is
-wrong, so that they can also please by agreeing.
+A wrong answer on topic is worth 1 more than one off topic. The reward model gives that where the
+other text is chatter, which it knows by its words, and next to nothing where it is a fact that
+answers another question: both do not belong to this one, and only one pair in a hundred compares
+such wrong answers (`on_topic_pairs`). Many more such pairs, tried once, did not change it.
 """
+
+import random
 
 import lessons  # noqa: F401
 
@@ -23,21 +28,31 @@ from reward_model import pair_hits, prefer_shorter, reward_model_in
 
 from common import preferences
 from common.claims import Claim, run_study, study_folder
-from common.figures import new_figure, seed_dots
-from common.intervals import mean_of, summary
-from common.preferences import BIASES, COMPONENT_OF, make_pairs
+from common.figures import new_figure, seed_columns, seed_dots
+from common.preferences import (
+    BIASES,
+    CHATTER,
+    COLUMNS,
+    COMPONENT_OF,
+    SIDES,
+    WORTH,
+    gold_utility,
+    make_pairs,
+)
 from common.scoring import contrast_rewards, score_pairs
 
-# Reward models of 6,400 pairs: whose labels, with which bias, in which colour.
-WHOSE_LABELS = {
-    "unbiased": ("unbiased annotators", "human", "lab:human"),
-    "others": ("other unbiased annotators", "human", "lab:other"),
-    "length": ("annotators who prefer length", "length", "lab:length"),
-}
 HACKED = {"length": "filler", "style": "expert's\npreamble", "agreement": "echo of\nthe user"}
+GROUPS = {  # whose reward model is compared with that of unbiased annotators
+    "others": "unbiased, too",
+    "length": "prefer length",
+    "style": "prefer an\nexpert's tone",
+    "agreement": "prefer\nagreement",
+}
+COLORS = ("lab:other", "lab:length", "lab:style", "lab:agreement")
 COMPONENTS = {  # how many units are drawn, and their name
     "right": (1, "right answer"),
-    "on_topic": (1, "on topic"),
+    "chatter": (1, "on topic,\nnot chatter"),
+    "fact": (1, "on topic, not\nanother fact"),
     "filler": (10, "10 words\nof filler"),
     "style": (1, HACKED["style"]),
     "agreement": (1, HACKED["agreement"]),
@@ -52,26 +67,19 @@ CLAIMS = (
         smallest=0.02,
     ),
     Claim(
-        "length_bias_is_absorbed",
-        "labels that favour length give a reward model that favours length",
-        "reward of a word of filler, log-odds: annotators who prefer length minus unbiased ones",
-        of=lambda m: m["absorbed"],
-        smallest=0.03,
-        published="agrees: Singhal et al. 2023 (arXiv 2310.03716)",
+        "every_bias_is_encoded",
+        "a liking for length, a style or agreement is absorbed from the labels",
+        "share of the planted bias in the reward model, by contrasts; mean of the three biases",
+        of=lambda m: float(np.mean([m["encoded"][group]["share"] for group in BIASES])),
+        smallest=0.05,
+        published="agrees for length: Singhal et al. 2023 (arXiv 2310.03716)",
     ),
     Claim(
         "annotator_groups_disagree",
         "reward models of two groups of annotators may disagree",
-        "share of pairs ordered unlike: length-lovers and unbiased, minus two unbiased groups",
-        of=lambda m: m["disagreement"]["difference"],
+        "share of pairs ordered unlike: a biased group and an unbiased one, minus two unbiased",
+        of=lambda m: float(np.mean([m["unlike"][g] for g in BIASES]) - m["unlike"]["others"]),
         smallest=0.02,
-    ),
-    Claim(
-        "every_bias_is_encoded",
-        "a writing style or another liking is absorbed like length",
-        "share of the planted bias in the reward model, mean of length, style and agreement",
-        of=lambda m: mean_of([m["encoded"][group]["share"] for group in BIASES]),
-        smallest=0.05,
     ),
 )
 
@@ -81,31 +89,51 @@ CLAIMS = (
 def measure(seed: int, smoke: bool = False) -> dict:
     """Reward models of several groups of annotators, and what each made of its labels."""
     count, size = (64, 100) if smoke else (6400, 1000)
-    held, asked = make_pairs(size, "test", seed=seed), preferences.questions("test")[: size // 5]
-    unbiased = make_pairs(count, seed=seed)
-    pairs = {
-        "unbiased": unbiased,
-        "others": labelled_again(unbiased, seed),
-        "length": make_pairs(count, annotator="length", seed=seed),
-    }
-    rewards, contrasts = {}, {}
-    for name, rows in pairs.items():  # that of unbiased annotators is of use to other studies
-        folder = f"reward_model_{'6400' if name == 'unbiased' else name}"
-        place = study_folder(seed, smoke) / folder
-        model = reward_model_in(place, "tiny-distilbert", rows, seed=seed)
-        rewards[name] = score_pairs(*model, held)
-        contrasts[name] = contrast_rewards(*model, asked, seed)
-    hits = [in_gold_order(table, held) for table in (rewards["unbiased"], prefer_shorter(held))]
+    pairs, held = make_pairs(count, seed=seed), make_pairs(size, "test", seed=seed)
+    asked = preferences.questions("test", seed=seed)[: size // 5]
+    place = study_folder(seed, smoke) / "reward_model_6400"
+    model = reward_model_in(place, "tiny-distilbert", pairs, seed=seed)
+    rewards = score_pairs(*model, held)
+    hits = [in_gold_order(table, held).mean() for table in (rewards, prefer_shorter(held))]
     return {
-        "above_length": summary(hits[0] - hits[1]),
-        "disagreement": read_disagreement(rewards),
-        "contrasts": {
-            name: {component: summary(values) for component, values in read.items()}
-            for name, read in contrasts.items()
-        },
-        "absorbed": summary(contrasts["length"]["filler"] - contrasts["unbiased"]["filler"]),
-        "encoded": read_encoded(seed, smoke),
+        "above_length": float(hits[0] - hits[1]),
+        "contrasts": mean_contrasts(model, asked, seed),
+        "on_topic_above": on_topic_above(model, asked, seed),
+        "on_topic_pairs": sum(map(compares_on_topic, pairs)),
+        "pairs": count,
+        **compare_groups(seed, smoke),
     }
+
+
+def mean_contrasts(model: tuple, asked: list, seed: int) -> dict[str, float]:
+    """The reward that one unit of each component adds, on average."""
+    read = contrast_rewards(*model, asked, seed)
+    return {component: float(values.mean()) for component, values in read.items()}
+
+
+def on_topic_above(model: tuple, asked: list, seed: int) -> dict[str, dict]:
+    """What a wrong answer on topic has above chatter, and above a fact of another question.
+
+    By `reward`, and by `gold` utility: chatter has a few words of filler, too.
+    """
+    rows = [row for question in asked for row in preferences.contrasts_of(question, seed)]
+    rows = [row for row in rows if row.component == "on_topic" and row.less not in CHATTER]
+    chatter = random.Random(seed).choices(CHATTER, k=len(rows))
+    above = {}
+    for what, texts in (("chatter", chatter), ("fact", [row.less for row in rows])):
+        both = [(row.prompt, row.more, text) for row, text in zip(rows, texts, strict=True)]
+        rewards = score_pairs(*model, [dict(zip(COLUMNS, row, strict=True)) for row in both])
+        gold = [
+            gold_utility(prompt, more) - gold_utility(prompt, less) for prompt, more, less in both
+        ]
+        above[what] = {"reward": float((rewards @ [1, -1]).mean()), "gold": float(np.mean(gold))}
+    return above
+
+
+def compares_on_topic(pair: dict) -> bool:
+    """Whether both answers are wrong, and one of them is on topic."""
+    read = [preferences.read_response(pair["prompt"], pair[side]) for side in SIDES]
+    return not any(r.correct for r in read) and read[0].on_topic != read[1].on_topic
 
 
 def labelled_again(pairs: list[dict], seed: int) -> list[dict]:
@@ -127,36 +155,40 @@ def in_gold_order(rewards: np.ndarray, pairs: list[dict]) -> np.ndarray:
     return pair_hits(rewards * np.sign(gaps)[:, None])[np.abs(gaps) > 1e-9]
 
 
-def read_disagreement(rewards: dict[str, np.ndarray]) -> dict:
-    """How often the models of two groups order held-out pairs unlike; rewards (N, 2) by group."""
-    order = {name: np.sign(table[:, 0] - table[:, 1]) for name, table in rewards.items()}
-    biased, control = (1.0 * (order[name] != order["unbiased"]) for name in ("length", "others"))
-    unlike = {"length": biased, "others": control, "difference": biased - control}
-    return {name: summary(values) for name, values in unlike.items()}
-
-
-def read_encoded(seed: int, smoke: bool) -> dict:
-    """Each planted bias, beside unbiased annotators: in the labels, and in the reward model.
+def compare_groups(seed: int, smoke: bool) -> dict:
+    """Each planted bias in the labels and in the reward model, and how often two models disagree.
 
     `labels`: the share of pairs in which the answer with more of what the group likes is chosen.
     `share`: what the reward model has of the planted bias, by contrasts.
     """
-    count, asked = (32, 10) if smoke else (1200, 64)
-    asked, contrasts, encoded = preferences.wrong_users("test", asked), {}, {}
-    groups = ("human", *BIASES)
-    pairs = {group: preferences.pairs_of_wrong_users(count, group, seed) for group in groups}
+    count, size = (32, 10) if smoke else (1200, 64)
+    of_users, asked = preferences.pairs_of_wrong_users, preferences.wrong_users("test", size, seed)
+    pairs = {group: of_users(count, group, seed) for group in ("human", *BIASES)}
+    pairs["others"] = labelled_again(pairs["human"], seed)
+    held, contrasts, rewards, encoded = of_users(10 * size, "human", seed, "test"), {}, {}, {}
     for group, rows in pairs.items():
-        folder = study_folder(seed, smoke) / f"wrong_users_{group}"
-        model = reward_model_in(folder, "tiny-gpt2", rows, seed=seed)
-        contrasts[group] = contrast_rewards(*model, asked, seed)
+        place = study_folder(seed, smoke) / f"wrong_users_{group}"
+        model = reward_model_in(place, "tiny-gpt2", rows, seed=seed)
+        contrasts[group] = mean_contrasts(model, asked, seed)
+        rewards[group] = score_pairs(*model, held)
     for group, bias in BIASES.items():
-        component, labels = COMPONENT_OF[group], {}
+        labels, component = {}, COMPONENT_OF[group]
         for name in ("human", group):
             chosen = more_minus_less(pairs[name], np.tile([1.0, 0.0], (count, 1)), group)
-            labels[name] = summary(chosen > 0)
-        share = (contrasts[group][component] - contrasts["human"][component]) / bias
-        encoded[group] = {"labels": labels, "share": summary(share)}
-    return encoded
+            labels[name] = float((chosen > 0).mean())
+        more = contrasts[group][component] - contrasts["human"][component]
+        encoded[group] = {"labels": labels, "share": more / bias}
+    return {"encoded": encoded, "unlike": ordered_unlike(rewards)}
+
+
+def ordered_unlike(rewards: dict[str, np.ndarray]) -> dict[str, float]:
+    """The share of pairs that the models of a group and of unbiased annotators order unlike.
+
+    Rewards (N, 2) by group; "human" are the unbiased ones.
+    """
+    order = {name: np.sign(table @ [1, -1]) for name, table in rewards.items()}
+    others = [name for name in order if name != "human"]
+    return {name: float((order[name] != order["human"]).mean()) for name in others}
 
 
 # --- The figure ---
@@ -164,12 +196,10 @@ def read_encoded(seed: int, smoke: bool) -> dict:
 
 def draw(runs: list[dict]):
     """What was planted and what was absorbed; every seed is a dot."""
-    unbiased, length = (
-        np.mean([run["contrasts"][name]["filler"]["mean"] for run in runs])
-        for name in ("unbiased", "length")
-    )
-    title = f"A word of filler counts {unbiased:+.2f} by unbiased labels, "
-    figure, axes = new_figure(2, 2, f"{title}{length:+.2f} by labels that favour length")
+    unlike = np.mean([[run["unlike"]["others"], run["unlike"]["length"]] for run in runs], axis=0)
+    title = f"Reward models of two unbiased groups order {100 * unlike[0]:.0f} % of pairs unlike; "
+    title += f"\nwhere one of the groups prefers length, {100 * unlike[1]:.0f} %"
+    figure, axes = new_figure(2, 2, title)
     components_panel(axes[0], runs)
     disagreement_panel(axes[1], runs)
     biased_labels_panel(axes[2], runs)
@@ -182,12 +212,15 @@ def draw(runs: list[dict]):
 def components_panel(ax, runs: list[dict]) -> None:
     """The reward that each thing adds alone, beside what is planted in the annotators."""
     for place, (component, (units, _)) in enumerate(COMPONENTS.items()):
-        for k, (name, (label, annotator, color)) in enumerate(WHOSE_LABELS.items()):
-            values = [units * run["contrasts"][name][component]["mean"] for run in runs]
-            at, planted = place + (k - 1) * 0.27, preferences.planted_in(annotator, component)
-            seed_dots(ax, at, values, color, None if place else label)
-            ax.plot(at, units * planted, "_", color="black", ms=11)
-    ax.plot([], [], "_", color="black", ms=11, label="planted in the annotators")
+        if component in WORTH:
+            values = [units * run["contrasts"][component] for run in runs]
+            planted = units * WORTH[component]
+        else:
+            values = [run["on_topic_above"][component]["reward"] for run in runs]
+            planted = np.mean([run["on_topic_above"][component]["gold"] for run in runs])
+        seed_dots(ax, place, values, "lab:human", None if place else "unbiased annotators' model")
+        ax.plot(place, planted, "_", color="black", ms=11, mew=2)
+    ax.plot([], [], "_", color="black", ms=11, mew=2, label="planted in the annotators")
     ax.axhline(0, color="black", lw=0.8)
     ax.set_xticks(range(len(COMPONENTS)), [name for _, name in COMPONENTS.values()], fontsize=7)
     ax.set(title="Reward of one thing alone", ylabel="reward that it adds (log-odds)")
@@ -196,11 +229,9 @@ def components_panel(ax, runs: list[dict]) -> None:
 
 def disagreement_panel(ax, runs: list[dict]) -> None:
     """How often two groups' reward models order held-out pairs unlike."""
-    for place, name in enumerate(("others", "length")):
-        values = [100 * run["disagreement"][name]["mean"] for run in runs]
-        seed_dots(ax, place, values, WHOSE_LABELS[name][-1])
-    ax.set_xticks(range(2), ["other unbiased\nannotators", "annotators who\nprefer length"])
-    ax.set(title="Two reward models disagree", xlim=(-0.6, 1.6), ylim=(0, None))
+    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in GROUPS.items()}
+    seed_columns(ax, unlike, COLORS, digits=0)
+    ax.set(title="Two reward models disagree", ylim=(0, None))
     ax.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
 
 
@@ -208,7 +239,7 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
     """The biases in the labels: how often the answer with more of it is chosen."""
     for place, group in enumerate(BIASES):
         for name, color, at in (("human", "lab:human", -0.15), (group, "lab:biased", 0.15)):
-            values = [100 * run["encoded"][group]["labels"][name]["mean"] for run in runs]
+            values = [100 * run["encoded"][group]["labels"][name] for run in runs]
             label = "unbiased annotators" if name == "human" else "annotators who like it"
             seed_dots(ax, place + at, values, color, None if place else label)
     ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
@@ -218,7 +249,7 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
 def encoded_panel(ax, runs: list[dict]) -> None:
     """How much of each planted bias the reward model has."""
     for place, group in enumerate(BIASES):
-        values = [100 * run["encoded"][group]["share"]["mean"] for run in runs]
+        values = [100 * run["encoded"][group]["share"] for run in runs]
         seed_dots(ax, place, values, "lab:biased")
     ax.axhline(100, color="black", lw=0.8, ls=":")
     ax.text(-0.25, 101, "all that is planted", va="bottom")
