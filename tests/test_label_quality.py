@@ -11,7 +11,7 @@ from common import training
 from common.answers import read_answers
 from common.claims import judge
 from common.models import load_causal_lm
-from common.preferences import flip_labels, make_pairs, questions
+from common.preferences import flip_labels, make_pairs
 
 PAIRS = make_pairs(200)
 GAPS = np.array([row["chosen_utility"] - row["rejected_utility"] for row in PAIRS])
@@ -29,12 +29,10 @@ def test_single_labels_have_one_answer_per_pair():
 
 def test_gold_agreement_leaves_ties_out_and_falls_with_flips():
     clear = GAPS[GAPS != 0]
-    assert len(study.gold_agreement(PAIRS)) == len(clear)
     right = (clear > 0).mean()
-    assert study.gold_agreement(PAIRS).mean() == pytest.approx(right)
-    flipped = study.gold_agreement(flip_labels(PAIRS, 1.0, 0)).mean()
-    assert flipped == pytest.approx(1 - right)
-    assert study.gold_agreement(flip_labels(PAIRS, 0.5, 0)).mean() == pytest.approx(0.5, abs=0.08)
+    assert len(clear) < len(GAPS) and study.gold_agreement(PAIRS) == pytest.approx(right)
+    assert study.gold_agreement(flip_labels(PAIRS, 1.0, 0)) == pytest.approx(1 - right)
+    assert study.gold_agreement(flip_labels(PAIRS, 0.5, 0)) == pytest.approx(0.5, abs=0.08)
 
 
 def test_both_orders_see_through_a_position_bias():
@@ -101,40 +99,19 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
     assert {point["annotations"] for point in metrics["points"]} == {384}
 
 
-GOLD_OF = {"sft": 0.0, "flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 5.0, "coin": 64.0}
-GOLD_OF |= {
-    "ai_labels": 128.0,
-    "kto_singles": 512.0,
-    "sft_on_chosen": 1024.0,
-}
-
-
 def test_every_claim_is_about_its_own_difference():
-    prompts = [question.prompt for question in questions("test")[:20]]
-    blank = read_answers(prompts, [["It is Paris."] * 2] * 20)
-    found = {key: blank._replace(gold=np.full((20, 2), u)) for key, u in GOLD_OF.items()}
-    agreement = {"flipped_0": 0.9, "flipped_15": 0.75, "flipped_30": 0.6, "ai_labels": 0.8}
-    differences = study.label_differences(found, agreement)
-    line = np.polyfit((0.9, 0.75, 0.6), (3, 4, 5), 1)
-    assert {key: measured["mean"] for key, measured in differences.items()} == pytest.approx(
+    gold = {"sft": 0.1, "flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 2.0, "coin": 64.0}
+    gold |= {"ai_labels": 128.0, "kto_singles": 512.0, "sft_on_chosen": 1024.0}
+    metrics = {"differences": study.label_differences(gold)}
+    judged = {claim.id: judge(claim, [metrics])["mean"] for claim in study.CLAIMS}
+    assert judged == pytest.approx(
         {
-            "data_bounds_quality": 3 - 5,
-            "rlaif_is_dpo": 128,
-            "rlaif_is_its_judge": 128 - np.polyval(line, 0.8),
-            "kto_no_pairs": 512,
-            "more_than_sft_on_chosen": 3 - 1024,
+            "data_bounds_quality": 1.0,
+            "rlaif_is_dpo": 127.9,
+            "kto_no_pairs": 511.9,
+            "more_than_sft_on_chosen": -1021.0,
         }
     )
-    judged = {c.id: judge(c, [{"differences": differences}])["mean"] for c in study.CLAIMS}
-    assert judged == pytest.approx({id: differences[id]["mean"] for id in judged}, abs=1e-6)
-    assert len(judged) == 5
-
-
-def test_the_line_through_points_on_a_line():
-    x = [0.9, 0.8, 0.7, 0.6]
-    weights = study.line_weights(x, 0.65)
-    assert weights.sum() == pytest.approx(1)
-    assert weights @ (2 + 3 * np.array(x)) == pytest.approx(2 + 3 * 0.65)
 
 
 def test_the_command(tmp_path):

@@ -45,69 +45,75 @@ def test_one_sided_pairs_always_choose_the_concise_answer():
 
 
 def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(monkeypatch):
-    trained, answered, start = [], [], ["sft"]
+    trained, answered, start = {}, [], ["sft"]
 
-    def train(model, tokenizer, pairs, *, loss_type=("kto",), look=None, look_at=(), **settings):
+    def train(model, tokenizer, pairs, *, loss_type=("kto",), look=None, **settings):
         assert model == ["sft"] and model is not start  # a copy
         model.append("trained")
-        trained.append((settings["name"], loss_type, len(pairs), settings, look_at))
-        if look:
-            look(0, model)
+        trained[settings["name"]] = pairs, loss_type, settings
+        last = settings["epochs"] * len(pairs) // 8
+        for step in sorted({0, *settings["look_at"], last}):
+            look(step, settings["name"])
         return settings["name"], []
 
     def sample(policy, tokenizer, prompts, n, seed):
-        answered.append(policy)
+        answered.append((policy, n))
         return read_answers(prompts, [["It is Paris."] * n] * len(prompts))
 
     monkeypatch.setattr(study, "train_dpo", train)
     monkeypatch.setattr(study, "train_kto", train)
     monkeypatch.setattr(study, "sample_answers", sample)
     monkeypatch.setattr(study, "load_sft_model", lambda: (start, None))
-    monkeypatch.setattr(study, "read_pairs", lambda *_, beta: {"margin": np.ones(len(_[2]))})
+    monkeypatch.setattr(study, "read_pairs", lambda *_: {"margin": np.ones(len(_[2]))})
     metrics = study.measure(5)
-    by_name = {name: rest for name, *rest in trained}
-    assert len(by_name) == 9
-    for name, (loss_type, count, settings, look_at) in by_name.items():
-        loss = {"dpo": "sigmoid"}.get(name.split()[0], name.split()[0])
-        assert tuple(loss_type) == (loss,) and count == (48 if "one" in name else 128)
-        assert settings["epochs"] == 8 and settings["beta"] == 1.0 and settings["seed"] == 5
-        assert look_at == (() if "one" in name else (16, 32, 64))
-    assert set(by_name) < set(map(str, answered))  # the policies, not the start, are judged
-    assert [point["method"] for point in metrics["points"]] == ["IPO", "KTO"]
-    assert all(point["annotations"] == 128 for point in metrics["points"])
-    assert metrics["points"][0]["gold"]["count"] == 128
+    assert len(trained) == 10
+    for name, (pairs, loss_type, settings) in trained.items():
+        loss, kind = name.split(maxsplit=1)
+        assert tuple(loss_type) == ({"dpo": "sigmoid"}.get(loss, loss),)
+        assert len(pairs) == (128 if kind == "one sided" else 384)
+        assert (settings["epochs"], settings["beta"], settings["seed"]) == (3, 1.0, 5)
+        assert settings["learning_rate"] == 1.4e-3
+        known = 0.3 if loss == "robust" else 0.0
+        assert loss == "kto" or settings["label_smoothing"] == known
+        on_the_way = 5 if kind in ("clean", "flips") else 0
+        assert answered.count((name, 2)) == 1 and answered.count((name, 1)) == on_the_way
+    pairs = {name: row[0] for name, row in trained.items()}
+    assert pairs["dpo clean"] == pairs["ipo clean"] == pairs["kto clean"]
+    assert pairs["dpo flips"] == pairs["robust flips"] == flip_labels(pairs["dpo clean"], 0.3, 5)
+    assert metrics["looks"]["kto_flips"]["passes"] == [0, 0.5, 0.75, 1, 1.5, 2.25, 3]
+    points = [(point["series"], point["label"]) for point in metrics["points"]]
+    assert points == [("ipo", "3 passes"), ("kto", "3 passes")]
+    assert {point["annotations"] for point in metrics["points"]} == {384}
 
 
-GOLD_OF = {
-    **{"sft": 0, "dpo": 1, "ipo": 2, "kto": 4, "dpo_noise": 8, "kto_noise": 16},
-    **{"dpo_ties": 32, "ipo_ties": 64, "dpo_one_sided": 128, "ipo_one_sided": 256},
-}
+def test_gold_utility_at_a_kl_lies_between_two_looks():
+    looks = {"kl": [0.0, 0.2, 0.4, 0.3], "gold": [1.0, 2.0, 3.0, 9.0]}
+    assert study.gold_at(looks, 0.3) == pytest.approx(2.5)  # on the way out, not on the way back
+    assert study.gold_at(looks, 0.2) == pytest.approx(2.0)
+    assert study.gold_at({"kl": [0.0, 0.1], "gold": [1.0, 4.0]}, 0.3) == 4.0  # it never came so far
 
 
 def test_every_claim_is_about_its_own_difference():
-    prompts = [question.prompt for question in questions("test")[:20]]
-    blank = read_answers(prompts, [["It is Paris."] * 2] * 20)
-    found = {key: blank._replace(gold=np.full((20, 2), float(u))) for key, u in GOLD_OF.items()}
-    margins = {"dpo_one_sided": np.full(6, 7.0), "ipo_one_sided": np.full(6, 2.0)}
-    differences = study.loss_differences(found, margins)
-    assert {key: measured["mean"] for key, measured in differences.items()} == pytest.approx(
-        {
-            "ipo_under_ties": 64 - 32,
-            "ipo_under_imbalance": 256 - 128,
-            "dpo_extreme_margins": 7 - 2,
-            "kto_noise": 16 - 8,
-            "ipo_on_clean_pairs": 2 - 1,
-            "kto_on_clean_pairs": 4 - 1,
-        }
-    )
-    judged = [judge(claim, [{"differences": differences}]) for claim in study.CLAIMS]
-    assert {claim["id"]: claim["mean"] for claim in judged} == {
-        "ipo_under_ties": 32,
-        "ipo_under_imbalance": 128,
-        "dpo_extreme_margins": 5,
-        "kto_noise": 8,
+    gold = {"dpo_clean": 3.0, "ipo_clean": 3.5, "kto_clean": 3.75, "dpo_ties": 2.0}
+    gold |= {"ipo_ties": 3.25, "dpo_flips": 1.0, "kto_flips": 3.25, "robust_flips": 1.25}
+    differences = study.loss_differences(gold, {"dpo": 7.0, "ipo": 2.0})
+    metrics = [{"differences": differences}] * 5
+    judged = {claim.id: judge(claim, metrics) for claim in study.CLAIMS}
+    assert {id: claim["mean"] for id, claim in judged.items()} == {
+        "ipo_under_ties": 1.0 - 0.25,
+        "kto_noise": 2.0 - 0.5,
+        "many_passes": 0.5,
+        "robust_dpo": 0.25,
+        "dpo_extreme_margins": 5.0,
     }
-    assert all(claim["verdict"] == "holds" for claim in judged)
+    assert {claim["verdict"] for claim in judged.values()} == {"holds"}
+
+
+def test_a_loss_that_is_better_on_clean_pairs_too_is_not_more_robust():
+    gold = dict.fromkeys(("dpo_clean", "robust_flips"), 2.0) | {"dpo_ties": 1.0, "dpo_flips": 1.0}
+    gold |= {"ipo_clean": 3.0, "kto_clean": 3.0, "ipo_ties": 2.0, "kto_flips": 2.0}
+    differences = study.loss_differences(gold, {"dpo": 0.0, "ipo": 0.0})
+    assert differences["ipo_under_ties"] == differences["kto_noise"] == 0
 
 
 def test_the_command(tmp_path):
@@ -117,6 +123,7 @@ def test_the_command(tmp_path):
     results = json.loads((folder / "ties_noise_and_margins-smoke.json").read_text())
     assert len(results["claims"]) == len(study.CLAIMS)
     metrics = results["runs"][0]["metrics"]
-    assert [look["passes"] for look in metrics["looks"]["dpo_ties"]] == [0, 0.5, 1]
-    assert set(metrics["answers"]["texts"]) == {"IPO, ipo, IPO", "KTO, kto, KTO"}
+    assert metrics["looks"]["dpo_flips"]["passes"] == [0, 0.5, 1]
+    assert set(metrics["answers"]["texts"]) == {"IPO, ipo, 1 passes", "KTO, kto, 1 passes"}
+    assert metrics["gold"]["robust_flips"] == metrics["looks"]["robust_flips"]["gold"][-1]
     assert (folder / "ties_noise_and_margins-smoke.png").stat().st_size > 20_000

@@ -1,19 +1,25 @@
-"""Ties, wrong labels, one-sided pairs: which of DPO, IPO and KTO stands them?
+"""Ties, wrong labels, many passes: which of DPO, IPO and KTO loses least?
 
-    python 05-preference-tuning/studies/ties_noise_and_margins.py            # one seed, 100 seconds
+    python 05-preference-tuning/studies/ties_noise_and_margins.py            # one seed, 90 seconds
     python 05-preference-tuning/studies/ties_noise_and_margins.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/ties_noise_and_margins.py --claims    # what is claimed
 
 The tutorial says that IPO is better than DPO where many pairs are tied or one-sided, and KTO where
-labels are noisy. Each loss gets 128 pairs in eight passes, since in one pass all losses still go
-the same way: clean pairs; pairs of which 75 % are ties (two answers of equal gold utility, labelled
-by a coin); pairs of which 30 % have the labels swapped. DPO and IPO also get 48 one-sided pairs, in
-which the concise answer always beats the one with filler. Each model gives two answers to each of
-256 held-out questions; after 1, 2, 4 and 8 passes also to 32 validation questions.
+labels are noisy. Being better on bad pairs is not enough: a loss may be better on clean ones too.
+So this study asks what bad pairs cost each loss, against the same loss on clean pairs. All losses
+get 384 pairs in three passes, with beta 1 and one learning rate: clean pairs; pairs of which 75 %
+are ties (two answers of equal gold utility, labelled by a coin); pairs of which 30 % have their
+labels swapped. Robust DPO knows that share and corrects the loss for it (Chowdhury et al. 2024,
+arXiv 2403.00409). DPO and IPO also get 128 one-sided pairs: the concise answer always beats the one
+with filler. Each model gives two answers to each of 128 held-out questions.
+
+On swapped labels DPO moves less far from the SFT model than KTO. KL, in nats, says how far a model
+has moved, so the figure also shows gold utility against KL: at equal KL the losses are closer.
 """
 
 import copy
 import random
+from collections.abc import Sequence
 
 import lessons  # noqa: F401
 
@@ -21,10 +27,9 @@ import numpy as np
 from dpo_trainer import read_pairs, train_dpo
 from dpo_variants import train_kto
 
-from common.answers import Answers, answers_of_points, point_of, sample_answers, summarize
+from common.answers import Answers, answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study
-from common.figures import GOLD, legend_below, new_figure, seed_dots, seed_lines
-from common.intervals import summary
+from common.figures import GOLD, legend_below, new_figure, seed_columns, seed_lines
 from common.preferences import (
     draw_style,
     flip_labels,
@@ -36,24 +41,49 @@ from common.preferences import (
 from common.training import load_sft_model
 
 # Of 0.1, 0.3, 1 and 3, for each of the losses: least KL within 0.02 of the best share of good
-# answers to validation prompts, after eight passes over 128 pairs.
+# answers to validation prompts, after many passes.
 MANY_PASSES = {"beta": 1.0, "learning_rate": 1.4e-3}
-LOSS_NAMES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO"}
+FLIPPED = 0.3  # of the labels
+EQUAL_KL = 0.3  # nats
+LOOKS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 3 / 4)  # of the training
+LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "robust": "robust"}  # TRL's names; KTO has a trainer
+LOSS_NAMES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "robust": "robust DPO"}
+ARMS = {  # which losses are trained on which pairs
+    "clean": ("dpo", "ipo", "kto"),
+    "ties": ("dpo", "ipo"),
+    "flips": ("dpo", "kto", "robust"),
+    "one_sided": ("dpo", "ipo"),
+}
 
 CLAIMS = (
     Claim(
         "ipo_under_ties",
-        "IPO regularises better than DPO where many pairs are tied",
-        "gold utility of IPO minus that of DPO, both on 128 pairs, 75 % ties, shown 8 times",
+        "ties cost IPO less than DPO",
+        "gold utility that 75 % ties cost DPO minus what they cost IPO (at most: the upper end)",
         of=lambda m: m["differences"]["ipo_under_ties"],
         smallest=0.1,
-        published="not as superiority: the hub's comparison finds IPO on par with DPO",
+        predicted="undecided",
     ),
     Claim(
-        "ipo_under_imbalance",
-        "IPO regularises better than DPO where the pairs are one-sided",
-        "gold utility of IPO minus that of DPO, both on 48 one-sided pairs shown 8 times",
-        of=lambda m: m["differences"]["ipo_under_imbalance"],
+        "kto_noise",
+        "wrong labels cost KTO less than DPO",
+        "gold utility that 30 % swapped labels cost DPO minus what they cost KTO",
+        of=lambda m: m["differences"]["kto_noise"],
+        smallest=0.1,
+        published="mixed: DPO suffers (Chowdhury et al. 2024, arXiv 2403.00409)",
+    ),
+    Claim(
+        "many_passes",
+        "IPO and KTO stand many passes better than DPO, on clean pairs too",
+        "gold utility after 3 passes over clean pairs: the lower of IPO's and KTO's minus DPO's",
+        of=lambda m: m["differences"]["many_passes"],
+        smallest=0.1,
+    ),
+    Claim(
+        "robust_dpo",
+        "robust DPO repairs what wrong labels do to DPO",
+        "gold utility of robust DPO minus that of DPO, both on pairs with 30 % swapped labels",
+        of=lambda m: m["differences"]["robust_dpo"],
         smallest=0.1,
     ),
     Claim(
@@ -62,14 +92,6 @@ CLAIMS = (
         "margin (nats) of the one-sided pairs trained on, DPO minus IPO",
         of=lambda m: m["differences"]["dpo_extreme_margins"],
         smallest=0.5,
-    ),
-    Claim(
-        "kto_noise",
-        "KTO is more robust to noisy labels than DPO",
-        "gold utility of KTO minus that of DPO, both on 128 pairs, 30 % flipped, shown 8 times",
-        of=lambda m: m["differences"]["kto_noise"],
-        smallest=0.1,
-        published="mixed: DPO suffers (Chowdhury et al. 2024, arXiv 2403.00409)",
     ),
 )
 
@@ -110,68 +132,90 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Nine trainings: their looks on the way, and the differences that the claims are about."""
-    count, passes, most = (16, 1, 16) if smoke else (128, 8, 256)
-    clean, one_sided = make_pairs(count, seed=seed), one_sided_pairs(3 * count // 8, seed)
-    ties, noise = tied_pairs(count, seed), flip_labels(clean, 0.3, seed)
-    data = dict.fromkeys(LOSS_NAMES, clean)
-    data |= {"dpo_ties": ties, "ipo_ties": ties, "dpo_noise": noise, "kto_noise": noise}
-    data |= {"dpo_one_sided": one_sided, "ipo_one_sided": one_sided}
-    prompts = [question.prompt for question in questions("test")[:most]]
+    """Ten trainings: their looks on the way, and the differences that the claims are about."""
+    count, passes, most = (16, 1, 16) if smoke else (384, 3, 128)
+    clean = make_pairs(count, seed=seed)
+    data = {"clean": clean, "ties": tied_pairs(count, seed)}
+    data |= {"flips": flip_labels(clean, FLIPPED, seed)}
+    data |= {"one_sided": one_sided_pairs(count // 3, seed)}
+    prompts = [question.prompt for question in questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
-    found, looks, margins = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}, {}, {}
-    for name, pairs in data.items():
-        policy, looks[name] = train_loss_arm(model, tokenizer, name, pairs, passes, seed)
-        found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
-        if "one_sided" in name:
-            margins[name] = read_pairs(policy, tokenizer, pairs, beta=1.0)["margin"]
+    sft, found, looks, margins = sample_answers(model, tokenizer, prompts, 2, seed), {}, {}, {}
+    for kind, losses in ARMS.items():
+        for loss in losses:
+            name, pairs = f"{loss}_{kind}", data[kind]
+            start = copy.deepcopy(model), tokenizer, pairs  # each training starts from the same
+            settings = {"passes": passes, "name": name.replace("_", " "), "seed": seed}
+            settings["looks"] = LOOKS if kind in ("clean", "flips") else (1,)
+            policy, seen = train_arm(loss, *start, prompts, **settings)
+            looks[name], found[name] = looks_of({0: sft, **seen}), seen[passes]
+            if kind == "one_sided":
+                margins[loss] = float(read_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
     points = []
     for key in ("ipo", "kto"):
-        points.append(point_of(LOSS_NAMES[key], key, LOSS_NAMES[key], found[key], count))
+        told = LOSS_NAMES[key], key, f"{passes} passes"
+        points.append(point_of(*told, found[f"{key}_clean"], count))
+    texts = [found[f"{point['series']}_clean"].texts for point in points]
+    gold = {name: look["gold"][-1] for name, look in looks.items()}
     return {
         "passes": passes,
-        "answers_of": {name: summarize(answers) for name, answers in found.items()},
         "looks": looks,
-        "margins": {name: summary(h) for name, h in margins.items()},
-        "differences": loss_differences(found, margins),
+        "margins": margins,
+        "gold": {"sft": float(sft.gold.mean()), **gold},
+        "gold_at_equal_kl": {
+            f"{loss}_flips": gold_at(looks[f"{loss}_flips"], EQUAL_KL) for loss in ARMS["flips"]
+        },
+        "differences": loss_differences(gold, margins),
         "points": points,
-        "answers": answers_of_points(prompts, points, [found[key].texts for key in ("ipo", "kto")]),
+        "answers": answers_of_points(prompts, points, texts),
     }
 
 
-def train_loss_arm(model, tokenizer, name: str, pairs, passes: int, seed: int) -> tuple:
-    """(policy, looks): the training of an arm, whose name begins with its loss.
-
-    On the way validation questions are answered after an eighth, a quarter and half of the steps.
-    """
-    loss, looks, settings = name.split("_")[0], [], {**MANY_PASSES, "epochs": passes, "seed": seed}
-    prompts = [question.prompt for question in questions("validation")[:32]]
-    steps = passes * -(-len(pairs) // 8)
+def train_arm(
+    loss: str, model, tokenizer, pairs, prompts, *, passes: int, looks: Sequence[float], **settings
+) -> tuple:
+    """(policy, answers by pass): two answers to a prompt at the end, one on the way."""
+    steps, seen = passes * -(-len(pairs) // 8), {}
 
     def look(step: int, policy) -> None:
-        seen = sample_answers(policy, tokenizer, prompts, 2, seed)
-        looks.append({"passes": passes * step / steps, "gold": float(seen.gold.mean())})
+        if step:  # before training it is the SFT model
+            n, seed = 2 if step == steps else 1, settings["seed"]
+            seen[passes * step / steps] = sample_answers(policy, tokenizer, prompts, n, seed)
 
-    if "one_sided" not in name:
-        settings |= {"look": look, "look_at": (steps // 8, steps // 4, steps // 2)}
-    settings |= {"name": name.replace("_", " ")}
-    model = copy.deepcopy(model)  # each training starts from the same
+    settings |= {**MANY_PASSES, "epochs": passes, "look": look}
+    settings |= {"look_at": [int(part * steps) for part in looks]}
     if loss == "kto":
-        return train_kto(model, tokenizer, pairs, **settings)[0], looks
-    loss_type = ("sigmoid" if loss == "dpo" else loss,)
-    return train_dpo(model, tokenizer, pairs, loss_type=loss_type, **settings)[0], looks
+        return train_kto(model, tokenizer, pairs, **settings)[0], seen
+    settings |= {"loss_type": (LOSS_TYPES[loss],)}
+    settings |= {"label_smoothing": FLIPPED if loss == "robust" else 0.0}
+    return train_dpo(model, tokenizer, pairs, **settings)[0], seen
 
 
-def loss_differences(found: dict[str, Answers], margins: dict[str, np.ndarray]) -> dict:
-    """Gold utility of one policy minus that of another, paired by prompt; margins by pair."""
-    gold = {name: answers.gold.mean(1) for name, answers in found.items()}
+def looks_of(seen: dict[float, Answers]) -> dict:
+    """Passes so far, measured KL and gold utility of each look."""
+    rows = [(passes, row.kl.mean(), row.gold.mean()) for passes, row in seen.items()]
+    return dict(zip(("passes", "kl", "gold"), np.transpose(rows).tolist(), strict=True))
+
+
+def gold_at(looks: dict, kl: float) -> float:
+    """Gold utility on the way at a KL, between looks on a straight line."""
+    reached = int(np.argmax(np.array(looks["kl"]) >= kl)) or len(looks["kl"]) - 1
+    until = slice(reached - 1, reached + 1)
+    return float(np.interp(kl, looks["kl"][until], looks["gold"][until]))
+
+
+def loss_differences(gold: dict[str, float], margins: dict[str, float]) -> dict:
+    """What bad pairs cost a loss is against the same loss on clean pairs: gold utility."""
+
+    def cost(loss: str, kind: str) -> float:
+        return gold[f"{loss}_clean"] - gold[f"{loss}_{kind}"]
+
     return {
-        "ipo_under_ties": summary(gold["ipo_ties"] - gold["dpo_ties"]),
-        "ipo_under_imbalance": summary(gold["ipo_one_sided"] - gold["dpo_one_sided"]),
-        "dpo_extreme_margins": summary(margins["dpo_one_sided"] - margins["ipo_one_sided"]),
-        "kto_noise": summary(gold["kto_noise"] - gold["dpo_noise"]),
-        "ipo_on_clean_pairs": summary(gold["ipo"] - gold["dpo"]),
-        "kto_on_clean_pairs": summary(gold["kto"] - gold["dpo"]),
+        "ipo_under_ties": cost("dpo", "ties") - cost("ipo", "ties"),
+        "kto_noise": cost("dpo", "flips") - cost("kto", "flips"),
+        "many_passes": min(gold["ipo_clean"], gold["kto_clean"]) - gold["dpo_clean"],
+        "robust_dpo": gold["robust_flips"] - gold["dpo_flips"],
+        "dpo_extreme_margins": margins["dpo"] - margins["ipo"],
     }
 
 
@@ -179,73 +223,82 @@ def loss_differences(found: dict[str, Answers], margins: dict[str, np.ndarray]) 
 
 
 def draw(runs: list[dict]):
-    """Gold utility on the way, on clean and on bad pairs; margins of one-sided pairs; the end."""
-    ends = [how_far(runs, name) for name in ("ipo_under_ties", "kto_noise")]
-    title = f"{runs[0]['passes']} passes: with ties IPO ends {ends[0]} DPO, "
-    title += f"with wrong labels KTO {ends[1]}"
-    figure, (ties, noise, margins, end) = new_figure(2, 2, title, height=3.6)
-    decay_panel(ties, runs, "ipo", "ties", "75 % ties")
-    decay_panel(noise, runs, "kto", "noise", "30 % flipped")
+    """What bad pairs cost; clean pairs pass by pass; swapped labels at equal KL; margins."""
+    dpo, kto = (np.mean(cost_of(runs, loss, "flips")) for loss in ("dpo", "kto"))
+    title = f"Swapped labels cost DPO {dpo:.2f} of gold utility, KTO {kto:.2f}"
+    figure, (costs, clean, distance, margins) = new_figure(2, 2, title, height=3.5)
+    costs_panel(costs, runs)
+    passes_panel(clean, runs)
+    equal_kl_panel(distance, runs)
     one_sided_panel(margins, runs)
-    end_panel(end, runs)
     return figure
 
 
-def how_far(runs: list[dict], name: str) -> str:
-    """On which side a difference lies, and how far, over the seeds: 0.5 above."""
-    mean = np.mean([run["differences"][name]["mean"] for run in runs])
-    return f"{abs(mean):.1f} {'above' if mean > 0 else 'below'}"
+def cost_of(runs: list[dict], loss: str, kind: str) -> list[float]:
+    """Gold utility that a kind of pairs costs a loss, in every run; robust DPO starts from DPO."""
+    clean = "dpo_clean" if loss == "robust" else f"{loss}_clean"
+    return [run["gold"][clean] - run["gold"][f"{loss}_{kind}"] for run in runs]
 
 
-def decay_panel(ax, runs: list[dict], other: str, bad: str, told: str) -> None:
-    """Gold utility over the passes: DPO and another loss, on clean pairs (dashed) and bad ones."""
-    for loss in ("dpo", other):
-        for name, label, line in ((loss, "clean", "--"), (f"{loss}_{bad}", told, "-")):
-            gold = [[look["gold"] for look in run["looks"][name]] for run in runs]
-            x = [look["passes"] for look in runs[0]["looks"][name]]
-            seed_lines(ax, x, gold, f"lab:{loss}", f"{LOSS_NAMES[loss]}, {label}", ls=line)
-    title = f"DPO and {LOSS_NAMES[other]} on pairs with {told} (solid),\nand on clean ones (dashed)"
-    ax.set(title=title, xlabel="passes over the pairs")
+def costs_panel(ax, runs: list[dict]) -> None:
+    """Gold utility that ties and swapped labels cost each loss."""
+    columns = {
+        "DPO, ties": cost_of(runs, "dpo", "ties"),
+        "IPO, ties": cost_of(runs, "ipo", "ties"),
+        "DPO, swapped": cost_of(runs, "dpo", "flips"),
+        "robust, swapped": cost_of(runs, "robust", "flips"),
+        "KTO, swapped": cost_of(runs, "kto", "flips"),
+    }
+    ax.axhline(0, color="black", lw=0.8)
+    seed_columns(ax, columns, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
+    ax.set(title="What 75 % ties and 30 % swapped labels cost")
+    ax.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
+
+
+def passes_panel(ax, runs: list[dict]) -> None:
+    """Gold utility over the passes on clean pairs."""
+    for loss in ARMS["clean"]:
+        of_loss = [run["looks"][f"{loss}_clean"] for run in runs]
+        gold = [looks["gold"] for looks in of_loss]
+        seed_lines(ax, of_loss[0]["passes"], gold, f"lab:{loss}", LOSS_NAMES[loss])
+    ax.set(title="Clean pairs, pass by pass", xlabel="passes over the pairs")
     ax.set_ylabel(GOLD, fontsize=8)
-    ax.set_ylim(bottom=ax.get_ylim()[0] - 1.1)
-    ax.legend(loc="lower left", ncols=2)
+    legend_below(ax, ncols=3)
+
+
+def equal_kl_panel(ax, runs: list[dict]) -> None:
+    """Gold utility against KL along the training on swapped labels."""
+    for loss, color, line in (
+        ("dpo", "lab:dpo", "-"),
+        ("kto", "lab:kto", "-"),
+        ("robust", "lab:dpo", "--"),
+    ):
+        looks = [run["looks"][f"{loss}_flips"] for run in runs]
+        if len(runs) > 1:
+            for of_run in looks:
+                ax.plot(of_run["kl"], of_run["gold"], color=color, lw=0.7, alpha=0.4, ls=line)
+        x, y = (np.mean([of_run[name] for of_run in looks], axis=0) for name in ("kl", "gold"))
+        ax.plot(x, y, "o", ls=line, ms=3, lw=2, color=color, label=LOSS_NAMES[loss])
+    ax.axvline(EQUAL_KL, color="black", lw=0.8, ls=":")
+    dpo, kto = (
+        np.mean([run["gold_at_equal_kl"][f"{loss}_flips"] for run in runs])
+        for loss in ("dpo", "kto")
+    )
+    told = f"at {EQUAL_KL} nats: DPO {dpo:.1f}, KTO {kto:.1f}"
+    ax.set(title=f"Swapped labels {told}", xlabel="measured KL from the SFT model (nats)")
+    ax.set_ylabel(GOLD, fontsize=8)
+    legend_below(ax, ncols=3)
 
 
 def one_sided_panel(ax, runs: list[dict]) -> None:
     """Margins of the one-sided pairs that were trained on."""
-    values = {}
-    for place, loss in enumerate(("dpo", "ipo")):
-        values[loss] = [run["margins"][f"{loss}_one_sided"]["mean"] for run in runs]
-        seed_dots(ax, place, values[loss], f"lab:{loss}")
-    ax.set_xticks((0, 1), ("DPO", "IPO"))
-    dpo, ipo = map(np.mean, values.values())
-    ax.set(title=f"One-sided pairs, pushed apart by\n{dpo:.0f} nats (DPO) and {ipo:.0f} nats (IPO)")
-    ax.set(ylabel="margin of the pairs trained on (nats)", xlim=(-0.6, 1.6), ylim=(0, None))
-
-
-def end_panel(ax, runs: list[dict]) -> None:
-    """Gold utility of the answers to held-out questions after the last pass."""
-    place, ticks = 0.0, {}
-    for label, ending in (
-        ("clean", ""),
-        ("75 %\nties", "_ties"),
-        ("30 %\nflipped", "_noise"),
-        ("one-\nsided", "_one_sided"),
-    ):
-        losses = [loss for loss in LOSS_NAMES if f"{loss}{ending}" in runs[0]["answers_of"]]
-        ticks[label] = place + (len(losses) - 1) * 0.35
-        for loss in losses:
-            values = [run["answers_of"][f"{loss}{ending}"]["gold"]["mean"] for run in runs]
-            seed_dots(ax, place, values, f"lab:{loss}", LOSS_NAMES[loss] if not ending else None)
-            place += 0.7
-        place += 0.6
-    sft = np.mean([run["answers_of"]["sft"]["gold"]["mean"] for run in runs])
-    ax.axhline(sft, color="lab:sft", ls=":", label="SFT model")
-    ax.set_xticks(list(ticks.values()), list(ticks))
-    ipo, kto = (how_far(runs, f"{loss}_on_clean_pairs") for loss in ("ipo", "kto"))
-    ax.set(title=f"The end: on clean pairs, IPO {ipo}\nand KTO {kto} DPO")
-    ax.set_ylabel(GOLD, fontsize=8)
-    legend_below(ax, ncols=4)
+    values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
+    seed_columns(ax, values, ("lab:dpo", "lab:ipo"), digits=1)
+    ax.set(title="One-sided pairs: how far they are pushed apart")
+    ax.set(
+        ylabel="margin of the pairs trained on (nats)",
+        ylim=(0, 1.2 * max(map(max, values.values()))),
+    )
 
 
 if __name__ == "__main__":
