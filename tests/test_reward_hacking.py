@@ -8,6 +8,7 @@ import pytest
 import reward_hacking as hacking
 from helpers import run_script
 
+from common import figures
 from common.answers import read_answers
 from common.preferences import (
     BIASES,
@@ -83,6 +84,27 @@ def test_curves_gain_reward_from_zero_and_keep_the_level_of_the_rest():
     assert curves["gold"].tolist() == pytest.approx([np.mean(gold), gold[0]])
     assert curves["amount"].tolist() == pytest.approx([1 / 3, 1])
     assert curves["correct"].tolist() == pytest.approx([2 / 3, 0])
+
+
+def test_the_table_and_the_panel_show_where_quality_is_best():
+    ns, zeros = [1, 4, 16, 64], np.zeros(4)
+    biased = {"reward": np.arange(4.0), "gold": np.array([2.0, 2.5, 2.6, 1.0]), "correct": zeros}
+    curves = {"biased": biased | {"amount": zeros}, "unbiased": biased | {"amount": zeros}}
+    head, rows = hacking.table_by_n(hacking.HACKS["verbosity"], ns, curves)
+    assert head[1:] == ("1", "16", "64", "unbiased")
+    assert rows[1][1:5] == (2.0, 2.6, 1.0, 1.0)
+    _, (ax,) = figures.new_figure(1, 1, "")
+    hacking.gains_panel(ax, {"ns": ns, "curves": curves})
+    assert "best at n = 16" in ax.get_title(loc="left")
+    lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    by_biased = lines["gold utility, by the biased reward"]
+    np.testing.assert_allclose(by_biased, [0, 0.5, 0.6, -1])
+    always_worse = {**curves, "biased": {**curves["biased"], "gold": -np.arange(4.0)}}
+    assert hacking.table_by_n(hacking.HACKS["style"], ns, always_worse)[0][1:] == (
+        "1",
+        "64",
+        "unbiased",
+    )
 
 
 def test_winners_are_shown_of_the_first_question_that_is_hacked(capsys):
