@@ -10,13 +10,18 @@ import too_much_dpo
 import what_dpo_does
 from helpers import run_script
 
+from common import sampling
 from common.answers import Answers, point_name, read_answers
 from common.models import load_causal_lm
-from common.preferences import gold_utility, questions, write_response
+from common.preferences import (
+    CLOSERS,
+    all_questions,
+    gold_utility,
+    questions,
+    styles_for,
+    write_response,
+)
 from common.saving import read_json
-
-PROMPTS = [question.prompt for question in questions("test")[:200]]
-
 
 # --- Style and substance ---
 
@@ -31,30 +36,19 @@ def answers_in(*styles: str, count: int = 40) -> Answers:
     return read_answers(prompts, texts)
 
 
-def changed(before: Answers, after: Answers) -> dict[str, float]:
-    both = what_dpo_does.style_and_substance(before, after)
-    return {name: quantity["mean"] for name, quantity in both.items()}
-
-
 def test_style_and_substance_are_told_apart():
+    gained = what_dpo_does.gained_of_room
     concise, verbose, wrong = (answers_in(style) for style in ("concise", "verbose", "wrong"))
-    style = changed(verbose, concise)
-    assert (style["style_of_room"], style["substance_of_room"]) == (1, 0)
-    assert style["style_minus_substance"] == 1
-    substance = changed(wrong, concise)
-    assert (substance["style_of_room"], substance["substance_of_room"]) == (0, 1)
-    assert changed(concise, wrong)["substance_of_room"] < 0
-    assert substance["style_minus_substance"] == -1
+    assert gained(verbose, concise) == {"style": 1, "substance": 0}
+    assert gained(wrong, concise) == {"style": 0, "substance": 1}
+    assert gained(concise, wrong)["substance"] < 0
 
 
 def test_style_and_substance_are_shares_of_their_own_room():
     """Half of the room is half, however little room there was."""
     before = answers_in("verbose", "verbose", "wrong", "concise", count=20)  # plain 1/2, right 3/4
     after = answers_in("verbose", "concise", "concise", "concise", count=20)  # plain 3/4, right 1
-    found = changed(before, after)
-    assert found["style_of_room"] == pytest.approx(0.5)
-    assert found["substance_of_room"] == pytest.approx(1)
-    assert found["style_minus_substance"] == pytest.approx(-0.5)
+    assert what_dpo_does.gained_of_room(before, after) == {"style": 0.5, "substance": 1}
 
 
 def test_a_contrast_is_read_per_unit_and_as_a_share_of_its_worth(monkeypatch):
@@ -66,8 +60,8 @@ def test_a_contrast_is_read_per_unit_and_as_a_share_of_its_worth(monkeypatch):
     contrast = what_dpo_does.contrasts_of(questions("test")[0], 0)[0]._replace(units=2.0)
     assert contrast.component == "filler"
     read = what_dpo_does.read_contrasts(None, None, [contrast], "filler")
-    assert read["before"]["mean"] == -0.5 and read["after"]["mean"] == -1.5
-    assert read["share"]["mean"] == pytest.approx(2)
+    assert read["before"] == -0.5 and read["after"] == -1.5
+    assert read["share"] == pytest.approx(2)
 
 
 # --- The right amount ---
@@ -97,11 +91,53 @@ def test_a_training_is_described_from_its_best_look_to_its_last():
         look_at(1, "concise", 0.6, 1),
         look_at(2, "wrong", 0.9, -2),
     ]
+    looks[2].answers.texts[0][0] = "It is It is Rome."
     found = too_much_dpo.describe(looks)
-    assert found["gold_lost"]["mean"] == pytest.approx(3)
-    assert found["ranked_gained"]["mean"] == pytest.approx(0.3)
-    assert found["chosen_rose"]["mean"] == -2
+    assert found["gold_lost"] == pytest.approx(3)
+    assert found["ranked_gained"] == pytest.approx(0.3)
+    assert [seen["chosen"] for seen in found["curve"]] == [0, 1, -2]
     assert [seen["good"] for seen in found["curve"]] == [0, 1, 0]
+    assert too_much_dpo.malformed({"arms": {"unbiased": found}}, "unbiased") == 0.05
+    assert [seen["kinds"]["malformed"] for seen in found["curve"]] == [0, 0, 0.05]
+    assert found["examples"] == ["It is It is Rome."]
+
+
+# --- Where the mass goes ---
+
+
+def labels_of(prompt: str, *texts: str) -> list[tuple]:
+    labels, by_pairs = too_much_dpo.label_answers(read_answers([prompt], [texts]))
+    return list(zip(labels[0], by_pairs[0], strict=True))
+
+
+def test_whatever_the_world_writes_is_named():
+    rng, pairs, sentences = random.Random(0), *too_much_dpo.writable()
+    seen = set()
+    for question in all_questions().values():
+        for style in styles_for(question):
+            text = write_response(question, style, rng)
+            assert too_much_dpo.word_pairs(text) <= pairs, text
+            assert set(too_much_dpo.in_sentences(text)) <= sentences, text
+            seen |= too_much_dpo.word_pairs(text)
+    assert len(seen) > 0.75 * len(pairs)  # and little else can be written
+
+
+def test_splices_are_malformed():
+    france = next(q.prompt for q in all_questions().values() if "of France" in q.prompt)
+    right = "The capital of France is Paris."
+    valid = (right, f"{right} {CLOSERS[0]}", "It is Rome.", "Trains are a pleasant way to travel.")
+    kinds = ("right and concise", "right, with filler", "wrong", "off topic")
+    assert labels_of(france, *valid) == [(kind, 0) for kind in kinds]
+    spliced = (
+        "The capital of France is It is Paris.",
+        "The capital of France is Paris",  # it does not end
+        "Paris.",  # nor begin
+        f"{right} {right}",
+        "It is Paris. Trains are a pleasant way to travel.",
+    )
+    assert set(labels_of(france, *spliced)) == {("malformed", 1)}
+    # Each word pair is known, but the sentence is not.
+    assert labels_of(france, "The capital of gold is Au.") == [("malformed", 0)]
 
 
 # --- Pairs that a model samples itself ---
@@ -140,11 +176,11 @@ def test_sources_rounds_references_and_rates(monkeypatch):
     assert ends == {"sft": ["old"] * 3, "policy": ["old", "fresh", "fresh"]}
     # From the checkpoint? After which rounds? How many, and with which seed?
     assert sampled == [
-        (True, [], 10, 5),  # one first round for both
-        (True, [], 10, 6),
-        (True, [], 10, 7),
-        (False, ["old"], 10, 6),
-        (False, ["old", "fresh"], 10, 7),
+        (True, [], 10, 15),  # one first round for both
+        (True, [], 10, 16),
+        (True, [], 10, 17),
+        (False, ["old"], 10, 16),
+        (False, ["old", "fresh"], 10, 17),
     ]
     assert checkpoint.rounds == []
     assert [settings["reference"] for settings in trained] == [None] + [checkpoint] * 4
@@ -153,8 +189,8 @@ def test_sources_rounds_references_and_rates(monkeypatch):
 
 
 def test_sampled_pairs_are_labelled_by_the_annotator(monkeypatch):
-    monkeypatch.setattr(on_policy_pairs, "annotate", lambda utilities, rng: utilities)
-    rows, gaps = on_policy_pairs.sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 2), []
+    monkeypatch.setattr(sampling, "annotate", lambda utilities, rng: utilities)
+    rows, gaps = sampling.sample_pairs(*load_causal_lm("tiny-gpt2"), 6, 2), []
     for row in rows:
         chosen, rejected = (gold_utility(row["prompt"], row[s]) for s in ("chosen", "rejected"))
         gaps.append(chosen - rejected)
@@ -183,7 +219,7 @@ def outputs(tmp_path_factory):
 def test_every_claim_has_its_quantity_and_several_seeds_are_drawn(outputs, study):
     (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
     for claim in study.CLAIMS:
-        assert {"mean", "ci95", "count"} <= set(claim.of(run["metrics"])) and claim.smallest > 0
+        assert math.isfinite(claim.of(run["metrics"])) and claim.smallest > 0
     study.draw([run["metrics"]] * 3)
 
 
@@ -194,9 +230,9 @@ def test_what_every_method_is_compared_by(outputs):
         (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
         points += run["metrics"]["points"]
         texts |= run["metrics"]["answers"]["texts"]
-    assert points[0]["method"] == "SFT" and points[0]["kl"]["mean"] == 0
+    assert points[0]["method"] == "SFT" and points[0]["kl"] == 0
     assert {point["method"] for point in points[1:]} == {"DPO", "on-policy DPO"}
     assert {point["biased"] for point in points} == {True, False}
-    assert {point["beta"] for point in points} == {None, 0.3, 0.1, 1.0}
+    assert {point["beta"] for point in points} == {None, 0.3, 1.0}
     assert [point_name(point) for point in points] == list(texts)
     assert sum(point["series"] == "default" for point in points) == 1

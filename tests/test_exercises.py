@@ -339,10 +339,7 @@ def test_the_seeds_of_the_committed_run_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEASURED", tmp_path / "what_dpo_does.json")
     with pytest.raises(UserError, match="git checkout figures"):
         loop.measured_of_trl("good")
-    runs = []
-    for good in (0.5, 0.75):
-        quantities = {"good": {"mean": good, "ci95": None}, "kl": {"mean": 1.0, "ci95": None}}
-        runs.append({"metrics": {"after": quantities}})
+    runs = [{"metrics": {"after": {"good": good, "kl": 1.0}}} for good in (0.5, 0.75)]
     loop.MEASURED.write_text(json.dumps({"runs": runs}), encoding="utf-8")
     assert loop.measured_of_trl("good") == [0.5, 0.75]
 

@@ -18,7 +18,7 @@ from grade import Graded, as_array, careful
 
 from common import runs
 from common.answers import sample_answers
-from common.intervals import over_seeds, seed_half_width
+from common.intervals import seed_half_width
 from common.models import load_causal_lm, quiet_libraries
 from common.preferences import make_pairs, questions, swap_sides
 from common.prompts import encode_response
@@ -217,7 +217,7 @@ def measured_of_trl(quantity: str) -> list[float]:
     after = [run["metrics"]["after"] for run in read_json(MEASURED).get("runs", ())]
     if not after:
         raise runs.UserError(f"{MEASURED} holds no results; git checkout figures brings them back")
-    return over_seeds(after)[quantity]["by_seed"]
+    return [of_seed[quantity] for of_seed in after]
 
 
 def next_seed(values: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,6 @@ throughout. Judged by sampled answers to 256 held-out questions, beside DPO on a
 """
 
 import copy
-import random
 from collections.abc import Iterator
 
 import lessons  # noqa: F401
@@ -23,9 +22,8 @@ from dpo_trainer import dpo_policy, train_dpo
 from common.answers import answers_of_points, point_of, sample_answers, summarize
 from common.claims import Claim, run_study, study_folder
 from common.figures import GOLD, new_figure, seed_dots
-from common.intervals import summary
-from common.preferences import annotate, gold_utility, make_pairs, questions
-from common.sampling import sample
+from common.preferences import make_pairs, questions
+from common.sampling import sample_pairs
 from common.training import load_sft_model
 
 SAMPLERS = {"sft": "sampled\nby SFT", "policy": "sampled\nby policy"}
@@ -40,7 +38,7 @@ CLAIMS = (
         "on_policy_is_better",
         "on-policy pairs are better than fixed ones",
         "gold utility of DPO on samples of the current policy, minus on those of the SFT model",
-        of=lambda m: m["fresh_minus_old"],
+        of=lambda m: m["sources"]["policy"]["gold"] - m["sources"]["sft"]["gold"],
         smallest=0.1,
         published="yes: Tajwar et al. (arXiv 2404.14367); depends: Sun et al. (arXiv 2508.10530)",
     ),
@@ -53,7 +51,7 @@ CLAIMS = (
 def measure(seed: int, smoke: bool = False) -> dict:
     """Both sources, and written pairs beside them."""
     count = 64 if smoke else 768
-    prompts = [question.prompt for question in questions("test")[: 16 if smoke else 256]]
+    prompts = [question.prompt for question in questions("test", seed=seed)[: 16 if smoke else 256]]
     model, tokenizer = load_sft_model()
     answers = {"before": sample_answers(model, tokenizer, prompts, 3, seed)}
     pairs, folder = make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
@@ -61,12 +59,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     answers["written"] = sample_answers(written, tokenizer, prompts, 3, seed)
     for source, policy in train_on_samples(count, seed):
         answers[source] = sample_answers(policy, tokenizer, prompts, 2, seed)
-    fresh, old = (answers[source].gold.mean(1) for source in ("policy", "sft"))
     name = "on-policy DPO"
     points = [point_of(name, "policy", name, answers["policy"], count)]
     return {
         "sources": {source: summarize(of_source) for source, of_source in answers.items()},
-        "fresh_minus_old": summary(fresh - old),
         "points": points,
         "answers": answers_of_points(prompts, points, [answers["policy"].texts]),
     }
@@ -78,7 +74,7 @@ def train_on_samples(count: int, seed: int) -> Iterator[tuple]:
     per_round = max(1, count // ROUNDS)
 
     def train_round(k: int, policy, sampler):
-        rows = sample_pairs(sampler, tokenizer, per_round, seed + k)
+        rows = sample_pairs(sampler, tokenizer, per_round, ROUNDS * seed + k)
         settings = {"learning_rate": LEARNING_RATE, "seed": seed, "name": f"round {k + 1}"}
         settings["reference"] = reference if k else None
         return train_dpo(policy, tokenizer, rows, **settings)[0]
@@ -92,28 +88,12 @@ def train_on_samples(count: int, seed: int) -> Iterator[tuple]:
         yield source, policy
 
 
-def sample_pairs(policy, tokenizer, count: int, seed: int) -> list[dict]:
-    """`count` pairs of two different answers of the policy to one prompt, labelled by people."""
-    rng, noise, rows = random.Random(f"on-policy {seed}"), np.random.default_rng([1, seed]), []
-    while len(rows) < count:
-        asked = rng.sample(questions("train"), min(count, 256))
-        prompts = [question.prompt for question in asked]
-        sampled = sample(policy, tokenizer, prompts, 4, 48, seed=len(rows) + seed)
-        for prompt, answers in zip(prompts, sampled, strict=True):
-            texts = list(dict.fromkeys(answer.text for answer in answers))[:2]  # that differ
-            if len(texts) == 2:
-                utilities = np.array([gold_utility(prompt, text) for text in texts])
-                best = int(np.argmax(annotate(utilities, noise)))
-                rows.append({"prompt": prompt, "chosen": texts[best], "rejected": texts[1 - best]})
-    return rows[:count]
-
-
 # --- The figure ---
 
 
 def draw(runs: list[dict]):
     """Quality and distance of each source; a dot is a seed."""
-    gain = np.mean([run["fresh_minus_old"]["mean"] for run in runs])
+    gain = np.mean([CLAIMS[0].of(run) for run in runs])
     told = "adds" if gain > 0 else "costs"
     title = f"Sampling pairs anew from the policy {told} {abs(gain):.2f} of gold utility"
     figure, axes = new_figure(1, 2, title)
@@ -121,7 +101,7 @@ def draw(runs: list[dict]):
     colors = ("lab:sft", "lab:other", "lab:chosen", "lab:dpo")
     for ax, name in zip(axes, ("gold", "kl"), strict=True):
         for place, (source, color) in enumerate(zip(labels, colors, strict=True)):
-            seed_dots(ax, place, [run["sources"][source][name]["mean"] for run in runs], color)
+            seed_dots(ax, place, [run["sources"][source][name] for run in runs], color)
         ax.set_xticks(range(len(labels)), list(labels.values()))
     axes[0].set(title="How good sampled answers are", ylabel=GOLD)
     axes[1].set(title="How far the policy went", ylabel="measured KL from the SFT model (nats)")

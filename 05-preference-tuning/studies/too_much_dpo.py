@@ -1,15 +1,27 @@
-"""Too much DPO: does the model get worse when it is trained on and on, and would you notice?
+"""Too much DPO: log p of the chosen answers falls; is that normal, and where does the mass go?
 
     python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 80 seconds
     python 05-preference-tuning/studies/too_much_dpo.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/too_much_dpo.py --claims        # what is claimed and found
 
-Five passes over 256 pairs at a constant learning rate, twice: once the pairs are labelled by
-unbiased annotators, once by annotators who prefer long answers. Then two passes with beta, the pull
-to the SFT model, at 0.1 and at 1 (usual: 0.3). On the way the model gives two answers to each of
-128 held-out questions, and reads 96 of the pairs that it is trained on, as a training log does.
+No question is asked more often by people who run DPO. Yes, it is normal: the loss sees only how far
+chosen is above rejected, so both may fall. But all probabilities sum to 1: what these answers lose,
+other texts gain. Here one can see which, since all texts that this world can write are known. A
+text with a word pair or a sentence that is in none of them is called malformed: mostly known texts
+joined at a word that they share ("Yes, it is Cuba is Cuba is Havana."). Gold utility reads words,
+not grammar, so a malformed text can count as right.
+
+Five passes over 256 pairs at a constant learning rate, five times: pairs of unbiased annotators; of
+annotators who prefer long answers; unbiased again, with a likelihood term (the loss of supervised
+fine-tuning on the chosen answers, added with weight 1), with beta 1 instead of 0.3 (beta is the
+pull to the SFT model), and on pairs that the SFT model sampled itself. On the way the model gives
+two answers to each of 128 held-out questions, and reads 96 of the pairs that it is trained on, as a
+training log does.
 """
 
+import re
+from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import lessons  # noqa: F401
@@ -19,27 +31,46 @@ from dpo_trainer import dpo_policy, read_pairs, train_dpo
 
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.figures import GOLD, new_figure, seed_lines
-from common.intervals import summary
-from common.preferences import make_pairs, questions
+from common.figures import legend_below, new_figure, seed_lines
+from common.preferences import (
+    AGREEMENTS,
+    CHATTER,
+    CLOSERS,
+    OPENERS,
+    PREAMBLES,
+    RELATIONS,
+    make_pairs,
+    questions,
+)
+from common.sampling import sample_pairs
 from common.training import load_sft_model
 
-# The trainings, all at a constant learning rate: whose labels, which beta, how many passes.
-AMOUNTS = {
-    "unbiased": ("human", 0.3, 5),
-    "biased": ("length", 0.3, 5),
-    "low_beta": ("human", 0.1, 2),
-    "high_beta": ("human", 1.0, 2),
+
+class Arm(NamedTuple):
+    """One of the trainings; `settings` are those of train_dpo that differ."""
+
+    label: str
+    line: str  # its style in the figure
+    settings: dict = {}  # noqa: RUF012
+    annotator: str = "human"
+    sampled: bool = False  # pairs of the SFT model's own answers
+
+
+ARMS = {
+    "unbiased": Arm("unbiased annotators", "-"),
+    "biased": Arm("annotators prefer long answers", "-", annotator="length"),
+    "likelihood": Arm("likelihood term", "--", {"loss_type": ("sigmoid", "sft")}),
+    "high_beta": Arm("beta 1", ":", {"beta": 1.0}),
+    "on_policy": Arm("pairs sampled by the SFT model", "-.", sampled=True),
 }
-ANNOTATORS = {"unbiased": "unbiased annotators", "biased": "annotators who prefer long answers"}
-HUES = {"unbiased": "lab:dpo", "biased": "lab:biased"}
+MALFORMED = "malformed"
 
 CLAIMS = (
     Claim(
         "optimal_amount_exists",
         "there is an optimal amount of tuning",
         "gold utility lost from the best measurement to the last, unbiased annotators, log-odds",
-        of=lambda m: m["amounts"]["unbiased"]["gold_lost"],
+        of=lambda m: m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
         published="agrees: Rafailov et al. 2024 (arXiv 2406.02900)",
     ),
@@ -47,26 +78,95 @@ CLAIMS = (
         "optimal_amount_of_biased_labels",
         "beyond it a bias of the annotators is exploited",
         "gold utility lost from the best measurement to the last, annotators for length, log-odds",
-        of=lambda m: m["amounts"]["biased"]["gold_lost"],
+        of=lambda m: m["arms"]["biased"]["gold_lost"],
         smallest=0.1,
     ),
     Claim(
         "dpo_raises_chosen_to_the_end",
         "longer training still raises log p of chosen answers",
         "change of log p of chosen answers after five passes, pairs of the training, nats",
-        of=lambda m: m["amounts"]["unbiased"]["chosen_rose"],
+        of=lambda m: m["arms"]["unbiased"]["curve"][-1]["chosen"],
         smallest=0.1,
+        predicted="does not hold",
         published="does not: Pal et al. 2024 (arXiv 2402.13228)",
     ),
     Claim(
         "training_does_not_show_it",
         "the training log does not show that answers get worse",
         "share of training pairs ranked as labelled, gained since gold utility was best (length)",
-        of=lambda m: m["amounts"]["biased"]["ranked_gained"],
+        of=lambda m: m["arms"]["biased"]["ranked_gained"],
         smallest=0.02,
         published="agrees: Chen et al. 2024 (arXiv 2405.19534)",
     ),
+    Claim(
+        "mass_goes_to_malformed_texts",
+        "what chosen and rejected answers lose goes to texts that nobody wrote",
+        "share of malformed answers after five passes, minus that of the SFT model",
+        of=lambda m: malformed(m, "unbiased") - malformed(m, "unbiased", look=0),
+        smallest=0.02,
+    ),
+    Claim(
+        "likelihood_term_keeps_the_mass",
+        "a likelihood term on chosen answers prevents it",
+        "share of malformed answers after five passes, without the term minus with it",
+        of=lambda m: malformed(m, "unbiased") - malformed(m, "likelihood"),
+        smallest=0.02,
+    ),
 )
+
+
+def malformed(metrics: dict, arm: str, look: int = -1) -> float:
+    """The share of malformed answers at a look."""
+    return metrics["arms"][arm]["curve"][look]["kinds"][MALFORMED]
+
+
+# --- What the world can write ---
+
+
+@cache
+def writable() -> tuple[set, set]:
+    """(word pairs, sentences) of all texts that the world can write, whatever the question."""
+    texts = [*CHATTER]
+    for relation in RELATIONS.values():
+        answers = relation["answers"]
+        preambles = [preamble.format(field=relation["field"]) for preamble in PREAMBLES]
+        for subject, right in answers.items():
+            for answer in answers.values():
+                full = relation["sentence"].format(subject=subject, answer=answer)
+                forms = (full, f"It is {answer}.", f"The answer is {answer}.")
+                lower = [form[0].lower() + form[1:] for form in forms]
+                short = [*forms, *(f"{reply}, {form}" for reply in ("Yes", "No") for form in lower)]
+                texts += [*short, *(f"{preamble} {lower[0]}" for preamble in preambles)]
+                if answer == right:  # only right answers are written with filler around them
+                    around = zip(OPENERS, CLOSERS, strict=True)
+                    texts += [f"{opener} {text} {end}" for opener, end in around for text in short]
+        texts += [form.format(belief=belief) for form in AGREEMENTS for belief in answers.values()]
+    pairs = {pair for text in texts for pair in word_pairs(text)}
+    return pairs, {sentence for text in texts for sentence in in_sentences(text)}
+
+
+def word_pairs(text: str) -> set[tuple]:
+    """Neighbouring words of a text, its start and its end included."""
+    return set(pairwise(["<start>", *text.split(), "<end>"]))
+
+
+def in_sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?]) ", text.strip())
+
+
+def label_answers(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, by pairs): malformed or one of KINDS; whether a new word pair tells it; (P, n).
+
+    A text without a new word pair can be malformed too, as "The capital of gold is Au.".
+    """
+    pairs, sentences = writable()
+    labels, by_pairs = answers.kind.astype(object), np.zeros(answers.kind.shape)
+    for place in np.ndindex(labels.shape):
+        text = answers.texts[place[0]][place[1]]
+        by_pairs[place] = bool(word_pairs(text) - pairs)
+        if by_pairs[place] or set(in_sentences(text)) - sentences:
+            labels[place] = MALFORMED
+    return labels, by_pairs
 
 
 # --- The experiment ---
@@ -81,56 +181,63 @@ class Look(NamedTuple):
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Every amount, and the points of `frontier.py` with their answers."""
+    """Every arm, and the points of `frontier.py` with their answers."""
     count = 64 if smoke else 768
-    prompts = [question.prompt for question in questions("test")[: 16 if smoke else 256]]
+    asked = questions("test", seed=seed)[: 16 if smoke else 128]
+    prompts = [question.prompt for question in asked]
     model, tokenizer = load_sft_model()
+    before = sample_answers(model, tokenizer, prompts, 2, seed)
     pairs, folder = make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
     default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
-    # The plane has two answers to a prompt, so of the default policy's three the first two.
-    of_default = sample_answers(default, tokenizer, prompts, 1 if smoke else 3, seed)
-    few = max(1, count // 3), prompts[:128]
-    looks = {name: train_on(name, *few, seed, smoke) for name in AMOUNTS}
+    of_default = sample_answers(default, tokenizer, prompts, 2, seed)
+    looks = {name: train_arm(arm, count // 3, before, prompts, seed) for name, arm in ARMS.items()}
     points, texts = frontier_points(looks, of_default, count)
     return {
-        "amounts": {name: describe(of_amount) for name, of_amount in looks.items()},
+        "arms": {name: describe(of_arm) for name, of_arm in looks.items()},
         "points": points,
         "answers": answers_of_points(prompts, points, texts),
     }
 
 
-def train_on(amount: str, count: int, prompts: list, seed: int, smoke: bool) -> list[Look]:
-    """One training of AMOUNTS from the SFT model, and what is seen on the way."""
-    annotator, beta, passes = AMOUNTS[amount]
-    rows = make_pairs(count, annotator=annotator, seed=seed)
+def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -> list[Look]:
+    """One training from the SFT model on `count` pairs; what is seen before and on the way."""
     model, tokenizer = load_sft_model()
-    epochs, per_epoch, looks = 1 if smoke else passes, -(-count // 8), []
+    rows = make_pairs(count, annotator=arm.annotator, seed=seed)
+    if arm.sampled:
+        rows = sample_pairs(model, tokenizer, count, seed)
+    settings = {"beta": 0.3, "epochs": 5 if count > 200 else 1, **arm.settings}
+    per_epoch, looks = -(-count // 8), []
 
     def look(step: int, policy) -> None:
-        answers = sample_answers(policy, tokenizer, prompts, 2, seed=step)
-        of_pairs = read_pairs(policy, tokenizer, rows[:96], beta)
+        answers = before
+        if step:
+            answers = sample_answers(policy, tokenizer, prompts, 2, seed + step)
+        of_pairs = read_pairs(policy, tokenizer, rows[:96], settings["beta"])
         looks.append(Look(step / per_epoch, answers, of_pairs))
 
-    # Early, where most happens, and after every pass.
-    at = [max(1, round(epoch * per_epoch)) for epoch in (0.25, 0.5, *range(1, epochs + 1))]
-    settings = {"beta": beta, "epochs": epochs, "schedule": "constant", "seed": seed}
+    at = [round(epoch * per_epoch) for epoch in (0.5, 1, 2, 3)]  # and at the end
+    settings |= {"schedule": "constant", "seed": seed, "name": arm.label}
     train_dpo(model, tokenizer, rows, **settings, look=look, look_at=at)
     return looks
 
 
 def describe(looks: list[Look]) -> dict:
-    """The curve of a training, and from its best look to its last: what was lost, gained."""
+    """The curve of a training; from its best look to its last, what was lost and gained."""
     gold = np.array([look.answers.gold.mean(1) for look in looks])  # (looks, prompts)
-    best, last = looks[gold.mean(1).argmax()].pairs, looks[-1].pairs
+    best, last = looks[gold.mean(1).argmax()], looks[-1]
     curve = []
     for look in looks:
-        of_pairs = {name: float(values.mean()) for name, values in look.pairs.items()}
-        curve.append({"epoch": look.epoch, **of_pairs, **look.answers.means()})
+        labels, by_pairs = label_answers(look.answers)
+        seen = {name: float(values.mean()) for name, values in look.pairs.items()}
+        seen |= {"epoch": look.epoch, **look.answers.means(), "new_word_pairs": by_pairs.mean()}
+        kinds = {kind: float((labels == kind).mean()) for kind in (*KINDS, MALFORMED)}
+        curve.append({**seen, "kinds": kinds})
+    texts = np.array(last.answers.texts, dtype=object)[labels == MALFORMED]
     return {
         "curve": curve,
-        "gold_lost": summary(lost_after_best(gold)),
-        "ranked_gained": summary(last["ranked"] - best["ranked"]),
-        "chosen_rose": summary(last["chosen"]),
+        "gold_lost": float(lost_after_best(gold).mean()),
+        "ranked_gained": float((last.pairs["ranked"] - best.pairs["ranked"]).mean()),
+        "examples": texts[:6].tolist(),  # of malformed answers at the end
     }
 
 
@@ -148,19 +255,20 @@ def lost_after_best(values: np.ndarray) -> np.ndarray:
 
 
 def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) -> tuple:
-    """(points, texts): the SFT model, every look of every amount, and the default policy."""
-    before, per_amount = looks["unbiased"][0].answers, max(1, count // 3)
+    """(points, texts): the SFT model, every look of every arm, and the default policy."""
+    before = looks["unbiased"][0].answers
     points, texts = [point_of("SFT", "sft", "SFT checkpoint", before, 0, epoch=0.0)], [before.texts]
-    for series, (annotator, beta, _) in AMOUNTS.items():
+    for series, arm in ARMS.items():
+        beta = arm.settings.get("beta", 0.3)
+        differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
         for look in looks[series][1:]:
-            label = f"{look.epoch:.3g} epoch{'s' * (look.epoch != 1)}, beta {beta:.3g}"
-            labels = round(min(1, look.epoch) * per_amount)
-            about = {"biased": annotator != "human", "beta": beta, "epoch": look.epoch}
+            passes = f"{look.epoch:.3g} epoch{'s' * (look.epoch != 1)}"
+            labels = round(min(1, look.epoch) * (count // 3))
+            about = {"biased": arm.annotator != "human", "beta": beta, "epoch": look.epoch}
+            label = f"{passes}, beta {beta:.3g}{differs}"
             points.append(point_of("DPO", series, label, look.answers, labels, **about))
             texts.append(look.answers.texts)
     label = "default: 1 epoch, beta 0.3, falling rate"
-    first_two = {name: getattr(default, name)[:, :2] for name in ("kl", "gold", "good")}
-    default = default._replace(**first_two)
     points.append(point_of("DPO", "default", label, default, count, beta=0.3, epoch=1))
     return points, [*texts, default.texts]
 
@@ -169,41 +277,51 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
 
 
 def draw(runs: list[dict]):
-    """What training shows, how good the answers are, and what they are; every seed is visible."""
-    lost = [np.mean([run["amounts"][name]["gold_lost"]["mean"] for run in runs]) for name in HUES]
-    title = f"Five passes of DPO: answers lose {lost[0]:.1f} and {lost[1]:.1f} of gold utility"
-    title += "\nafter their best measurement; the training log does not fall with them"
-    figure, (log, quality, *answers) = new_figure(2, 2, title)
-    for (name, label), ax in zip(ANNOTATORS.items(), answers, strict=True):
-        kinds_by_look(ax, runs, name)
-        curves = [run["amounts"][name]["curve"] for run in runs]
-        epochs = [look["epoch"] for look in curves[0]]
-        ranked, gold = ([[look[key] for look in c] for c in curves] for key in ("ranked", "gold"))
-        ranked = np.array(ranked)[:, 1:]  # before the training no pair is ranked
-        seed_lines(log, epochs[1:], ranked, HUES[name], label)
-        seed_lines(quality, epochs, gold, HUES[name], label)
-    x = "passes over the pairs"
-    log.set(title="What the log shows", xlabel=x, ylabel="share of pairs ranked as labelled")
-    log.legend(loc="lower right")
-    quality.set(title="How good sampled answers are", xlabel=x, ylabel=GOLD)
-    handles = answers[0].get_legend_handles_labels()[0][: len(KINDS)]  # of the first seed
-    figure.legend(handles, KINDS, loc="outside lower center", ncols=len(KINDS))
+    """What answers become under two groups of annotators, what the log shows, what helps."""
+    shares = [100 * np.mean([malformed(run, arm) for run in runs]) for arm in ARMS]
+    title = f"Five passes of DPO: {shares[0]:.0f} % of the answers are texts that nobody wrote;\n"
+    title += f"with a likelihood term on the chosen answers {shares[2]:.0f} %"
+    figure, (unbiased, biased, log, arms) = new_figure(2, 2, title, 3.6)
+    kinds_by_look(unbiased, runs, "unbiased")
+    kinds_by_look(biased, runs, "biased")
+    legend_below(unbiased, ncols=2)
+    biased.text(0, -0.3, "malformed: a thin line for each seed", transform=biased.transAxes)
+    for name, arm in list(ARMS.items())[:3:2]:
+        for side in ("chosen", "rejected"):
+            style = {"ls": arm.line, "color": f"lab:{side}", "label": f"{side}, {arm.label}"}
+            seed_lines(log, *over_looks(runs, name, side), **style)
+    log.axhline(0, color="black", lw=0.8)
+    log.set(title="Meanwhile: log p of the trained pairs", ylabel="change of log p (nats)")
+    for name, arm in ARMS.items():
+        epochs, kinds = over_looks(runs, name, "kinds")
+        percent = [[100 * look[MALFORMED] for look in of_run] for of_run in kinds]
+        style = {"ls": arm.line, "color": "lab:biased" if name == "biased" else "lab:dpo"}
+        seed_lines(arms, epochs, percent, label=arm.label, **style)
+    arms.set(title="Malformed answers in every training", ylabel="% of answers", ylim=(0, None))
+    for ax in (log, arms):
+        legend_below(ax, handlelength=3.5)
+        ax.set_xlabel("passes over the pairs")
     return figure
 
 
-def kinds_by_look(ax, runs: list[dict], amount: str) -> None:
-    """What the answers are at each look: a stacked bar per seed, side by side."""
-    width = 0.8 / len(runs)
-    for k, run in enumerate(runs):
-        looks = run["amounts"][amount]["curve"]
-        places, bottom = np.arange(len(looks)) - 0.4 + (k + 0.5) * width, np.zeros(len(looks))
-        for kind in KINDS:
-            shares = np.array([100 * look["kinds"][kind] for look in looks])
-            ax.bar(places, shares, 0.95 * width, bottom, color=f"lab:{kind}", label=kind)
-            bottom += shares
-    ax.set_xticks(range(len(looks)), [f"{look['epoch']:.2g}" for look in looks])
-    ax.set(title=f"Answers: {ANNOTATORS[amount]}", xlabel="passes over the pairs")
-    ax.set(ylabel="% of answers", ylim=(0, 100))
+def over_looks(runs: list[dict], arm: str, name: str) -> tuple[list, list]:
+    """(epochs, values of every run): one entry of the curve of an arm."""
+    curves = [run["arms"][arm]["curve"] for run in runs]
+    return [look["epoch"] for look in curves[0]], [[look[name] for look in c] for c in curves]
+
+
+def kinds_by_look(ax, runs: list[dict], arm: str) -> None:
+    """What the answers are, stacked areas of the mean over seeds; malformed is on top."""
+    epochs, kinds = over_looks(runs, arm, "kinds")
+    names = (*KINDS, MALFORMED)
+    shares = np.array([[[100 * look[name] for name in names] for look in run] for run in kinds])
+    colors = [*(f"lab:{kind}" for kind in KINDS), "0.15"]
+    ax.stackplot(epochs, shares.mean(0).T, colors=colors, labels=names)
+    ax.plot(epochs, 100 - shares[:, :, -1].T, color="0.15", lw=0.7, alpha=0.6)
+    told = f"{shares[:, -1, -1].mean():.0f} % "
+    ax.text(epochs[-1], 96, told, color="white", fontweight="bold", ha="right", va="top")
+    ax.set(title=f"Answers: {ARMS[arm].label}", ylabel="% of answers")
+    ax.set(xlabel="passes over the pairs", xlim=(0, epochs[-1]), ylim=(0, 100))
 
 
 if __name__ == "__main__":
