@@ -47,8 +47,9 @@ def test_half_of_the_prompts_is_measured_where_the_other_half_is_best():
     assert study.around_the_peak(rising) == (11, 0) and study.around_the_peak(-rising) == (0, 11)
 
 
-def test_a_hump_rises_first_and_falls_before_the_end():
-    humps = {(0, 0.2, -1): True, (0, 0.05, -1): False, (0, 0.2, 0.3): False, (0, -1, -2): False}
+def test_a_hump_rises_first_and_falls_by_as_much():
+    humps = {(0, 0.2, -1): True, (0, 0.05, -1): False, (0, 0.2, 0.15): False, (0, -1, -2): False}
+    humps |= {(0, 0.4, 0.2): True, (0, 0.1, 0.3): False}
     for gain, expected in humps.items():
         assert study.has_hump(np.array(gain)) == expected
 

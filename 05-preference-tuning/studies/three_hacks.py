@@ -12,8 +12,9 @@ much of a bias is in the reward model: what_a_reward_model_absorbs.py.)
 
 How strong must a bias be? The liking for length is planted in the reward in ten strengths, exactly
 and without training: gold utility plus so many log-odds for each word of filler, whose true worth
-is -0.15. Three strengths are trained as well. And: does a reward without a bias, but with an error,
-do the same?
+is -0.15. Three strengths are trained as well. Where quality rises and falls, a law is fitted to
+small n and judged by what it foretells of n = 64. And: does a reward without a bias, but with an
+error, do the same?
 """
 
 from functools import partial
@@ -45,11 +46,11 @@ ERRORS = {  # of a reward without a bias; the sd of gold utility is 1.5
 STEPS_OF_HACK = {  # of the table, where each cell is above 0 as the tutorial says
     "reward_goes_up": "DPO: reward gained",
     "quality_goes_down": "DPO: quality lost",
-    "bias_costs_quality": "DPO: quality lost\nto the bias",
-    "rises_first": "best of n: quality\ngained at its best n",
-    "chosen_harder_it_falls": "best of n: quality\nlost from there to 64",
+    "bias_costs_quality": "DPO: lost to the bias",
+    "rises_first": "gained at the best n",
+    "chosen_harder_it_falls": "lost from there to 64",
 }
-HUMP = 0.1  # a gold curve that rises by less, or is best at the first or last n, has no hump
+HUMP = 0.1  # a gold curve has a hump where it rises by so much and then falls by so much
 FITTED = 8  # the law of over-optimisation is fitted up to this n
 FORECAST_ERROR = 0.5  # log-odds by which its forecast may be wrong
 LATE_LOSS = "gold utility of the best of n, at its best n minus at n = 64"
@@ -184,15 +185,16 @@ def choose_harder(curves: dict[str, np.ndarray], by_errors: dict, ns: list[int])
     gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in everything.items()}
     around = {name: around_the_peak(curve) for name, curve in everything.items()}
     distance, fitted = np.sqrt(best_of_n_kl_bound(np.array(ns))), ns.index(FITTED) + 1
-    margins = {name: forecast_margin(gains[name], distance, fitted) for name in curves}
-    humps = [name for name in curves if has_hump(gains[name])]
+    trained = [name for name in curves if not name.startswith("planted")]
+    margins = {name: forecast_margin(gains[name], distance, fitted) for name in trained}
+    humps = [name for name in trained if has_hump(gains[name])]
     return {
         "gains": {name: gain.tolist() for name, gain in gains.items()},
         "rises_first": {name: gained for name, (gained, _) in around.items()},
         "chosen_harder_it_falls": {name: lost for name, (_, lost) in around.items()},
         "error_falls": around["sd_6"][1],
         "humps": humps,
-        "forecast_margin": float(np.mean([margins[name] for name in humps or curves])),
+        "forecast_margin": float(np.mean([margins[name] for name in humps or trained])),
     }
 
 
@@ -211,8 +213,8 @@ def around_the_peak(curve: np.ndarray) -> tuple[float, float]:
 
 
 def has_hump(gain: np.ndarray) -> bool:
-    """Whether a mean gold curve rises first, by HUMP or more, and falls before the last n."""
-    return 0 < gain.argmax() < len(gain) - 1 and gain.max() >= HUMP
+    """Whether a mean gold curve, which starts at 0, rises first by HUMP, and falls by as much."""
+    return bool(gain.max() >= HUMP and gain.max() - gain[-1] >= HUMP)
 
 
 def forecast_margin(gain: np.ndarray, distance: np.ndarray, fitted: int) -> float:
@@ -263,13 +265,14 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
 
 def draw(runs: list[dict]):
     """Gold utility by the strength of a bias and by n, the table of cells, and a mere error."""
-    cells = [[cells_of(run[row]) for row in STEPS_OF_HACK] for run in runs]
-    gained, lost = np.mean(cells, axis=0)[:2, -1]
+    cells = [[[run[row][g] for g in BIASES] for row in STEPS_OF_HACK] for run in runs]
+    means = np.mean(cells, axis=(0, 2))
     title = "DPO on labels with a bias, mean of three hacks: "
-    title += f"reward gained {gained:.2f}, quality lost {lost:.2f}"
+    title += f"reward gained {means[0]:.2f}, quality lost {means[1]:.2f}"
     figure, axes = figures.new_figure(2, 2, title, height=3.6)
-    columns = [name.replace(" ", "\n") for name in HACK_NAMES.values()]
-    figures.draw_cells(axes[0], STEPS_OF_HACK.values(), [*columns, "mean"], cells)
+    steps = zip(STEPS_OF_HACK.values(), means, strict=True)
+    rows = [f"{step}\nmean {mean:+.2f}" for step, mean in steps]
+    figures.draw_cells(axes[0], rows, HACK_NAMES.values(), cells)
     axes[0].set_title("Three hacks, step by step (log-odds)")
     strength_panel(axes[1], runs)
     colors = {"human": "lab:gold", **{group: f"lab:{group}" for group in BIASES}}
@@ -289,11 +292,6 @@ def draw(runs: list[dict]):
     return figure
 
 
-def cells_of(row: dict[str, float]) -> list[float]:
-    """A row of the table: its three hacks, and their mean."""
-    return [*(row[group] for group in BIASES), mean_of_hacks(row)]
-
-
 def strength_panel(ax, runs: list[dict]) -> None:
     """Gold utility gained at the best n and at the last, by how strong a liking for length is."""
     last = f"at n = {runs[0]['ns'][-1]}"
@@ -309,7 +307,7 @@ def strength_panel(ax, runs: list[dict]) -> None:
     ax.axhline(0, color="black", lw=0.8)
     ax.axvline(0.15, color="black", lw=0.8, ls=":")
     ax.set(title="How strong must a liking for length be?", ylabel="gold utility gained (log-odds)")
-    ax.set_xlabel("planted for each word of filler (log-odds);\ndotted: what such a word costs")
+    ax.set_xlabel("log-odds for a word of filler; dotted: its cost")
 
 
 if __name__ == "__main__":
