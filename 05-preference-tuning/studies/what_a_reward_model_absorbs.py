@@ -50,9 +50,9 @@ GROUPS = {  # whose reward model is compared with that of unbiased annotators
 }
 COLORS = ("lab:other", "lab:length", "lab:style", "lab:agreement")
 COMPONENTS = {  # how many units are drawn, and their name
-    "right": (1, "right answer"),
-    "chatter": (1, "on topic,\nnot chatter"),
-    "fact": (1, "on topic, not\nanother fact"),
+    "right": (1, "right\nanswer"),
+    "chatter": (1, "on topic,\nnot\nchatter"),
+    "fact": (1, "on topic,\nnot another\nfact"),
     "filler": (10, "10 words\nof filler"),
     "style": (1, HACKED["style"]),
     "agreement": (1, HACKED["agreement"]),
