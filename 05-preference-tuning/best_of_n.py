@@ -5,15 +5,16 @@
     python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
                           (--reward-model FOLDER and --adapter FOLDER: what you trained yourself)
 
-trained on   nothing: no weight changes. A reward model of 6,400 labelled pairs chooses among the
-             answers; DPO, which is compared, learned from 768 such pairs
+trained on   no weight of the model changes here, but the reward model that chooses was trained:
+             on 6,400 labelled pairs, 983,000 tokens through it (backwards counts twice); DPO, which
+             is compared, learned from 768 such pairs, 176,000 tokens through the model
 by           reward_model.py and dpo_trainer.py, or here first, where outputs/ has none of theirs
 judged by    the candidates themselves: 32 answers to each of 256 held-out questions, whose right
              answers are known; every n up to 16 is estimated from them without bias
 writes       outputs/best_of_n.png, outputs/best_of_n.json
 
-About 40 seconds on one core. Left out: a biased reward model, as few labels as DPO has, how much
-could be had at best (studies/best_of_n_and_the_limit.py); voting, training on the chosen answers.
+About 40 seconds on one core. Left out: a biased reward model, equal labels for all, how much could
+be had at best (studies/best_of_n_and_the_limit.py); voting, training on the chosen answers.
 """
 
 import math
@@ -159,6 +160,13 @@ def measure_cost(
     return {"n": ns, "alone": alone.tolist(), "shared": shared}
 
 
+def passes_of_reward_model(tokenizer, pairs: list[dict]) -> int:
+    """Tokens that pass through a reward model in one epoch of pairs; backwards counts twice."""
+    texts = [row[side] for side in preferences.SIDES for row in pairs]
+    asked = [row["prompt"] for row in pairs] * 2
+    return 3 * int(scoring.encode_for_reward(tokenizer, asked, texts)["attention_mask"].sum())
+
+
 def powers_of_two(most: int) -> list[int]:
     """1, 2, 4, ... and `most`."""
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
@@ -238,6 +246,9 @@ def cost_panel(ax, cost: dict) -> None:
         ax.plot(ns, costs, "o-", color=color, label=f"{label}: one more costs {one_more:.0f}")
     ax.set(title="What one answer costs by n", xlabel="n: candidates to choose among", xticks=ns)
     ax.set(ylabel="million operations (counted)", ylim=(0, None))
+    if "labels" in cost:
+        told = f"{cost['labels']:,} labels, {cost['token_passes']:,} tokens through it"
+        ax.plot([], [], " ", label=f"not in it, the reward model's training:\n{told}")
     figures.legend_below(ax)
 
 
@@ -280,6 +291,14 @@ def main(argv: list[str] | None = None) -> dict:
     pool = make_pool(model, tokenizer, judge, prompts, 2 * args.n, **ask)
     print_candidates(prompts[0], pool)
     cost = measure_cost(model, tokenizer, judge, prompts[:2], args.n, args.max_new_tokens)
+    if not args.dataset and not args.reward_model:  # what it was trained on is known
+        labelled = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed)
+        cost["labels"] = len(labelled)
+        cost["token_passes"] = passes_of_reward_model(judge[1], labelled)
+        print(
+            f"\nthe reward model was trained on {len(labelled):,} labelled pairs: "
+            f"{cost['token_passes']:,} tokens through it"
+        )
     curve = [best_of(pool, n) for n in powers_of_two(args.n)]
     methods = {"SFT": curve[0], f"best of {args.n}": curve[-1]}
     if args.adapter or "chosen" in pairs[0]:

@@ -81,6 +81,7 @@ METHODS = (
     Method("RLOO", "6400", "rl"),
 )
 LINES = ("best of n", "DPO", "PPO", "DPO + best of n")  # several points, along one training
+SAME_COLOR = {"DPO + likelihood term": "with likelihood term", "RLOO": "RLOO"}  # named in the plane
 
 # --- 1. Collecting what the studies measured ---
 
@@ -180,19 +181,24 @@ def compare_methods(seeds: list[list[dict]]) -> list[dict]:
 def draw(points: list[dict], limit: list, rows: list[dict]):
     """A plane for each number of labels, and two rankings of the methods."""
     title = "Quality that each method buys, and how far it moves the model, at equal labels"
-    figure, axes = new_figure(2, 2, title, 4.1)
-    for ax, budget in zip(axes, BUDGETS, strict=False):
-        of_budget = [point for point in points if budget_of(point) == budget]
-        plane_of_methods(ax, of_budget, limit)
-        most = "At most " if budget == BUDGETS[0] else ""
-        ax.set_title(f"{most}{budget:,} labelled pairs")
-    lines = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure, axes = new_figure(3, 2, title, 3.2)
+    grid, planes = axes[0].get_gridspec(), []
+    grid.set_height_ratios([1, 1, 1.4])
+    for row, budget in enumerate(BUDGETS):
+        axes[2 * row].remove()
+        axes[2 * row + 1].remove()
+        first = planes[0] if planes else None
+        planes.append(figure.add_subplot(grid[row, :], sharex=first, sharey=first))
+        plane_of_methods(planes[-1], [p for p in points if budget_of(p) == budget], limit)
+    planes[0].set_title("At most 768 labelled pairs (points without a line: colours of the bars)")
+    planes[1].set_title("6,400 labelled pairs")
+    planes[1].set_xlabel("measured KL from the SFT model (nats; square-root axis)")
+    lines = dict(zip(*reversed(planes[0].get_legend_handles_labels()), strict=True))
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=4)
-    axes[0].set_ylabel("gold utility (log-odds)")
-    ranking_panel(axes[2], [row for row in rows if row["kl"] > 0.1], "share")
-    axes[2].set(title="Share of the limit's gain at the same KL", xlabel="share")
-    ranking_panel(axes[3], rows, "gain")
-    axes[3].set(title="Gold utility gained over the SFT model", xlabel="log-odds")
+    ranking_panel(axes[4], [row for row in rows if row["kl"] > 0.1], "share")
+    axes[4].set(title="Share of the limit's gain at the same KL", xlabel="share")
+    ranking_panel(axes[5], rows, "gain")
+    axes[5].set(title="Gold utility gained over the SFT model", xlabel="log-odds")
     return figure
 
 
@@ -208,19 +214,22 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
             rows = [point for point in of_method if point["series"] == series]
             style = {"color": f"lab:{method.color}", "marker": "o", "ms": 4, "lw": 0.8}
             style |= {"mfc": "white"} if rows[0]["biased"] else {}
-            style |= {"marker": "D"} if "term" in method.name or method.name == "RLOO" else {}
             dashes = ":" if "SFT start" in series else "-"
             x, y = ([point[name] for point in rows] for name in ("kl", "gold"))
             ax.plot(x, y, ls=dashes if method.name in LINES else "none", **style)
+            if method.name in SAME_COLOR:
+                at = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8}
+                ax.annotate(SAME_COLOR[method.name], (x[-1], y[-1]), **at)
     ax.plot([], [], "o", mfc="white", color="black", label="annotators prefer length")
     ax.plot([], [], ":", color="black", label="reward model from the SFT model")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-    ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8, 16, 32])
-    ax.set(xlabel="measured KL from the SFT model (nats; square-root axis)", ylim=(0, 4.2))
+    ticks = [0, 0.1, 0.5, 1, 2, 4, 8, 16, 32]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set(ylabel="gold utility (log-odds)")
 
 
 def ranking_panel(ax, rows: list[dict], name: str) -> None:
-    """One quantity of every method with its interval, the best on top, a group for each budget."""
+    """One quantity of every method with its interval, the best on top; first with few labels."""
     place, ticks = 0, {}
     for budget in reversed(BUDGETS):
         group = [row for row in rows if row["budget"] == budget]

@@ -106,7 +106,7 @@ def test_one_plane_for_each_budget_and_a_short_legend_outside_them():
     points = every_method()
     rows = frontier.compare_methods([points, points])
     figure = frontier.draw(points, frontier.limit_curve(points), rows)
-    few, many, _, gains = figure.axes
+    _, gains, few, many = figure.axes
     for ax, budget in ((few, 768), (many, 6400)):
         drawn = [xy for line in ax.lines for xy in zip(*line.get_data(), strict=True)]
         for point in points[len(POINTS) :]:
