@@ -29,25 +29,16 @@ import lessons  # noqa: F401
 import numpy as np
 from dpo_trainer import dpo_policy, read_pairs, train_dpo
 
+from common import preferences
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.figures import legend_below, new_figure, seed_lines
-from common.preferences import (
-    AGREEMENTS,
-    CHATTER,
-    CLOSERS,
-    OPENERS,
-    PREAMBLES,
-    RELATIONS,
-    make_pairs,
-    questions,
-)
 from common.sampling import sample_pairs
 from common.training import load_sft_model
 
 
 class Arm(NamedTuple):
-    """One of the trainings; `settings` are those of train_dpo that differ."""
+    """One arm of the experiment; `settings` are those of train_dpo that differ."""
 
     label: str
     line: str  # its style in the figure
@@ -56,7 +47,7 @@ class Arm(NamedTuple):
     sampled: bool = False  # pairs of the SFT model's own answers
 
 
-ARMS = {
+TRAININGS = {
     "unbiased": Arm("unbiased annotators", "-"),
     "biased": Arm("annotators prefer long answers", "-", annotator="length"),
     "likelihood": Arm("likelihood term", "--", {"loss_type": ("sigmoid", "sft")}),
@@ -126,21 +117,20 @@ def malformed(metrics: dict, arm: str, look: int = -1) -> float:
 @cache
 def writable() -> tuple[set, set]:
     """(word pairs, sentences) of all texts that the world can write, whatever the question."""
-    texts = [*CHATTER]
-    for relation in RELATIONS.values():
-        answers = relation["answers"]
-        preambles = [preamble.format(field=relation["field"]) for preamble in PREAMBLES]
-        for subject, right in answers.items():
-            for answer in answers.values():
+    texts = [*preferences.CHATTER]
+    around = list(zip(preferences.OPENERS, preferences.CLOSERS, strict=True))
+    for relation in preferences.RELATIONS.values():
+        preambles = [preamble.format(field=relation["field"]) for preamble in preferences.PREAMBLES]
+        for subject, right in relation["answers"].items():
+            for answer in relation["answers"].values():
                 full = relation["sentence"].format(subject=subject, answer=answer)
                 forms = (full, f"It is {answer}.", f"The answer is {answer}.")
                 lower = [form[0].lower() + form[1:] for form in forms]
                 short = [*forms, *(f"{reply}, {form}" for reply in ("Yes", "No") for form in lower)]
                 texts += [*short, *(f"{preamble} {lower[0]}" for preamble in preambles)]
+                texts += [form.format(belief=answer) for form in preferences.AGREEMENTS]
                 if answer == right:  # only right answers are written with filler around them
-                    around = zip(OPENERS, CLOSERS, strict=True)
                     texts += [f"{opener} {text} {end}" for opener, end in around for text in short]
-        texts += [form.format(belief=belief) for form in AGREEMENTS for belief in answers.values()]
     pairs = {pair for text in texts for pair in word_pairs(text)}
     return pairs, {sentence for text in texts for sentence in in_sentences(text)}
 
@@ -183,14 +173,16 @@ class Look(NamedTuple):
 def measure(seed: int, smoke: bool = False) -> dict:
     """Every arm, and the points of `frontier.py` with their answers."""
     count = 64 if smoke else 768
-    asked = questions("test", seed=seed)[: 16 if smoke else 128]
+    asked = preferences.questions("test", seed=seed)[: 16 if smoke else 128]
     prompts = [question.prompt for question in asked]
     model, tokenizer = load_sft_model()
     before = sample_answers(model, tokenizer, prompts, 2, seed)
-    pairs, folder = make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
+    pairs, folder = preferences.make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
     default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     of_default = sample_answers(default, tokenizer, prompts, 2, seed)
-    looks = {name: train_arm(arm, count // 3, before, prompts, seed) for name, arm in ARMS.items()}
+    looks = {}
+    for name, arm in TRAININGS.items():
+        looks[name] = train_arm(arm, count // 3, before, prompts, seed)
     points, texts = frontier_points(looks, of_default, count)
     return {
         "arms": {name: describe(of_arm) for name, of_arm in looks.items()},
@@ -202,10 +194,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
 def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -> list[Look]:
     """One training from the SFT model on `count` pairs; what is seen before and on the way."""
     model, tokenizer = load_sft_model()
-    rows = make_pairs(count, annotator=arm.annotator, seed=seed)
+    rows = preferences.make_pairs(count, annotator=arm.annotator, seed=seed)
     if arm.sampled:
         rows = sample_pairs(model, tokenizer, count, seed)
-    settings = {"beta": 0.3, "epochs": 5 if count > 200 else 1, **arm.settings}
+    settings = {"beta": 0.3, "epochs": 1 if count < 200 else 5, **arm.settings}
     per_epoch, looks = -(-count // 8), []
 
     def look(step: int, policy) -> None:
@@ -229,9 +221,9 @@ def describe(looks: list[Look]) -> dict:
     for look in looks:
         labels, by_pairs = label_answers(look.answers)
         seen = {name: float(values.mean()) for name, values in look.pairs.items()}
-        seen |= {"epoch": look.epoch, **look.answers.means(), "new_word_pairs": by_pairs.mean()}
+        seen |= {"epoch": look.epoch, "new_word_pairs": float(by_pairs.mean())}
         kinds = {kind: float((labels == kind).mean()) for kind in (*KINDS, MALFORMED)}
-        curve.append({**seen, "kinds": kinds})
+        curve.append({**seen, **look.answers.means(), "kinds": kinds})
     texts = np.array(last.answers.texts, dtype=object)[labels == MALFORMED]
     return {
         "curve": curve,
@@ -258,7 +250,7 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
     """(points, texts): the SFT model, every look of every arm, and the default policy."""
     before = looks["unbiased"][0].answers
     points, texts = [point_of("SFT", "sft", "SFT checkpoint", before, 0, epoch=0.0)], [before.texts]
-    for series, arm in ARMS.items():
+    for series, arm in TRAININGS.items():
         beta = arm.settings.get("beta", 0.3)
         differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
         for look in looks[series][1:]:
@@ -278,25 +270,26 @@ def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) 
 
 def draw(runs: list[dict]):
     """What answers become under two groups of annotators, what the log shows, what helps."""
-    shares = [100 * np.mean([malformed(run, arm) for run in runs]) for arm in ARMS]
+    shares = [100 * np.mean([malformed(run, arm) for run in runs]) for arm in TRAININGS]
     title = f"Five passes of DPO: {shares[0]:.0f} % of the answers are texts that nobody wrote;\n"
     title += f"with a likelihood term on the chosen answers {shares[2]:.0f} %"
     figure, (unbiased, biased, log, arms) = new_figure(2, 2, title, 3.6)
     kinds_by_look(unbiased, runs, "unbiased")
     kinds_by_look(biased, runs, "biased")
     legend_below(unbiased, ncols=2)
-    biased.text(0, -0.3, "malformed: a thin line for each seed", transform=biased.transAxes)
-    for name, arm in list(ARMS.items())[:3:2]:
+    biased.text(0, -0.3, "malformed, black: a thin line for each seed", transform=biased.transAxes)
+    for name, arm in list(TRAININGS.items())[:3:2]:
         for side in ("chosen", "rejected"):
             style = {"ls": arm.line, "color": f"lab:{side}", "label": f"{side}, {arm.label}"}
             seed_lines(log, *over_looks(runs, name, side), **style)
     log.axhline(0, color="black", lw=0.8)
     log.set(title="Meanwhile: log p of the trained pairs", ylabel="change of log p (nats)")
-    for name, arm in ARMS.items():
+    for name, arm in TRAININGS.items():
         epochs, kinds = over_looks(runs, name, "kinds")
         percent = [[100 * look[MALFORMED] for look in of_run] for of_run in kinds]
         style = {"ls": arm.line, "color": "lab:biased" if name == "biased" else "lab:dpo"}
         seed_lines(arms, epochs, percent, label=arm.label, **style)
+    arms.annotate(f" {shares[2]:.0f} %", (epochs[-1], shares[2]), va="center")
     arms.set(title="Malformed answers in every training", ylabel="% of answers", ylim=(0, None))
     for ax in (log, arms):
         legend_below(ax, handlelength=3.5)
@@ -317,10 +310,10 @@ def kinds_by_look(ax, runs: list[dict], arm: str) -> None:
     shares = np.array([[[100 * look[name] for name in names] for look in run] for run in kinds])
     colors = [*(f"lab:{kind}" for kind in KINDS), "0.15"]
     ax.stackplot(epochs, shares.mean(0).T, colors=colors, labels=names)
-    ax.plot(epochs, 100 - shares[:, :, -1].T, color="0.15", lw=0.7, alpha=0.6)
+    ax.plot(epochs, 100 - shares[:, :, -1].T, color="0.55", lw=0.7)
     told = f"{shares[:, -1, -1].mean():.0f} % "
     ax.text(epochs[-1], 96, told, color="white", fontweight="bold", ha="right", va="top")
-    ax.set(title=f"Answers: {ARMS[arm].label}", ylabel="% of answers")
+    ax.set(title=f"Answers: {TRAININGS[arm].label}", ylabel="% of answers")
     ax.set(xlabel="passes over the pairs", xlim=(0, epochs[-1]), ylim=(0, 100))
 
 
