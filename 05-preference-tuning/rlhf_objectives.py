@@ -63,9 +63,9 @@ def clipped_surrogate(ratio, advantage, epsilon: float):
 def generalized_advantage_estimate(rewards, values, gamma: float, lam: float):
     """A_t = sum_l (gamma lam)^l delta_(t+l), delta_t = r_t + gamma V_(t+1) - V_t; V_T = 0.
 
-    Arrays (..., T). delta_t: how much better one step went than its value. lam = 0 is delta_t alone (trust the
-    values), lam = 1 with gamma = 1 all reward still to come minus V_t (trust the samples).
-    Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
+    Arrays (..., T). delta_t: how much better one step went than its value. lam = 0 is delta_t alone
+    (trust the values), lam = 1 with gamma = 1 all reward still to come minus V_t (trust the
+    samples). Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
     """
     numbers = library(values)
     following = numbers.concatenate([values[..., 1:], 0 * values[..., :1]], -1)

@@ -26,7 +26,7 @@ from common.preferences import SIDES, make_pairs, questions  # noqa: E402
 
 NEW_TOKENS, PROMPTS, CANDIDATES = 32, 8, 16
 BATCH = 8  # pairs per step
-UPDATES, SAMPLES = 2, 4  # of online RL: steps, answers to each prompt
+UPDATES, SAMPLES, EPOCHS = 2, 4, 4  # of PPO: updates, answers to each prompt, passes over them
 RATE = 1e-4
 
 # --- Timing ---
@@ -324,20 +324,21 @@ def peak_memory(kind: str) -> float:
 
 
 def train_rl(kind: str, judge: tuple) -> None:
-    """A few updates of online RL on answers that a reward model scores: "lab", "plain", "best"."""
+    """A few updates on scored answers: PPO of the "lab", TRL's RLOO "plain" and at its "best"."""
     import dpo_trainer
     import online_rl
+    from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
+    from common.prompts import as_messages
     from common.scoring import score_texts
 
     model, tokenizer = large_gpt2()
     prompts = [question.prompt for question in questions("train")[: UPDATES * PROMPTS]]
     if kind == "lab":
         size = {"prompts_per_update": PROMPTS, "samples": SAMPLES, "max_new_tokens": NEW_TOKENS}
-        online_rl.train_rl(
-            model, tokenizer, judge, prompts, learning_rate=RATE, updates=UPDATES, **size
-        )
+        size |= {"updates": UPDATES, "epochs": EPOCHS, "learning_rate": RATE}
+        online_rl.train_rl(model, tokenizer, judge, prompts, **size)
         return
 
     def reward(prompts: list, completions: list, **_) -> list[float]:
@@ -350,13 +351,14 @@ def train_rl(kind: str, judge: tuple) -> None:
         best = trl_settings(at_best=True)
         settings |= {name: best[name] for name in ("bf16", "gradient_checkpointing")}
     settings |= {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}
-    settings |= {"beta": online_rl.train_rl.__kwdefaults__["beta"], "max_steps": UPDATES}
+    settings |= {"num_iterations": EPOCHS, "max_steps": UPDATES * EPOCHS}  # a step is a pass
+    settings["beta"] = online_rl.train_rl.__kwdefaults__["beta"]
     with tempfile.TemporaryDirectory() as folder:
         trainer = RLOOTrainer(
             model=model,
             reward_funcs=reward,
             args=RLOOConfig(folder, **settings),
-            train_dataset=online_rl.prompt_rows(prompts, PROMPTS),
+            train_dataset=Dataset.from_list([{"prompt": as_messages(text)} for text in prompts]),
             processing_class=tokenizer,
             peft_config=dpo_trainer.lora_config(model),
         )
@@ -364,7 +366,7 @@ def train_rl(kind: str, judge: tuple) -> None:
 
 
 def rl_training(repeats: int) -> list[dict]:
-    """Updates per second of the lab's online RL and of TRL's: sampling, scoring, one step."""
+    """Updates per second: sampling, scoring, passes over the answers; RLOO has no value head."""
     from common.models import load_reward_model
 
     judge = load_reward_model("tiny-distilbert")
@@ -372,7 +374,7 @@ def rl_training(repeats: int) -> list[dict]:
     for kind in ("lab", "plain", "best"):
         entries.append(Entry(partial(train_rl, kind, judge), kind != "plain"))
     speeds = [UPDATES / time for time in medians(repeats, *entries)]
-    what = f"online RL with LoRA (82M, {PROMPTS} x {SAMPLES} answers) / TRL's default settings"
+    what = f"PPO with LoRA (82M, {PROMPTS} x {SAMPLES} answers, {EPOCHS} passes) / TRL's RLOO"
     return [row(what, "updates/s", ">= 1.25", *speeds)]
 
 

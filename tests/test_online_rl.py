@@ -1,25 +1,45 @@
-"""online_rl.py and its study: the advantage, its gradient, parity with TRL, the commands."""
+"""online_rl.py: its formulas, PPO and RLOO against a known optimum, parity with TRL, commands."""
 
+import contextlib
 import json
+from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 
+import dpo_trainer
 import numpy as np
 import online_rl
 import pytest
-import rl_beside_dpo as study
 import torch
 from helpers import run_script
 from rlhf_objectives import kl_regularized_optimum
+from transformers import GPT2Config
 
 from common.models import load_causal_lm, load_reward_model
 from common.preferences import questions
+from common.prompts import as_messages, encode_prompt
 from common.scoring import log_ratios
 
-REWARDS = np.array([1.0, -0.5, 0.3, 2.0])
-REFERENCE = np.array([0.4, 0.3, 0.2, 0.1])
-BETA = 0.7
+RNG = np.random.default_rng(3)
+MASK = np.array([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 0.0], [1, 1, 1, 1]])  # answers of 3, 2, 1, 4
+LOGPS, REF_LOGPS, VALUES = -RNG.random((3, 4, 4))
+SCORES = RNG.normal(size=4)
+KINDS = pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
 
-# --- The advantage ---
+# --- Reward and advantage ---
+
+
+@KINDS
+def test_the_rewards_of_an_answer_sum_to_its_score_minus_the_kl_term(kind):
+    tables = kind(SCORES), kind(LOGPS), kind(REF_LOGPS), kind(MASK)
+    rewards = np.asarray(online_rl.token_rewards(*tables, 0.4))
+    ratios = (MASK * (LOGPS - REF_LOGPS)).sum(-1)
+    np.testing.assert_allclose(rewards.sum(-1), SCORES - 0.4 * ratios, atol=1e-12)
+    assert not rewards[MASK == 0].any()
+    without = np.asarray(online_rl.token_rewards(0 * tables[0], *tables[1:], 0.4))
+    np.testing.assert_allclose(without, -0.4 * MASK * (LOGPS - REF_LOGPS), atol=1e-12)
+    places = [int(np.flatnonzero(row).item()) for row in rewards - without]
+    assert places == [3, 1, 2, 3]  # the score stands on the last token
 
 
 def test_a_worked_advantage():
@@ -27,7 +47,7 @@ def test_a_worked_advantage():
     np.testing.assert_allclose(advantages, [[-3.0, -1.5, 4.5]])
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+@KINDS
 @pytest.mark.parametrize("count", [2, 4, 7])
 def test_identities(kind, count):
     rewards = np.random.default_rng(count).normal(size=(5, count))
@@ -39,126 +59,221 @@ def test_identities(kind, count):
     np.testing.assert_allclose(shifted, advantages, atol=1e-12)
 
 
-def test_equal_rewards_teach_nothing():
-    assert not online_rl.leave_one_out_advantages(np.full((3, 4), 1.7)).any()
+@KINDS
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_every_answer_has_the_gae_of_its_own_tokens(kind, lam):
+    rewards = MASK * RNG.normal(size=MASK.shape)
+    tables = kind(rewards), kind(VALUES), kind(MASK)
+    found = np.asarray(online_rl.token_advantages("gae", *tables, 2, lam))
+    for k, row in enumerate(MASK > 0):
+        alone = online_rl.generalized_advantage_estimate(rewards[k, row], VALUES[k, row], 1.0, lam)
+        np.testing.assert_allclose(found[k, row], alone, atol=1e-12)
+        assert not found[k, ~row].any()
 
 
-def test_the_penalty_is_beta_times_the_log_ratio_of_the_sequence():
-    rewards, ratios = np.array([[1.0, 2.0]]), np.array([[0.5, -1.0]])
-    np.testing.assert_allclose(online_rl.penalized_rewards(rewards, ratios, 0.4), [[0.8, 2.4]])
+def test_leave_one_out_gives_every_token_the_advantage_of_its_answer():
+    rewards = MASK * RNG.normal(size=MASK.shape)
+    found = online_rl.token_advantages("leave-one-out", rewards, VALUES, MASK, 2, 0.95)
+    totals = rewards.sum(-1)
+    expected = totals - totals[[1, 0, 3, 2]]
+    np.testing.assert_allclose(found, expected[:, None] * MASK, atol=1e-12)
 
 
-# --- The gradient ---
+def test_the_loss_is_minus_the_sum_of_the_clipped_objective():
+    old, mask = torch.zeros(1, 4), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    new = torch.tensor([[1.5, 0.5, 1.1, 9.0]]).log().requires_grad_()
+    advantages = torch.tensor([[1.0, -1.0, 3.0, 5.0]])
+    loss, clipped = online_rl.ppo_loss(new, old, advantages, mask, 0.2)
+    assert loss.item() == pytest.approx(-(1.2 - 0.8 + 3.3)) and clipped.item() == 2
+    loss.backward()
+    np.testing.assert_allclose(new.grad, [[0, 0, -3.3, 0]], atol=1e-6)
+    free, clipped = online_rl.ppo_loss(new, old, advantages, mask, float("inf"))
+    assert free.item() == pytest.approx(-(1.5 - 0.5 + 3.3)) and clipped.item() == 0
 
 
-def expected_gradient(logits: np.ndarray, beta: float, count: int = 2) -> np.ndarray:
-    """E of mean_i A_i grad log pi(y_i) over all samples of `count` answers, exactly: (K,)."""
-    probs = np.exp(logits) / np.exp(logits).sum()
-    gradient = np.zeros_like(probs)
-    for sampled in product(range(len(probs)), repeat=count):
-        picks = list(sampled)
-        ratios = np.log(probs / REFERENCE)[picks]
-        rewards = online_rl.penalized_rewards(REWARDS[picks], ratios, beta)
-        advantages = online_rl.leave_one_out_advantages(rewards[None])[0]
-        scores = np.eye(len(probs))[picks] - probs  # grad of log pi with respect to the logits
-        gradient += probs[picks].prod() * (advantages[:, None] * scores).mean(0)
-    return gradient
+# --- A policy that is a table: one or two tokens, of three; a first token 0 ends the answer ---
+
+FIRST, SECOND = np.array([0.5, 0.3, 0.2]), np.array([[1, 0, 0], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+WAYS = [way for way in product(range(3), repeat=2) if way[0] or not way[1]]  # 7 answers
+REWARDS = np.array([0.0, -1.0, 0.5, 2.2, 0.5, -0.5, 1.0])
+BETA = 0.5
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_the_expected_update_is_the_gradient_of_the_objective(count):
-    start = np.log([0.2, 0.5, 0.2, 0.1])
-    logits = torch.tensor(start, requires_grad=True)
-    logp = logits.log_softmax(-1)
-    reference = torch.tensor(REFERENCE).log()
-    objective = (logp.exp() * (torch.tensor(REWARDS) - BETA * (logp - reference))).sum()
-    objective.backward()
-    found = expected_gradient(start, BETA, count)
-    np.testing.assert_allclose(found, logits.grad.numpy(), atol=1e-12)
+class Table(torch.nn.Module):
+    """Reads [prompt, first, second] as a language model does; its states are one-hot."""
+
+    device, config = torch.device("cpu"), GPT2Config(n_embd=4)
+
+    def __init__(self):
+        super().__init__()
+        start = np.log(np.vstack([FIRST, SECOND]).clip(1e-9))
+        self.logits = torch.nn.Parameter(torch.tensor(start, dtype=torch.float32))
+        self.reference, self.off = self.logits.detach().clone(), False
+
+    def forward(self, input_ids, **_):
+        states = torch.cat([torch.zeros_like(input_ids[:, :1]), input_ids[:, 1:] + 1], 1)
+        table = self.reference if self.off else self.logits
+        return SimpleNamespace(logits=table[states], hidden_states=[torch.eye(4)[states]])
+
+    @contextlib.contextmanager
+    def disable_adapter(self):
+        self.off = True
+        yield
+        self.off = False
+
+    def probs(self) -> np.ndarray:
+        table = self.logits.detach().double().softmax(-1).numpy()
+        return np.array([table[0, a] * (table[1 + a, b] if a else 1) for a, b in WAYS])
 
 
-def test_a_tabular_policy_reaches_the_kl_regularised_optimum():
-    logits = np.log(REFERENCE)
-    for _ in range(2000):
-        logits = logits + 2 * expected_gradient(logits, BETA)
-    probs = np.exp(logits) / np.exp(logits).sum()
-    optimum = kl_regularized_optimum(REFERENCE, REWARDS, BETA)
-    assert np.abs(probs - optimum).sum() / 2 < 1e-3
-    assert np.abs(REFERENCE - optimum).sum() / 2 > 0.1  # it had a way to go
+def distance_after_training(kind: str, epochs: int = 4, updates: int = 150) -> float:
+    """Total variation from the optimum of a table that `online_rl.learn` trained."""
+    policy, rng = Table(), np.random.default_rng(0)
+    optimum = kl_regularized_optimum(policy.probs(), REWARDS, BETA)
+    assert np.abs(policy.probs() - optimum).sum() / 2 > 0.6
+    head = online_rl.new_value_head(policy)
+    optimizer = torch.optim.Adam([{"params": [policy.logits]}, {"params": head.parameters()}], 0.03)
+    how = {"kind": kind, "samples": 256, "beta": BETA, "epsilon": 0.2, "lam": 0.95}
+    for _ in range(updates):
+        probs = policy.probs()
+        picked = rng.choice(len(WAYS), 256, p=probs / probs.sum())
+        ids = torch.tensor([[0, *WAYS[k]] for k in picked])
+        mask = torch.stack([torch.ones(256), (ids[:, 1] > 0).float()], 1)
+        batches = []
+        for rows in (range(0, 100), range(100, 256)):
+            batches.append(([*rows], ids[rows], torch.ones_like(ids[rows]), mask[rows]))
+        scores = torch.tensor(REWARDS[picked], dtype=torch.float32)
+        online_rl.learn(policy, head, optimizer, batches, scores, epochs=epochs, **how)
+    return np.abs(policy.probs() - optimum).sum() / 2
 
 
-# --- TRL ---
+@pytest.mark.parametrize("kind", online_rl.ADVANTAGES)
+def test_ppo_and_rloo_end_at_the_kl_regularised_optimum(kind):
+    assert distance_after_training(kind) < 0.01
+
+
+def estimators(change):
+    """`kl_estimators` whose k1 is changed."""
+    return lambda logp, ref_logp: {"k1": change(logp - ref_logp)}
+
+
+def turned(*args) -> tuple:
+    loss, clipped = PPO_LOSS(*args)
+    return -loss, clipped
+
+
+def mean_for_sum(scores, logps, ref_logps, mask, beta):
+    rewards = TOKEN_REWARDS(0 * scores, logps, ref_logps, mask, beta)
+    return TOKEN_REWARDS(scores, logps, ref_logps, mask, 0) + rewards / mask.sum(-1, keepdims=True)
+
+
+PPO_LOSS, TOKEN_REWARDS = online_rl.ppo_loss, online_rl.token_rewards
+MISTAKES = {
+    "beta is dropped": ("kl_estimators", estimators(lambda x: 0 * x)),
+    "the KL term has the wrong sign": ("kl_estimators", estimators(lambda x: -x)),
+    "the loss has the wrong sign": ("ppo_loss", turned),
+    "the log-ratio is a mean over tokens": ("token_rewards", mean_for_sum),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("kind", online_rl.ADVANTAGES)
+def test_no_mistake_ends_there(mistake, kind, monkeypatch):
+    monkeypatch.setattr(online_rl, *MISTAKES[mistake])
+    assert distance_after_training(kind) > 0.03
+
+
+# --- A language model, and TRL ---
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """(policy, history, what updates saw, the adapter after the first one, tokenizer)."""
+    """(policy, history, what updates saw, the adapter after the first one): by RLOO."""
     model, tokenizer = load_causal_lm("tiny-gpt2")
     torch.manual_seed(0)  # the head of the judge starts at random
     judge = load_reward_model("tiny-distilbert")
-    asked = [question.prompt for question in questions("train")[:24]]
+    asked = [question.prompt for question in questions("train")]
+    length = {prompt: len(encode_prompt(tokenizer, prompt)) for prompt in asked}
+    usual = Counter(length.values()).most_common(1)[0][0]  # TRL's padding would shift GPT-2
+    asked = [prompt for prompt in asked if length[prompt] == usual][:24]
     after = {}
 
-    def look(step: int, policy) -> None:
-        after[step] = {k: v.clone() for k, v in policy.state_dict().items() if "lora" in k}
+    def look(update: int, policy) -> None:
+        after[update] = {k: v.clone() for k, v in policy.state_dict().items() if "lora" in k}
 
-    settings = {"learning_rate": 3e-3, "updates": 2, "prompts_per_update": 8, "beta": 0.5}
-    options = {**settings, "look": look, "look_at": (1,)}
+    settings = {"advantages": "leave-one-out", "learning_rate": 3e-3, "beta": 0.5, "updates": 2}
+    options = {**settings, "prompts_per_update": 8, "look": look, "look_at": (1,)}
     policy, history, updates = online_rl.train_rl(model, tokenizer, judge, asked, **options)
     assert list(after) == [0, 1, 2]
     return policy, history, updates, after[1], tokenizer
 
 
-def test_advantages_are_trls(trained):
-    """The second update was sampled from the policy after the first: the KL term is in it."""
-    policy, _, (first, second), after_the_first, tokenizer = trained
+def test_advantages_are_trls(trained, tmp_path):
+    """TRL's own code on the second update's answers: the KL term of the first step is in them."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    _, _, (_, second), after_the_first, tokenizer = trained
+    model, _ = load_causal_lm("tiny-gpt2")
+    lora = dpo_trainer.lora_config(model)
+    lora.lora_dropout = 0.0
+    rows = [{"prompt": as_messages(prompt)} for prompt in second.prompts for _ in range(4)]
+    config = RLOOConfig(
+        str(tmp_path),
+        beta=0.5,
+        num_generations=4,
+        per_device_train_batch_size=len(rows),
+        disable_dropout=True,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+    )
+    rewards = second.rewards.reshape(-1).tolist()
+    options = {"processing_class": tokenizer, "peft_config": lora, "args": config}
+    trainer = RLOOTrainer(
+        model, lambda **_: rewards, train_dataset=Dataset.from_list(rows), **options
+    )
+    trainer.model.load_state_dict(after_the_first, strict=False)
+    answers = [answer.token_ids for row in second.sampled for answer in row]
+    trainer._generate_single_turn = lambda *_: answers
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions(rows)
+    found = batch["advantages"].reshape(8, 4).numpy()
+    np.testing.assert_allclose(second.advantages, found, atol=1e-4)
+    without = online_rl.leave_one_out_advantages(second.rewards)
+    assert np.abs(without - found).max() > 1e-2
+
+
+def test_the_history_is_that_of_the_sampled_answers(trained):
+    policy, history, updates, after_the_first, tokenizer = trained
+    assert [row["reward"] for row in history] == pytest.approx(
+        [update.rewards.mean() for update in updates], abs=1e-5
+    )
+    assert history[0]["kl"] == 0 and history[0]["optimized"] == history[0]["reward"]
+    second, row = updates[1], history[1]
     policy.load_state_dict(after_the_first, strict=False)
-    token_ids = [[answer.token_ids for answer in row] for row in second.sampled]
-    ratios = log_ratios(policy, tokenizer, second.prompts, token_ids)
-    for beta, same in ((0.5, True), (0.0, False)):
-        rewards = online_rl.penalized_rewards(second.rewards, ratios, beta)
-        difference = online_rl.leave_one_out_advantages(rewards) - second.advantages
-        assert (np.abs(difference).max() < 1e-3 * second.advantages.std()) == same
-    plain = online_rl.leave_one_out_advantages(first.rewards)  # the policy is the reference
-    np.testing.assert_allclose(plain, first.advantages, atol=1e-4)
+    ids = [[answer.token_ids for answer in answers] for answers in second.sampled]
+    kl = log_ratios(policy, tokenizer, second.prompts, ids).mean()
+    assert abs(kl) > 1e-3 and row["kl"] == pytest.approx(kl, abs=1e-4)
+    assert row["optimized"] == pytest.approx(row["reward"] - 0.5 * row["kl"], abs=1e-5)
+    answers = [answer for update in updates for row in update.sampled for answer in row]
+    assert row["tokens"] == sum(len(answer.token_ids) for answer in answers)
+    shown = [len(encode_prompt(tokenizer, prompt)) for u in updates for prompt in u.prompts]
+    assert row["prompt_tokens"] == 4 * sum(shown)
 
 
-def test_dropout_is_off_and_the_adapter_moves(trained):
+def test_the_adapter_moves_without_dropout(trained):
     policy, *_ = trained
-    assert all(m.p == 0 for m in policy.modules() if isinstance(m, torch.nn.Dropout))
+    modules = [m for m in policy.modules() if isinstance(m, torch.nn.Dropout)]
+    assert all(module.p == 0 or not module.training for module in modules)
     moved = [x.abs().max().item() for name, x in policy.named_parameters() if "lora_B" in name]
     assert max(moved) > 1e-4
 
 
-def test_every_update_is_logged(trained):
-    _, history, updates, *_ = trained
-    curve = online_rl.training_curve(history, 0.5)
-    assert curve["reward"] == pytest.approx([u.rewards.mean() for u in updates], abs=1e-4)
-    assert curve["optimized"][0] == pytest.approx(curve["reward"][0], abs=1e-3)
-    assert curve["optimized"][1] != pytest.approx(curve["reward"][1], abs=1e-3)
-
-
-def test_few_prompts_are_repeated_until_they_fill_an_update():
-    assert len(online_rl.prompt_rows(["Why?", "How?", "Who?"], 4)) == 6
-
-
-# --- The study's arithmetic ---
-
-
-def test_the_spread_is_that_of_the_means():
-    rows = np.random.default_rng(0).normal(size=(30, 3))
-    dpo = dict(zip(study.RATES, rows.T, strict=True))
-    rl = {name: gold + more for (name, gold), more in zip(dpo.items(), (0, 3, 1), strict=True)}
-    found = study.spread_over_rates(rl, dpo)
-    assert found["dpo"] == pytest.approx(rows.mean(0)) and found["rl"][1] > found["dpo"][1] + 2
-    assert found["difference"]["mean"] == pytest.approx(np.ptp(found["rl"]) - np.ptp(found["dpo"]))
-    assert found["difference"]["ci95"][0] > 1
-
-
-def test_tokens_through_models():
-    found = study.token_passes(100, [50, 100, 150])
-    assert found["dpo_passes"] == 400 and found["rl_passes"] == 150 * 7
-    assert found["doublings"]["mean"] == pytest.approx(np.log2(150 * 7 / 400))
+def test_prompts_come_in_turn():
+    asked = online_rl.shuffled(["Why?", "How?", "Who?"], 0)
+    drawn = [next(asked) for _ in range(9)]
+    assert all(sorted(drawn[k : k + 3]) == ["How?", "Who?", "Why?"] for k in (0, 3, 6))
 
 
 # --- The commands ---
@@ -180,23 +295,21 @@ def test_the_lesson_without_dpo(folder):
     assert [look["step"] for look in looks] == [0, 1, 2, 3] and looks[0]["kl"] == 0
 
 
-def test_one_answer_has_no_siblings(folder):
-    done = run_script("online_rl", "--smoke", "--samples", "1", cwd=folder)
-    assert done.returncode == 2 and done.stderr.startswith("error: --samples")
-
-
-def test_the_study(folder):
-    done = run_script("studies/rl_beside_dpo", "--smoke", cwd=folder)
+def test_rloo_by_command(folder):
+    done = run_script("online_rl", "--smoke", "--advantages", "leave-one-out", cwd=folder)
     assert done.returncode == 0, done.stderr
-    saved = folder / "outputs/studies/rl_beside_dpo-smoke.json"
+    (saved,) = (folder / "outputs").glob("online_rl*leave-one-out*.json")
     results = json.loads(saved.read_text(encoding="utf-8"))
-    metrics = results["runs"][0]["metrics"]
-    assert set(metrics["looks"]) == set(study.ARMS)
-    points = metrics["points"]
-    assert {point["series"] for point in points} == {"default", "biased", "biased_no_kl"}
-    assert {point["biased"] for point in points} == {False, True}
-    assert any("no KL term" in point["label"] for point in points)
-    assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
+    assert results["settings"]["advantages"] == "leave-one-out"
+    assert len(results["metrics"]["training"]) == 3
+
+
+@pytest.mark.parametrize(
+    "flags", [("--advantages", "mean"), ("--advantages", "leave-one-out", "--samples", "1")]
+)
+def test_what_cannot_be_trained_is_said_at_once(flags, folder):
+    done = run_script("online_rl", "--smoke", *flags, cwd=folder)
+    assert done.returncode == 2 and done.stderr.startswith("error: --")
 
 
 def test_own_prompts(tmp_path):
