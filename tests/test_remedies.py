@@ -39,37 +39,58 @@ class Pool:
 def cells() -> dict:
     """Cells where the rewards of length and agreement count words, and the others are right."""
     names = ("length", "agreement", "length_2", "length_3")
-    rewards = {**dict.fromkeys(names, Pool.words), "mixed": -Pool.words, "style": -Pool.words}
+    right = ("mixed", "style", "human", "human_2", "human_3")
+    rewards = {**dict.fromkeys(names, Pool.words), **dict.fromkeys(right, -Pool.words)}
     return study.compare_choices(rewards, Pool, 12)
 
 
+WORST, BEST = Pool.gold[Pool.words == 14].mean(), Pool.gold[Pool.words == 3].mean()
+
+
 def test_remedies_are_compared_with_the_flawed_reward(cells):
-    words, gold = Pool.words, Pool.gold
-    worst, best = gold[words == 14].mean(), gold[words == 3].mean()
-    gain = {
-        name: {g: x["mean"] for g, x in cells[name].items()} for name in list(study.REMEDIES)[:6]
-    }
-    one = best_of_n_curve(words, gold, [1])[:, 0].mean()
-    assert gain["fewer"]["length"] == pytest.approx(one - worst)  # 12 // 16, but at least 1
-    assert gain["fewer"]["style"] == pytest.approx(one - best)
-    assert gain["mixed_reward"] == pytest.approx(
-        {"length": best - worst, "style": 0, "agreement": best - worst}
-    )
-    assert gain["regressed"]["length"] > 1 and gain["three_groups"]["length"] > 1
-    assert gain["same_labels"] == {"length": pytest.approx(0)}  # all members have the flaw
-    assert set(gain["three_groups"]) == set(BIASES)
+    one = best_of_n_curve(Pool.words, Pool.gold, [1])[:, 0].mean()
+    assert cells["fewer"]["length"] == pytest.approx(one - WORST)  # 12 // 16, but at least 1
+    assert cells["mixed_reward"]["length"] == pytest.approx(BEST - WORST)
+    assert cells["mixed_reward"]["style"] == pytest.approx(0)
+    assert cells["regressed"]["length"] > 1 and cells["three_groups"]["length"] > 1
+    assert cells["same_labels"]["length"] == pytest.approx(0)  # all members have the flaw
+    assert set(cells["three_groups"]) == {*BIASES, "human"}
 
 
-def test_per_word_is_compared_with_the_shortest_and_over_levels(cells):
-    words, gold = Pool.words, Pool.gold
-    worst, best = gold[words == 14].mean(), gold[words == 3].mean()
+def test_where_nothing_is_wrong_a_remedy_is_compared_with_the_unbiased_reward(cells):
+    one = best_of_n_curve(Pool.words, Pool.gold, [1])[:, 0].mean()
+    assert cells["fewer"]["human"] == pytest.approx(one - BEST)
+    assert cells["regressed"]["human"] < -1  # gold goes against words: all that it knows is gone
+    assert cells["three_groups"]["human"] < -1  # two of three members count words
+    for remedy in ("same_labels", "mixed_reward"):
+        assert cells[remedy]["human"] == pytest.approx(0)
+
+
+def test_per_word_over_levels(cells):
     # words / words is a tie: any of the pool. A mean of 10 instead of 8.5: the shortest wins.
-    assert cells["per_word"]["length"]["mean"] == pytest.approx(gold.mean() - worst)
-    assert cells["per_word_minus_shortest"]["mean"] == pytest.approx(gold.mean() - best)
-    assert cells["levels"][-1] == pytest.approx(best)
-    assert cells["levels"][0] == cells["without"] == pytest.approx(worst)
-    assert cells["level_decides"]["mean"] == pytest.approx(best - worst)
-    assert cells["shortest"] == pytest.approx(best)
+    assert cells["per_word"]["length"] == pytest.approx(Pool.gold.mean() - WORST)
+    assert cells["levels"][-1] == cells["shortest"] == pytest.approx(BEST)
+    assert cells["levels"][0] == cells["without"] == pytest.approx(WORST)
+
+
+def test_claims_compare_what_they_name():
+    cell = {"length": 1.0, "style": 2.0, "agreement": 3.0, "human": -1.0}
+    metrics = {remedy: dict(cell) for remedy in study.REMEDIES}
+    metrics |= {"levels": [0, 0, 1.5, 0, 0], "shortest": 2.0, "win_rate_inflation": 0.2}
+    metrics["regressed"]["length"], metrics["same_labels"]["length"] = 2.0, 0.25
+    metrics["mixed_dpo"] = {**cell, "style": 8.0}
+    found = {claim.id: claim.of(metrics) for claim in study.CLAIMS}
+    assert found == pytest.approx(
+        {
+            "kl_mitigates_dpo": 1.0,
+            "length_control_mitigates": 1.5,
+            "per_word_beats_shortest": -0.5,
+            "ensembles_need_other_flaws": 0.75,
+            "mixed_labels_mitigate": 3.0,
+            "remedies_cost_where_nothing_is_wrong": 1.0,
+            "length_inflates_win_rates": 0.2,
+        }
+    )
 
 
 # --- Win rates ---
@@ -98,7 +119,7 @@ def test_ties_count_half_and_what_length_won_is_taken_off():
     rewards, lengths = np.array([[1.0, 0.0], [2.0, -1.0]]), np.array([[5.0, 5.0], [0.0, 0.0]])
     found = study.inflation_by_length(rewards, lengths)
     # 2.5 of 4 are won. At equal length one answer wins and one loses, 5 words more win 3/4.
-    assert found["mean"] == pytest.approx(0.625 - 0.5, abs=0.01)
+    assert found == pytest.approx(0.625 - 0.5, abs=0.01)
 
 
 # --- The command ---
@@ -113,7 +134,6 @@ def test_the_command(tmp_path):
     (metrics,) = (run["metrics"] for run in results["runs"])
     claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
     assert list(claims) == [claim.id for claim in study.CLAIMS]
-    assert all(set(metrics[remedy]) <= set(BIASES) for remedy in study.REMEDIES)
-    mean = np.mean([cell["mean"] for cell in metrics["mixed_reward"].values()])
-    assert claims["mixed_labels_mitigate"] == pytest.approx(mean, abs=1e-6)
-    assert claims["kl_mitigates_dpo"] == pytest.approx(metrics["strong_kl"]["length"]["mean"])
+    assert all("human" in metrics[remedy] for remedy in study.REMEDIES)
+    lost = -np.mean([metrics[remedy]["human"] for remedy in study.REMEDIES])
+    assert claims["remedies_cost_where_nothing_is_wrong"] == pytest.approx(lost, abs=1e-6)

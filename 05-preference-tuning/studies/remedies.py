@@ -1,17 +1,18 @@
-"""Remedies: what gives back the quality that is lost to a flawed reward?
+"""Remedies: what gives back the quality that is lost to a flawed reward, and what does it cost?
 
-    python 05-preference-tuning/studies/remedies.py                     # one seed, 120 seconds
+    python 05-preference-tuning/studies/remedies.py                     # one seed, 90 seconds
     python 05-preference-tuning/studies/remedies.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/remedies.py --claims            # what is claimed
 
 The setting is that of three_hacks.py, whose models are used again where they are there: annotators
 who prefer long answers, an expert's tone, or agreement; their reward models choose the best of 64
 answers, and DPO trains on their labels. Each remedy is measured as gold utility with it minus
-without it: a table of remedies by hacks, and a claim for a row. Where a remedy is tried against
-several hacks, the claim is about their mean.
+without it: a table of remedies by hacks. Its last column says what a remedy costs who did not need
+it: the same with annotators who have no bias. (Remedies that bring in other annotators bring in
+their biases.)
 
-A judge who prefers length can be hacked, too: the last claim is about the win rate that it reports,
-and the one that it would report between answers of equal length.
+A judge who prefers length can be hacked, too: one claim is about the win rate that it reports, and
+the one that it would report between answers of equal length.
 """
 
 from functools import partial
@@ -25,9 +26,8 @@ from reward_hacking import HACKS, pairs_labelled_by, per_word, worst_case
 from reward_model import reward_model_in
 
 from common import figures
-from common.answers import sample_answers
+from common.answers import Answers, sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.intervals import mean_of, summary
 from common.preferences import BIASES, wrong_users
 from common.scoring import score_texts
 from common.training import load_sft_model
@@ -43,75 +43,59 @@ REMEDIES = {
     "mixed_dpo": "DPO: mixed labels",
     "strong_kl": "DPO: 5 times beta",
 }
+GROUPS = (*BIASES, "human")  # columns; "human" has no bias
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
-TIMES = 5  # the KL term as a remedy: so many times beta, which is 0.3
+BETA, TIMES = 0.3, 5  # the KL term as a remedy: so many times beta
 GAINED = "gold utility gained, log-odds, "
-BEST = "best of 64, with it minus without"
+LIKE_LENGTH = "labels that prefer length"
+
+
+def mean_over_biases(*rows: dict[str, float]) -> float:
+    """The mean of the cells in which something is wrong."""
+    return float(np.mean([row[group] for row in rows for group in BIASES]))
+
 
 claim_on_remedies = partial(Claim, smallest=0.05)  # less is not worth calling a difference
 CLAIMS = (
     claim_on_remedies(
-        "small_n_mitigates",
-        "choosing among fewer mitigates hacking",
-        f"{GAINED}best of 4 minus best of 64; mean of the three hacks",
-        of=lambda m: mean_of(m["fewer"].values()),
-    ),
-    claim_on_remedies(
         "kl_mitigates_dpo",
         "a stronger KL penalty mitigates verbosity",
-        f"{GAINED}DPO on labels that prefer length, {TIMES} times beta minus beta",
+        f"{GAINED}DPO on {LIKE_LENGTH}, {TIMES} times beta minus beta",
         of=lambda m: m["strong_kl"]["length"],
         published="compatible: it acts like early stopping, Gao et al. (arXiv 2210.10760)",
     ),
     claim_on_remedies(
-        "per_word_mitigates",
-        "dividing the reward by length mitigates verbosity",
-        f"{GAINED}{BEST}; labels that prefer length",
-        of=lambda m: m["per_word"]["length"],
+        "length_control_mitigates",
+        "taking length out of the reward mitigates verbosity",
+        f"{GAINED}best of 64, mean of reward / words and regression minus neither; {LIKE_LENGTH}",
+        of=lambda m: (m["per_word"]["length"] + m["regressed"]["length"]) / 2,
+        published="agrees: a reward without length, ODIN (arXiv 2402.07319)",
     ),
     claim_on_remedies(
         "per_word_beats_shortest",
         "reward / words does more than take the shortest answer",
-        f"{GAINED}best of 64 by it minus the shortest of 64; labels that prefer length",
-        of=lambda m: m["per_word_minus_shortest"],
+        f"{GAINED}best of 64 by it minus the shortest of 64; {LIKE_LENGTH}",
+        of=lambda m: m["levels"][LEVELS.index(0)] - m["shortest"],
+        predicted="does not hold",
     ),
     claim_on_remedies(
-        "level_decides_per_word",
-        "the level of the reward, which is free, decides what reward / words does",
-        f"{GAINED}level {LEVELS[-1]} minus level {LEVELS[0]}; labels that prefer length",
-        of=lambda m: m["level_decides"],
-    ),
-    claim_on_remedies(
-        "regressing_mitigates",
-        "regressing length out of the reward mitigates verbosity",
-        f"{GAINED}{BEST}; labels that prefer length",
-        of=lambda m: m["regressed"]["length"],
-        published="agrees: a reward without length, ODIN (arXiv 2402.07319)",
-    ),
-    claim_on_remedies(
-        "same_labels_mitigate",
-        "an ensemble of reward models of the same labels mitigates verbosity",
-        f"{GAINED}{BEST}; labels that prefer length",
-        of=lambda m: m["same_labels"]["length"],
+        "ensembles_need_other_flaws",
+        "an ensemble mitigates where its members have different flaws, not the same one",
+        f"{GAINED}best of 64 by three groups minus by three of one group; {LIKE_LENGTH}",
+        of=lambda m: m["three_groups"]["length"] - m["same_labels"]["length"],
         published="agrees: shared errors survive, Eisenstein et al. (arXiv 2312.09244)",
     ),
     claim_on_remedies(
-        "three_groups_mitigate",
-        "an ensemble of reward models of groups with different biases mitigates hacking",
-        f"{GAINED}{BEST}; mean of the three hacks",
-        of=lambda m: mean_of(m["three_groups"].values()),
-    ),
-    claim_on_remedies(
         "mixed_labels_mitigate",
-        "diversified annotators mitigate hacking of a reward model",
-        f"{GAINED}{BEST}; mean of the three hacks",
-        of=lambda m: mean_of(m["mixed_reward"].values()),
+        "diversified annotators mitigate hacking",
+        f"{GAINED}mixed minus biased labels; mean of best of 64 and DPO, and of the three hacks",
+        of=lambda m: mean_over_biases(m["mixed_reward"], m["mixed_dpo"]),
     ),
     claim_on_remedies(
-        "mixed_labels_mitigate_dpo",
-        "diversified annotators mitigate hacking by DPO",
-        f"{GAINED}DPO on mixed labels minus on biased ones; mean of the three hacks",
-        of=lambda m: mean_of(m["mixed_dpo"].values()),
+        "remedies_cost_where_nothing_is_wrong",
+        "where nothing is wrong, a remedy costs quality",
+        "gold utility lost, log-odds, without minus with it; unbiased labels; mean of all remedies",
+        of=lambda m: -float(np.mean([m[remedy]["human"] for remedy in REMEDIES])),
     ),
     claim_on_remedies(
         "length_inflates_win_rates",
@@ -127,61 +111,80 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Label, train, and choose with and without each remedy: the cells by remedy and hack."""
-    pairs, labels, epochs, count, n = (32, 16, 1, 10, 16) if smoke else (1200, 384, 3, 64, 64)
-    prompts, folder = [q.prompt for q in wrong_users("test", count)], study_folder(seed, smoke)
+    """Label, train, and choose with and without each remedy: the cells by remedy and group."""
+    count, n = (10, 16) if smoke else (64, 64)
+    prompts = [question.prompt for question in wrong_users("test", count, seed)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    judges, rewards, dpo = {}, {}, {}
-    arms = [(group, group, seed) for group in (*BIASES, "mixed")]
-    # Other random starts of the head, and other orders of the same pairs.
-    arms += [(f"length_{k}", "length", seed + 1000 * (k - 1)) for k in (2, 3)]
-    for name, group, its_seed in arms:
-        rows, place = pairs_labelled_by(group, pairs, seed), folder / f"wrong_users_{name}"
-        judges[name] = reward_model_in(place, "tiny-gpt2", rows, seed=its_seed)
-        rewards[name] = score_texts(judges[name], prompts, pool.texts)
-    arms = [(group, group, 0.3) for group in (*BIASES, "mixed")]
-    for name, group, beta in [*arms, ("strong_kl", "length", TIMES * 0.3)]:
-        rows, place = pairs_labelled_by(group, labels, seed), folder / f"hacked_dpo_{name}"
-        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-        policy = dpo_policy(place, load_sft_model()[0], tokenizer, rows, **training)
-        dpo[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
-    gold = {name: answered.gold.mean(1) for name, answered in dpo.items()}
+    judges = train_reward_models(seed, smoke)
+    rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
+    dpo = answers_by_dpo(prompts, seed, smoke)
+    gold = {name: float(answered.gold.mean()) for name, answered in dpo.items()}
     liked = score_texts(judges["length"], prompts, dpo["length"].texts) - rewards["length"][:, :4]
-    return compare_choices(rewards, pool, n) | {
-        "mixed_dpo": {group: summary(gold["mixed"] - gold[group]) for group in BIASES},
-        "strong_kl": {"length": summary(gold["strong_kl"] - gold["length"])},
-        "win_rate_inflation": inflation_by_length(liked, dpo["length"].words - pool.words[:, :4]),
+    longer = dpo["length"].words - pool.words[:, :4]
+    return {
+        **compare_choices(rewards, pool, n),
+        "mixed_dpo": {group: gold["mixed"] - gold[group] for group in GROUPS},
+        "strong_kl": {g: gold[f"strong_kl_{g}"] - gold[g] for g in ("length", "human")},
+        "win_rate_inflation": inflation_by_length(liked, longer),
     }
 
 
-def compare_choices(rewards: dict[str, np.ndarray], pool, n: int) -> dict:
+def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
+    """A (reward model, tokenizer) for each group and for mixed labels, and members of ensembles."""
+    arms = [(group, group, seed) for group in (*GROUPS, "mixed")]
+    for group in ("length", "human"):  # other random starts of the head, other orders of the pairs
+        arms += [(f"{group}_{k}", group, seed + 1000 * (k - 1)) for k in (2, 3)]
+    judges = {}
+    for name, group, its_seed in arms:
+        pairs = pairs_labelled_by(group, 32 if smoke else 1200, seed)
+        place = study_folder(seed, smoke) / f"wrong_users_{name}"
+        judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
+    return judges
+
+
+def answers_by_dpo(prompts: list[str], seed: int, smoke: bool) -> dict[str, Answers]:
+    """Four answers to each prompt by DPO on each group's labels, mixed ones, and a larger beta."""
+    count, epochs = (16, 1) if smoke else (384, 3)
+    arms = [(group, group, BETA) for group in (*GROUPS, "mixed")]
+    arms += [(f"strong_kl_{group}", group, TIMES * BETA) for group in ("length", "human")]
+    answered = {}
+    for name, group, beta in arms:
+        base, tokenizer = load_sft_model()
+        pairs, place = pairs_labelled_by(group, count, seed), f"hacked_dpo_{name}"
+        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+        folder = study_folder(seed, smoke) / place
+        policy = dpo_policy(folder, base, tokenizer, pairs, **training)
+        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
+    return answered
+
+
+def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> dict:
     """Cells of the remedies of best-of-n, gold utility with each minus without; rewards (P, M)."""
 
-    def best(scores: np.ndarray, among: int = n) -> np.ndarray:
-        return best_of_n_curve(scores, pool.gold, [among])[:, 0]
+    def best(scores: np.ndarray, among: int = n) -> float:
+        return float(best_of_n_curve(scores, pool.gold, [among]).mean())
 
-    words, length = pool.words, rewards["length"]
-    same_labels = [rewards[name] for name in ("length", "length_2", "length_3")]
-    cells = {"same_labels": {"length": summary(best(worst_case(same_labels)) - best(length))}}
-    for group in BIASES:
-        hacked = rewards[group]
+    words, cells = pool.words, {"same_labels": {}}
+    for group in ("length", "human"):
+        members = [rewards[name] for name in (group, f"{group}_2", f"{group}_3")]
+        cells["same_labels"][group] = best(worst_case(members)) - best(rewards[group])
+    for group in GROUPS:
+        reward = rewards[group]
         with_remedy = {
-            "fewer": best(hacked, max(1, n // 16)),
-            "per_word": best(per_word(hacked, words)),
-            "regressed": best(without_length(hacked, words)),
+            "fewer": best(reward, max(1, n // 16)),
+            "per_word": best(per_word(reward, words)),
+            "regressed": best(without_length(reward, words)),
             "three_groups": best(worst_case([rewards[name] for name in BIASES])),
             "mixed_reward": best(rewards["mixed"]),
         }
         for remedy, gold in with_remedy.items():
-            cells.setdefault(remedy, {})[group] = summary(gold - best(hacked))
-    at_level = [best(per_word(length - length.mean(), words, level)) for level in LEVELS]
+            cells.setdefault(remedy, {})[group] = gold - best(reward)
+    length = rewards["length"] - rewards["length"].mean()
     return cells | {
-        "per_word_minus_shortest": summary(best(per_word(length, words)) - best(-words)),
-        "level_decides": summary(at_level[-1] - at_level[0]),
-        "levels": [float(gold.mean()) for gold in at_level],
-        "without": float(best(length).mean()),
-        "shortest": float(best(-words).mean()),
+        "levels": [best(per_word(length, words, level)) for level in LEVELS],
+        "without": best(length),
+        "shortest": best(-words),
     }
 
 
@@ -196,17 +199,13 @@ def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
 # --- A judge with a bias ---
 
 
-def inflation_by_length(rewards: np.ndarray, lengths: np.ndarray) -> dict:
+def inflation_by_length(rewards: np.ndarray, lengths: np.ndarray) -> float:
     """Win rate by a judge minus what it would be between answers of equal length.
 
     Differences (P, k) in reward and in length, ours minus theirs; ties count half.
     """
-
-    def inflation(rows: np.ndarray, axis: int = 0) -> float:
-        return rows[..., 0].mean() - win_rate_at_equal_length(*rows.reshape(-1, 2).T)
-
-    wins = (1 + np.sign(rewards)) / 2
-    return summary(np.stack([wins, lengths], axis=-1), inflation, resamples=300)
+    wins = (1 + np.sign(rewards.ravel())) / 2
+    return float(wins.mean() - win_rate_at_equal_length(wins, lengths.ravel()))
 
 
 def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
@@ -234,18 +233,16 @@ def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
 def draw(runs: list[dict]):
     """The table of cells, and what reward / words is worth at every level of the reward."""
     apart, alike = (
-        np.mean([run[remedy]["length"]["mean"] for run in runs])
+        np.mean([run[remedy]["length"] for run in runs])
         for remedy in ("three_groups", "same_labels")
     )
-    title = f"Ensembles against verbosity: of three groups {apart:+.1f}, "
-    title += f"of the same labels {alike:+z.1f}"
-    figure, axes = figures.new_figure(1, 2, title, height=4.6)
-    names = {hack.annotators: name for name, hack in HACKS.items()}
-    values = []  # (seeds, rows, columns); None where a remedy was not tried
-    for run in runs:
-        rows = [[run[remedy].get(group) for group in BIASES] for remedy in REMEDIES]
-        values.append([[cell and cell["mean"] for cell in row] for row in rows])
-    figures.draw_cells(axes[0], REMEDIES.values(), [names[group] for group in BIASES], values)
+    title = f"Ensembles against verbosity: of three groups {apart:+.2f}, "
+    title += f"of the same labels {alike:+z.2f}"
+    figure, axes = figures.new_figure(1, 2, title, height=4.8)
+    hacks = {hack.annotators: name for name, hack in HACKS.items()} | {"human": "nothing\nwrong"}
+    values = [[[run[remedy].get(g) for g in GROUPS] for remedy in REMEDIES] for run in runs]
+    figures.draw_cells(axes[0], REMEDIES.values(), [hacks[group] for group in GROUPS], values)
+    axes[0].axvline(len(BIASES) - 0.5, color="black", lw=1)
     axes[0].set_title("Gold utility: with the remedy minus without")
     levels_panel(axes[1], runs)
     return figure

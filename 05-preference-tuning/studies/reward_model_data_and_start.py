@@ -1,17 +1,24 @@
-"""Data and start of a reward model: how many pairs, from which model, or none at all?
+"""Data and start of a reward model: from which model, with how many pairs, or from DPO itself?
 
-    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 2 minutes
+    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 80 seconds
     python 05-preference-tuning/studies/reward_model_data_and_start.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/reward_model_data_and_start.py --claims  # what is claimed
 
-Three ways to a reward from the first 400 and 1,600 pairs of unbiased annotators: an encoder that
-read about the facts in its pre-training, and gets a scalar head (reward_model.py; 6,400 pairs,
-too); the SFT model with such a head, as InstructGPT's reward model started; and the implicit reward
-of a DPO policy, log(pi / pi_ref), which needs no reward model. Each is judged by how many of 1,000
-held-out pairs it puts in the order of gold utility: where only a fact tells which answer is better
-(the other one is wrong and nothing else), and where style gives it away (filler, a preamble,
-another topic, an echo of the user).
+Three rewards from the same 1,600 pairs of unbiased annotators, judged by how many pairs they put in
+the order of gold utility. Explicit: the SFT model with a head that gives one number, as in
+InstructGPT. Implicit: log(pi / pi_ref) of a DPO policy, which starts from that SFT model, too.
+Encoder: a DistilBERT that read about the facts in its pre-training (reward_model.py). The pairs to
+judge are held-out ones of the same kind; of facts that no training pair asks about; and, for a
+training without them, pairs with answers in an expert's tone or echoes of the user.
+
+Why can the same model tell right from wrong as DPO's reward, and hardly with a reward head? To the
+SFT model a right answer is likelier than a wrong one in nearly all pairs, before any preference is
+seen, and DPO makes large what the model holds likely (the two go together, see `correlation`).
+The head reads the state after the last token, which never had to say whether an answer was right;
+that comparison would have to be learned anew, and 6,400 pairs do not teach it.
 """
+
+from functools import partial
 
 import lessons  # noqa: F401
 
@@ -26,42 +33,51 @@ from reward_model import (
 )
 
 from common.claims import INFINITY, Claim, run_study, study_folder
-from common.figures import new_figure, seed_lines
-from common.intervals import summary
-from common.preferences import make_pairs
+from common.figures import legend_below, new_figure, seed_columns, seed_dots
+from common.preferences import SIDES, make_pairs
 from common.scoring import pair_logps, score_pairs
 from common.training import load_sft_model
 
-SIZES = (400, 1600)  # pairs, beside all of them
-WAYS = {  # to a reward: colour, name
-    "encoder": ("lab:reward", "encoder that read the facts"),
-    "sft": ("lab:sft", "SFT model with a scalar head"),
-    "dpo": ("lab:dpo", "DPO's implicit reward"),
+HIDDEN = {"expert", "sycophantic"}  # styles that a training does not see
+TESTS = {"held": "pairs of the\nsame kind", "new_facts": "new facts", "new_style": "new styles"}
+REWARDS = {  # colour, name
+    "log_p": ("lab:other", "log p of\nSFT model,\nno labels"),
+    "implicit": ("lab:dpo", "DPO's\nimplicit\nreward"),
+    "explicit": ("lab:sft", "SFT model\nand head"),
+    "explicit_many": ("lab:sft", "SFT model,\n6,400\npairs"),
+    "encoder": ("lab:reward", "encoder\nand head"),
+    "encoder_many": ("lab:reward", "encoder,\n6,400\npairs"),
 }
+IN_ORDER = "share of pairs in the gold order, 1,600 training pairs: "
 
+claim_on_order = partial(Claim, smallest=0.02)  # a smaller share is not worth calling a difference
 CLAIMS = (
-    Claim(
-        "sft_start_learns_style_first",
-        "from the SFT model a reward model learns style, right from wrong hardly",
-        f"share in the gold order ({SIZES[-1]} pairs): where style differs, minus only facts",
-        of=lambda m: m["sft_style_over_facts"],
-        smallest=0.05,
-    ),
-    Claim(
-        "encoder_over_sft_start",
-        "an encoder that read about the facts is the better backbone",
-        f"share of pairs in the gold order, {SIZES[-1]} pairs: encoder minus SFT model",
-        of=lambda m: m["encoder_over_sft"],
-        smallest=0.02,
-    ),
-    Claim(
+    claim_on_order(
         "dpo_needs_no_reward_model",
-        "DPO needs no reward model: its implicit reward is as good a one",
-        f"share of pairs in the gold order, {SIZES[-1]} pairs: implicit reward minus encoder's",
-        of=lambda m: m["dpo_over_encoder"],
+        "DPO needs no reward model: its implicit reward is as good as one of its own backbone",
+        f"{IN_ORDER}implicit minus explicit reward, pairs of the same kind",
+        of=lambda m: m["all"]["held"]["implicit"] - m["all"]["held"]["explicit"],
         true=(-0.05, INFINITY),
-        smallest=0.02,
-        published="not under shift: Lin et al. 2024 (arXiv 2409.03650), 3 % worse in the mean",
+    ),
+    claim_on_order(
+        "implicit_is_worse_on_new_facts",
+        "an implicit reward is the worse one on facts that no pair asks about",
+        f"{IN_ORDER}explicit minus implicit reward, new facts",
+        of=lambda m: m["all"]["new_facts"]["explicit"] - m["all"]["new_facts"]["implicit"],
+        predicted="does not hold",
+    ),
+    claim_on_order(
+        "implicit_is_worse_on_new_styles",
+        "an implicit reward is the worse one on styles that no pair shows",
+        f"{IN_ORDER}explicit minus implicit reward, new styles",
+        of=lambda m: m["all"]["new_style"]["explicit"] - m["all"]["new_style"]["implicit"],
+    ),
+    claim_on_order(
+        "encoder_over_sft_start",
+        "an encoder that read about the facts is a better start than the SFT model",
+        f"{IN_ORDER}encoder minus SFT model, pairs of the same kind",
+        of=lambda m: m["all"]["held"]["encoder"] - m["all"]["held"]["explicit"],
+        predicted="undecided",
     ),
 )
 
@@ -69,56 +85,75 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Each way to a reward at each number of pairs, judged by the same held-out pairs."""
-    sizes, most, held = ((16, 32), 64, 100) if smoke else (SIZES, 6400, 1000)
-    pairs = make_pairs(most, seed=seed)
-    ordered = gold_order(make_pairs(held, "test", seed=seed))
-    hits = {way: {} for way in WAYS}  # {way: {pairs: (held-out pairs,)}}
-    for count in sizes:
-        for way, backbone in (("encoder", "tiny-distilbert"), ("sft", "tiny-gpt2")):
-            model = fresh_reward_model(backbone, "cpu", seed)
-            train_reward_model(*model, pairs[:count], seed=seed, name=f"{way}, {count} pairs")
-            hits[way][count] = pair_hits(score_pairs(*model, ordered))
-        hits["dpo"][count] = implicit_hits(pairs[:count], ordered, seed)
+    """Pairs in the gold order by each reward: all, and where only a fact tells."""
+    few, many, count = (16, 32, 100) if smoke else (1600, 6400, 1000)
+    pairs = make_pairs(many, seed=seed)
+    held = gold_order(make_pairs(count, "test", seed=seed))
+    new_facts = gold_order(make_pairs(count, "test", seed=seed, unseen=True))
+    tests = {"held": held, "new_facts": new_facts, "new_style": list(filter(shows_hidden, held))}
+    score = {  # a function from pairs to rewards (N, 2)
+        **language_model_rewards(pairs[:few], seed),
+        "explicit": trained("tiny-gpt2", pairs[:few], seed),
+        "explicit_many": trained("tiny-gpt2", pairs, seed),
+        "encoder": trained("tiny-distilbert", pairs[:few], seed),
+    }
     folder = study_folder(seed, smoke) / "reward_model_6400"
-    model = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
-    hits["encoder"][most] = pair_hits(score_pairs(*model, ordered))
-    facts = np.array([row["reason"] == "wrong" for row in ordered])
+    encoder = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
+    score["encoder_many"] = partial(score_pairs, *encoder)
+    rewards = {test: {way: of(rows) for way, of in score.items()} for test, rows in tests.items()}
+    seen = {way: share_in_order(r) for way, r in rewards["new_style"].items()}
+    without = [row for row in pairs if not shows_hidden(row)][:few]
+    unaware = {"explicit": trained("tiny-gpt2", without, seed)}
+    unaware |= language_model_rewards(without, seed)
+    rewards["new_style"] = {way: of(tests["new_style"]) for way, of in unaware.items()}
+    facts = np.array([only_a_fact_tells(row) for row in held])
+    margins = [rewards["held"][way][facts] @ [1, -1] for way in ("log_p", "implicit")]
+    shares = {
+        test: {way: share_in_order(r) for way, r in of.items()} for test, of in rewards.items()
+    }
     return {
-        "curve": {
-            way: [{"pairs": count, **by_fault(of[count], facts)} for count in of]
-            for way, of in hits.items()
-        },
-        **compare_rewards({way: of[sizes[-1]] for way, of in hits.items()}, facts),
+        "all": shares,
+        "facts": {way: share_in_order(r[facts]) for way, r in rewards["held"].items()},
+        "style": {way: share_in_order(r[~facts]) for way, r in rewards["held"].items()},
+        "new_style_if_seen": seen,
+        "correlation": float(np.corrcoef(*margins)[0, 1]),
     }
 
 
-def implicit_hits(pairs: list[dict], ordered: list[dict], seed: int) -> np.ndarray:
-    """Where a DPO policy orders pairs right by log(pi / pi_ref): its reward but for beta; (N,)."""
+def shows_hidden(row: dict) -> bool:
+    """Whether one of the two answers is in a hidden style."""
+    return any(row[f"{side}_style"] in HIDDEN for side in SIDES)
+
+
+def only_a_fact_tells(row: dict) -> bool:
+    """Whether a pair in gold order has a right and a wrong answer, and both are concise."""
+    return (row["chosen_style"], row["rejected_style"]) == ("concise", "wrong")
+
+
+def share_in_order(rewards: np.ndarray) -> float:
+    """The share of pairs in gold order whose first answer gets the higher reward; (N, 2)."""
+    return float(pair_hits(rewards).mean())
+
+
+def trained(backbone: str, pairs: list[dict], seed: int) -> partial:
+    """Rewards by a backbone with a head, all of its weights trained on the pairs."""
+    model = fresh_reward_model(backbone, "cpu", seed)
+    train_reward_model(*model, pairs, seed=seed, name=f"{backbone}, {len(pairs)} pairs")
+    return partial(score_pairs, *model)
+
+
+def language_model_rewards(pairs: list[dict], seed: int) -> dict:
+    """Rewards by a DPO policy and its SFT model: log(pi / pi_ref), and log pi_ref; in nats."""
     model, tokenizer = load_sft_model()
     policy, _ = train_dpo(model, tokenizer, pairs, seed=seed, name=f"DPO, {len(pairs)} pairs")
-    logps, ref_logps = pair_logps(policy, tokenizer, ordered)
-    return pair_hits((logps - ref_logps).numpy().T)
 
+    def implicit(rows: list[dict]) -> np.ndarray:
+        logps, ref_logps = pair_logps(policy, tokenizer, rows)
+        return (logps - ref_logps).numpy().T
 
-def by_fault(hits: np.ndarray, facts: np.ndarray) -> dict:
-    """Pairs in the gold order, hits (N,): all, and by whether only a fact tells; facts (N,)."""
-    measured = {"all": hits, "style": hits[~facts], "facts": hits[facts]}
-    return {name: summary(values) for name, values in measured.items()}
-
-
-def compare_rewards(hits: dict[str, np.ndarray], facts: np.ndarray) -> dict:
-    """What the claims compare, pair by pair, at the same number of training pairs."""
-
-    def style_minus_facts(table: np.ndarray, axis: int = 0) -> float:
-        right, about_facts = table[:, 0], table[:, 1] == 1
-        return right[~about_facts].mean() - right[about_facts].mean()
-
-    of_sft = np.column_stack([hits["sft"], facts])
     return {
-        "encoder_over_sft": summary(hits["encoder"] - hits["sft"]),
-        "dpo_over_encoder": summary(hits["dpo"] - hits["encoder"]),
-        "sft_style_over_facts": summary(of_sft, style_minus_facts),
+        "implicit": implicit,
+        "log_p": lambda rows: pair_logps(policy, tokenizer, rows)[1].numpy().T,
     }
 
 
@@ -126,37 +161,37 @@ def compare_rewards(hits: dict[str, np.ndarray], facts: np.ndarray) -> dict:
 
 
 def draw(runs: list[dict]):
-    """Right order by the number of pairs, where style tells and where only a fact does."""
-    last = {
-        way: np.mean([run["curve"][way][1]["facts"]["mean"] for run in runs])
-        for way in ("encoder", "dpo")
-    }
-    count, dpo, encoder = runs[0]["curve"]["dpo"][1]["pairs"], 100 * last["dpo"], last["encoder"]
-    title = f"{count:,} pairs: DPO's implicit reward tells right from wrong in {dpo:.0f} %, "
-    title += f"an encoder in {100 * encoder:.0f} %"
-    figure, axes = new_figure(1, 2, title)
-    sizes_panel(axes[0], runs, "style")
-    axes[0].set(title="Where style gives the worse answer away")
-    sizes_panel(axes[1], runs, "facts")
-    axes[1].set(title="Where only a fact tells which is better")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(WAYS))
+    """Explicit and implicit reward under shift, and who tells right from wrong."""
+    facts = {way: [100 * run["facts"][way] for run in runs] for way in REWARDS}
+    implicit, explicit = np.mean(facts["implicit"]), np.mean(facts["explicit"])
+    title = f"Right from wrong: DPO's implicit reward {implicit:.0f} %, "
+    title += f"a reward head on the same model {explicit:.0f} %"
+    figure, axes = new_figure(1, 2, title, height=3.6)
+    shift_panel(axes[0], runs)
+    names = [name for _, name in REWARDS.values()]
+    colors = [color for color, _ in REWARDS.values()]
+    seed_columns(axes[1], dict(zip(names, facts.values(), strict=True)), colors, digits=0)
+    axes[1].tick_params(axis="x", labelsize=6.5)
+    axes[1].set(title="Both answers concise: only a fact tells")
+    for ax in axes:
+        ax.axhline(50, color="black", lw=0.8, ls=":")
+        ax.text(ax.get_xlim()[1], 50, "by chance ", ha="right", va="top")
+        ax.set(ylabel="% of pairs in the gold order", ylim=(40, 105))
     return figure
 
 
-def sizes_panel(ax, runs: list[dict], kind: str) -> None:
-    """Held-out pairs in the right order, by the number of training pairs."""
-    for way, (color, label) in WAYS.items():
-        counts = [row["pairs"] for row in runs[0]["curve"][way]]
-        shares = [[100 * row[kind]["mean"] for row in run["curve"][way]] for run in runs]
-        seed_lines(ax, counts, np.array(shares), color, label)
-    ticks = [row["pairs"] for row in runs[0]["curve"]["encoder"]]
-    ax.axhline(50, color="black", lw=0.8, ls=":")
-    ax.text(ticks[-1], 50, "by chance ", ha="right", va="top")
-    ax.set_xscale("log")
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.minorticks_off()
-    ax.set(xlabel="training pairs", ylabel="% of held-out pairs in the right order", ylim=(40, 102))
+def shift_panel(ax, runs: list[dict]) -> None:
+    """Explicit and implicit reward of the same model, on pairs like those of training and not."""
+    for k, way in enumerate(("explicit", "implicit")):
+        color, name = REWARDS[way]
+        for place, test in enumerate(TESTS):
+            shares = [100 * run["all"][test][way] for run in runs]
+            label = None if place else name.replace("\n", " ")
+            seed_dots(ax, 2 * place + 0.7 * k - 0.35, shares, color, label)
+            ax.text(2 * place + 0.7 * k - 0.35, 42, f"{np.mean(shares):.0f}", ha="center")
+    ax.set_xticks(range(0, 2 * len(TESTS), 2), TESTS.values())
+    ax.set(title="The same model, the same 1,600 pairs")
+    legend_below(ax, ncols=2)
 
 
 if __name__ == "__main__":
