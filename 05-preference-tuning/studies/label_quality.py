@@ -173,12 +173,12 @@ def label_differences(gold: dict[str, float]) -> dict[str, float]:
 # --- The figure ---
 
 TEACHERS = {  # name, colour
-    "sft": ("SFT model", "lab:sft"),
+    "sft": ("SFT", "lab:sft"),
     "flipped_0": ("DPO, people", "lab:dpo"),
     "ai_labels": ("DPO, AI", "lab:ai"),
-    "kto_singles": ("KTO, no pairs", "lab:kto"),
-    "sft_on_chosen": ("SFT, on chosen", "lab:chosen"),
-    "coin": ("DPO, a coin", "lab:other"),
+    "kto_singles": ("KTO, singles", "lab:kto"),
+    "sft_on_chosen": ("SFT, chosen", "lab:chosen"),
+    "coin": ("DPO, coin", "lab:other"),
 }
 
 
@@ -190,7 +190,7 @@ def draw(runs: list[dict]):
     agreement_panel(quality, runs)
     columns = {told: [run["gold"][name] for run in runs] for name, (told, _) in TEACHERS.items()}
     seed_columns(gold, columns, [color for _, color in TEACHERS.values()])
-    gold.set(title="How good the answers are after one pass", ylabel=GOLD)
+    gold.set(title="Every way to train, after one pass", ylabel="gold utility (log-odds)")
     return figure
 
 
@@ -205,9 +205,9 @@ def agreement_panel(ax, runs: list[dict]) -> None:
     ):
         agrees = [100 * run["agreement"][name] for run in runs]
         ax.plot(agrees, [run["gold"][name] for run in runs], ls="", ms=5, label=label, **style)
-    ax.set(title="Labels that agree more often make a better model", ylabel=GOLD)
+    ax.set(title="DPO by the quality of its labels", ylabel=GOLD)
     ax.set(xlabel="labels that agree with the gold order (%)")
-    legend_below(ax, ncols=3)
+    legend_below(ax, ncols=2)
 
 
 if __name__ == "__main__":
