@@ -1,4 +1,4 @@
-"""Intervals from values and over seeds (common/intervals.py)."""
+"""Intervals of cases and over seeds (common/intervals.py)."""
 
 import json
 
@@ -6,62 +6,19 @@ import numpy as np
 import pytest
 
 from common import intervals
-from common.intervals import bootstrap_ci, seed_half_width, summary, t_interval, wilson_ci
-
-
-def test_bootstrap_covers_the_truth_in_95_of_100_cases():
-    rng, runs = np.random.default_rng(0), 400
-    intervals = [bootstrap_ci(rng.exponential(size=60), resamples=300, seed=k) for k in range(runs)]
-    covered = np.mean([low < 1 < high for low, high in intervals])
-    # Percentile intervals of 60 skewed values: 93 %.
-    assert abs(covered - 0.93) < 4 * np.sqrt(0.93 * 0.07 / runs)
-    low, high = np.array(intervals).T
-    assert np.mean(high < 1) < 0.1 and np.mean(low > 1) < 0.05
-
-
-def test_bootstrap_has_the_width_of_the_normal_interval():
-    values = np.random.default_rng(1).normal(5, 3, size=2000)
-    low, high = bootstrap_ci(values)
-    half = 1.96 * values.std() / np.sqrt(2000)
-    assert (low, high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.1 * half
-    )
-    assert all(isinstance(end, float) for end in (low, high))
-
-
-def test_bootstrap_is_deterministic():
-    values = np.random.default_rng(2).normal(size=50)
-    np.random.seed(3)
-    assert bootstrap_ci(values) == bootstrap_ci(list(values)) != bootstrap_ci(values, seed=1)
-    assert bootstrap_ci([2.5] * 7) == (2.5, 2.5)
-    assert bootstrap_ci(np.array([True, False] * 50))[0] > 0.35
-
-
-def test_bootstrap_resamples_rows():
-    rng = np.random.default_rng(4)
-    table = np.column_stack([rng.normal(10, 1, 300), rng.normal(5, 1, 300)])
-    table[:, 1] += table[:, 0]  # columns belong together: their difference has mean 5, deviation 1
-
-    def difference(rows, axis):
-        assert axis == 0 and rows.shape == (300, 2)
-        return (rows[:, 1] - rows[:, 0]).mean()
-
-    low, high = bootstrap_ci(table, difference)
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(300), rel=0.15) and low < 5 < high
-    low, high = bootstrap_ci(table[:, 0], np.median)
-    assert low < np.median(table[:, 0]) < high
+from common.intervals import half_width, summary, t_interval, wilson_ci
 
 
 def test_seed_interval_is_students():
-    assert seed_half_width([1.0, 2.0, 3.0]) == pytest.approx(4.30 / 3**0.5, abs=1e-2)
-    assert seed_half_width([0.0, 1.0]) == pytest.approx(12.71 * 0.5, abs=1e-2)
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.30 / 3**0.5, abs=1e-2)
+    assert half_width([0.0, 1.0]) == pytest.approx(12.71 * 0.5, abs=1e-2)
     five = [0.1, 0.4, 0.2, 0.3, 0.5]  # deviation sqrt(0.025), t(4) = 2.776
-    assert seed_half_width(five) == pytest.approx(2.776 * 0.005**0.5, abs=1e-3)
+    assert half_width(five) == pytest.approx(2.776 * 0.005**0.5, abs=1e-3)
     for freedom, t in ((14, 2.145), (15, 2.131), (20, 2.086), (30, 2.042), (100, 1.984)):
         assert intervals.student_t(freedom) == pytest.approx(t, abs=0.006)
     rng = np.random.default_rng(5)
     runs = rng.normal(size=(4000, 3))
-    covered = np.mean([abs(run.mean()) < seed_half_width(run) for run in runs])
+    covered = np.mean([abs(run.mean()) < half_width(run) for run in runs])
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 4000)
 
 
@@ -78,9 +35,10 @@ def test_summary_of_few_cases_is_honest():
         hits = [True] * count
         assert summary(hits) == {"mean": 1.0, "ci95": wilson_ci(1.0, count), "count": count}
     assert summary([0.5, 1, 0, 1, 1])["ci95"] == wilson_ci(0.7, 5)  # ties count half
-    for values in ([0.2, 0.4, 0.9, 1.0, 0.0], [0, 1] * 10, [3.0, 4.0, 5.0, 6.0, 9.0]):
-        ci95 = bootstrap_ci(values)
-        assert summary(values) == {"mean": np.mean(values), "ci95": ci95, "count": len(values)}
+    assert summary([0, 1] * 10)["ci95"] == wilson_ci(0.5, 20)
+    values = [3.0, 4.0, 5.0, 6.0, 9.0]
+    half = 2.776 * np.std(values, ddof=1) / 5**0.5
+    assert summary(values)["ci95"] == pytest.approx((5.4 - half, 5.4 + half), abs=1e-2)
     assert intervals.percent(summary([1, 0])) == "50 % (too few cases for an interval)"
     assert intervals.interval({"mean": 0.123, "ci95": (0.1, 0.2)}) == "0.12 [0.10, 0.20]"
 
@@ -91,7 +49,7 @@ def test_summary_of_few_cases_is_honest():
 def test_the_interval_over_seeds_is_students():
     assert t_interval([2.0]) == {"mean": 2.0, "ci95": None, "by_seed": [2.0]}
     found = t_interval(np.float32([1.0, 2.0, 3.0]))
-    half = seed_half_width([1.0, 2.0, 3.0])
+    half = half_width([1.0, 2.0, 3.0])
     assert found["mean"] == 2.0 and found["ci95"] == [2 - half, 2 + half]
     assert json.loads(json.dumps(found)) == found
 

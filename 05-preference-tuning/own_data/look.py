@@ -307,7 +307,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     measured["prompts"] = len({read.key_of(row["prompt"]) for row in rows})
     measured["unit"] = length_unit(row[name] for row in rows for name in columns[1:])
     measured["examples"] = [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)]
-    measured["words"] = {side: summary(counts, resamples=500) for side, counts in words.items()}
+    measured["words"] = {side: summary(counts) for side, counts in words.items()}
     measured["lengths"] = {side: histogram(counts) for side, counts in words.items()}
     if model:
         from common.models import load_tokenizer
@@ -327,8 +327,10 @@ def describe_answers(rows: Sequence[dict], seed: int) -> tuple[dict, dict]:
     held_out, training = np.split(order, [max(1, round(len(rows) / 8))])
     _, place = np.unique(prompts, return_inverse=True)
     hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
-    per_prompt, telling = np.stack([hits, np.bincount(place)], axis=1), telling_words(rows)
-    share = summary(per_prompt, lambda some, axis: np.divide(*some.sum(axis)), resamples=500)
+    pairs, telling = np.bincount(place), telling_words(rows)
+    wins = hits.sum() / pairs.sum()
+    # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts.
+    share = summary(wins + (hits - wins * pairs) / pairs.mean())
     found = {
         "contradictory": len(read.contradictory(rows)) // 2,
         "held_out": len(held_out),
