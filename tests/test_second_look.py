@@ -251,7 +251,7 @@ def test_the_interval_of_an_accuracy_against_chance():
     few = read_ranking(np.array([1.0, -1.0] * 19))
     assert "chance" not in few and "reversed" not in few and few["pairs"] == 38
     assert read_ranking(np.array([-1.0] * 8))["reversed"] < 0.5  # few, and yet clear
-    assert read_ranking(np.zeros(60))["chance"] == 0.5  # ties count half
+    assert read_ranking(np.zeros(60))["chance"] < 0.5  # ties count half
 
 
 def test_distances_per_token(tiny):
