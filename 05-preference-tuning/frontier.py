@@ -41,6 +41,9 @@ SOURCES = (
     "best_of_n_and_the_limit",
 )
 BUDGETS = (768, 6400)  # labelled pairs; a point belongs to the first that it does not exceed
+# By validation questions: DPO's recipe and the reward model that stand for their methods.
+RECIPE = {"768": "DPO", "6400": "DPO + likelihood term"}
+JUDGE = {"768": "768, SFT start", "6400": "6400"}
 TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed
 N = 16  # of the best-of-n that stands for the method
 
@@ -81,7 +84,8 @@ METHODS = (
     Method("RLOO", "6400", "rl"),
 )
 LINES = ("best of n", "DPO", "PPO", "DPO + best of n")  # several points, along one training
-SAME_COLOR = {"DPO + likelihood term": "with likelihood term", "RLOO": "RLOO"}  # named in the plane
+# What shares its colour with another method is named in the plane: so many points off its own.
+SAME_COLOR = {"DPO + likelihood term": ("with likelihood term", -10), "RLOO": ("RLOO", 4)}
 
 # --- 1. Collecting what the studies measured ---
 
@@ -218,8 +222,9 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
             x, y = ([point[name] for point in rows] for name in ("kl", "gold"))
             ax.plot(x, y, ls=dashes if method.name in LINES else "none", **style)
             if method.name in SAME_COLOR:
-                at = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8}
-                ax.annotate(SAME_COLOR[method.name], (x[-1], y[-1]), **at)
+                told, above = SAME_COLOR[method.name]
+                at = {"xytext": (4, above), "textcoords": "offset points", "fontsize": 8}
+                ax.annotate(told, (x[-1], y[-1]), **at)
     ax.plot([], [], "o", mfc="white", color="black", label="annotators prefer length")
     ax.plot([], [], ":", color="black", label="reward model from the SFT model")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
