@@ -115,15 +115,14 @@ def measure(seed: int, smoke: bool = False) -> dict:
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
     policies = {group: train_dpo_on(group, seed, smoke) for group in LABELLED_BY}
     dpo = {g: sample_answers(policy, tokenizer, prompts, 4, seed) for g, policy in policies.items()}
-    gold = {group: answered.gold.mean() for group, answered in dpo.items()}
-    now = {g: score_texts(judges[g], prompts, dpo[g].texts).mean() for g in BIASES}
+    gold = {name: answered.gold.mean() for name, answered in {"sft": pool, **dpo}.items()}
+    gained = {g: score_texts(judges[g], prompts, dpo[g].texts).mean() for g in BIASES}
+    gained = {group: reward - rewards[group].mean() for group, reward in gained.items()}
     rewards |= planted_rewards(prompts, pool)
     curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
     return {
         "ns": ns,
-        "reward_goes_up": {g: float(now[g] - rewards[g].mean()) for g in BIASES},
-        "quality_goes_down": {g: float(pool.gold.mean() - gold[g]) for g in BIASES},
-        "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
+        **cells_of_dpo(gained, gold),
         **choose_harder(curves, curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
         "answers": answers_to_read(policies, judges, seed),
     }
@@ -148,6 +147,18 @@ def train_dpo_on(group: str, seed: int, smoke: bool):
     place = study_folder(seed, smoke) / f"hacked_dpo_{group}"
     training = {"beta": 0.3, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
     return dpo_policy(place, base, tokenizer, pairs_of_wrong_users(labels, group, seed), **training)
+
+
+def cells_of_dpo(gained: dict[str, float], gold: dict[str, float]) -> dict[str, dict]:
+    """Rows of cells: the reward gained by DPO on each biased group's labels, and the quality lost.
+
+    `gold` are means of gold utility after DPO on each group's labels, and of the SFT model's.
+    """
+    return {
+        "reward_goes_up": {group: float(gained[group]) for group in BIASES},
+        "quality_goes_down": {group: float(gold["sft"] - gold[group]) for group in BIASES},
+        "bias_costs_quality": {group: float(gold["human"] - gold[group]) for group in BIASES},
+    }
 
 
 def planted_rewards(prompts: list[str], pool) -> dict[str, np.ndarray]:
