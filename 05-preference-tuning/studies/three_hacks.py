@@ -1,6 +1,6 @@
 """Three hacks: does a bias of the annotators reach the answers, and is their quality lost on it?
 
-    python 05-preference-tuning/studies/three_hacks.py                     # one seed, 100 seconds
+    python 05-preference-tuning/studies/three_hacks.py                     # one seed, 2 minutes
     python 05-preference-tuning/studies/three_hacks.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/three_hacks.py --claims            # what is claimed
 
