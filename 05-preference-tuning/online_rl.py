@@ -29,10 +29,9 @@ import dpo_trainer
 import numpy as np
 import own_data.look  # and own_data.read with it
 import reward_model
-from rlhf_objectives import clipped_surrogate, generalized_advantage_estimate, kl_estimators
+import rlhf_objectives as ppo
 
-from common import answers, figures, models, preferences, prompts, runs, scoring, training
-from common.basics import show_progress
+from common import answers, figures, models, preferences, runs, scoring, training
 from common.sampling import sample
 
 ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
@@ -49,7 +48,7 @@ def token_rewards(scores, logps, ref_logps, mask, beta: float):
     1909.08593).
     """
     last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdims=True))
-    return last * scores[:, None] - beta * mask * kl_estimators(logps, ref_logps)["k1"]
+    return last * scores[:, None] - beta * mask * ppo.kl_estimators(logps, ref_logps)["k1"]
 
 
 def leave_one_out_advantages(rewards):
@@ -70,7 +69,7 @@ def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float)
     are neighbours.
     """
     if kind == "gae":  # behind an answer rewards and values are 0: nothing flows back from there
-        return mask * generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
+        return mask * ppo.generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
     totals = rewards.sum(-1).reshape(-1, samples)  # (P, K)
     return mask * leave_one_out_advantages(totals).reshape(-1, 1)
 
@@ -78,7 +77,7 @@ def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float)
 def ppo_loss(logps, old_logps, advantages, mask, epsilon: float) -> tuple:
     """(minus the clipped objective, how many tokens have no gradient), both summed over tokens."""
     ratio = (logps - old_logps).exp()
-    objective = clipped_surrogate(ratio, advantages, epsilon)
+    objective = ppo.clipped_surrogate(ratio, advantages, epsilon)
     return -(mask * objective).sum(), (mask * (objective < ratio * advantages)).sum()
 
 
@@ -126,6 +125,7 @@ def train_rl(
     """
     import torch
     from peft import get_peft_model
+    from tqdm import tqdm
 
     learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
     training.go_on_alone()  # several processes would all do the same
@@ -137,33 +137,36 @@ def train_rl(
     own = [weight for weight in policy.parameters() if weight.requires_grad]
     rates = ((own, learning_rate), (list(value_head.parameters()), VALUE_RATE))
     optimizer = torch.optim.Adam([{"params": weights, "lr": rate} for weights, rate in rates])
+    how = {"kind": advantages, "samples": samples, "beta": beta, "lam": lam, "epochs": epochs}
+    how["epsilon"] = math.inf if epsilon is None else epsilon
     in_turn, history, seen = shuffled(asked, seed), [], []
     sixth = math.ceil(updates / 6)
     look_at = {0, *(look_at or range(sixth, updates, sixth)), updates} if look else ()
-    for update in show_progress(range(updates + 1), "online RL"):
-        if update:
-            # Generate and score: the policy's own answers, P prompts x K.
-            some = list(itertools.islice(in_turn, prompts_per_update))
-            draw = 1000 * (seed + 1) + update
-            sampled = sample(policy, tokenizer, some, samples, max_new_tokens, seed=draw)
-            texts = [[answer.text for answer in row] for row in sampled]
-            rewards = scoring.score_texts(judge, some, texts)
-            # Update: several passes over them.
-            rows = [answer.token_ids for row in sampled for answer in row]
-            each = [prompt for prompt in some for _ in range(samples)]
-            batches = list(scoring.response_batches(tokenizer, each, rows, 64))  # of like length
-            scores = torch.tensor(rewards.reshape(-1), dtype=torch.float32, device=model.device)
-            how = {"beta": beta, "epsilon": math.inf if epsilon is None else epsilon, "lam": lam}
-            how |= {"kind": advantages, "samples": samples, "epochs": epochs}
-            row, better = learn(policy, value_head, optimizer, batches, scores, **how)
-            training.check_finite("online RL", update, row["loss"], learning_rate)
-            for name in ("tokens", "prompt_tokens"):
-                row[name] += history[-1][name] if history else 0
-            history.append(row)
-            seen.append(Update(some, sampled, rewards, better.reshape(rewards.shape)))
+    if 0 in look_at:
+        look(0, policy)
+    for update in tqdm(range(1, updates + 1), "online RL", leave=False, delay=2, disable=None):
+        some = list(itertools.islice(in_turn, prompts_per_update))
+        draw_with = 1000 * (seed + 1) + update
+        sampled = sample(policy, tokenizer, some, samples, max_new_tokens, seed=draw_with)
+        rewards, batches = score_and_batch(tokenizer, judge, some, sampled)
+        row, better = learn(policy, value_head, optimizer, batches, rewards.reshape(-1), **how)
+        training.check_finite("online RL", update, row["loss"], learning_rate)
+        for name in ("tokens", "prompt_tokens"):
+            row[name] += history[-1][name] if history else 0
+        history.append(row)
+        seen.append(Update(some, sampled, rewards, better.reshape(rewards.shape)))
         if update in look_at:
             look(update, policy)
     return policy, history, seen
+
+
+def score_and_batch(tokenizer, judge: tuple, asked: list, sampled: list) -> tuple:
+    """(rewards (P, K), batches of answers with their prompts, of like length) to learn from."""
+    texts = [[answer.text for answer in row] for row in sampled]
+    rewards = scoring.score_texts(judge, asked, texts)
+    rows = [answer.token_ids for row in sampled for answer in row]
+    each = [prompt for prompt, row in zip(asked, sampled, strict=True) for _ in row]
+    return rewards, list(scoring.response_batches(tokenizer, each, rows, 64))
 
 
 def new_value_head(policy):
@@ -218,7 +221,10 @@ def learn(
 
     An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
     """
+    import torch
+
     old_logps, values, mask = read_all(policy, value_head, batches)
+    scores = torch.as_tensor(scores, dtype=torch.float32, device=mask.device)
     with policy.disable_adapter():
         ref_logps, _, _ = read_all(policy, value_head, batches)
     rewards = token_rewards(scores, old_logps, ref_logps, mask, beta)
@@ -237,7 +243,7 @@ def learn(
         optimizer.step()
         optimizer.zero_grad()
     seen = epochs * float(tokens)
-    kl = float((mask * kl_estimators(old_logps, ref_logps)["k1"]).sum(-1).mean())
+    kl = float((mask * ppo.kl_estimators(old_logps, ref_logps)["k1"]).sum(-1).mean())
     row = {"reward": float(scores.mean()), "kl": kl, "optimized": float(rewards.sum(-1).mean())}
     row |= {"loss": lost / seen, "clipped": clipped / seen, "tokens": int(tokens)}
     row["prompt_tokens"] = sum(int(mask.sum()) for *_, mask, _ in batches) - row["tokens"]
@@ -247,14 +253,14 @@ def learn(
 # --- 3. The figure ---
 
 
-def draw(metrics: dict, update: Update):
+def draw(metrics: dict, seen: list[Update], method: str):
     """Four panels: the reward in training, the answers, their quality, what an update sees."""
-    history, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
-    steps, updates = [look["step"] for look in looks], range(1, len(history) + 1)
-    figure, axes = figures.new_figure(2, 2, f"Online RL: {steps[-1]} updates")
+    curve, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
+    steps, updates = [look["step"] for look in looks], range(1, len(curve["reward"]) + 1)
+    figure, axes = figures.new_figure(2, 2, f"Online RL by {method}: {steps[-1]} updates")
     label, color = "reward minus the KL term: what is optimised", "lab:reward"
-    axes[0].plot(updates, [row["reward"] for row in history], color=color, label="reward")
-    axes[0].plot(updates, [row["optimized"] for row in history], "--", color=color, label=label)
+    axes[0].plot(updates, curve["reward"], color=color, label="reward")
+    axes[0].plot(updates, curve["optimized"], "--", color=color, label=label)
     axes[0].set(title="Reward of the answers sampled in training", ylabel="log-odds")
     axes[0].set(xlabel="update", xticks=steps)
     figures.legend_below(axes[0])
@@ -276,12 +282,17 @@ def draw(metrics: dict, update: Update):
             ax.plot(steps, [look[name] for look in looks], "o-", color="lab:rl")
             ax.set(title="Answers to held-out prompts", ylabel=unit, ylim=(0, None))
             ax.set(xlabel="update", xticks=steps)
-    update_panel(axes[3], update)
+    update_panel(axes[3], seen)
     return figure
 
 
-def update_panel(ax, update: Update) -> None:
-    """The answers to one prompt as an update sees them: the one whose advantages differ most."""
+def update_panel(ax, seen: list[Update]) -> None:
+    """The answers to one prompt as an update sees them: the one whose advantages differ most.
+
+    The second update: by then the value head has learned what to expect.
+    """
+    number = min(2, len(seen))
+    update = seen[number - 1]
     row = np.ptp(update.advantages, axis=1).argmax()
     advantages, order = update.advantages[row], np.argsort(-update.rewards[row])
     for place, k in enumerate(order):
@@ -292,9 +303,11 @@ def update_panel(ax, update: Update) -> None:
         ax.text(0.01, place - 0.23, told, fontsize=7, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="lightgrey", lw=0.8, zorder=0)
     ax.grid(visible=False)
-    ax.set(xlabel="advantage: reward above the others' mean (log-odds)", yticks=[])
+    ax.set(xlabel="mean advantage of its tokens (log-odds): better than expected", yticks=[])
     ax.set_ylim(len(order) - 0.5, -0.9)
-    ax.set_title(f"Update 1, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9)
+    ax.set_title(
+        f"Update {number}, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9
+    )
 
 
 # --- 4. The run ---
@@ -340,7 +353,7 @@ def main(argv: list[str] | None = None) -> dict:
         limits = {"seed": args.seed, "prompts": args.prompts or 16, **args.reading}
         limits |= {"alone": bool(args.reward_model), "max_new_tokens": args.max_new_tokens}
         pairs, held, held_out = own_data.read.own_pairs(args.dataset, tokenizer, **limits)
-        asked, rate = prompts.distinct_prompts(pairs["prompt"]), args.learning_rate or 3e-4
+        asked, rate = list(pairs["prompt"]), args.learning_rate or 3e-4
         second = own_data.look.SecondLook(args.dataset, args.reading, args.model, rate)
         if "chosen" in pairs.column_names:
             second.before(pairs, held, model, tokenizer, args.seed)
@@ -361,7 +374,7 @@ def main(argv: list[str] | None = None) -> dict:
         looks.append({"step": step, "reward": reward, **sampled.means()})
         seen.append(sampled)
 
-    policy, history, updates = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
+    policy, history, learned = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
     columns, (first, *_, last) = {"before": looks[0], "after": looks[-1]}, seen
     folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
     if folder.exists() and "chosen" in pairs[0]:
@@ -370,12 +383,14 @@ def main(argv: list[str] | None = None) -> dict:
         columns["DPO"] = {**looks.pop(), "step": None}
     rows = answers.rows_of(list(columns.values()))
     answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
-    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": history}
+    curve = {name: [row[name] for row in history] for name in history[0]}
+    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": curve}
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()
     next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: and at other learning rates?"
-    return runs.finish(args, metrics, draw(metrics, updates[0]), next_step)
+    method = "PPO" if args.advantages == "gae" else "RLOO"
+    return runs.finish(args, metrics, draw(metrics, learned, method), next_step)
 
 
 if __name__ == "__main__":
