@@ -104,7 +104,7 @@ def draw(runs: list[dict]):
             seed_dots(ax, place, [run["sources"][source][name] for run in runs], color)
         ax.set_xticks(range(len(labels)), list(labels.values()))
     axes[0].set(title="How good sampled answers are", ylabel=GOLD)
-    axes[1].set(title="How far the policy went", ylabel="measured KL from the SFT model (nats)")
+    axes[1].set(title="How far the policy went", ylabel="measured KL from the\nSFT model (nats)")
     return figure
 
 

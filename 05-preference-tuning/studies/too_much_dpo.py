@@ -1,6 +1,6 @@
 """Too much DPO: log p of the chosen answers falls; is that normal, and where does the mass go?
 
-    python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 80 seconds
+    python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 90 seconds
     python 05-preference-tuning/studies/too_much_dpo.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/too_much_dpo.py --claims        # what is claimed and found
 
@@ -9,7 +9,8 @@ chosen is above rejected, so both may fall. But all probabilities sum to 1: what
 other texts gain. Here one can see which, since all texts that this world can write are known. A
 text with a word pair or a sentence that is in none of them is called malformed: mostly known texts
 joined at a word that they share ("Yes, it is Cuba is Cuba is Havana."). Gold utility reads words,
-not grammar, so a malformed text can count as right.
+not grammar, so a malformed text can count as right. A remedy helps by moving the model less: at
+equal KL (how far it is from the SFT model, in nats) it has about as many malformed answers.
 
 Five passes over 256 pairs at a constant learning rate, five times: pairs of unbiased annotators; of
 annotators who prefer long answers; unbiased again, with a likelihood term (the loss of supervised
@@ -98,7 +99,7 @@ CLAIMS = (
     ),
     Claim(
         "likelihood_term_keeps_the_mass",
-        "a likelihood term on chosen answers prevents it",
+        "in as many passes less goes there with a likelihood term on chosen answers",
         "share of malformed answers after five passes, without the term minus with it",
         of=lambda m: malformed(m, "unbiased") - malformed(m, "likelihood"),
         smallest=0.02,
