@@ -69,8 +69,8 @@ CLAIMS = (
     Claim(
         "optimal_amount_of_biased_labels",
         "beyond it a bias of the annotators is exploited",
-        "gold utility lost from the best measurement to the last, annotators for length, log-odds",
-        of=lambda m: m["arms"]["biased"]["gold_lost"],
+        "gold utility lost after the best measurement, annotators for length minus unbiased, log-odds",
+        of=lambda m: m["arms"]["biased"]["gold_lost"] - m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
     ),
     Claim(
