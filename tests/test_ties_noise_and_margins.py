@@ -75,12 +75,13 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
         assert settings["learning_rate"] == 1.4e-3
         known = 0.3 if loss == "robust" else 0.0
         assert loss == "kto" or settings["label_smoothing"] == known
-        on_the_way = 5 if kind in ("clean", "flips") else 0
+        on_the_way = {"clean": 2, "flips": 4}.get(kind, 0)
         assert answered.count((name, 2)) == 1 and answered.count((name, 1)) == on_the_way
     pairs = {name: row[0] for name, row in trained.items()}
     assert pairs["dpo clean"] == pairs["ipo clean"] == pairs["kto clean"]
     assert pairs["dpo flips"] == pairs["robust flips"] == flip_labels(pairs["dpo clean"], 0.3, 5)
-    assert metrics["looks"]["kto_flips"]["passes"] == [0, 0.5, 0.75, 1, 1.5, 2.25, 3]
+    assert metrics["looks"]["kto_flips"]["passes"] == [0, 1, 1.25, 1.5, 2, 3]
+    assert metrics["looks"]["kto_clean"]["passes"] == [0, 1, 2, 3]
     points = [(point["series"], point["label"]) for point in metrics["points"]]
     assert points == [("ipo", "3 passes"), ("kto", "3 passes")]
     assert {point["annotations"] for point in metrics["points"]} == {384}
@@ -123,7 +124,7 @@ def test_the_command(tmp_path):
     results = json.loads((folder / "ties_noise_and_margins-smoke.json").read_text())
     assert len(results["claims"]) == len(study.CLAIMS)
     metrics = results["runs"][0]["metrics"]
-    assert metrics["looks"]["dpo_flips"]["passes"] == [0, 0.5, 1]
+    assert metrics["looks"]["dpo_flips"]["passes"] == [0, 0.5, 1]  # of two steps
     assert set(metrics["answers"]["texts"]) == {"IPO, ipo, 1 passes", "KTO, kto, 1 passes"}
     assert metrics["gold"]["robust_flips"] == metrics["looks"]["robust_flips"]["gold"][-1]
     assert (folder / "ties_noise_and_margins-smoke.png").stat().st_size > 20_000

@@ -1,6 +1,6 @@
 """Ties, wrong labels, many passes: which of DPO, IPO and KTO loses least?
 
-    python 05-preference-tuning/studies/ties_noise_and_margins.py            # one seed, 90 seconds
+    python 05-preference-tuning/studies/ties_noise_and_margins.py            # one seed, 100 seconds
     python 05-preference-tuning/studies/ties_noise_and_margins.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/ties_noise_and_margins.py --claims    # what is claimed
 
@@ -45,7 +45,7 @@ from common.training import load_sft_model
 MANY_PASSES = {"beta": 1.0, "learning_rate": 1.4e-3}
 FLIPPED = 0.3  # of the labels
 EQUAL_KL = 0.3  # nats
-LOOKS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 3 / 4)  # of the training
+LOOKS = {"clean": (1 / 3, 2 / 3), "flips": (1 / 3, 5 / 12, 1 / 2, 2 / 3)}  # of a training
 LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "robust": "robust"}  # TRL's names; KTO has a trainer
 LOSS_NAMES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "robust": "robust DPO"}
 ARMS = {  # which losses are trained on which pairs
@@ -146,7 +146,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
             name, pairs = f"{loss}_{kind}", data[kind]
             start = copy.deepcopy(model), tokenizer, pairs  # each training starts from the same
             settings = {"passes": passes, "name": name.replace("_", " "), "seed": seed}
-            settings["looks"] = LOOKS if kind in ("clean", "flips") else (1,)
+            settings["looks"] = LOOKS.get(kind, (1,))
             policy, seen = train_arm(loss, *start, prompts, **settings)
             looks[name], found[name] = looks_of({0: sft, **seen}), seen[passes]
             if kind == "one_sided":
