@@ -129,7 +129,9 @@ def train_rl(
     from tqdm import tqdm
 
     learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
-    training.go_on_alone()  # several processes would all do the same
+    if runs.process_count() > 1:
+        print("online RL trains in one process: the first one goes on alone")
+        training.go_on_alone()
     torch.manual_seed(seed)  # LoRA starts at random
     lora = dpo_trainer.lora_config(model)
     lora.lora_dropout = 0.0
