@@ -69,7 +69,7 @@ CLAIMS = (
     Claim(
         "optimal_amount_of_biased_labels",
         "beyond it a bias of the annotators is exploited",
-        "gold utility lost after the best measurement, annotators for length minus unbiased, log-odds",
+        "gold utility lost after the best look, annotators for length minus unbiased, log-odds",
         of=lambda m: m["arms"]["biased"]["gold_lost"] - m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
     ),
