@@ -18,7 +18,7 @@ from grade import Graded, as_array, careful
 
 from common import runs
 from common.answers import sample_answers
-from common.intervals import seed_half_width
+from common.intervals import half_width
 from common.models import load_causal_lm, quiet_libraries
 from common.preferences import make_pairs, questions, swap_sides
 from common.prompts import encode_response
@@ -222,5 +222,5 @@ def measured_of_trl(quantity: str) -> list[float]:
 
 def next_seed(values: Sequence[float]) -> tuple[float, float]:
     """Where one more seed lies in 95 of 100 cases, by those of the seeds that were run."""
-    reach = seed_half_width(values) * math.sqrt(len(values) + 1)  # of one seed, not of their mean
+    reach = half_width(values) * math.sqrt(len(values) + 1)  # of one seed, not of their mean
     return np.mean(values) - reach, np.mean(values) + reach
