@@ -43,7 +43,7 @@ from common.training import load_sft_model
 # Of 0.1, 0.3, 1 and 3, for each of the losses: least KL within 0.02 of the best share of good
 # answers to validation prompts, after many passes.
 MANY_PASSES = {"beta": 1.0, "learning_rate": 1.4e-3}
-FLIPPED = 0.3  # of the labels
+FLIP_RATE = 0.3  # of the labels
 EQUAL_KL = 0.3  # nats
 LOOKS = {"clean": (1 / 3, 2 / 3), "flips": (1 / 3, 5 / 12, 1 / 2, 2 / 3)}  # of a training
 LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "robust": "robust"}  # TRL's names; KTO has a trainer
@@ -136,7 +136,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     count, passes, most = (16, 1, 16) if smoke else (384, 3, 128)
     clean = make_pairs(count, seed=seed)
     data = {"clean": clean, "ties": tied_pairs(count, seed)}
-    data |= {"flips": flip_labels(clean, FLIPPED, seed)}
+    data |= {"flips": flip_labels(clean, FLIP_RATE, seed)}
     data |= {"one_sided": one_sided_pairs(count // 3, seed)}
     prompts = [question.prompt for question in questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
@@ -163,6 +163,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "margins": margins,
         "gold": {"sft": float(sft.gold.mean()), **gold},
         "gold_at_equal_kl": {loss: gold_at(looks[f"{loss}_flips"]) for loss in ARMS["flips"]},
+        "costs": costs_of(gold),
         "differences": loss_differences(gold, margins),
         "points": points,
         "answers": answers_of_points(prompts, points, texts),
@@ -185,7 +186,7 @@ def train_arm(
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], seen
     settings |= {"loss_type": (LOSS_TYPES[loss],)}
-    settings |= {"label_smoothing": FLIPPED if loss == "robust" else 0.0}
+    settings |= {"label_smoothing": FLIP_RATE if loss == "robust" else 0.0}
     return train_dpo(model, tokenizer, pairs, **settings)[0], seen
 
 
@@ -202,15 +203,20 @@ def gold_at(looks: dict, kl: float = EQUAL_KL) -> float:
     return float(np.interp(kl, looks["kl"][until], looks["gold"][until]))
 
 
+def costs_of(gold: dict[str, float]) -> dict[str, float]:
+    """Gold utility that bad pairs cost a loss, against clean pairs; robust DPO against DPO's."""
+    costs = {name: gold["dpo_clean"] - gold[name] for name in ("dpo_ties", "dpo_flips")}
+    costs |= {"ipo_ties": gold["ipo_clean"] - gold["ipo_ties"]}
+    costs |= {"kto_flips": gold["kto_clean"] - gold["kto_flips"]}
+    return costs | {"robust_flips": gold["dpo_clean"] - gold["robust_flips"]}
+
+
 def loss_differences(gold: dict[str, float], margins: dict[str, float]) -> dict:
-    """What bad pairs cost a loss is against the same loss on clean pairs: gold utility."""
-
-    def cost(loss: str, kind: str) -> float:
-        return gold[f"{loss}_clean"] - gold[f"{loss}_{kind}"]
-
+    """What the claims are about."""
+    costs = costs_of(gold)
     return {
-        "ipo_under_ties": cost("dpo", "ties") - cost("ipo", "ties"),
-        "kto_noise": cost("dpo", "flips") - cost("kto", "flips"),
+        "ipo_under_ties": costs["dpo_ties"] - costs["ipo_ties"],
+        "kto_noise": costs["dpo_flips"] - costs["kto_flips"],
         "many_passes": min(gold["ipo_clean"], gold["kto_clean"]) - gold["dpo_clean"],
         "robust_dpo": gold["robust_flips"] - gold["dpo_flips"],
         "dpo_extreme_margins": margins["dpo"] - margins["ipo"],
@@ -222,8 +228,8 @@ def loss_differences(gold: dict[str, float], margins: dict[str, float]) -> dict:
 
 def draw(runs: list[dict]):
     """What bad pairs cost; clean pairs pass by pass; swapped labels at equal KL; margins."""
-    dpo, kto = (np.mean(cost_of(runs, loss, "flips")) for loss in ("dpo", "kto"))
-    title = f"Swapped labels cost DPO {dpo:.2f} of gold utility, KTO {kto:.2f}"
+    ends = [np.mean([run["costs"][name] for run in runs]) for name in ("dpo_flips", "kto_flips")]
+    title = "Swapped labels cost DPO {:.2f} of gold utility, KTO {:.2f}".format(*ends)
     figure, (costs, clean, distance, margins) = new_figure(2, 2, title, height=3.5)
     costs_panel(costs, runs)
     passes_panel(clean, runs)
@@ -232,23 +238,19 @@ def draw(runs: list[dict]):
     return figure
 
 
-def cost_of(runs: list[dict], loss: str, kind: str) -> list[float]:
-    """Gold utility that a kind of pairs costs a loss, in every run; robust DPO starts from DPO."""
-    clean = "dpo_clean" if loss == "robust" else f"{loss}_clean"
-    return [run["gold"][clean] - run["gold"][f"{loss}_{kind}"] for run in runs]
-
-
 def costs_panel(ax, runs: list[dict]) -> None:
     """Gold utility that ties and swapped labels cost each loss."""
-    columns = {
-        "DPO, ties": cost_of(runs, "dpo", "ties"),
-        "IPO, ties": cost_of(runs, "ipo", "ties"),
-        "DPO, swapped": cost_of(runs, "dpo", "flips"),
-        "robust, swapped": cost_of(runs, "robust", "flips"),
-        "KTO, swapped": cost_of(runs, "kto", "flips"),
-    }
+    columns, colors = {}, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto")
+    for told, name in (
+        ("DPO, ties", "dpo_ties"),
+        ("IPO, ties", "ipo_ties"),
+        ("DPO, swapped", "dpo_flips"),
+        ("robust, swapped", "robust_flips"),
+        ("KTO, swapped", "kto_flips"),
+    ):
+        columns[told] = [run["costs"][name] for run in runs]
     ax.axhline(0, color="black", lw=0.8)
-    seed_columns(ax, columns, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
+    seed_columns(ax, columns, colors)
     ax.set(title="What 75 % ties and 30 % swapped labels cost")
     ax.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
 
@@ -266,20 +268,15 @@ def passes_panel(ax, runs: list[dict]) -> None:
 
 def equal_kl_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL along the training on swapped labels."""
-    for loss, color, line in (
-        ("dpo", "lab:dpo", "-"),
-        ("kto", "lab:kto", "-"),
-        ("robust", "lab:dpo", "--"),
-    ):
+    for loss, color, line in (("dpo", "dpo", "-"), ("kto", "kto", "-"), ("robust", "dpo", "--")):
         looks = [run["looks"][f"{loss}_flips"] for run in runs]
-        if len(runs) > 1:
-            for of_run in looks:
-                ax.plot(of_run["kl"], of_run["gold"], color=color, lw=0.7, alpha=0.4, ls=line)
-        x, y = (np.mean([of_run[name] for of_run in looks], axis=0) for name in ("kl", "gold"))
-        ax.plot(x, y, "o", ls=line, ms=3, lw=2, color=color, label=LOSS_NAMES[loss])
+        kl, gold = (np.array([of_run[name] for of_run in looks]).T for name in ("kl", "gold"))
+        style = {"color": f"lab:{color}", "ls": line}
+        ax.plot(kl, gold, lw=0.7, alpha=0.4, **style)
+        ax.plot(kl.mean(1), gold.mean(1), marker="o", ms=3, lw=2, label=LOSS_NAMES[loss], **style)
     ax.axvline(EQUAL_KL, color="black", lw=0.8, ls=":")
     at = {loss: np.mean([run["gold_at_equal_kl"][loss] for run in runs]) for loss in ("dpo", "kto")}
-    ax.set(title=f"Swapped labels, {EQUAL_KL} nats: DPO {at['dpo']:.1f}, KTO {at['kto']:.1f}")
+    ax.set(title=f"Swapped labels at {EQUAL_KL} nats: DPO {at['dpo']:.1f}, KTO {at['kto']:.1f}")
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(GOLD, fontsize=8)
     legend_below(ax, ncols=3)
@@ -289,7 +286,7 @@ def one_sided_panel(ax, runs: list[dict]) -> None:
     """Margins of the one-sided pairs that were trained on."""
     values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
     seed_columns(ax, values, ("lab:dpo", "lab:ipo"), digits=1)
-    ax.set(title="One-sided pairs: how far they are pushed apart")
+    ax.set(title="Margins of one-sided pairs")
     ax.set(ylabel="margin of the pairs trained on (nats)")
     ax.set_ylim(0, 1.2 * max(map(max, values.values())))
 
