@@ -147,7 +147,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
             start = copy.deepcopy(model), tokenizer, pairs  # each training starts from the same
             settings = {"passes": passes, "name": name.replace("_", " "), "seed": seed}
             settings["looks"] = LOOKS.get(kind, (1,))
-            policy, seen = train_arm(loss, *start, prompts, **settings)
+            policy, seen = train_loss_arm(loss, *start, prompts, **settings)
             looks[name], found[name] = looks_of({0: sft, **seen}), seen[passes]
             if kind == "one_sided":
                 margins[loss] = float(read_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
@@ -170,7 +170,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_arm(
+def train_loss_arm(
     loss: str, model, tokenizer, pairs, prompts, *, passes: int, looks: Sequence[float], **settings
 ) -> tuple:
     """(policy, answers by pass): two answers to a prompt at the end, one on the way."""
