@@ -76,7 +76,7 @@ def test_the_sft_model_tells_right_from_wrong_before_any_preference(result):
 
 def test_claims_compare_the_rewards_that_they_name():
     shares = {
-        "held": {"implicit": 0.9, "explicit": 0.8, "encoder": 0.85},
+        "held": {"implicit": 0.9, "explicit": 0.8, "encoder_many": 0.85, "explicit_many": 0.8},
         "new_facts": {"implicit": 0.7, "explicit": 0.6},
         "new_style": {"implicit": 0.5, "explicit": 0.9},
     }
