@@ -84,8 +84,8 @@ METHODS = (
     Method("RLOO", "6400", "rl"),
 )
 LINES = ("best of n", "DPO", "PPO", "DPO + best of n")  # several points, along one training
-# What shares its colour with another method is named in the plane: so many points off its own.
-SAME_COLOR = {"DPO + likelihood term": ("with likelihood term", -10), "RLOO": ("RLOO", 4)}
+JOINED = ("unbiased", "biased")  # series of DPO whose points are joined
+DIAMONDS = ("DPO + likelihood term", "RLOO")  # they share a colour with another method
 
 # --- 1. Collecting what the studies measured ---
 
@@ -195,7 +195,10 @@ def draw(points: list[dict], limit: list, rows: list[dict]):
         planes.append(figure.add_subplot(grid[row, :], sharex=first, sharey=first))
         plane_of_methods(planes[-1], [p for p in points if budget_of(p) == budget], limit)
     planes[0].set_title("At most 768 labelled pairs (points without a line: colours of the bars)")
-    planes[1].set_title("6,400 labelled pairs")
+    planes[1].set_title("6,400 labelled pairs (diamonds: DPO with the likelihood term, RLOO)")
+    most = max(point["kl"] for point in points)
+    ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 4, 8, 16, 32) if tick <= most]
+    planes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     planes[1].set_xlabel("measured KL from the SFT model (nats; square-root axis)")
     lines = dict(zip(*reversed(planes[0].get_legend_handles_labels()), strict=True))
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=4)
@@ -218,18 +221,14 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
             rows = [point for point in of_method if point["series"] == series]
             style = {"color": f"lab:{method.color}", "marker": "o", "ms": 4, "lw": 0.8}
             style |= {"mfc": "white"} if rows[0]["biased"] else {}
+            style |= {"marker": "D"} if method.name in DIAMONDS else {}
             dashes = ":" if "SFT start" in series else "-"
+            joined = method.name in LINES and (method.name != "DPO" or series in JOINED)
             x, y = ([point[name] for point in rows] for name in ("kl", "gold"))
-            ax.plot(x, y, ls=dashes if method.name in LINES else "none", **style)
-            if method.name in SAME_COLOR:
-                told, above = SAME_COLOR[method.name]
-                at = {"xytext": (4, above), "textcoords": "offset points", "fontsize": 8}
-                ax.annotate(told, (x[-1], y[-1]), **at)
+            ax.plot(x, y, ls=dashes if joined else "none", **style)
     ax.plot([], [], "o", mfc="white", color="black", label="annotators prefer length")
     ax.plot([], [], ":", color="black", label="reward model from the SFT model")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-    ticks = [0, 0.1, 0.5, 1, 2, 4, 8, 16, 32]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set(ylabel="gold utility (log-odds)")
 
 

@@ -96,22 +96,18 @@ def points_of_seed(seed: int, smoke: bool) -> list[dict]:
 
 def draw(runs: list[dict]):
     """The share of the limit's gain of every method with few and with many labels."""
-    names = {
-        "best of n": "best_of_n",
-        "DPO": "dpo",
-        "PPO": "rl",
-        "DPO + best of n": "dpo_best_of_n",
-    }
-    figure, (ax,) = new_figure(1, 1, "", 3.4)
-    means = {}
-    for place, (name, color) in enumerate(names.items()):
-        for k, budget in enumerate(SERIES):
-            shares = [run["methods"][budget][name]["share"] for run in runs]
-            means[name, budget] = np.mean(shares)
-            seed_dots(ax, 3 * k + place * 0.6, shares, f"lab:{color}", None if k else name)
-    few = {name: means[name, "768"] for name in ("DPO", "best of n")}
-    title = f"With 768 labels DPO has {100 * few['DPO']:.0f} % of the limit's gain at its KL, "
-    figure.suptitle(f"{title}best of 16 {100 * few['best of n']:.0f} %")
+    colors, shares = {"best of n": "best_of_n", "DPO": "dpo", "PPO": "rl"}, {}
+    colors["DPO + best of n"] = "dpo_best_of_n"
+    for budget in SERIES:
+        for name in colors:
+            shares[budget, name] = [run["methods"][budget][name]["share"] for run in runs]
+    dpo, best = (100 * np.mean(shares["768", name]) for name in ("DPO", "best of n"))
+    title = f"With 768 labels DPO has {dpo:.0f} % of the limit's gain, best of 16 {best:.0f} %"
+    figure, (ax,) = new_figure(1, 1, title, 3.4)
+    for k, budget in enumerate(SERIES):
+        for place, (name, color) in enumerate(colors.items()):
+            of_method, label = shares[budget, name], None if k else name
+            seed_dots(ax, 3 * k + place * 0.6, of_method, f"lab:{color}", label)
     ax.axhline(1, color="black", lw=0.8)
     ax.text(4.9, 1, "the limit", ha="right", va="bottom")
     ax.set_xticks([0.9, 3.9], ["768 labelled pairs", "6,400 labelled pairs"])
