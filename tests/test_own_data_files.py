@@ -77,8 +77,8 @@ def test_empty_rows_and_line_ends_are_said(tmp_path):
     reading = read_data(str(tmp_path / "a.csv"), "pairs")
     assert reading.rows["chosen"][0] == "c\nd"
     assert reading.remarks == [
-        "1 texts whose lines ended in \\r\\n have \\n",
-        "2 empty rows left out",
+        "texts whose lines ended in \\r\\n have \\n",
+        "empty rows: left out (2)",
     ]
 
 

@@ -15,6 +15,7 @@ from own_data.read import (
     load_preferences,
     own_pairs,
     own_reward_pairs,
+    read_data,
     usable,
 )
 
@@ -44,15 +45,15 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     answers = [("a", "b"), ("b", "a"), ("s", "s"), ("", "b"), ("a", " "), ("a", "b"), ("a", "c")]
     rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
     rows += [pair(k) for k in range(3)]
-    kept = usable(write(tmp_path / "a.jsonl", rows), "pairs")
+    kept = usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs"))
     assert kept["row"][:] == [1, 2, 7, 8, 9, 10] and contradictory(kept) == [0, 1]
     said = capsys.readouterr().out
     assert "6 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
     assert "2 contradict another one (row 1; kept)" in said
     with pytest.raises(UserError, match="no row is left to learn from"):
-        usable(write(tmp_path / "a.jsonl", rows[2:3]), "pairs")
+        usable(read_data(write(tmp_path / "a.jsonl", rows[2:3]), "pairs"))
     with pytest.raises(UserError, match=r"row 4: an answer is empty \(2 rows are so\)"):
-        usable(write(tmp_path / "a.jsonl", rows[:9]), "pairs")
+        usable(read_data(write(tmp_path / "a.jsonl", rows[:9]), "pairs"))
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
@@ -123,6 +124,13 @@ def test_prompts_alone(tmp_path, tokenizer):
 # --- What a model can read ---
 
 
+def find(rows: list[dict], tokenizer, **limit: int) -> tuple[list[int], str]:
+    """(the places, from 0, of the rows that a language model can read, what it cannot read)."""
+    numbered = [{"row": k, **row} for k, row in enumerate(rows)]
+    kept, reasons = find_readable(datasets.Dataset.from_list(numbered), tokenizer, 48, **limit)
+    return kept["row"][:], reasons
+
+
 def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
     rows = [pair(k) for k in range(1, 9)]
     rows[2]["chosen"] = rows[5]["rejected"] = "very " * 600
@@ -139,9 +147,9 @@ def test_a_longer_limit_than_the_usual_one():
     tokenizer = load_tokenizer("tiny-gpt2")
     tokenizer.model_max_length = 5000
     row = pair(1, chosen="very " * 1200)
-    kept, reasons = find_readable([row], tokenizer, 48)
-    assert not kept and "longer than the 1024 tokens" in reasons[0]
-    assert find_readable([row], tokenizer, 48, 4000) == ([0], [])
+    kept, reasons = find([row], tokenizer)
+    assert kept == [] and "longer than the 1024 tokens" in reasons
+    assert find([row], tokenizer, limit=4000) == ([0], "")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +182,7 @@ def test_all_reasons_stand_in_one_line(wordpiece, capsys):
     assert list(kept["row"]) == [7]
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and said.startswith("3 of 4 rows left out: 1 longer than the ")
-    assert "1 with [SEP], a token of the model (the first is row 4)" in said
+    assert "1 with [SEP], a token of the model (row 4)" in said
     assert "1 with answers that are the same to the model (unknown characters)" in said
     with pytest.raises(UserError, match=r"can read none of the rows: 1 with \[MASK\], a token"):
         keep_readable(datasets.Dataset.from_list(rows[4:]), wordpiece)
@@ -185,7 +193,7 @@ def test_a_template_that_rejects_a_row_names_it(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no turns') }}"
     try:
         with pytest.raises(UserError, match=r"--dataset, row 5: the chat template .*: no turns"):
-            find_readable([pair(1, row=5)], tokenizer, 48, 1024)
+            find([pair(1, row=5)], tokenizer)
     finally:
         tokenizer.chat_template = kept
 
@@ -213,10 +221,10 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     prompt = [{"role": "system", "content": "Be brief."}, *talk[: turns - 1]]
     prompt += [{"role": "user", "content": "Why is it so?"}]
     row = {"prompt": prompt, "chosen": "It is so.", "rejected": "No."}
-    kept, reasons = find_readable([row], moves_system, 48)
-    assert not kept and "1 whose prompt the model's template writes otherwise" in reasons[0]
+    kept, reasons = find([row], moves_system)
+    assert not kept and "1 whose prompt the model's template writes otherwise" in reasons
     use_template(moves_system)
-    assert find_readable([row], moves_system, 48) == ([0], [])
+    assert find([row], moves_system) == ([0], "")
     shown, chosen, _ = encode_answers(moves_system, prompt, ["It is so.", "No."])
     written = moves_system.decode(shown)
     assert written == format_prompt(moves_system, prompt)
@@ -227,10 +235,10 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
 def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer, capsys):
     use_template(moves_system)
     rows = [pair(1), pair(2, chosen="    return 2\n"), pair(3)]
-    assert find_readable(rows, moves_system, 48, 1024)[0] == [0, 1, 2]
+    assert find(rows, moves_system)[0] == [0, 1, 2]
     said = capsys.readouterr().out
     assert said == "the model's template cuts blanks at the ends of answers in 1 rows\n"
-    find_readable(rows, tokenizer, 48, 1024)
+    find(rows, tokenizer)
     assert capsys.readouterr().out == ""
 
 
@@ -273,9 +281,10 @@ from pathlib import Path
 from own_data import read
 def resident():  # MiB
     return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
-read.usable(sys.argv[1], "pairs")
+read.usable(read.read_data(sys.argv[1], "pairs"))
 before = resident()
-train, held = read.split_rows(read.usable(sys.argv[2], "pairs"), None, 0, None)
+rows = read.usable(read.read_data(sys.argv[2], "pairs"))
+train, held = read.split_rows(rows, seed=0)
 print(len(train) + len(held), train[0]["prompt"], resident() - before)
 """
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from own_data.conversations import REFUSALS
-from own_data.read import kind_of_data, load_preferences, read_data, usable
+from own_data.read import TYPES, load_preferences, read_data, usable
 from own_data.shapes import EXPORTS, USUAL, edits
 
 from common.basics import UserError
@@ -21,7 +21,7 @@ def write(folder, *rows: dict) -> str:
 
 
 def said(path: str, capsys, kind: str = "pairs") -> str:
-    usable(path, kind)
+    usable(read_data(path, kind))
     return capsys.readouterr().out
 
 
@@ -554,8 +554,8 @@ LABELS = [
 
 def test_answers_with_a_label(tmp_path, capsys):
     path = write(tmp_path, *LABELS, LABELS[0], {**LABELS[0], "completion": ""}, *LABELS)
-    assert kind_of_data(path) == "labels"
-    rows = usable(path, "labels")
+    assert read_data(path, *TYPES).kind == "labels"
+    rows = usable(read_data(path, "labels"))
     assert rows.to_list() == [{**row, "row": k} for k, row in enumerate(LABELS, start=1)]
     assert (
         "2 answers, 1 good and 1 bad; dropped: 1 empty (row 4), 3 duplicate (row 3)"
@@ -587,7 +587,7 @@ def test_other_ways_to_write_a_label(tmp_path, answer, column, good, bad):
     path = write(
         tmp_path, {**answer, column: good}, {**answer, column: bad}, {**answer, column: None}
     )
-    assert kind_of_data(path) == "labels"
+    assert read_data(path, *TYPES).kind == "labels"
     reading = read_data(path, "labels")
     rows = [{"prompt": "p", "completion": "c", "label": k == 1, "row": k} for k in (1, 2)]
     assert reading.rows.to_list() == rows and reading.dropped == {"without a label": [3]}
@@ -607,7 +607,7 @@ def test_a_label_and_an_answer_under_any_name(tmp_path):
     rows = [{"ask": "What is it?", "said": f"It is {k}.", "is_safe": k == 1} for k in (1, 0)]
     columns = {"prompt_column": "ask", "completion_column": "said", "label_column": "is_safe"}
     path = write(tmp_path, *rows)
-    assert kind_of_data(path, **columns) == "labels"
+    assert read_data(path, *TYPES, **columns).kind == "labels"
     assert read_data(path, "labels", **columns).rows["label"][:] == [True, False]
     with pytest.raises(UserError, match="--loss-type kto --label-column is_safe"):
         named = [{"prompt": r["ask"], "response": r["said"], "is_safe": r["is_safe"]} for r in rows]

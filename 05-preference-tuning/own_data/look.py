@@ -288,8 +288,8 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     rows of a random eighth whose prompt is also in the rest. Raises UserError.
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
-    kind = "labels" if read.kind_of_data(path, **reading) == "labels" else "pairs"
-    rows, dropped, remarks = read.leave_out_unusable(read.read_data(path, kind, **reading))
+    data = read.read_data(path, "pairs", "labels", **reading)
+    _, kind, rows, dropped, remarks = read.leave_out_unusable(data)
     said = read.count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
@@ -314,8 +314,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
 
         tokenizer = load_tokenizer(model)
         room = None if reads_pairs(tokenizer) else 48
-        _, unreadable = read.find_readable(rows, tokenizer, room)
-        measured |= {"model": model, "left_out": ", ".join(unreadable)}
+        measured |= {"model": model, "left_out": read.find_readable(rows, tokenizer, room)[1]}
     return measured
 
 

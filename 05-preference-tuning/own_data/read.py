@@ -13,7 +13,6 @@ import tempfile
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain, cycle, product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -72,13 +71,14 @@ def own_pairs(
     label if `labelled`, and prompts alone if these will do (`alone`). What is left out is said in
     one line. `held_out` is another file.
     """
-    found = kind_of_data(path, **reading) if labelled or alone else "pairs"
-    kind = found if {"labels": labelled, "prompts": alone}.get(found) else "pairs"
-    files = [file and usable(file, kind, **reading) for file in (path, held_out)]
+    kinds = ["pairs", *["labels"] * labelled, *["prompts"] * alone]
+    found = read_data(path, *kinds, **reading)
+    files = [found, read_data(held_out, found.kind, **reading)] if held_out else [found]
     fits = (tokenizer, max_new_tokens, max_length)
-    train, held = split_rows(*(rows and keep_readable(rows, *fits) for rows in files), seed, pairs)
+    readable = [keep_readable(usable(file), *fits) for file in files]
+    train, held = split_rows(*readable, seed=seed, most=pairs)
     for rows in (train, held):
-        if kind == "labels" and len(set(rows["label"])) < 2:
+        if found.kind == "labels" and len(set(rows["label"])) < 2:
             reason = f"{len(rows)} training or held-out answers all have the same label"
             raise UserError(f"--dataset: {reason}; KTO needs both: more rows, or another --seed")
     return train, held, distinct_prompts(held["prompt"])[:prompts]
@@ -95,33 +95,75 @@ def own_reward_pairs(path: str, tokenizer, seed: int, **reading) -> tuple[Datase
 class ReadData(NamedTuple):
     """Rows with their place in the file (`row`, from 1), and what to say of them."""
 
+    path: str
+    kind: str  # a key of TYPES
     rows: Dataset
     dropped: dict[str, list[int]]  # the places of rows that were left out, by reason
     remarks: list[str]  # what was done to the rows, and what of them was not read
 
 
-class Notes:
-    """What was done to rows while they were read, counted."""
+class Source:
+    """A data set that is read row by row, and what was done to its rows, counted."""
 
-    def __init__(self, survey: shapes.Survey, total: int) -> None:
-        self.survey, self.total, self.place, self.used = survey, total, 0, {""}
+    def __init__(self, path: str, split=None, config=None, **columns: str | None) -> None:
+        self.path, self.split, self.config, self.place, self.used = path, split, config, 0, {""}
+        self.named = {flag.removesuffix("_column"): name for flag, name in columns.items() if name}
         self.places: dict[tuple, set[int]] = defaultdict(set)  # of the rows, by what was done
+        self.survey: shapes.Survey = {}
+        self.survey, self.total = shapes.look_over(self.rows())
         self.marks = set()  # of templates, in more than a fifth of the cells of a column
-        for column in survey.values():
+        for column in self.survey.values():
             self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
         # Columns of numbers, of which the one of the chosen answer should be higher.
-        self.rated = shapes.twins(survey, shapes.OF_SCORES, SIDES)
+        self.rated = shapes.twins(self.survey, shapes.OF_SCORES, SIDES)
 
-    def __call__(self, done: str, under: str = "", place: int | None = None) -> None:
-        """Count something that was done to the row at this place."""
-        self.places[under, done].add(place or self.place)
+    def rows(self) -> Iterator[dict]:
+        """The rows that hold something, at `place`, with the columns of the command line, too.
+
+        Line ends are \\n, NaN is empty; once the file is looked over, turns are taken apart.
+        """
+        self.place = 0  # of what is true of the whole file
+        for cells in read_rows(self):
+            self.place += 1
+            row = {clean_name(name): self.plain(cell) for name, cell in cells.items()}
+            if not any(map(holds_something, row.values())):
+                self.note("left out", under="empty rows")
+                continue
+            for role, column in self.named.items():
+                name = clean_name(column)
+                if name not in row and self.place == 1:
+                    known = f"the columns are {', '.join(row)}"
+                    raise UserError(f"--{role}-column: {self.path} has no {column}; {known}")
+                row[role] = row.get(name)
+            for name, cell in row.items():
+                way = self.survey[name].way if self.survey else ""
+                row[name] = talk.take_apart(cell, way)
+                if row[name] is not cell:
+                    self.note(f"{name} written as {way}, taken apart")
+            yield row
+
+    def plain(self, cell):
+        """A cell without NaN, and without line ends of Windows."""
+        if isinstance(cell, str) and "\r\n" in cell:
+            self.note("texts whose lines ended in \\r\\n have \\n")
+            return cell.replace("\r\n", "\n")
+        if isinstance(cell, list):
+            return [self.plain(part) for part in cell]
+        if isinstance(cell, dict):
+            return {key: self.plain(part) for key, part in cell.items()}
+        return None if isinstance(cell, float) and cell != cell else cell
+
+    def note(self, done: str, under: str = "") -> None:
+        """Count something that was done to the row at this place; twice is once."""
+        self.places[under, done].add(self.place)
 
     def remarks(self) -> list[str]:
         """What to say of it, in phrases; choices under their column: A = response_a (9), ..."""
         said = defaultdict(list)
         for (under, done), places in self.places.items():
             start = f" rows, from row {min(places)}" if min(places) > 1 and not under else ""
-            counted = f" ({len(places)}{start})" if len(places) < self.total or under else ""
+            all_rows = 0 in places or (len(places) >= self.total and not under)
+            counted = "" if all_rows else f" ({len(places)}{start})"
             said[f"{under}: " if under else done].append(done + counted)
         remarks = [key * key.endswith(": ") + ", ".join(said[key]) for key in said]
         unread = {name: column for name, column in self.survey.items() if name not in self.used}
@@ -133,22 +175,35 @@ class Notes:
         names = [name + " (texts)" * shapes.is_prose(unread[name].example) for name in unread]
         return remarks + ([f"columns not read: {', '.join(names)}"] if names else [])
 
+    def kind_of(self, kinds: Sequence[str]) -> str:
+        """Which of these kinds the rows are; pairs, if they are none of them."""
+        if len(kinds) == 1:
+            return kinds[0]
+        try:
+            pairs = shapes.find_shapes(self.survey, self.note)
+        except UserError:  # which is raised again when the pairs are read
+            return "pairs"
+        prompt = shapes.first_of(self.survey, "prompt")
+        kind = "labels" if shapes.label_column(self.survey) else "prompts" if prompt else "pairs"
+        return kind if kind in kinds and not pairs else "pairs"
 
-def read_data(path: str, kind: str, split=None, config=None, **columns: str | None) -> ReadData:
-    """Rows of pairs, labels or prompts, in a mapped file. Raises UserError."""
-    datasets, done = import_datasets(), Counter()
+
+def read_data(path: str, *kinds: str, **reading: str | None) -> ReadData:
+    """Rows of one of these kinds (keys of TYPES), in a mapped file. Raises UserError."""
+    datasets = import_datasets()
     from datasets.arrow_writer import ArrowWriter
     from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
 
-    rows = partial(named_rows, path, split, config, columns, done)
-    notes = Notes(*shapes.look_over(rows()))
+    source = Source(path, **reading)
+    kind = source.kind_of(kinds)
     types = {name: datasets.Value(of) for name, of in {**TYPES[kind], "row": "int64"}.items()}
     features = datasets.Features({"prompt": datasets.Json(), **types})
     file = str(Path(tempfile.mkdtemp(dir=folder_that_goes()), "rows.arrow"))
     dropped, why, wrong = defaultdict(list), {}, Counter()
     try:
         with ArrowWriter(path=file, features=features) as writer:
-            for place, row in show_progress(pairs_of(kind, notes, rows, columns), "reading rows"):
+            for row in show_progress(read_source(source, kind), "reading rows"):
+                place = source.place
                 if isinstance(row, DroppedRow):
                     dropped[row.reason].append(place)
                     why.setdefault(row.reason, f"row {place}: {row.why}")
@@ -159,81 +214,36 @@ def read_data(path: str, kind: str, split=None, config=None, **columns: str | No
     except UserError as error:
         raise UserError(error if str(error).startswith(path) else f"{path}: {error}") from None
     many = wrong.total()
-    if many > FEW_ODD * notes.total or not count:
+    if many > FEW_ODD * source.total or not count:
         worst = max(dropped, key=lambda reason: (wrong[reason], len(dropped[reason])))
-        others = f" ({many} of {notes.total} rows are so)" if many > 1 else ""
+        others = f" ({many} of {source.total} rows are so)" if many > 1 else ""
         raise UserError(f"{path}, {why[worst]}{others}")
-    said = [f"{count} {what}" if count else what for what, count in done.items()]
-    return ReadData(datasets.Dataset.from_file(file), dropped, [*said, *notes.remarks()])
+    return ReadData(path, kind, datasets.Dataset.from_file(file), dropped, source.remarks())
 
 
-def named_rows(path: str, split, config, columns: dict, done: Counter) -> Iterator:
-    """(place, row), with the columns of the command line under our names, too.
-
-    Line ends become \\n, NaN becomes empty. What was done to the file goes to `done`, counted.
-    """
-
-    def plain(cell):
-        if isinstance(cell, str) and "\r\n" in cell:
-            done["texts whose lines ended in \\r\\n have \\n"] += 1
-            return cell.replace("\r\n", "\n")
-        if isinstance(cell, list):
-            return [plain(part) for part in cell]
-        if isinstance(cell, dict):
-            return {key: plain(part) for key, part in cell.items()}
-        return None if isinstance(cell, float) and cell != cell else cell
-
-    done.clear()
-    named = {flag.removesuffix("_column"): name for flag, name in columns.items() if name}
-    for place, cells in enumerate(read_rows(path, split, config, done), start=1):
-        row = {clean_name(name): plain(cell) for name, cell in cells.items()}
-        if not any(map(holds_something, row.values())):
-            done["empty rows left out"] += 1
-            continue
-        for role, column in named.items():
-            name = clean_name(column)
-            if name not in row and place == 1:
-                known = f"the columns are {', '.join(row)}"
-                raise UserError(f"--{role}-column: {path} has no {column}; {known}")
-            row[role] = row.get(name)
-        yield place, row
-
-
-def pairs_of(kind: str, notes: Notes, rows: partial, columns: dict) -> Iterator:
-    """(place, row as TYPES has it, or why it is left out) of all rows; several of one row, too."""
-    survey, found, coding, by_prompt = notes.survey, [], None, None
+def read_source(source: Source, kind: str) -> Iterator[dict | DroppedRow]:
+    """All rows as TYPES has them, or why one is left out; of one row there may be several."""
+    survey, found, coding, rows = source.survey, [], None, source.rows()
     if kind == "labels":
         coding = shapes.read_labels(survey)
     elif kind == "pairs" or not shapes.first_of(survey, "prompt"):
-        if not any(columns.values()):
+        if not source.named:
             shapes.refuse_export(survey)
-        found = shapes.find_shapes(survey, notes)
+        found = shapes.find_shapes(survey, source.note)
         if not found:
             raise shapes.explain_missing(survey)
-        by_prompt = found[0].by_prompt
-    ways = {name: column.way for name, column in survey.items() if column.way}
-
-    def parted() -> Iterator[tuple[int, dict]]:
-        for notes.place, row in rows():
-            for name, way in ways.items():
-                whole = row.get(name)
-                row[name] = talk.take_apart(whole, way)
-                if row[name] is not whole:
-                    notes(f"{name} written as {way}, taken apart")
-            yield notes.place, row
-
-    for notes.place, row in by_prompt(parted()) if by_prompt else parted():
+        if found[0].by_prompt:
+            rows = found[0].by_prompt(source, rows)
+    for row in rows:
         try:
-            if isinstance(row, DroppedRow):
-                raise row
-            for one in pairs_in(row, found, notes) if found else [row]:
-                made = read_row(one, "pairs" if found else kind, notes, coding)
-                yield notes.place, {name: made[name] for name in ("prompt", *TYPES[kind])}
+            for one in pairs_in(row, found, source) if found else [row]:
+                made = read_row(one, "pairs" if found else kind, source, coding)
+                yield {name: made[name] for name in ("prompt", *TYPES[kind])}
         except DroppedRow as drop:
-            yield notes.place, drop
+            yield drop
 
 
-def pairs_in(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]:
+def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]:
     """The row with chosen and rejected, by the first of the shapes that it has.
 
     Of lists of answers there is one for each chosen with each rejected.
@@ -245,23 +255,23 @@ def pairs_in(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]:
         raise odd("another shape", columns=", ".join(row))
     needs = " and ".join(fits[0].needs)
     if len(found) > 1 or fits[0].said:
-        notes(f"rows of {needs}" if len(found) > 1 else fits[0].said)
-    notes.used |= {*fits[0].columns}
+        source.note(f"rows of {needs}" if len(found) > 1 else fits[0].said)
+    source.used |= {*fits[0].columns}
     try:
         row = fits[0].make(row)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise odd("not as others", needs=needs) from None
     shapes.refuse_misspelt(row)
-    for better, worse in notes.rated:
+    for better, worse in source.rated:
         numbers = [shapes.as_number(row.get(name)) for name in (better, worse)]
         if None not in numbers and numbers[0] <= numbers[1]:
-            notes(f"{better} is {'below' if numbers[0] < numbers[1] else 'equal to'} {worse}")
+            source.note(f"{better} is {'below' if numbers[0] < numbers[1] else 'equal to'} {worse}")
     names = [find_column(row, role) for role in COLUMNS]
     prompt, *sides = (row.get(name) for name in names)
     if all(map(talk.is_texts, (prompt, *sides))):  # a conversation, turn by turn
         if any(len(side) != len(prompt) for side in sides):
             raise odd("unlike lists")
-        notes.used.add(names[0])
+        source.used.add(names[0])
         del row[names[0]]
         turns = [chain.from_iterable(zip(prompt, side, strict=True)) for side in sides]
         sides = [[alternate(texts)] for texts in turns]
@@ -271,7 +281,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], notes: Notes) -> list[dict]:
         raise odd("shared lists")
     pairs = list(product(*sides))
     if len(pairs) > 1:
-        notes(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
+        source.note(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
     return [{**row, **dict(zip(names[1:], pair, strict=True))} for pair in pairs]
 
 
@@ -284,7 +294,7 @@ def alternate(texts: Iterable[str]) -> list[dict]:
 # --- One row ---
 
 
-def read_row(row: dict, kind: str, notes: Notes, coding: dict[str, bool] | None = None) -> dict:
+def read_row(row: dict, kind: str, source: Source, coding: dict[str, bool] | None = None) -> dict:
     """A row as TYPES has it: a prompt with its answers. Raises DroppedRow for what is no such row.
 
     `coding` says which labels are good.
@@ -292,15 +302,15 @@ def read_row(row: dict, kind: str, notes: Notes, coding: dict[str, bool] | None 
     talk.refuse_other_inputs(row)
     columns = {role: find_column(row, role) for role in ("prompt", "system", *TYPES[kind])}
     for role, name in columns.items():
-        notes.used.add(name)
+        source.used.add(name)
         if name not in (role, None) and role != "system":
-            notes(f"{role} is column {name}")
+            source.note(f"{role} is column {name}")
     label = coding.get(shapes.normalise(row.get(columns["label"]))) if coding else None
     if coding and label is None:
         raise DroppedRow("without a label")
     sides = [role for role in (*SIDES, "completion") if role in columns]
     answers = [talk.read_turns(row.get(columns[side]), "assistant", side) for side in sides]
-    turns = prompt_turns(row, columns["prompt"], notes)
+    turns = prompt_turns(row, columns["prompt"], source)
     if kind == "labels" and columns["completion"] is None:
         turns, answers = turns[:-1], [turns[-1:]]
     elif kind == "prompts" and turns[1:] and turns[-1][0] == "assistant":
@@ -310,41 +320,41 @@ def read_row(row: dict, kind: str, notes: Notes, coding: dict[str, bool] | None 
     said = talk.read_turns(row.get(columns["system"]), "system", "system")
     system = "\n".join(text for _, text in said)
     if system.strip():
-        notes(f"system message from column {columns['system']}")
+        source.note(f"system message from column {columns['system']}")
     prompt = talk.prompt_of_turns(turns, answers, system)
-    texts = clean_answers(prompt, [answer[-1][1] for answer in answers], notes)
+    texts = clean_answers(prompt, [answer[-1][1] for answer in answers], source)
     if turns[-1:] == [("assistant", "")] and any(text.startswith(" ") for text in texts):
         texts = [text.removeprefix(" ") for text in texts]
-        notes("the blank behind the speaker's name cut from answers")
+        source.note("the blank behind the speaker's name cut from answers")
     for text in (as_text(prompt), *texts):
-        check_text(text, notes)
+        check_text(text, source)
     return {"prompt": prompt, **dict(zip(sides, texts, strict=True)), "label": label}
 
 
-def check_text(text: str, notes: Notes) -> None:
+def check_text(text: str, source: Source) -> None:
     """Raise DroppedRow for half a character, and for marks that many rows of the file hold."""
     mark = talk.find_markup(text)
     if re.search("[\ud800-\udfff]", text):
         raise odd("half a character")
-    if mark in notes.marks:
+    if mark in source.marks:
         raise odd("template mark", mark=mark)
     for what in filter(None, (mark, "a NUL" if "\0" in text else "")):
-        notes(f"{what} in a text, kept as it stands")
+        source.note(f"{what} in a text, kept as it stands")
 
 
-def prompt_turns(row: dict, column: str | None, notes: Notes) -> list[talk.Turn]:
+def prompt_turns(row: dict, column: str | None, source: Source) -> list[talk.Turn]:
     """The turns of the prompt's column, behind those of `history`; none without a column."""
     if column is None:
         return []
     cell, history = row[column], row.get("history")
     if cell == row.get("instruction"):
-        notes.used |= {"instruction", "input"}
+        source.used |= {"instruction", "input"}
         if holds_something(row.get("input")):
-            notes("prompt is columns instruction and input")
+            source.note("prompt is columns instruction and input")
             cell = f"{cell}\n{row['input']}"
     turns = talk.read_turns(cell, "user", column)
     if isinstance(history, list) and column != "history":
-        notes.used.add("history")
+        source.used.add("history")
         if not all(talk.is_texts(exchange) and len(exchange) == 2 for exchange in history):
             raise odd("history", shown=f"{history!r:.60}")
         earlier = alternate(chain.from_iterable(history))
@@ -352,20 +362,20 @@ def prompt_turns(row: dict, column: str | None, notes: Notes) -> list[talk.Turn]
     return turns
 
 
-def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
+def clean_answers(prompt: Prompt, texts: list[str], source: Source) -> list[str]:
     """The answers without a token that ends many, and without a prompt that all of them repeat."""
     cleaned = []
     for text in texts:
         mark = talk.end_mark(text)
-        if mark in notes.marks:
-            notes(f"{mark} cut from the end of answers")
+        if mark in source.marks:
+            source.note(f"{mark} cut from the end of answers")
             text = talk.without_marks(text)
         cleaned.append(text)
     asked = prompt.strip() if isinstance(prompt, str) else ""
     repeated = texts and all(text.lstrip().startswith(asked) for text in cleaned)
     if len(asked) < 12 or not repeated:  # a short prompt may well begin an answer
         return cleaned
-    notes("prompt cut from the beginning of answers")
+    source.note("prompt cut from the beginning of answers")
     rests = [text.lstrip()[len(asked) :] for text in cleaned]
     return [re.sub(r"\A(\s*\n| )", "", rest) for rest in rests]  # an indented line stays indented
 
@@ -373,14 +383,15 @@ def clean_answers(prompt: Prompt, texts: list[str], notes: Notes) -> list[str]:
 # --- Rows of a file, a folder, the hub ---
 
 
-def read_rows(name: str, split: str | None, config: str | None, done: Counter) -> Iterator[dict]:
+def read_rows(source: Source) -> Iterator[dict]:
     """The rows of a file (its ending says the format), a folder, or a hub id. Raises UserError."""
-    path, row = Path(name).expanduser(), None
-    if path.is_file() and (split or config):
-        raise UserError(f"--{'split' if split else 'config'}: {name} is a file, which has only one")
+    name, row = source.path, None
+    path = Path(name).expanduser()
+    if path.is_file() and (source.split or source.config):
+        flag = "split" if source.split else "config"
+        raise UserError(f"--{flag}: {name} is a file, which has only one")
     try:
-        rows = read_file(name) if path.is_file() else read_stored(name, split, config, done)
-        for row in rows:
+        for row in read_file(name) if path.is_file() else read_stored(source):
             yield row
     except UserError:
         raise
@@ -392,12 +403,13 @@ def read_rows(name: str, split: str | None, config: str | None, done: Counter) -
         raise UserError(f"{name}: there are no rows")
 
 
-def read_stored(name: str, split: str | None, config: str | None, done: Counter) -> Iterable[dict]:
+def read_stored(source: Source) -> Iterable[dict]:
     """What `save_to_disk` wrote, or a folder of shards laid out as on the hub; else a hub id."""
     import datasets
     from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
     from huggingface_hub import constants
 
+    name, split, config = source.path, source.split, source.config
     path = Path(name).expanduser()
     if not path.is_dir():
         hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
@@ -418,7 +430,7 @@ def read_stored(name: str, split: str | None, config: str | None, done: Counter)
     if chosen not in parts:
         raise UserError(f"{name}: no split {chosen}; choose with --split: {others}")
     if others and not split:
-        done[f"of the splits only {chosen} is read, not {others}"] = 0
+        source.note(f"of the splits only {chosen} is read, not {others}")
     return parts[chosen]
 
 
@@ -531,20 +543,9 @@ def rows_of_value(value) -> Iterable:
 # --- Counting ---
 
 
-def kind_of_data(path: str, split=None, config=None, **columns: str | None) -> str:
-    """Whether the rows of a data set are "pairs", answers with "labels", or "prompts" alone."""
-    survey, _ = shapes.look_over(named_rows(path, split, config, columns, Counter()))
-    try:
-        pairs = shapes.find_shapes(survey, print)
-    except UserError:  # which read_data says
-        return "pairs"
-    label, prompt = shapes.label_column(survey), shapes.first_of(survey, "prompt")
-    return "pairs" if pairs else "labels" if label else "prompts" if prompt else "pairs"
-
-
-def usable(path: str, kind: str, **reading: str | None) -> Dataset:
+def usable(reading: ReadData) -> Dataset:
     """The rows of a data set that teach something; what they are is said in one line."""
-    rows, dropped, remarks = leave_out_unusable(read_data(path, kind, **reading))
+    path, kind, rows, dropped, remarks = leave_out_unusable(reading)
     reasons = count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no row is left to learn from (dropped: {reasons})")
@@ -565,21 +566,35 @@ def usable(path: str, kind: str, **reading: str | None) -> Dataset:
 
 def leave_out_unusable(reading: ReadData) -> ReadData:
     """The reading without pairs that teach nothing, which are counted among the dropped rows."""
-    kept, known = [], set()
     dropped = {**reading.dropped, "empty": [], "identical": [], "duplicate": []}
-    for k, row in enumerate(show_progress(reading.rows, "reading pairs")):
+    rows = leave_out(reading.rows, teaching_faults(reading.rows), dropped)
+    return reading._replace(rows=rows, dropped=dropped)
+
+
+def leave_out(rows: Dataset, faults: Iterable[str], dropped: dict[str, list[int]]) -> Dataset:
+    """The rows without a fault; the places of the others go to `dropped`, by their fault."""
+    kept = []
+    for k, (place, fault) in enumerate(zip(rows["row"], faults, strict=True)):
+        if fault:
+            dropped[fault].append(place)
+        else:
+            kept.append(k)
+    return rows.select(kept)
+
+
+def teaching_faults(rows: Iterable[dict]) -> Iterator[str]:
+    """Why each of the rows teaches nothing; nothing where it does."""
+    known = set()
+    for row in show_progress(rows, "reading pairs"):
         answers = answers_of(row)
         same = key_of(row["prompt"], *answers, row.get("label"))
         if not all(map(str.strip, answers)):
-            dropped["empty"].append(row["row"])
+            yield "empty"
         elif len(answers) == 2 and answers[0] == answers[1]:
-            dropped["identical"].append(row["row"])
-        elif same in known:
-            dropped["duplicate"].append(row["row"])
+            yield "identical"
         else:
-            kept.append(k)
+            yield "duplicate" if same in known else ""
         known.add(same)
-    return ReadData(reading.rows.select(kept), dropped, reading.remarks)
 
 
 def contradictory(rows: Sequence[dict]) -> list[int]:
@@ -607,7 +622,7 @@ def key_of(*texts: Prompt | bool) -> int:
 # --- Splitting, and what a model can read ---
 
 
-def split_rows(rows: Dataset, held: Dataset | None, seed: int, most: int | None) -> tuple:
+def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=None) -> tuple:
     """(training rows, held-out rows) in random order, all rows of a prompt on one side.
 
     An eighth of the prompts is held out, unless there are rows of another file. At most `most` rows
@@ -648,34 +663,33 @@ def bare_prompt(prompt: Prompt) -> str:
 def keep_readable(rows: Dataset, tokenizer, room: int | None = None, limit=LONGEST) -> Dataset:
     """The rows that a model can read; what is left out is said in one line."""
     kept, reasons = find_readable(rows, tokenizer, room, limit)
-    if not kept:
-        raise UserError(f"--dataset: the model can read none of the rows: {', '.join(reasons)}")
+    if not len(kept):
+        raise UserError(f"--dataset: the model can read none of the rows: {reasons}")
     if reasons:
-        print(f"{len(rows) - len(kept)} of {len(rows)} rows left out: {', '.join(reasons)}")
-    return rows.select(kept)
+        print(f"{len(rows) - len(kept)} of {len(rows)} rows left out: {reasons}")
+    return kept
 
 
-def find_readable(rows: Dataset, tokenizer, room=None, limit=LONGEST) -> tuple[list, list[str]]:
-    """(which rows, from 0, a model can read, why it cannot read others, with the first of them).
+def find_readable(rows: Dataset, tokenizer, room=None, limit=LONGEST) -> tuple[Dataset, str]:
+    """(the rows that a model can read, why it cannot read others).
 
     A language model keeps `room` for answers that it samples; without one it is a reward model.
     """
-    kept, left_out, cut = [], defaultdict(list), 0
-    for k, row in enumerate(show_progress(rows, "counting tokens")):
-        place = row.get("row", k + 1)
-        try:
-            fault = find_fault(row, tokenizer, room, limit)
-            cut += not fault and room is not None and cuts_blanks(row, tokenizer)
-        except UserError as error:  # of the chat template
-            raise UserError(f"--dataset, row {place}: {error}") from None
-        if fault:
-            left_out[fault].append(place)
-        else:
-            kept.append(k)
+    left_out = defaultdict(list)
+    kept = leave_out(rows, reading_faults(rows, tokenizer, room, limit), left_out)
+    cut = sum(cuts_blanks(row, tokenizer) for row in kept) if room is not None else 0
     if cut:
         print(f"the model's template cuts blanks at the ends of answers in {cut} rows")
-    reasons = left_out.items()
-    return kept, [f"{len(at)} {why} (the first is row {min(at)})" for why, at in reasons]
+    return kept, count_by_reason(left_out)
+
+
+def reading_faults(rows: Iterable[dict], tokenizer, room: int | None, limit: int) -> Iterator[str]:
+    """Why a model cannot read each of the rows; nothing where it can. Raises UserError."""
+    for row in show_progress(rows, "counting tokens"):
+        try:
+            yield find_fault(row, tokenizer, room, limit)
+        except UserError as error:  # of the chat template
+            raise UserError(f"--dataset, row {row['row']}: {error}") from None
 
 
 def cuts_blanks(row: dict, tokenizer) -> bool:

@@ -124,10 +124,10 @@ class Column:
 Survey = dict[str, Column]
 
 
-def look_over(rows: Iterable[tuple[int, dict]]) -> tuple[Survey, int]:
+def look_over(rows: Iterable[dict]) -> tuple[Survey, int]:
     """(what the columns of the file hold, how many rows there are)."""
     survey, count = {}, 0
-    for _, row in rows:
+    for row in rows:
         count += 1
         for name, cell in row.items():
             survey.setdefault(name, Column()).add(cell)
@@ -283,7 +283,7 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
                 raise
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
-        by_prompt = partial(scored_by_prompt, note=note, answer=answer, score=score)
+        by_prompt = partial(scored_by_prompt, answer=answer, score=score)
         make = partial(extremes, score=score)
         shapes.append(Shape(said, (answer, score), (answer,), make, by_prompt))
     return shapes
@@ -435,19 +435,19 @@ def extremes(row: dict, score: str) -> dict:
     return row | dict(zip(SIDES, sides, strict=True))
 
 
-def scored_by_prompt(rows: Iterable[tuple[int, dict]], note, answer: str, score: str) -> Iterator:
-    """(its first place, its scored answers) of every prompt, from all rows, held in memory."""
+def scored_by_prompt(source, rows: Iterable[dict], answer: str, score: str) -> Iterator[dict]:
+    """The scored answers of every prompt, at its first place, from rows that are held in memory."""
     groups: dict[str, list] = {}
-    for place, row in rows:
+    for row in rows:
         prompt = [row.get(name) for name in (*USUAL["prompt"], *USUAL["system"])]
-        groups.setdefault(prompt_key(prompt), []).append((place, row))
+        groups.setdefault(prompt_key(prompt), []).append((source.place, row))
     if all(len(group) == 1 for group in groups.values()):
         raise refuse("one answer", score=score)
     for group in groups.values():
-        for place, _ in group[2:]:
-            note("answers between the best and the worst of a prompt not used", place=place)
-        place, first = group[0]
-        yield place, {**first, "scored": [(row.get(score), row.get(answer)) for _, row in group]}
+        for source.place, _ in group[2:]:
+            source.note("answers between the best and the worst of a prompt not used")
+        source.place, first = group[0]
+        yield {**first, "scored": [(row.get(score), row.get(answer)) for _, row in group]}
 
 
 def label_column(survey: Survey) -> str | None:
