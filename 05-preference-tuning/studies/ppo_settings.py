@@ -278,24 +278,22 @@ def reuse_panel(ax, seeds: list[dict]) -> None:
         label = f"{key[1]} pass{'es' if key[1] > 1 else ''}, rate x {key[0]:.2g}"
         figures.seed_lines(ax, answered, values, color, label, ls=dashes)
     ends = [np.mean([of_seed[name_of(key)]["gold"][1] for of_seed in seeds]) for key in styles]
-    told = f"{ends[0]:.1f} with 4 passes, {max(ends[1:]):.1f} with one"
-    ax.set_title(f"After {answered[1]} answers: {told}")
+    ax.set_title(f"Half-way: four passes {ends[0]:.1f}, one pass {max(ends[1:]):.1f}")
     ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
     figures.legend_below(ax, ncols=2)
 
 
 def kl_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL where annotators prefer length, with the KL term and without."""
-    ends = []
     for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
         for k, run in enumerate(runs):
             curve, label = run["kl_term"][name], name if k == 0 else None
             ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
-        ends.append(np.mean([run["kl_term"][name]["kl"][-1] for run in runs]))
     gap = np.mean([run["kl_term_at_equal_kl"] for run in runs])
-    ax.set_title(f"KL term: {gap:+.2f} at equal KL; ends at {ends[0]:.1f}, not {ends[1]:.1f}")
+    ax.set_title(f"At equal KL the KL term changes quality by {gap:+.2f}")
     ax.set(xlabel="measured KL (nats; annotators prefer length)", ylabel="gold utility (log-odds)")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ax.set_xlim(0, None)
     figures.legend_below(ax, ncols=2)
 
 
