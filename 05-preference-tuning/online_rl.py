@@ -13,7 +13,7 @@ by           PPO, written out below, with LoRA: a reward for every token, a valu
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/online_rl.png, outputs/online_rl.json
 
-About 30 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
+About 40 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
 model of its own (here a linear layer on the policy), several processes, other settings and a biased
 reward model (studies/rl_beside_dpo.py).
 """
