@@ -18,12 +18,17 @@ def test_a_training_is_not_finished_where_more_of_it_is_better():
     ends = {
         (1, 1): end(3.0, 2.0),  # more of it reaches 3.6
         (1, 4): end(3.6, 3.5),
-        (4, 1): end(3.5, 3.4),  # as much as (1, 4), which therefore says nothing about it
+        (4, 1): end(3.5, 3.4),  # of (1, 4) it has less of the passes, of (4, 4) more is worse
         (4, 4): end(3.0, 3.1),  # worse, but there is no more of it
     }
     rows = study.with_finished(ends)
     assert [row["finished"] for row in rows] == [False, True, True, True]
     assert study.range_of_finished(rows) == pytest.approx(3.5 - 3.1)
+
+
+def test_too_much_training_is_not_unfinished_training():
+    ends = {(1, 1): end(3.6, 3.6), (1, 3): end(3.2, 3.2), (10 / 3, 1): end(3.7, 3.7)}
+    assert all(row["finished"] for row in study.with_finished(ends))
 
 
 def test_a_small_difference_on_validation_prompts_does_not_count():

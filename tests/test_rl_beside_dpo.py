@@ -104,6 +104,6 @@ def test_points_say_whose_labels_were_used(results):
     few = {("PPO", "768"): 768, ("PPO", "768, SFT start"): 768}
     assert labels == few | {("PPO", "6400"): 6400, ("RLOO", "6400"): 6400}
     on_the_way = [point["label"] for point in points if point["series"] == "6400"]
-    assert on_the_way == ["update 1", "update 2", "update 3", "update 3"]
+    assert on_the_way == ["update 2", "update 3", "update 3"]
     first = results["runs"][0]["metrics"]["path"][0]
     assert first["step"] == 0 and first["kl"] == 0

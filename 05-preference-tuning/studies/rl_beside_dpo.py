@@ -39,6 +39,7 @@ REWARD_MODELS = {
 ONLINE = {("PPO", judge): {} for judge in REWARD_MODELS}  # the lesson's defaults
 RLOO = {"advantages": "leave-one-out", "epochs": 1, "updates": 20}  # as much computing as PPO
 ONLINE["RLOO", "6400"] = RLOO
+ONLINE["PPO", "6400"] = {"look_at": (2, 4, 6)}  # the others are looked at before and at the end
 LIKELIHOOD_TERM = {"loss_type": ("sigmoid", "sft"), "learning_rate": 3e-4}
 DPO = {  # where they are kept, whose labels they use, and what is not the lesson's default
     "768": ("dpo", "768", {}),
@@ -133,7 +134,7 @@ def train_online(judge: tuple, prompts: list, seed: int, smoke: bool, recipe: di
         rewards = score_texts(judge, prompts, seen.texts)[:, 0]  # of the first answers
         looks.append({"step": step, "answers": seen, "rewards": rewards})
 
-    how = {**recipe, "seed": seed, "look": look}
+    how = {"look_at": (0,), **recipe, "seed": seed, "look": look}
     if smoke:
         how |= {"updates": 3, "prompts_per_update": 8}
     _, history, _ = train_rl(model, tokenizer, judge, asked, **how)
