@@ -306,7 +306,7 @@ def update_panel(ax, seen: list[Update]) -> None:
         ax.text(0.01, place - 0.23, told, fontsize=7, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="lightgrey", lw=0.8, zorder=0)
     ax.grid(visible=False)
-    ax.set(xlabel="mean advantage of its tokens (log-odds): better than expected", yticks=[])
+    ax.set(xlabel="mean advantage of its tokens (log-odds)", yticks=[])
     ax.set_ylim(len(order) - 0.5, -0.9)
     ax.set_title(
         f"Update {number}, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9
