@@ -38,8 +38,8 @@ def test_where_only_a_fact_tells_one_answer_is_wrong_and_neither_has_filler():
 
 def test_the_implicit_reward_is_the_log_ratio_of_policy_and_sft_model():
     labelled = PAIRS[:16]
-    scores = study.language_model_rewards(labelled, seed=0)
-    implicit, log_p = (scores[way](labelled) for way in ("implicit", "log_p"))
+    rewards = study.dpo_rewards(labelled, seed=0)(labelled)
+    implicit, log_p = rewards["implicit"], rewards["log_p"]
     assert (implicit @ [1, -1]).mean() > 0  # trained on these: chosen gains on rejected
     assert (log_p < 0).all() and np.abs(implicit).max() < np.abs(log_p).max()
     model, tokenizer = load_sft_model()

@@ -239,7 +239,8 @@ def draw(runs: list[dict]):
     title = f"Ensembles against verbosity: of three groups {apart:+.2f}, "
     title += f"of the same labels {alike:+z.2f}"
     figure, axes = figures.new_figure(1, 2, title, height=4.8)
-    hacks = {hack.annotators: name for name, hack in HACKS.items()} | {"human": "nothing\nwrong"}
+    axes[0].get_gridspec().set_width_ratios([1.7, 1])
+    hacks = {hack.annotators: name for name, hack in HACKS.items()} | {"human": "unbiased"}
     values = [[[run[remedy].get(g) for g in GROUPS] for remedy in REMEDIES] for run in runs]
     figures.draw_cells(axes[0], REMEDIES.values(), [hacks[group] for group in GROUPS], values)
     axes[0].axvline(len(BIASES) - 0.5, color="black", lw=1)
@@ -257,9 +258,9 @@ def levels_panel(ax, runs: list[dict]) -> None:
     ):
         flat = [[run[name]] * len(LEVELS) for run in runs]
         figures.seed_lines(ax, LEVELS, flat, color, label, ls="--")
-    ax.set(title="Verbosity: the level of the reward decides", ylabel=figures.GOLD)
-    ax.set_xlabel("mean of the reward (training leaves it free)")
-    figures.legend_below(ax, ncols=2)
+    ax.set(title="Verbosity: the level decides", ylabel=figures.GOLD)
+    ax.set_xlabel("mean of the reward, which is free")
+    figures.legend_below(ax)
 
 
 if __name__ == "__main__":

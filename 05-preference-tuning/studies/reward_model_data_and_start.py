@@ -12,12 +12,13 @@ styles, pairs with an answer in an expert's tone or an echo of the user. Beside 
 pairs: the explicit one, and an encoder that read about the facts in its pre-training.
 
 Why can the same model tell right from wrong as DPO's reward, and hardly with a reward head? To the
-SFT model a right answer is likelier than a wrong one in nearly all pairs, before any preference is
-seen, and DPO makes larger what the model holds likely (the two go together, see `correlation`).
-The head reads the state after the last token, which never had to say whether an answer was right:
-that comparison has to be learned anew, from the labels alone.
+SFT model a right answer is likelier than a wrong one in nearly all pairs (`log_p`), before any
+preference is seen, and DPO's reward is a change of these very probabilities, word for word. The
+head reads one state after the last word, which never had to say whether the answer was right: it
+has to learn that comparison from the labels alone, and four times the pairs do not suffice.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import lessons  # noqa: F401
@@ -89,20 +90,19 @@ def measure(seed: int, smoke: bool = False) -> dict:
     held = gold_order(make_pairs(count, "test", seed=seed))
     new_facts = gold_order(make_pairs(count, "test", seed=seed, unseen=True))
     tests = {"held": held, "new_facts": new_facts, "new_style": list(filter(shows_hidden, held))}
-    score = {  # a function from pairs to rewards (N, 2)
-        **language_model_rewards(pairs[:few], seed),
-        "explicit": trained_head(pairs[:few], seed),
-        "explicit_many": trained_head(pairs, seed),
-    }
+    policy = dpo_rewards(pairs[:few], seed)
     folder = study_folder(seed, smoke) / "reward_model_6400"
     encoder = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
-    score["encoder_many"] = partial(score_pairs, *encoder)
-    rewards = {test: {way: of(rows) for way, of in score.items()} for test, rows in tests.items()}
+    heads = {
+        "explicit": trained_head(pairs[:few], seed),
+        "explicit_many": trained_head(pairs, seed),
+        "encoder_many": encoder,
+    }
+    rewards = {test: rewards_by(policy, heads, rows) for test, rows in tests.items()}
     seen = {way: share_in_order(r) for way, r in rewards["new_style"].items()}
     without = [row for row in pairs if not shows_hidden(row)][:few]
-    unaware = {"explicit": trained_head(without, seed)}
-    unaware |= language_model_rewards(without, seed)
-    rewards["new_style"] = {way: of(tests["new_style"]) for way, of in unaware.items()}
+    unaware = dpo_rewards(without, seed), {"explicit": trained_head(without, seed)}
+    rewards["new_style"] = rewards_by(*unaware, tests["new_style"])
     facts = np.array([only_a_fact_tells(row) for row in held])
     margins = [rewards["held"][way][facts] @ [1, -1] for way in ("log_p", "implicit")]
     shares = {
@@ -132,26 +132,28 @@ def share_in_order(rewards: np.ndarray) -> float:
     return float(pair_hits(rewards).mean())
 
 
-def trained_head(pairs: list[dict], seed: int) -> partial:
-    """Rewards by the SFT model with a head, all of its weights trained on the pairs."""
+def trained_head(pairs: list[dict], seed: int) -> tuple:
+    """(model, tokenizer): the SFT model with a head, all of its weights trained on the pairs."""
     model = fresh_reward_model("tiny-gpt2", "cpu", seed)
     train_reward_model(*model, pairs, seed=seed, name=f"SFT model and head, {len(pairs)} pairs")
-    return partial(score_pairs, *model)
+    return model
 
 
-def language_model_rewards(pairs: list[dict], seed: int) -> dict:
-    """Rewards by a DPO policy and its SFT model: log(pi / pi_ref), and log pi_ref; in nats."""
+def dpo_rewards(pairs: list[dict], seed: int) -> Callable:
+    """From rows to rewards (N, 2) of a DPO policy and of its SFT model alone, in nats."""
     model, tokenizer = load_sft_model()
     policy, _ = train_dpo(model, tokenizer, pairs, seed=seed, name=f"DPO, {len(pairs)} pairs")
 
-    def implicit(rows: list[dict]) -> np.ndarray:
-        logps, ref_logps = pair_logps(policy, tokenizer, rows)
-        return (logps - ref_logps).numpy().T
+    def read(rows: list[dict]) -> dict[str, np.ndarray]:
+        logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
+        return {"implicit": logps - ref_logps, "log_p": ref_logps}
 
-    return {
-        "implicit": implicit,
-        "log_p": lambda rows: pair_logps(policy, tokenizer, rows)[1].numpy().T,
-    }
+    return read
+
+
+def rewards_by(policy: Callable, heads: dict[str, tuple], rows: list[dict]) -> dict:
+    """Rewards (N, 2) of pairs by each way."""
+    return policy(rows) | {way: score_pairs(*head, rows) for way, head in heads.items()}
 
 
 # --- The figure ---
