@@ -13,11 +13,11 @@ every seed. Every candidate's probability and gold utility (3 if right, 1 if on 
 word of filler; in log-odds) are known, so also pi*: the policy that gains most gold utility at each
 KL from the SFT model.
 
-DPO alone keeps its default rate, 7e-4. All else was chosen by gold utility on 128 validation
-questions with seed 0. The rate of DPO with the term: with 768 pairs the best of 1.5e-4, 3e-4, 7e-4
-and 1.4e-3; with 6,400 pairs 3e-4, the only one tried (DPO alone has 3.5 at 3e-4 and 3.2 at 7e-4,
-with the term 3.7). The better start of a reward model, and DPO with the term where it is better by
-more than 0.1 than DPO alone (with 6,400 pairs), stand for their methods in the claims.
+With 768 pairs DPO alone keeps its default rate, 7e-4. All else was chosen by gold utility on 128
+validation questions with seed 0: DPO's rate with 6,400 pairs (3e-4 has 3.5, 7e-4 has 3.2); the rate
+of DPO with the term, with 768 pairs the best of four (1.4e-3), with 6,400 pairs 3e-4, the only one
+tried. The better start of a reward model, and DPO with the term where it is better by more than 0.1
+than DPO alone (with 6,400 pairs), stand for their methods in the claims.
 """
 
 import lessons  # noqa: F401
@@ -50,7 +50,7 @@ TERM = {"loss_type": ("sigmoid", "sft")}
 POLICIES = {
     ("DPO", "768"): ("dpo", {}),
     ("DPO + likelihood term", "768"): ("dpo_768_sft", TERM | {"learning_rate": 1.4e-3}),
-    ("DPO", "6400"): ("dpo_6400", {}),
+    ("DPO", "6400"): ("dpo_6400", {"learning_rate": 3e-4}),
     ("DPO + likelihood term", "6400"): ("dpo_6400_sft", TERM | {"learning_rate": 3e-4}),
 }
 BOTH = "DPO + best of n"
