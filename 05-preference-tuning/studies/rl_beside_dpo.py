@@ -9,8 +9,8 @@ DPO start from the same SFT model and have the same labelled pairs: 768, or 6,40
 them; PPO and RLOO train on answers of their own, which a reward model of these pairs scores. With
 768 pairs there are two reward models: one that starts from a small encoder, and one that starts
 from the SFT model. With 6,400 pairs there are two DPOs: the plain one, and one with a likelihood
-term, which also makes chosen answers likelier; both at the rate that best_of_n_and_the_limit.py chose on
-validation questions. All answer the same 128 held-out questions twice.
+term, which also makes chosen answers likelier; their rate was chosen on validation questions (see
+best_of_n_and_the_limit.py). All answer the same 128 held-out questions twice.
 
 The cost is counted in tokens that pass through a model; going backwards counts twice. A pair costs
 a reward model and DPO about the same, so at 6,400 pairs both ways cost about the same as well.
