@@ -36,6 +36,7 @@ def train_dpo(
 
     As TRL does it: AdamW without weight decay; gradients clipped to a norm of 1; a learning rate
     that rises for a tenth of the steps (rounded up) and falls linearly to 0, which is
-    transformers.get_linear_schedule_with_warmup.
+    transformers.get_linear_schedule_with_warmup. Dropout is off: TRL's DPOTrainer turns it off
+    (disable_dropout), and the checker has done so in this policy.
     """
     raise NotImplementedError
