@@ -37,10 +37,12 @@ REWARD_MODELS = {
     "768, SFT start": ("reward_model_768_sft", "tiny-gpt2", "768"),
     "6400": ("reward_model_6400", "tiny-distilbert", "6400"),
 }
-ONLINE = {("PPO", judge): {} for judge in REWARD_MODELS}  # the lesson's defaults
+ONLINE_TRAININGS = {("PPO", judge): {} for judge in REWARD_MODELS}  # the lesson's defaults
 RLOO = {"advantages": "leave-one-out", "epochs": 1, "updates": 20}  # as much computing as PPO
-ONLINE["RLOO", "6400"] = RLOO
-ONLINE["PPO", "6400"] = {"look_at": (2, 4, 6)}  # the others are looked at before and at the end
+ONLINE_TRAININGS["RLOO", "6400"] = RLOO
+ONLINE_TRAININGS["PPO", "6400"] = {
+    "look_at": (2, 4, 6)
+}  # the others are looked at before and at the end
 LIKELIHOOD_TERM = {"loss_type": ("sigmoid", "sft"), "learning_rate": 3e-4}
 DPO = {  # where they are kept, whose labels they use, and what is not the lesson's default
     "768": ("dpo", "768", {}),
@@ -103,7 +105,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
         ends[f"DPO, {name}"] = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed)
         cost["tokens"][f"DPO, {name}"] = PASSES_OF_DPO * tokens_of_pairs(tokenizer, pairs[labels])
     looks = {}
-    for (method, judge), recipe in ONLINE.items():
+    for (method, judge), recipe in ONLINE_TRAININGS.items():
         folder, backbone, labels = REWARD_MODELS[judge]
         reward_model = reward_model_in(kept / folder, backbone, pairs[labels], seed=seed)
         name = f"{method}, {judge}"
@@ -170,7 +172,7 @@ def tokens_of_reward_model(tokenizer, pairs: list[dict]) -> int:
 def points_of_looks(prompts: list[str], looks: dict[str, list[dict]]) -> tuple:
     """(points, answers): the end of every training, and of PPO with 6,400 labels its way."""
     points, texts, rewards = [], [], []
-    for (method, judge), name in zip(ONLINE, looks, strict=True):
+    for (method, judge), name in zip(ONLINE_TRAININGS, looks, strict=True):
         labels = LABELS[REWARD_MODELS[judge][2]]
         first, *later = looks[name]
         for look in later if name == "PPO, 6400" else later[-1:]:
