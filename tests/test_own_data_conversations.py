@@ -5,7 +5,7 @@ import os
 
 import pytest
 from own_data.conversations import end_mark, find_markup, written_as
-from own_data.read import load_preferences, read_data, usable
+from own_data.read import load_preferences, read_data, say_usable, usable
 
 from common.basics import UserError
 
@@ -286,7 +286,7 @@ def test_rows_that_teach_nothing_are_counted(tmp_path, capsys):
     parted = {"chosen": [*TURNS, GOOD], "rejected": [HELLO[0], BAD, ASK, BAD]}
     others = [pair(prompt=f"Why {k}?") for k in range(3)]
     path = write(tmp_path, pair(prompt=[ASK]), parted, pair(prompt=TURNS), *others)
-    usable(read_data(path, "pairs"))
+    say_usable(usable(read_data(path, "pairs")))
     said = capsys.readouterr().out
     assert "5 pairs; dropped: 1 that part before the last answer (row 2)" in said
     with pytest.raises(UserError, match="row 1: chosen and rejected do not answer the same prompt"):
@@ -295,7 +295,11 @@ def test_rows_that_teach_nothing_are_counted(tmp_path, capsys):
 
 def test_what_was_done_is_said_in_the_counting_line(tmp_path, capsys):
     row = {"question": ASKED, "chosen": "Yes.</s>", "rejected": "No.</s>", "id": 1, "system": "S"}
-    usable(read_data(write(tmp_path, row, {**row, "question": "Is it?", "system": ""}), "pairs"))
+    say_usable(
+        usable(
+            read_data(write(tmp_path, row, {**row, "question": "Is it?", "system": ""}), "pairs")
+        )
+    )
     said = capsys.readouterr().out
     for part in (
         "prompt is column question;",

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from helpers import SCRIPTS
 from own_data.read import (
+    ReadData,
     contradictory,
-    find_readable,
-    keep_readable,
+    count_by_reason,
     load_preferences,
     own_pairs,
     own_reward_pairs,
     read_data,
+    say_usable,
     usable,
 )
 
@@ -45,15 +46,15 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     answers = [("a", "b"), ("b", "a"), ("s", "s"), ("", "b"), ("a", " "), ("a", "b"), ("a", "c")]
     rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
     rows += [pair(k) for k in range(3)]
-    kept = usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs"))
+    kept = say_usable(usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs")))
     assert kept["row"][:] == [1, 2, 7, 8, 9, 10] and contradictory(kept) == [0, 1]
     said = capsys.readouterr().out
     assert "6 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
     assert "2 contradict another one (row 1; kept)" in said
     with pytest.raises(UserError, match="no row is left to learn from"):
-        usable(read_data(write(tmp_path / "a.jsonl", rows[2:3]), "pairs"))
+        say_usable(usable(read_data(write(tmp_path / "a.jsonl", rows[2:3]), "pairs")))
     with pytest.raises(UserError, match=r"row 4: an answer is empty \(2 rows are so\)"):
-        usable(read_data(write(tmp_path / "a.jsonl", rows[:9]), "pairs"))
+        say_usable(usable(read_data(write(tmp_path / "a.jsonl", rows[:9]), "pairs")))
 
 
 def test_missing_answers_are_kept_as_empty(tmp_path):
@@ -124,11 +125,10 @@ def test_prompts_alone(tmp_path, tokenizer):
 # --- What a model can read ---
 
 
-def find(rows: list[dict], tokenizer, **limit: int) -> tuple[list[int], str]:
-    """(the places, from 0, of the rows that a language model can read, what it cannot read)."""
-    numbered = [{"row": k, **row} for k, row in enumerate(rows)]
-    kept, reasons = find_readable(datasets.Dataset.from_list(numbered), tokenizer, 48, **limit)
-    return kept["row"][:], reasons
+def find(rows: list[dict], tokenizer, room: int | None = 48, **limit: int) -> ReadData:
+    """What of these rows a model can read; their places begin at 0."""
+    numbered = datasets.Dataset.from_list([{"row": k, **row} for k, row in enumerate(rows)])
+    return usable(ReadData("--dataset", "pairs", numbered, {}, []), tokenizer, room, **limit)
 
 
 def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
@@ -138,8 +138,8 @@ def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
     for seed in range(3):
         train, held, _ = own_pairs(path, tokenizer, seed)
         assert sorted([*train["row"], *held["row"]]) == [1, 2, 4, 5, 7, 8] and len(held) == 1
-    assert capsys.readouterr().out.count("2 of 8 rows left out: 2 longer than the 256 tokens") == 3
-    with pytest.raises(UserError, match="the model can read none of the rows: 8 longer than the 9"):
+    assert capsys.readouterr().out.count("6 pairs; dropped: 2 longer than the 256 tokens") == 3
+    with pytest.raises(UserError, match=r"no row is left .*dropped: 8 longer than the 9 tokens"):
         own_pairs(path, tokenizer, 0, max_length=9)
 
 
@@ -147,9 +147,9 @@ def test_a_longer_limit_than_the_usual_one():
     tokenizer = load_tokenizer("tiny-gpt2")
     tokenizer.model_max_length = 5000
     row = pair(1, chosen="very " * 1200)
-    kept, reasons = find([row], tokenizer)
-    assert kept == [] and "longer than the 1024 tokens" in reasons
-    assert find([row], tokenizer, limit=4000) == ([0], "")
+    found = find([row], tokenizer)
+    assert not len(found.rows) and "longer than the 1024 to" in count_by_reason(found.dropped)
+    assert len(find([row], tokenizer, limit=4000).rows) == 1
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +178,13 @@ def test_all_reasons_stand_in_one_line(wordpiece, capsys):
         {**why, "row": 7},
         {**why, "row": 3, "prompt": [{"role": "user", "content": "a [MASK] b"}]},
     ]
-    kept = keep_readable(datasets.Dataset.from_list(rows[:4]), wordpiece)
-    assert list(kept["row"]) == [7]
+    assert say_usable(find(rows[:4], wordpiece, None))["row"][:] == [7]
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and said.startswith("3 of 4 rows left out: 1 longer than the ")
+    assert said.count("\n") == 1 and "1 pairs; dropped: 1 longer than the " in said
     assert "1 with [SEP], a token of the model (row 4)" in said
     assert "1 with answers that are the same to the model (unknown characters)" in said
-    with pytest.raises(UserError, match=r"can read none of the rows: 1 with \[MASK\], a token"):
-        keep_readable(datasets.Dataset.from_list(rows[4:]), wordpiece)
+    with pytest.raises(UserError, match=r"no row is left .*: 1 with \[MASK\], a token"):
+        say_usable(find(rows[4:], wordpiece, None))
 
 
 def test_a_template_that_rejects_a_row_names_it(tokenizer):
@@ -221,10 +220,10 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     prompt = [{"role": "system", "content": "Be brief."}, *talk[: turns - 1]]
     prompt += [{"role": "user", "content": "Why is it so?"}]
     row = {"prompt": prompt, "chosen": "It is so.", "rejected": "No."}
-    kept, reasons = find([row], moves_system)
-    assert not kept and "1 whose prompt the model's template writes otherwise" in reasons
+    reasons = count_by_reason(find([row], moves_system).dropped)
+    assert "1 whose prompt the model's template writes otherwise" in reasons
     use_template(moves_system)
-    assert find([row], moves_system) == ([0], "")
+    assert len(find([row], moves_system).rows) == 1
     shown, chosen, _ = encode_answers(moves_system, prompt, ["It is so.", "No."])
     written = moves_system.decode(shown)
     assert written == format_prompt(moves_system, prompt)
@@ -232,14 +231,13 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     assert moves_system.decode(chosen) == f" It is so.{moves_system.eos_token}"
 
 
-def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer, capsys):
+def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer):
     use_template(moves_system)
     rows = [pair(1), pair(2, chosen="    return 2\n"), pair(3)]
-    assert find(rows, moves_system)[0] == [0, 1, 2]
-    said = capsys.readouterr().out
-    assert said == "the model's template cuts blanks at the ends of answers in 1 rows\n"
-    find(rows, tokenizer)
-    assert capsys.readouterr().out == ""
+    found = find(rows, moves_system)
+    assert found.rows["row"][:] == [0, 1, 2]
+    assert found.remarks == ["the model's template cuts blanks at the ends of answers in 1 rows"]
+    assert find(rows, tokenizer).remarks == []
 
 
 def test_a_reward_model_reads_the_templates_own_end(tokenizer):
@@ -283,7 +281,7 @@ def resident():  # MiB
     return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
 read.usable(read.read_data(sys.argv[1], "pairs"))
 before = resident()
-rows = read.usable(read.read_data(sys.argv[2], "pairs"))
+rows = read.usable(read.read_data(sys.argv[2], "pairs")).rows
 train, held = read.split_rows(rows, seed=0)
 print(len(train) + len(held), train[0]["prompt"], resident() - before)
 """

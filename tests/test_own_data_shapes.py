@@ -4,7 +4,7 @@ import json
 
 import pytest
 from own_data.conversations import REFUSALS
-from own_data.read import TYPES, load_preferences, read_data, usable
+from own_data.read import TYPES, load_preferences, read_data, say_usable, usable
 from own_data.shapes import EXPORTS, USUAL, edits
 
 from common.basics import UserError
@@ -21,7 +21,7 @@ def write(folder, *rows: dict) -> str:
 
 
 def said(path: str, capsys, kind: str = "pairs") -> str:
-    usable(read_data(path, kind))
+    say_usable(usable(read_data(path, kind)))
     return capsys.readouterr().out
 
 
@@ -555,7 +555,7 @@ LABELS = [
 def test_answers_with_a_label(tmp_path, capsys):
     path = write(tmp_path, *LABELS, LABELS[0], {**LABELS[0], "completion": ""}, *LABELS)
     assert read_data(path, *TYPES).kind == "labels"
-    rows = usable(read_data(path, "labels"))
+    rows = say_usable(usable(read_data(path, "labels")))
     assert rows.to_list() == [{**row, "row": k} for k, row in enumerate(LABELS, start=1)]
     assert (
         "2 answers, 1 good and 1 bad; dropped: 1 empty (row 4), 3 duplicate (row 3)"

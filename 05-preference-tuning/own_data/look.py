@@ -21,6 +21,7 @@ import numpy as np
 from common.answers import Answers, count_words, length_unit
 from common.basics import UserError, show_progress
 from common.intervals import percent, summary
+from common.models import load_tokenizer
 from common.preferences import COLUMNS, SIDES
 from common.prompts import as_messages, as_text, encode_answers, encode_response, reads_pairs
 from common.sampling import end_tokens, sample
@@ -289,7 +290,9 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
     data = read.read_data(path, "pairs", "labels", **reading)
-    _, kind, rows, dropped, remarks = read.leave_out_unusable(data)
+    tokenizer = load_tokenizer(model) if model else None
+    room = 48 if tokenizer and not reads_pairs(tokenizer) else None
+    _, kind, rows, dropped, remarks = read.usable(data, tokenizer, room)
     said = read.count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
@@ -309,12 +312,6 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     measured["examples"] = [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)]
     measured["words"] = {side: summary(counts) for side, counts in words.items()}
     measured["lengths"] = {side: histogram(counts) for side, counts in words.items()}
-    if model:
-        from common.models import load_tokenizer
-
-        tokenizer = load_tokenizer(model)
-        room = None if reads_pairs(tokenizer) else 48
-        measured |= {"model": model, "left_out": read.find_readable(rows, tokenizer, room)[1]}
     return measured
 
 
@@ -368,7 +365,7 @@ def print_description(found: dict) -> None:
         print_texts({f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row})
     kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
     print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
-    shown = {k: v for k, v in found.items() if k not in ("mark", "left_out") or v}
+    shown = {k: v for k, v in found.items() if k != "mark" or v}
     shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
     shown["marked"] = round(100 * found["marks"])
     shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}

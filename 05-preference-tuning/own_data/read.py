@@ -75,8 +75,8 @@ def own_pairs(
     found = read_data(path, *kinds, **reading)
     files = [found, read_data(held_out, found.kind, **reading)] if held_out else [found]
     fits = (tokenizer, max_new_tokens, max_length)
-    readable = [keep_readable(usable(file), *fits) for file in files]
-    train, held = split_rows(*readable, seed=seed, most=pairs)
+    rows = [say_usable(usable(file, *fits)) for file in files]
+    train, held = split_rows(*rows, seed=seed, most=pairs)
     for rows in (train, held):
         if found.kind == "labels" and len(set(rows["label"])) < 2:
             reason = f"{len(rows)} training or held-out answers all have the same label"
@@ -543,9 +543,40 @@ def rows_of_value(value) -> Iterable:
 # --- Counting ---
 
 
-def usable(reading: ReadData) -> Dataset:
-    """The rows of a data set that teach something; what they are is said in one line."""
-    path, kind, rows, dropped, remarks = leave_out_unusable(reading)
+def usable(reading: ReadData, tokenizer=None, room=None, limit=LONGEST) -> ReadData:
+    """The reading without rows that teach nothing, or that a model cannot read as they stand.
+
+    They are counted among the dropped rows. A language model keeps `room` for answers that it
+    samples; without one it is a reward model.
+    """
+    kept, known, cut = [], set(), 0
+    dropped = defaultdict(list, {**reading.dropped, "empty": [], "identical": [], "duplicate": []})
+    for k, row in enumerate(show_progress(reading.rows, "looking at rows")):
+        answers = answers_of(row)
+        same = key_of(row["prompt"], *answers, row.get("label"))
+        fault = "duplicate" if same in known else ""
+        if not all(map(str.strip, answers)):
+            fault = "empty"
+        elif len(answers) == 2 and answers[0] == answers[1]:
+            fault = "identical"
+        known.add(same)
+        try:
+            fault = fault or (find_fault(row, tokenizer, room, limit) if tokenizer else "")
+            cut += bool(room and not fault and cuts_blanks(row, tokenizer))
+        except UserError as error:  # of the chat template
+            raise UserError(f"{reading.path}, row {row['row']}: {error}") from None
+        if fault:
+            dropped[fault].append(row["row"])
+        else:
+            kept.append(k)
+    cuts = f"the model's template cuts blanks at the ends of answers in {cut} rows"
+    remarks = [*reading.remarks, *[cuts] * bool(cut)]
+    return reading._replace(rows=reading.rows.select(kept), dropped=dropped, remarks=remarks)
+
+
+def say_usable(reading: ReadData) -> Dataset:
+    """The rows of what is usable; what they are is said in one line."""
+    path, kind, rows, dropped, remarks = reading
     reasons = count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no row is left to learn from (dropped: {reasons})")
@@ -562,39 +593,6 @@ def usable(reading: ReadData) -> Dataset:
         counts.append(f"{len(against)} contradict another one (row {first}; kept)")
     print(f"{path}: {'; '.join([*counts, *remarks])}")
     return rows
-
-
-def leave_out_unusable(reading: ReadData) -> ReadData:
-    """The reading without pairs that teach nothing, which are counted among the dropped rows."""
-    dropped = {**reading.dropped, "empty": [], "identical": [], "duplicate": []}
-    rows = leave_out(reading.rows, teaching_faults(reading.rows), dropped)
-    return reading._replace(rows=rows, dropped=dropped)
-
-
-def leave_out(rows: Dataset, faults: Iterable[str], dropped: dict[str, list[int]]) -> Dataset:
-    """The rows without a fault; the places of the others go to `dropped`, by their fault."""
-    kept = []
-    for k, (place, fault) in enumerate(zip(rows["row"], faults, strict=True)):
-        if fault:
-            dropped[fault].append(place)
-        else:
-            kept.append(k)
-    return rows.select(kept)
-
-
-def teaching_faults(rows: Iterable[dict]) -> Iterator[str]:
-    """Why each of the rows teaches nothing; nothing where it does."""
-    known = set()
-    for row in show_progress(rows, "reading pairs"):
-        answers = answers_of(row)
-        same = key_of(row["prompt"], *answers, row.get("label"))
-        if not all(map(str.strip, answers)):
-            yield "empty"
-        elif len(answers) == 2 and answers[0] == answers[1]:
-            yield "identical"
-        else:
-            yield "duplicate" if same in known else ""
-        known.add(same)
 
 
 def contradictory(rows: Sequence[dict]) -> list[int]:
@@ -658,38 +656,6 @@ def bare_prompt(prompt: Prompt) -> str:
     """A prompt without case, marks, blanks, NULs, and ways to write a letter."""
     text = unicodedata.normalize("NFKC", as_text(prompt)).casefold()
     return re.sub(r"[\W\0]+", " ", text).strip()
-
-
-def keep_readable(rows: Dataset, tokenizer, room: int | None = None, limit=LONGEST) -> Dataset:
-    """The rows that a model can read; what is left out is said in one line."""
-    kept, reasons = find_readable(rows, tokenizer, room, limit)
-    if not len(kept):
-        raise UserError(f"--dataset: the model can read none of the rows: {reasons}")
-    if reasons:
-        print(f"{len(rows) - len(kept)} of {len(rows)} rows left out: {reasons}")
-    return kept
-
-
-def find_readable(rows: Dataset, tokenizer, room=None, limit=LONGEST) -> tuple[Dataset, str]:
-    """(the rows that a model can read, why it cannot read others).
-
-    A language model keeps `room` for answers that it samples; without one it is a reward model.
-    """
-    left_out = defaultdict(list)
-    kept = leave_out(rows, reading_faults(rows, tokenizer, room, limit), left_out)
-    cut = sum(cuts_blanks(row, tokenizer) for row in kept) if room is not None else 0
-    if cut:
-        print(f"the model's template cuts blanks at the ends of answers in {cut} rows")
-    return kept, count_by_reason(left_out)
-
-
-def reading_faults(rows: Iterable[dict], tokenizer, room: int | None, limit: int) -> Iterator[str]:
-    """Why a model cannot read each of the rows; nothing where it can. Raises UserError."""
-    for row in show_progress(rows, "counting tokens"):
-        try:
-            yield find_fault(row, tokenizer, room, limit)
-        except UserError as error:  # of the chat template
-            raise UserError(f"--dataset, row {row['row']}: {error}") from None
 
 
 def cuts_blanks(row: dict, tokenizer) -> bool:
