@@ -18,8 +18,7 @@ from own_data.look import (
     describe_pairs,
     overruled,
     print_description,
-    read_displacement,
-    read_distance,
+    read_drift,
     read_faults,
     read_ranking,
     read_start,
@@ -259,10 +258,10 @@ def test_distances_per_token(tiny):
     texts = [["It is Paris.", "Paris"], ["No.", "It is so."]]
     tokens = sum(len(encode_response(tokenizer, text)) for row in texts for text in row)
     answers = read_answers(["a?", "b?"], texts, np.array([[1.0, 2.0], [3.0, 4.0]]))
-    assert read_distance(tokenizer, answers)["too_far"] == pytest.approx(10 / tokens)
+    assert read_drift(tokenizer, answers, [])["too_far"] == pytest.approx(10 / tokens)
     rows = pairs_of(("It is Paris.", "b"), ("No.", "b"))
     tokens = sum(len(encode_response(tokenizer, row["chosen"])) for row in rows)
-    lost = read_displacement(tokenizer, rows, np.array([-3.0, 1.0]))
+    lost = read_drift(tokenizer, None, rows, np.array([-3.0, 1.0]))
     assert lost["displaced"] == pytest.approx(2 / tokens)
 
 

@@ -9,9 +9,9 @@ import math
 import re
 import shlex
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from operator import gt, lt
 from pathlib import Path
 from textwrap import fill, indent
@@ -88,10 +88,10 @@ class SecondLook:
 
     def at(self, step: int, policy, tokenizer, held, answers: Answers, beta: float) -> None:
         """Print what a policy in training, at step 0 the reference, raises and did not before."""
-        rows = first_rows(side_by_side(held), PROBED)
+        rows = list(islice(side_by_side(held), PROBED))
         logps, ref_logps = pair_logps(policy, tokenizer, rows)
         chosen, rejected = (logps - ref_logps).numpy().astype(float)
-        numbers = read_distance(tokenizer, answers) | read_displacement(tokenizer, rows, chosen)
+        numbers = read_drift(tokenizer, answers, rows, chosen)
         if step == 0:  # of the reference every pair costs ln 2
             losses = np.logaddexp(0, -beta * (chosen - rejected))
             numbers = {"reference": abs(float(losses.mean()) - math.log(2))}
@@ -106,10 +106,10 @@ class SecondLook:
         `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
         `margins` (N,) a reward model's; `first_loss` is TRL's, where that starts at ln 2.
         """
-        numbers = read_distance(tokenizer, answers) if answers is not None else {}
+        rose = None if changes is None else changes["chosen"]
+        numbers = read_drift(tokenizer, answers, side_by_side(held), rose)
         if changes is not None:
-            chosen, margins = changes["chosen"], changes["chosen"] - changes["rejected"]
-            numbers |= read_displacement(tokenizer, side_by_side(held), chosen)
+            margins = rose - changes["rejected"]
             numbers["unmoved"] = float(np.abs(margins).mean())
         if margins is not None and not fires("unmoved", numbers):  # else nothing could rank
             numbers |= read_ranking(np.asarray(margins))
@@ -143,10 +143,6 @@ def overruled(command: str) -> str:
     return f"python 05-preference-tuning/{command}"
 
 
-def first_rows(rows: Sequence[dict], most: int) -> Sequence[dict]:
-    return rows[:most] if isinstance(rows, list) else rows.select(range(min(most, len(rows))))
-
-
 def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
     """Answers with a label as pairs of a good and a bad one, to `rejected_prompt`; pairs as are."""
     if "label" not in rows[0]:
@@ -161,14 +157,13 @@ def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
 
 def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
     """Print two pairs in full, and the words that tell chosen from rejected."""
-    names, telling = ("good", "bad") if labelled else SIDES, telling_words(rows)
-    for k, row in enumerate(first_rows(rows, 2), start=1):
+    names = ("good", "bad") if labelled else SIDES
+    for k, row in enumerate(islice(rows, 2), start=1):
         texts = {f"pair {k}, prompt": row["prompt"], names[0]: row["chosen"]}
         texts |= {"prompt": row["rejected_prompt"]} if labelled else {}
         print_texts({**texts, names[1]: row["rejected"]})
     print(f"\nwords that tell {names[0]} from {names[1]} (|z| > {TELLING}):")
-    for name in names:
-        words = words_of(telling, name == names[0])
+    for name, words in zip(names, by_side(telling_words(rows)).values(), strict=True):
         print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
 
 
@@ -197,8 +192,11 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
     return dict(sorted(z.items(), key=lambda item: (-abs(item[1]), item[0])))
 
 
-def words_of(telling: dict[str, float], chosen: bool) -> list[str]:
-    return [word for word, z in telling.items() if (z > 0) == chosen]
+def by_side(telling: dict[str, float]) -> dict[str, list[str]]:
+    words = {side: [] for side in SIDES}
+    for word, z in telling.items():
+        words["chosen" if z > 0 else "rejected"].append(word)
+    return words
 
 
 def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
@@ -234,7 +232,7 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
     `unlike` is in nats a token, `cut` the median probability of the end after a chosen answer,
     `base` the share of its own answers that end within the limit.
     """
-    rows, ends = first_rows(rows, PROBED), end_tokens(model, tokenizer)
+    rows, ends = list(islice(rows, PROBED)), end_tokens(model, tokenizer)
     prompts = [row["prompt"] for row in rows]
     sampled = [a[0] for a in sample(model, tokenizer, prompts, 1, max_new_tokens, seed=seed)]
     own, shown, ended = [answer.token_ids for answer in sampled], [], []
@@ -268,25 +266,27 @@ def read_ranking(margins: np.ndarray) -> dict:
     return {**numbers, "chance": low} if len(margins) >= ENOUGH else numbers
 
 
-def read_distance(tokenizer, answers: Answers) -> dict:
-    """KL per token of sampled answers, in nats."""
-    texts = [text for row in answers.texts for text in row]
-    tokens = sum(len(encode_response(tokenizer, text)) for text in texts)
-    return {"too_far": float(answers.kl.sum()) / tokens}
+def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=None) -> dict:
+    """In nats a token: the KL of sampled answers, and what chosen ones have lost of log p.
 
-
-def read_displacement(tokenizer, rows: Sequence[dict], rose: np.ndarray) -> dict:
-    """What chosen answers have lost of log p, in nats a token; rose (N,) is the change of log p."""
-    tokens = sum(len(encode_response(tokenizer, row["chosen"])) for row in rows)
-    return {"displaced": float(-rose.sum()) / tokens}
+    rose (N,) is the change of log p of the chosen answers of the rows.
+    """
+    lost = {}
+    if answers is not None:
+        lost["too_far"] = answers.kl.sum(), chain.from_iterable(answers.texts)
+    if rose is not None:
+        lost["displaced"] = -rose.sum(), (row["chosen"] for row in rows)
+    for check, (nats, texts) in lost.items():
+        lost[check] = float(nats) / sum(len(encode_response(tokenizer, text)) for text in texts)
+    return lost
 
 
 def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
     """What to know of your pairs, or answers with labels (`kind`), before training on them.
 
     Of both: counts of rows, the share of texts with `marks`, `words` (side -> summary) in `unit`,
-    `lengths` (side -> a histogram), two `examples`; with a model what it cannot read. `leaked` are
-    rows of a random eighth whose prompt is also in the rest. Raises UserError.
+    `lengths` (side -> a histogram), two `examples`. Rows that the model cannot read are dropped.
+    `leaked` are rows of a random eighth whose prompt is also in the rest. Raises UserError.
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
     data = read.read_data(path, "pairs", "labels", **reading)
@@ -297,57 +297,53 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
     columns = ("prompt", "completion") if kind == "labels" else COLUMNS
-    found, words = (describe_labels if kind == "labels" else describe_answers)(rows, seed)
-    measured = {"kind": kind, "rows": len(rows) + sum(map(len, dropped.values()))}
-    measured |= {
+    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
+    describe = describe_labels if kind == "labels" else describe_answers
+    found, words = describe(rows, prompts, seed)
+    return {
+        "kind": kind,
+        "rows": len(rows) + sum(map(len, dropped.values())),
         "usable": len(rows),
         "said": said,
         "remarks": remarks,
         **count_marks(rows),
+        "contradictory": len(read.contradictory(rows)) // 2,
         **found,
+        "dropped": {reason: places for reason, places in dropped.items() if places},
+        "prompts": len(np.unique(prompts)),
+        "unit": length_unit(row[name] for row in rows for name in columns[1:]),
+        "examples": [{name: as_text(row[name]) for name in columns} for row in islice(rows, 2)],
+        "words": {side: summary(counts) for side, counts in words.items() if len(counts)},
+        "lengths": {side: histogram(counts) for side, counts in words.items() if len(counts)},
     }
-    measured["dropped"] = {reason: places for reason, places in dropped.items() if places}
-    measured["prompts"] = len({read.key_of(row["prompt"]) for row in rows})
-    measured["unit"] = length_unit(row[name] for row in rows for name in columns[1:])
-    measured["examples"] = [{n: as_text(row[n]) for n in columns} for row in first_rows(rows, 2)]
-    measured["words"] = {side: summary(counts) for side, counts in words.items()}
-    measured["lengths"] = {side: histogram(counts) for side, counts in words.items()}
-    return measured
 
 
-def describe_answers(rows: Sequence[dict], seed: int) -> tuple[dict, dict]:
+def describe_answers(rows: Sequence[dict], prompts: np.ndarray, seed: int) -> tuple[dict, dict]:
     """Of pairs: who wins by length, leaks of a random eighth, telling words; lengths of answers."""
     chosen, rejected = (np.array([count_words(row[side]) for row in rows]) for side in SIDES)
-    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out, training = np.split(order, [max(1, round(len(rows) / 8))])
     _, place = np.unique(prompts, return_inverse=True)
     hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
-    pairs, telling = np.bincount(place), telling_words(rows)
+    pairs = np.bincount(place)
     wins = hits.sum() / pairs.sum()
-    # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts.
-    share = summary(wins + (hits - wins * pairs) / pairs.mean())
     found = {
-        "contradictory": len(read.contradictory(rows)) // 2,
         "held_out": len(held_out),
         "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
-        "longer_wins": share,
-        "telling": {side: words_of(telling, side == "chosen") for side in SIDES},
+        # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
+        "longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean()),
+        "telling": by_side(telling_words(rows)),
     }
     return found, {"chosen": chosen, "rejected": rejected, "difference": chosen - rejected}
 
 
-def describe_labels(rows: Sequence[dict], _) -> tuple[dict, dict]:
-    """Of answers with labels: how many are good, prompts and answers with both; their lengths."""
-    seen, words = {"prompts": defaultdict(set), "answers": defaultdict(set)}, defaultdict(list)
-    for row in rows:
-        seen["prompts"][read.key_of(row["prompt"])].add(row["label"])
-        seen["answers"][read.key_of(row["prompt"], row["completion"])].add(row["label"])
-        words["good" if row["label"] else "bad"].append(count_words(row["completion"]))
-    both = {what: sum(len(labels) == 2 for labels in of.values()) for what, of in seen.items()}
-    found = {"contradictory": both["answers"], "prompts_with_both": both["prompts"]}
-    found["good"] = summary(np.array(rows["label"]))
-    return found, {kind: np.array(counts) for kind, counts in words.items()}
+def describe_labels(rows: Sequence[dict], prompts: np.ndarray, _) -> tuple[dict, dict]:
+    """Of answers with labels: how many are good, prompts with both kinds; lengths of answers."""
+    good = np.array(rows["label"])
+    words = np.array([count_words(row["completion"]) for row in rows])
+    both = np.intersect1d(prompts[good], prompts[~good])
+    found = {"prompts_with_both": len(both), "good": summary(good)}
+    return found, {"good": words[good], "bad": words[~good]}
 
 
 def histogram(values: np.ndarray) -> dict:

@@ -587,7 +587,7 @@ def say_usable(reading: ReadData) -> Dataset:
         good = sum(rows["label"])
         counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
     counts += [f"dropped: {reasons}"] if reasons else []
-    against = contradictory(rows) if kind == "pairs" else []
+    against = contradictory(rows) if kind != "prompts" else []
     if against:
         first = rows[against[0]]["row"]
         counts.append(f"{len(against)} contradict another one (row {first}; kept)")
@@ -596,10 +596,14 @@ def say_usable(reading: ReadData) -> Dataset:
 
 
 def contradictory(rows: Sequence[dict]) -> list[int]:
-    """Which rows (from 0) say of two answers the contrary of what another row says."""
-    labelled = {key_of(*(row[name] for name in COLUMNS)) for row in rows}
-    contrary = ("prompt", "rejected", "chosen")
-    return [k for k, row in enumerate(rows) if key_of(*map(row.get, contrary)) in labelled]
+    """Which rows (from 0) say the contrary of what another row says of the same answers."""
+    said = {key_of(row["prompt"], *answers_of(row), row.get("label")) for row in rows}
+    found = []
+    for k, row in enumerate(rows):
+        label = None if "label" not in row else not row["label"]
+        if key_of(row["prompt"], *reversed(answers_of(row)), label) in said:
+            found.append(k)
+    return found
 
 
 def count_by_reason(dropped: dict[str, list[int]]) -> str:
