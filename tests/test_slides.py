@@ -34,7 +34,7 @@ def own_panel(ax):
 def helper(rows):
     """No panel."""
 '''
-TALK = json.loads((slides.PARTS / "talk.json").read_text(encoding="utf-8"))
+TALK = json.loads((slides.TALK / "talk.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

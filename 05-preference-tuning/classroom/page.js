@@ -1350,13 +1350,15 @@ const LOOKS = {
   KTO: ["kto", "^"],
   "AI labels": ["dpo", "P"],
   "on-policy DPO": ["dpo", "D"],
-  "online RL": ["rl", "o"],
+  PPO: ["rl", "o"],
+  RLOO: ["rl", "D"],
+  "DPO + likelihood term": ["dpo", "v"],
   "SFT on chosen": ["sft", "^"],
   "random labels": ["sft", "x"],
   "DPO + best of n": ["both", "o"],
 };
 const lookOf = (method) => LOOKS[method] ?? ["sft", "o"];
-const ALONG_A_RUN = ["best of n", "DPO", "online RL", "DPO + best of n"];
+const ALONG_A_RUN = ["best of n", "DPO", "PPO", "DPO + best of n"];
 
 /** A method's mark; hollow where the labels were biased. */
 function markerPath(method, biased, extra = {}) {

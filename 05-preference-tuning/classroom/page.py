@@ -44,12 +44,12 @@ BROWSED = {  # whose answers can be read: the name on the page, and how the stud
     "KTO": "KTO, kto, ",
     "DPO on a language model's labels": "AI labels, ai_labels, ",
     "on-policy DPO": "on-policy DPO, policy, ",
-    "online RL": "online RL, default, ",
-    f"best of {frontier.N}": "best of n, human, ",
-    f"DPO and best of {frontier.N}": "DPO + best of n, human, ",
+    "PPO": "PPO, 6400, ",
+    f"best of {frontier.N}": "best of n, 6400, ",
+    f"DPO and best of {frontier.N}": "DPO + best of n, 6400, ",
     f"best of {frontier.N}, annotators prefer long answers": "best of n, length, ",
-    "online RL, annotators prefer long answers": "online RL, biased, ",
-    "online RL, the same without a KL term": "online RL, biased_no_kl, ",
+    "PPO, annotators prefer long answers": "PPO, length, with the KL term, ",
+    "PPO, the same without a KL term": "PPO, length, without, ",
     "DPO, annotators prefer long answers": "DPO, length, ",
     "DPO, annotators prefer an expert's tone": "DPO, style, ",
     "DPO, annotators prefer agreement": "DPO, agreement, ",
@@ -214,7 +214,9 @@ def gather(found: dict, seed: int) -> dict:
         study = run_all.title_of(run_all.HERE / "studies" / f"{name}.py").split(":")[0]
         claims += [{**claim, "study": study} for claim in results["claims"]]
     has_limit = any(point["method"] == "optimum" for point in points)
-    means = [{**point, "kl": point["kl"]["mean"], "gold": point["gold"]["mean"]} for point in points]
+    means = [
+        {**point, "kl": point["kl"]["mean"], "gold": point["gold"]["mean"]} for point in points
+    ]
     return {
         "source": describe_source(found),
         "label": label_task(seed),

@@ -41,7 +41,7 @@ from common.claims import name_seeds
 from common.intervals import interval
 from common.saving import check_writable, read_json, whole_file
 
-PARTS = Path(__file__).parent
+TALK = Path(__file__).parent
 BRADLEY_TERRY = r"$P(y_w \succ y_l) = \sigma(r_w - r_l)\qquad$loss$\,= -\log \sigma(r_w - r_l)$"
 OBJECTIVE = r"maximise$\quad \mathrm{E}\left[r(x, y)\right] - \beta\,\mathrm{KL}(\pi, \pi_{ref})$"
 DPO_LOSS = r"loss$\,= -\log \sigma\left(\beta \log\frac{\pi(y_w)}{\pi_{ref}(y_w)}"
@@ -78,7 +78,7 @@ def objective(results: dict):
     return figure
 
 
-def dpo_loss(results: dict):
+def dpo_formula(results: dict):
     figure, (ax,) = blank(1, height=1.6)
     ax.text(0.5, 0.5, DPO_LOSS, ha="center", va="center", fontsize=24)
     ax.axis("off")
@@ -131,7 +131,7 @@ def planes(results: dict):
 
 
 PICTURES = (
-    *(cards, bradley_terry, objective, dpo_loss, kinds, sides, candidates, hacking),
+    *(cards, bradley_terry, objective, dpo_formula, kinds, sides, candidates, hacking),
     *(remedies, planes),
 )
 
@@ -295,7 +295,7 @@ def find_figures(output_dir: Path) -> tuple[dict[Path, Path], list[str]]:
 
 def write_deck(path: Path, talk: list[str], appendix: list[str]) -> None:
     """One HTML file; its policy allows this one script, by its hash, and loads nothing."""
-    page, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("talk.html", "talk.js"))
+    page, script = ((TALK / name).read_text(encoding="utf-8") for name in ("talk.html", "talk.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = page.replace("{{hash}}", f"sha256-{digest}").replace("{{script}}", script)
     page = page.replace("{{main}}", str(len(talk)))
@@ -316,7 +316,7 @@ def main(argv: list[str] | None = None) -> Path:
     results = read_results(output_dir)
     pictures = {figure.stem: figure.read_bytes() for figure in found.values()}
     talk = []
-    for entry in json.loads((PARTS / "talk.json").read_text(encoding="utf-8")):
+    for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
         try:
             talk.append(main_slide(entry, results, pictures))
         except (KeyError, StopIteration):

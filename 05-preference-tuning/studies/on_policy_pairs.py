@@ -40,7 +40,10 @@ CLAIMS = (
         "gold utility of DPO on samples of the current policy, minus on those of the SFT model",
         of=lambda m: m["sources"]["policy"]["gold"] - m["sources"]["sft"]["gold"],
         smallest=0.1,
-        published="yes: Tajwar et al. (arXiv 2404.14367); depends: Sun et al. (arXiv 2508.10530)",
+        published=(
+            "agrees: Tajwar et al. 2024 (arXiv 2404.14367; abstract): on-policy sampling or a "
+            "negative gradient beats offline and likelihood objectives"
+        ),
     ),
 )
 

@@ -51,11 +51,23 @@ CLAIMS = (
         "pairs beat scores at equal cost",
         "does not hold",
         "compatible: both formats together are best (HelpSteer2-Preference, arXiv 2410.01257)",
+        published=(
+            "conditional: Wang et al. 2024 (arXiv 2410.01257; abstract): first comparison of "
+            "both at matched data; the best reward model combines them"
+        ),
     ),
     compared(
         "pairwise_beats_one_rater_per_response",
         "pairs beat scores by one rater per answer: calibration across raters is difficult",
+        published=(
+            "agrees: Novikova et al. 2018 (arXiv 1803.05928; abstract): relative assessment on "
+            "a continuous scale makes ratings more reliable and consistent"
+        ),
     ),
+        published=(
+            "agrees: Liu et al. 2024 (arXiv 2402.01878; abstract): with ranked lists LiPO-"
+            "lambda outperforms DPO and SLiC"
+        ),
     compared("listwise_more_at_equal_cost", "rankings of 4 beat pairs at equal cost"),
     Claim(
         "break_even_at_equal_cost",
@@ -64,6 +76,7 @@ CLAIMS = (
         of=lambda m: m["break_even"]["factor"],
         true=(1, np.inf),
         smallest=0.1,
+        published="not tested at scale: nothing found on how noisy scores may be before pairs pay",
     ),
 )
 

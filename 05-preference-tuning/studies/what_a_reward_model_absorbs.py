@@ -42,13 +42,13 @@ from common.preferences import (
 from common.scoring import contrast_rewards, score_pairs
 
 HACKED = {"length": "filler", "style": "expert's\npreamble", "agreement": "echo of\nthe user"}
-GROUPS = {  # whose reward model is compared with that of unbiased annotators
+COMPARED = {  # whose reward model is compared with that of unbiased annotators
     "others": "unbiased, too",
     "length": "prefer length",
     "style": "prefer an\nexpert's tone",
     "agreement": "prefer\nagreement",
 }
-COLORS = ("lab:other", "lab:length", "lab:style", "lab:agreement")
+HUES_OF_GROUPS = ("lab:other", "lab:length", "lab:style", "lab:agreement")
 COMPONENTS = {  # how many units are drawn, and their name
     "right": (1, "right\nanswer"),
     "chatter": (1, "on topic,\nnot\nchatter"),
@@ -65,6 +65,10 @@ CLAIMS = (
         "share of held-out pairs in the gold order, minus that of preferring the shorter answer",
         of=lambda m: m["above_length"],
         smallest=0.02,
+        published=(
+            "agrees: Stiennon et al. 2020 (arXiv 2009.01325; abstract): a reward model of human"
+            " comparisons generalises to new data and beats ROUGE"
+        ),
     ),
     Claim(
         "every_bias_is_encoded",
@@ -72,7 +76,10 @@ CLAIMS = (
         "share of the planted bias in the reward model, by contrasts; mean of the three biases",
         of=lambda m: float(np.mean([m["encoded"][group]["share"] for group in BIASES])),
         smallest=0.05,
-        published="agrees for length: Singhal et al. 2023 (arXiv 2310.03716)",
+        published=(
+            "agrees: Sharma et al. 2023 (arXiv 2310.13548; abstract): humans and preference "
+            "models prefer well-written sycophantic answers to correct ones sometimes"
+        ),
     ),
     Claim(
         "annotator_groups_disagree",
@@ -80,6 +87,10 @@ CLAIMS = (
         "share of pairs ordered unlike: a biased group and an unbiased one, minus two unbiased",
         of=lambda m: float(np.mean([m["unlike"][g] for g in BIASES]) - m["unlike"]["others"]),
         smallest=0.02,
+        published=(
+            "agrees: Kirk et al. 2024 (arXiv 2404.16019; abstract): 1,500 people of 75 "
+            "countries; whose labels one takes needs care"
+        ),
     ),
 )
 
@@ -229,8 +240,8 @@ def components_panel(ax, runs: list[dict]) -> None:
 
 def disagreement_panel(ax, runs: list[dict]) -> None:
     """How often two groups' reward models order held-out pairs unlike."""
-    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in GROUPS.items()}
-    seed_columns(ax, unlike, COLORS, digits=0)
+    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in COMPARED.items()}
+    seed_columns(ax, unlike, HUES_OF_GROUPS, digits=0)
     ax.set(title="Two reward models disagree", ylim=(0, None))
     ax.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
 
