@@ -50,7 +50,6 @@ CLAIMS = (
         "pairwise_beats_pointwise_at_equal_cost",
         "pairs beat scores at equal cost",
         "does not hold",
-        "compatible: both formats together are best (HelpSteer2-Preference, arXiv 2410.01257)",
         published=(
             "conditional: Wang et al. 2024 (arXiv 2410.01257; abstract): first comparison of "
             "both at matched data; the best reward model combines them"
@@ -64,11 +63,14 @@ CLAIMS = (
             "a continuous scale makes ratings more reliable and consistent"
         ),
     ),
+    compared(
+        "listwise_more_at_equal_cost",
+        "rankings of 4 beat pairs at equal cost",
         published=(
             "agrees: Liu et al. 2024 (arXiv 2402.01878; abstract): with ranked lists LiPO-"
             "lambda outperforms DPO and SLiC"
         ),
-    compared("listwise_more_at_equal_cost", "rankings of 4 beat pairs at equal cost"),
+    ),
     Claim(
         "break_even_at_equal_cost",
         "at equal cost pairs win only where scores are noisier",

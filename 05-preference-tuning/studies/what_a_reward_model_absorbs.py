@@ -42,7 +42,7 @@ from common.preferences import (
 from common.scoring import contrast_rewards, score_pairs
 
 HACKED = {"length": "filler", "style": "expert's\npreamble", "agreement": "echo of\nthe user"}
-COMPARED = {  # whose reward model is compared with that of unbiased annotators
+OTHER_GROUPS = {  # whose reward model is compared with that of unbiased annotators
     "others": "unbiased, too",
     "length": "prefer length",
     "style": "prefer an\nexpert's tone",
@@ -240,7 +240,7 @@ def components_panel(ax, runs: list[dict]) -> None:
 
 def disagreement_panel(ax, runs: list[dict]) -> None:
     """How often two groups' reward models order held-out pairs unlike."""
-    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in COMPARED.items()}
+    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in OTHER_GROUPS.items()}
     seed_columns(ax, unlike, HUES_OF_GROUPS, digits=0)
     ax.set(title="Two reward models disagree", ylim=(0, None))
     ax.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
