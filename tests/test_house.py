@@ -1,6 +1,7 @@
 """The house stays as it is meant: small, without callbacks, each lesson readable from one file."""
 
 import ast
+import importlib
 import re
 import subprocess
 from collections import Counter
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers import SCRIPTS
+
+from common.claims import VERDICTS
 
 ROOT = SCRIPTS.parent
 FORMULAS = {  # where the tutorial's formulas stand
@@ -187,3 +190,24 @@ def test_nothing_speaks_of_where_it_was_made():
         of_text = path.suffix in (".py", ".md", ".toml", ".js", ".html") and path.is_file()
         if of_text and path != Path(__file__):
             assert not re.search(words, path.read_text(encoding="utf-8")), name
+
+
+# --- Claims ---
+
+CLAIMS = [(study, claim) for study in STUDIES for claim in importlib.import_module(study).CLAIMS]
+AGREES = ("agrees", "differs", "conditional", "not tested at scale")
+READ = r"(abstract|abstract, theory|second hand|page)"
+
+
+def test_claims_are_few_and_each_has_a_name_of_its_own():
+    names = [claim.id for _, claim in CLAIMS]
+    assert len(names) <= 60 and len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("study", "claim"), CLAIMS, ids=[claim.id for _, claim in CLAIMS])
+def test_a_claim_was_predicted_and_says_what_is_published(study, claim):
+    assert claim.predicted in VERDICTS
+    agrees, _, found = claim.published.partition(": ")
+    assert agrees in AGREES and len(found.split()) <= 25
+    if not found.startswith("nothing found"):
+        assert re.match(rf".* \d{{4}} \(arXiv \d{{4}}\.\d{{5}}; {READ}\): \w", found), found

@@ -90,7 +90,7 @@ def results(tmp_path_factory):
 
 def test_the_study(results):
     metrics = results["runs"][0]["metrics"]
-    online = {", ".join(names) for names in study.ONLINE_TRAININGS}
+    online = {", ".join(names) for names in study.TRAINED_ONLINE}
     assert set(metrics["gold"]) == {f"DPO, {name}" for name in study.DPO} | online
     assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
     ratio = metrics["cost"]["tokens"]["PPO, 768"] / metrics["cost"]["tokens"]["DPO, 768"]

@@ -37,12 +37,14 @@ REWARD_MODELS = {
     "768, SFT start": ("reward_model_768_sft", "tiny-gpt2", "768"),
     "6400": ("reward_model_6400", "tiny-distilbert", "6400"),
 }
-ONLINE_TRAININGS = {("PPO", judge): {} for judge in REWARD_MODELS}  # the lesson's defaults
 RLOO = {"advantages": "leave-one-out", "epochs": 1, "updates": 20}  # as much computing as PPO
-ONLINE_TRAININGS["RLOO", "6400"] = RLOO
-ONLINE_TRAININGS["PPO", "6400"] = {
-    "look_at": (2, 4, 6)
-}  # the others are looked at before and at the end
+# By method and reward model, what is not the lesson's default; one is looked at on the way, too.
+TRAINED_ONLINE = {
+    ("PPO", "768"): {},
+    ("PPO", "768, SFT start"): {},
+    ("PPO", "6400"): {"look_at": (2, 4, 6)},
+    ("RLOO", "6400"): RLOO,
+}
 LIKELIHOOD_TERM = {"loss_type": ("sigmoid", "sft"), "learning_rate": 3e-4}
 DPO = {  # where they are kept, whose labels they use, and what is not the lesson's default
     "768": ("dpo", "768", {}),
@@ -121,7 +123,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
         ends[f"DPO, {name}"] = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed)
         cost["tokens"][f"DPO, {name}"] = PASSES_OF_DPO * tokens_of_pairs(tokenizer, pairs[labels])
     looks = {}
-    for (method, judge), recipe in ONLINE_TRAININGS.items():
+    for (method, judge), recipe in TRAINED_ONLINE.items():
         folder, backbone, labels = REWARD_MODELS[judge]
         reward_model = reward_model_in(kept / folder, backbone, pairs[labels], seed=seed)
         name = f"{method}, {judge}"
@@ -188,7 +190,7 @@ def tokens_of_reward_model(tokenizer, pairs: list[dict]) -> int:
 def points_of_looks(prompts: list[str], looks: dict[str, list[dict]]) -> tuple:
     """(points, answers): the end of every training, and of PPO with 6,400 labels its way."""
     points, texts, rewards = [], [], []
-    for (method, judge), name in zip(ONLINE_TRAININGS, looks, strict=True):
+    for (method, judge), name in zip(TRAINED_ONLINE, looks, strict=True):
         labels = LABELS[REWARD_MODELS[judge][2]]
         first, *later = looks[name]
         for look in later if name == "PPO, 6400" else later[-1:]:
