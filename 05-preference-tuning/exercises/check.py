@@ -3,8 +3,8 @@
     python 05-preference-tuning/exercises/check.py                 # all of them; or: make exercises
     python 05-preference-tuning/exercises/check.py e08_dpo_loss    # one
 
-An exercise is a file in this folder with a gap, `raise NotImplementedError`. A gap is no error: the
-exit status is 1 only where an answer is wrong.
+An exercise is a file in this folder with a gap, `raise NotImplementedError` or an empty answer. A
+gap is no error: the exit status is 1 only where an answer is wrong.
 """
 
 import sys
@@ -20,14 +20,18 @@ from common import runs
 
 
 def graders() -> dict:
-    """By the name of an exercise's file, what grades it in a folder; in the tutorial's order."""
+    """By the name of an exercise's file, what grades it in a folder; in the order of numbers."""
     from grade import grade
     from mistakes_of_losses import LOSSES
+    from mistakes_of_runs import DEBUGS, STUDY, grade_debug, grade_study
     from mistakes_of_samples import SAMPLES
+    from mistakes_of_tokens import TOKENS
     from mistakes_of_training import FILE, grade_training
 
-    formulas = sorted((*LOSSES, *SAMPLES), key=lambda exercise: exercise.file)
-    return {item.file: partial(grade, item) for item in formulas} | {FILE: grade_training}
+    known = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES, *TOKENS)}
+    known = dict(sorted([*known.items(), (FILE, grade_training)]))
+    known |= {name: partial(grade_debug, name) for name in DEBUGS}
+    return known | {STUDY: grade_study}
 
 
 def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:

@@ -1,0 +1,129 @@
+"""The runs of "Debug a run": four trainings in which one thing was made wrong on purpose.
+
+    python 05-preference-tuning/exercises/make_runs.py    # two minutes on one core; writes runs/
+
+It says below what is wrong in which of them: solve d1 to d4 before you read on.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from unittest import mock
+
+import check  # noqa: F401  # the lessons are found from here on
+import dpo_trainer
+import numpy as np
+
+from common import answers, figures
+from common.models import init_compute
+from common.preferences import make_pairs, questions, swap_sides
+from common.saving import write_json
+from common.training import load_sft_model
+
+FOLDER = Path(__file__).resolve().parent / "runs"
+FAULTS = {"d1": "marks", "d2": "labels", "d3": "reference", "d4": "passes"}
+SETTINGS = {  # pairs, beta, passes; else those of dpo_trainer.py
+    "marks": (768, 0.1, 1),
+    "reference": (1024, 0.3, 1),
+    "passes": (256, 0.01, 5),
+}
+SPOIL = {  # what is done to a pair
+    "labels": swap_sides,
+    "marks": lambda row: {**row, "chosen": "Answer: " + row["chosen"]},
+}
+
+
+def train_badly(fault: str) -> dict:
+    """The log of every step, and what is seen on the way."""
+    count, beta, epochs = SETTINGS.get(fault, (768, 0.3, 1))
+    spoil, looks = SPOIL.get(fault, dict), []
+    pairs = [spoil(row) for row in make_pairs(count, seed=0)]
+    held = [spoil(row) for row in make_pairs(100, "test", seed=0)]
+    asked = [question.prompt for question in questions("test")[:100]]
+    model, tokenizer = load_sft_model()
+
+    def look(step: int, policy) -> None:
+        sampled = answers.sample_answers(policy, tokenizer, asked, 1)
+        of_pairs = dpo_trainer.read_pairs(policy, tokenizer, held, beta)
+        means = {name: float(values.mean()) for name, values in of_pairs.items()}
+        ten = [answers.in_short(row[0], 100) for row in sampled.texts[:10]]
+        marked = sum("Answer" in text for text in ten)
+        means |= {"step": step, "marked": marked, "first_pairs": {"count": 100, **means}}
+        looks.append(sampled.means() | means | {"texts": ten})
+
+    broken = contextlib.nullcontext()
+    if fault == "reference":  # nobody turns the adapter off
+        always_on = {"side_effect": lambda *_, **__: contextlib.nullcontext()}
+        broken = mock.patch("trl.trainer.dpo_trainer.use_adapter", **always_on)
+    settings = {"beta": beta, "epochs": epochs}
+    with broken:
+        _, log = dpo_trainer.train_dpo(model, tokenizer, pairs, **settings, look=look)
+    return {"pairs": count, "log": log, "looks": looks, "asked": asked[:10]}
+
+
+def report(name: str, run: dict) -> str:
+    """What the reader gets to see, in Markdown: what the run printed, curves, answers."""
+    before, after, log = run["looks"][0], run["looks"][-1], run["log"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        print(f"tiny-gpt2 on {run['pairs']} pairs, {len(log)} steps of 8")
+        print(f"loss before training {before['loss']:.4f}\n")
+        print("     steps    loss   pairs of these steps ranked as labelled")
+        for part in np.array_split(np.arange(len(log)), 6):
+            lost, ranked = mean_of_log([log[k] for k in part])
+            print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
+        told = {
+            "chosen": ("change of log p, chosen", "nats, held-out pairs"),
+            "rejected": ("change of log p, rejected", "nats, held-out pairs"),
+            "margin": ("margin: beta x the gap of these two", "log-odds, held-out pairs"),
+            "ranked": ("ranked as labelled", "% of held-out pairs"),
+        }
+        rows = [(what, before[key], after[key], unit) for key, (what, unit) in told.items()]
+        answers.print_table(("", "before", "after"), answers.rows_of([before, after]) + rows)
+    said = zip(run["asked"], before["texts"], after["texts"], strict=True)
+    ten = "\n".join(f"- {asked}\n  - before: {old}\n  - after: {new}" for asked, old, new in said)
+    parts = (
+        f"# {name}: what is wrong with this training?",
+        f"```\n{printed.getvalue().strip()}\n```",
+    )
+    return "\n\n".join([*parts, f"![Curves of the run]({name}.png)", ten]) + "\n"
+
+
+def mean_of_log(rows: list[dict]) -> tuple:
+    """The loss, and the share of pairs that are ranked as labelled."""
+    return tuple(np.mean([row[key] for row in rows]) for key in ("loss", "rewards/accuracies"))
+
+
+def save_curves(run: dict, path: Path) -> None:
+    """Three panels of the lesson's figure, in few colours."""
+    from PIL import Image
+
+    figure, axes = figures.new_figure(1, 3, "The run, step by step")
+    dpo_trainer.log_panel(axes[0], run["log"])
+    dpo_trainer.sides_panel(axes[1], run["looks"])
+    dpo_trainer.kinds_panel(axes[2], run["looks"])
+    for ax, title in zip(axes, ("Log", "Held-out pairs", "Answers"), strict=True):
+        ax.set_title(title)
+        ax.set_xlabel("step")
+    raw = io.BytesIO()
+    figure.savefig(raw, dpi=80)
+    few = Image.open(raw).convert("RGB").quantize(48, Image.Quantize.FASTOCTREE)
+    few.save(path, optimize=True)
+
+
+def main() -> None:
+    init_compute("cpu")
+    for name, fault in FAULTS.items():
+        run = train_badly(fault)
+        save_curves(run, FOLDER / f"{name}.png")
+        (FOLDER / f"{name}.md").write_text(report(name, run), encoding="utf-8")
+        loss, trained = mean_of_log(run["log"][-12:])
+        kept = {"fault": fault, "pairs": run["pairs"], "steps": len(run["log"])}
+        kept |= {"loss": loss, "trained": trained}
+        for when, look in (("before", run["looks"][0]), ("after", run["looks"][-1])):
+            kept[when] = {key: value for key, value in look.items() if np.isscalar(value)}
+        write_json(FOLDER / f"{name}.json", kept)
+        print(f"{name}: {FOLDER / name}.md", flush=True)
+
+
+if __name__ == "__main__":
+    main()

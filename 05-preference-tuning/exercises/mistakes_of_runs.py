@@ -1,0 +1,174 @@
+"""The exercises on runs: what is wrong with a training, and is a study planned well?"""
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import grade
+import numpy as np
+from grade import Graded, careful
+
+from common.claims import FEWEST, VERDICTS, judge
+from common.preferences import questions
+from common.saving import read_json
+
+RUNS = Path(__file__).resolve().parent / "runs"
+DEBUGS = tuple(f"d{number}_debug" for number in (1, 2, 3, 4))
+
+# --- Debug a run ---
+
+
+def grade_debug(name: str, folder: Path) -> Graded:
+    """Is the fault of a run named, and if not, what in the run speaks against the guess?"""
+    file, known = folder / f"{name}.toml", read_json(RUNS.with_name("evidence.json"))
+    run = read_json(RUNS / f"{name[:2]}.json")
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Graded("wrong", f"{file.name} cannot be read: {' '.join(str(error).split())}")
+    fault, place = (str(said.get(key, "")).strip().lower() for key in ("fault", "look_at"))
+    if not fault:
+        return Graded("not begun")
+    for key, value, names in (("fault", fault, "shows"), ("look_at", place, "places")):
+        if value and value not in known[names]:
+            return Graded("wrong", f"{key} is one of {', '.join(known[names])}")
+    if fault != run["fault"]:
+        against = known["against"][run["fault"]][fault].format(**numbers_of(run))
+        return Graded("wrong", f"{fault}? {against}")
+    if not place:
+        return Graded("not begun", f"{fault} is right; where would you look first?")
+    if place != known["first"][fault]:
+        return Graded("wrong", f"{fault} is right, but {place}: {known['places'][place]}")
+    return Graded("right", known["shows"][fault].format(**numbers_of(run)))
+
+
+def numbers_of(run: dict) -> dict:
+    """What the evidence speaks of, by name."""
+    before, after = run["before"], run["after"]
+    passes = 8 * run["steps"] / run["pairs"]
+    beta = after["margin"] / (after["chosen"] - after["rejected"])
+    told = {"passes": passes, "beta": beta, "loss": run["loss"], "steps": run["steps"]}
+    told |= {"trained": 100 * run["trained"], "was": 100 * before["good"]}
+    told |= {"good": 100 * after["good"], "ranked": 100 * after["ranked"]}
+    return after | told | {"words_before": before["words"], "gold_before": before["gold"]}
+
+
+# --- Design a study ---
+
+STUDY = "s1_design_a_study"
+READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words", "ended")  # in answers
+
+
+class MadeUp:
+    """Trainings that take no time: the larger rank answers better, or the smaller, if exchanged."""
+
+    def __init__(self, exchanged: bool = False, shift: float = 0.0):
+        self.exchanged, self.shift, self.trained, self.asked = exchanged, shift, [], []
+
+    def load(self, *_, **__) -> tuple:
+        return SimpleNamespace(rank=0, seed=0, name_or_path="tiny-gpt2"), SimpleNamespace()
+
+    def train(self, model, _, pairs, *, lora_r=8, seed=0, **how) -> tuple:
+        rows = [(row["prompt"], row["chosen"], row["rejected"]) for row in pairs]
+        begun = {"again": model.rank > 0, "lora_r": lora_r, "pairs": rows, "seed": seed}
+        self.trained.append(begun | how)
+        model.rank, model.seed = lora_r, seed
+        return model, []
+
+    def sample(self, policy, _, prompts, n, seed=0, *__, **___):
+        if policy.rank:
+            self.asked.append({"prompts": list(prompts), "n": n, "seed": seed})
+        luck, change = np.random.default_rng(policy.seed).normal([0.5, 0.05], [0.05, 0.02])
+        value = self.shift + luck + change * ((policy.rank > 8) != self.exchanged)
+        of = {name: np.full((len(prompts), n), value) for name in READ}
+        return SimpleNamespace(**of, means=lambda: dict.fromkeys(READ, float(value)))
+
+
+def measured(file: Path, seed: int = 0, **what) -> tuple[dict, dict, MadeUp]:
+    """(the study's names, what it measures, what it did to measure it)."""
+    world = MadeUp(**what)
+    with (
+        mock.patch("dpo_trainer.train_dpo", world.train),
+        mock.patch("common.training.load_sft_model", world.load),
+        mock.patch("common.answers.sample_answers", world.sample),
+    ):
+        measure = grade.load_function(file, "measure")
+        with careful(file, 60):
+            return measure.__globals__, measure(seed), world
+
+
+def grade_study(folder: Path) -> Graded:
+    """Whether what was planned can decide the question: the first item of the list that fails."""
+    file = folder / f"{STUDY}.py"
+    try:
+        study, metrics, world = measured(file)
+        others = [measured(file, **what) for what in ({"seed": 1}, {"shift": 0.1})]
+        exchanged = measured(file, exchanged=True)[1]
+        with careful(file, 60):
+            claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
+            fault = fault_of_plan(claim, seeds) or fault_of_pairing(world, others[0][2])
+            fault = fault or fault_of_claim(claim.of, metrics, others[1][1], exchanged)
+        runs = [] if fault else [measured(file, seed)[1] for seed in seeds]
+        with careful(file, 60):
+            fault = fault or fault_of_figure(study["draw"](runs), judge(claim, runs)["ci95"])
+    except grade.NotBegun:
+        return Graded("not begun")
+    except grade.Failed as error:
+        return Graded("wrong", f"it {error}")
+    return Graded("wrong", fault) if fault else Graded("right")
+
+
+def fault_of_plan(claim, seeds: Sequence[int]) -> str | None:
+    """Prediction, smallest difference, seeds."""
+    if claim.predicted not in VERDICTS:
+        return f"no prediction: write one of {', '.join(VERDICTS)} before the run"
+    if not 0 < claim.smallest < 0.3:
+        return "no smallest difference, as a share: below which you would call two ranks the same"
+    if len(set(seeds)) < len(seeds):
+        return "a seed stands twice in SEEDS: one run would count as two"
+    few = f"too few seeds: {len(seeds)}; with fewer than {FEWEST} an interval misleads"
+    return few if len(seeds) < FEWEST else None
+
+
+def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
+    """Whether two trainings, and what is asked of them, differ in the rank alone."""
+    first, *others = world.trained or [{}]
+    if len({training["lora_r"] for training in world.trained}) < 2:
+        return "nothing to compare: train_dpo is not called with two ranks (lora_r)"
+    if any(training["again"] for training in others):
+        return "the second training goes on with the first one's model: load one for each"
+    for key in first.keys() - {"lora_r", "name"}:
+        if any(training.get(key) != first[key] for training in others):
+            return f"not paired: the trainings differ in {key}, too"
+    if not world.asked or any(asked != world.asked[0] for asked in world.asked):
+        return "not paired: ask both policies the same questions, with the same sampling seed"
+    if {*world.asked[0]["prompts"]} & {question.prompt for question in questions("train")}:
+        return "they are asked what they were trained on: take questions of the test split"
+    for key in ("pairs", "seed"):
+        if of_other_seed.trained[0][key] == first[key]:
+            return f"every seed has the same {key}: the interval would not know of their luck"
+    return None
+
+
+def fault_of_claim(of: Callable, metrics: dict, better: dict, exchanged: dict) -> str | None:
+    """Whether `of` is a difference: of measured trainings, better ones, and exchanged ones."""
+    value = of(metrics)
+    if value == 0 or not np.isclose(value, of(better)):
+        return "`of` is no difference: it stays where both ranks answer better, and is not 0"
+    turned = np.isclose(value, -of(exchanged)) and value > 0
+    return None if turned else "`of` has the wrong sign: the larger rank minus the smaller"
+
+
+def fault_of_figure(figure, ends: Sequence[float]) -> str | None:
+    """Whether the axes have names, and the interval (low, high) of the differences is told."""
+    if not any(ax.get_ylabel() for ax in getattr(figure, "axes", [])):
+        return "`draw` returns no figure with a named y axis"
+    told = "\n".join(part.get_text() for part in figure.findobj(lambda x: hasattr(x, "get_text")))
+    for times, digits in ((1, 2), (1, 3), (100, 0), (100, 1)):
+        low, high = (re.escape(f"{times * end:.{digits}f}") for end in ends)
+        if re.search(rf"{low}\D{{1,6}}{high}", told):
+            return None
+    return "no interval: write in the figure that of the differences, t_interval over the seeds"
