@@ -3,11 +3,15 @@
 import itertools
 import math
 
+import dpo_trainer
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from transformers import get_linear_schedule_with_warmup
 
+from common.claims import Claim
+from common.figures import new_figure, seed_dots
+from common.intervals import percent, t_interval
 from common.prompts import encode_prompt, encode_response
 
 
@@ -156,3 +160,69 @@ def train_dpo(policy, tokenizer, pairs, *, learning_rate, beta, batch_size):
         schedule.step()
         losses.append(loss.item())
     return losses
+
+
+def answer_logps(logits, ids, attention_mask, prompt_lengths):
+    sums = []
+    for row in range(len(ids)):
+        first, end = int(prompt_lengths[row]), int(attention_mask[row].sum())
+        predicted = logits[row, first - 1 : end - 1].log_softmax(-1)
+        sums.append(predicted[range(end - first), ids[row, first:end]].sum())
+    return torch.stack(sums)
+
+
+def token_rewards(scores, logps, ref_logps, mask, beta):
+    rewards = torch.where(mask > 0, beta * (ref_logps - logps), 0.0)
+    for row, score in enumerate(scores):
+        rewards[row, mask[row].nonzero().max()] += score
+    return rewards
+
+
+def ppo_loss(logps, old_logps, advantages, mask, epsilon):
+    tokens = mask > 0
+    ratio, advantage = (logps - old_logps).exp()[tokens], advantages[tokens]
+    pessimistic = torch.minimum(
+        ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
+    )
+    return -pessimistic.mean()
+
+
+# --- The study; its gaps are filled at the end of its file ---
+
+SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
+
+
+def measure(seed, smoke=False):
+    from common.answers import sample_answers
+    from common.preferences import make_pairs, questions
+    from common.training import load_sft_model
+
+    pairs = make_pairs(64 if smoke else 768, seed=seed)
+    asked = [question.prompt for question in questions("test", seed=seed)[: 16 if smoke else 256]]
+    good = {}
+    for rank in (2, 32):
+        policy, tokenizer = load_sft_model()
+        policy, _ = dpo_trainer.train_dpo(policy, tokenizer, pairs, lora_r=rank, seed=seed)
+        answers = sample_answers(policy, tokenizer, asked, 1, seed=seed)
+        good[f"rank {rank}"] = float(answers.good.mean())
+    return good
+
+
+def draw(runs):
+    gained = [run["rank 32"] - run["rank 2"] for run in runs]
+    figure, axes = new_figure(1, 1, f"A larger rank gains {percent(t_interval(gained))}")
+    seed_dots(axes[0], 0, gained, "lab:dpo")
+    axes[0].set_ylabel("share of right and concise answers: rank 32 minus rank 2")
+    return figure
+
+
+CLAIMS = (
+    Claim(
+        "a_larger_rank_learns_more",
+        "a larger LoRA rank changes what DPO learns",
+        "share of right and concise answers with the larger rank, minus that with the smaller",
+        of=lambda m: m["rank 32"] - m["rank 2"],
+        smallest=0.03,
+        predicted="no difference",
+    ),
+)

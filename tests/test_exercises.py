@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import check
 import grade as grading
+import mistakes_of_runs as of_runs
 import mistakes_of_training as loop
 import numpy as np
 import pytest
@@ -19,15 +20,17 @@ from grade import Graded, compare, grade, is_mistake, outcome_of
 from helpers import SCRIPTS, run_script
 from mistakes_of_losses import LOSSES
 from mistakes_of_samples import SAMPLES
+from mistakes_of_tokens import TOKENS
 from rlhf_objectives import kl_regularized_optimum, make_bandit
 
-from common.intervals import over_seeds
 from common.runs import COMMITTED, UserError
 from common.saving import read_json
 
 FOLDER = SCRIPTS / "exercises"
-EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES)}
-FILES = (*sorted(EXERCISES), loop.FILE)
+EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES, *TOKENS)}
+FILES = tuple(sorted([*EXERCISES, loop.FILE]))
+ALL = {file: f"{file}.py" for file in FILES}  # by name, the file to write in
+ALL |= {name: f"{name}.toml" for name in of_runs.DEBUGS} | {of_runs.STUDY: f"{of_runs.STUDY}.py"}
 MISTAKES = [(file, name) for file in sorted(EXERCISES) for name in EXERCISES[file].mistakes]
 SOLVED = Path(solved_exercises.__file__).read_text(encoding="utf-8")
 ANY = Path("answer.py")
@@ -44,9 +47,9 @@ def solved_copy(folder: Path, file: str) -> Path:
 # --- The files ---
 
 
-def test_there_is_a_file_for_every_formula_in_the_order_of_the_tutorial():
-    assert tuple(check.graders()) == FILES
-    assert tuple(sorted(path.stem for path in FOLDER.glob("e*.py"))) == FILES
+def test_there_is_a_file_for_every_exercise():
+    assert list(check.graders()) == list(ALL)
+    assert {path.name for path in FOLDER.glob("[eds][0-9]*_*")} == {*ALL.values()}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -123,6 +126,34 @@ SLIPS = (
     ("e11_expected_best_of_n", "n > len(rewards)", "False", "raises ZeroDiv"),
     ("e12_best_of_n_policy", "max(rewards", "min(rewards", "the worst of n"),
     ("e13_best_of_n_kl_bound", "- 1 + 1 / n", "", "this is log n"),
+    ("e15_answer_logps", "first - 1 : end - 1", "first:end", "no shift"),
+    (
+        "e15_answer_logps",
+        "first, end = int(prompt_lengths[row])",
+        "first, end = 1",
+        "the prompt is",
+    ),
+    ("e15_answer_logps", "int(attention_mask[row].sum())", "ids.shape[1]", "the padding is"),
+    (
+        "e15_answer_logps",
+        "ids[row, first:end]].sum()",
+        "ids[row, first:end]].mean()",
+        "a mean over",
+    ),
+    (
+        "e15_answer_logps",
+        "first - 1 : end - 1].log_softmax(-1)",
+        "first - 1 : end - 1]",
+        "log_softmax",
+    ),
+    ("e16_token_rewards", "ref_logps - logps", "logps - ref_logps", "are exchanged"),
+    ("e16_token_rewards", ".max()] += score", ".min()] += score", "on the answer's first token"),
+    ("e16_token_rewards", "mask[row].nonzero().max()", "-1", "behind the padding"),
+    ("e17_ppo_loss", "return -pess", "return pess", "its sign is turned"),
+    ("e17_ppo_loss", "torch.minimum(", "torch.maximum(", "the larger of the two"),
+    ("e17_ppo_loss", ".exp()[tokens]", "[tokens]", "exp is missing"),
+    ("e17_ppo_loss", "pessimistic.mean()", "pessimistic.sum()", "a sum over the tokens"),
+    ("e17_ppo_loss", "tokens = mask > 0", "tokens = mask > -1", "the mask is missing"),
 )
 
 
@@ -286,9 +317,10 @@ def test_a_slip_in_the_loop_is_named(traces, right, wrong, said, tmp_path):
 
 
 LOGPS_SLIPS = (
-    ("counted[row, len(a) :", "counted[row, 0 :", "the prompt's tokens"),
+    ("counted[row, len(a) :", "counted[row, 0 :", "the prompt is counted"),
     ("counted[row, len(a) : len(a) + len(b)]", "counted[row, len(a) :]", "the padding is counted"),
-    (".logits[:, :-1]", ".logits[:, 1:]", "shift them"),
+    ("counted[row, len(a) : len(a) + len(b)]", "counted[row, len(a) : len(a) + len(b) - 1]", "EOS"),
+    (".logits[:, :-1]", ".logits[:, 1:]", "no shift"),
     (".log_softmax(-1).gather", ".gather", "log_softmax is missing"),
     ("return (logps * counted[:, 1:]).sum(-1)", "return logps * counted[:, 1:]", "returns shape"),
     (
@@ -355,9 +387,10 @@ def test_where_one_more_seed_lies():
 def test_the_shipped_gaps_are_not_begun_and_no_error():
     run = run_script("exercises/check", cwd=FOLDER)
     lines = run.stdout.splitlines()
-    for file, line in zip(FILES, lines, strict=False):
+    for file, line in zip(ALL, lines, strict=False):
         assert line.startswith(file)
-        if "NotImplementedError" in (FOLDER / f"{file}.py").read_text(encoding="utf-8"):
+        text = (FOLDER / ALL[file]).read_text(encoding="utf-8")
+        if "NotImplementedError" in text or 'fault = ""' in text:
             assert line.split(maxsplit=1)[1] == "not begun"
     assert (run.returncode, run.stderr) == (int(" wrong: " in run.stdout), "")
 
@@ -393,18 +426,24 @@ def says(sentence: str) -> bool:
     return sentence.replace("%", " %") in " ".join(README.split())
 
 
-def committed(study: str) -> dict:
-    """The metrics of a study over the seeds of the committed run."""
-    runs = read_json(COMMITTED / "studies" / f"{study}.json").get("runs")
-    return over_seeds([run["metrics"] for run in runs]) if runs else pytest.skip("not measured")
-
-
 def committed_points(study: str, method: str) -> dict[tuple, dict]:
-    """Points of KL and gold utility of the committed run by series and label."""
-    points = [point for point in committed(study)["points"] if point["method"] == method]
-    return {
-        (point["series"], point["label"].replace("1 epochs", "1 epoch")): point for point in points
-    }
+    """Of the points of the committed run by series and label: KL, gold utility, ..., over seeds."""
+    runs = read_json(COMMITTED / "studies" / f"{study}.json").get("runs")
+    by_place = {}
+    for run in runs or pytest.skip("not measured"):
+        for point in run["metrics"]["points"]:
+            if point["method"] == method:
+                place = point["series"], point["label"].replace("1 epochs", "1 epoch")
+                by_place.setdefault(place, []).append(point)
+    return {place: mean_point(points) for place, points in by_place.items()}
+
+
+def mean_point(points: list[dict]) -> dict:
+    def number(value):  # what is uncertain has its mean beside its interval
+        return value["mean"] if isinstance(value, dict) else value
+
+    known = [name for name in ("kl", "gold", "annotations", "epoch") if points[0].get(name)]
+    return {name: np.mean([number(point[name]) for point in points]) for name in known}
 
 
 def test_the_answer_on_the_beta_of_the_optimum():
@@ -423,8 +462,7 @@ def test_the_answer_on_beta_is_that_of_the_committed_run():
     points = committed_points("too_much_dpo", "DPO")
     for series, beta in (("unbiased", "0.3"), ("high_beta", "1")):
         once, twice = (
-            points[series, f"{epochs}, beta {beta}"]["kl"]["mean"]
-            for epochs in ("1 epoch", "2 epochs")
+            points[series, f"{epochs}, beta {beta}"]["kl"] for epochs in ("1 epoch", "2 epochs")
         )
         assert says(f"| beta {beta} | {once:.1f} | {twice:.1f} |")
 
@@ -432,9 +470,9 @@ def test_the_answer_on_beta_is_that_of_the_committed_run():
 def test_the_answer_on_annotations_is_that_of_the_committed_run():
     best = committed_points("best_of_n_and_the_limit", "best of n")
     dpo = committed_points("too_much_dpo", "DPO")
-    few, many = (best[judge, "n = 8"]["gold"]["mean"] for judge in ("as_many_pairs", "human"))
+    few, many = (best[judge, "n = 8"]["gold"] for judge in ("as_many_pairs", "human"))
     assert says(f"| best of 8 | 768 | {few:.2f} |") and says(f"| best of 8 | 6,400 | {many:.2f} |")
-    golds = {point["annotations"]: point["gold"]["mean"] for point in one_pass(dpo)}
+    golds = {point["annotations"]: point["gold"] for point in one_pass(dpo)}
     for labels in (128, 256):
         assert says(f"| DPO, constant rate | {labels} | {golds[labels]:.2f} |")
     assert says(f"| DPO, falling rate | 768 | {golds[768]:.2f} |")
@@ -448,6 +486,139 @@ def one_pass(points: dict) -> list[dict]:
     return sorted((row for row in rows if row["epoch"] <= 1), key=lambda row: row["annotations"])
 
 
-def test_the_table_lists_every_exercise():
-    assert re.findall(r"^\| \[(e\w+)\]\(\1\.py\)", README, re.MULTILINE) == list(FILES)
-    assert f"about {round(len(MISTAKES), -2)} named" in README.replace("a hundred", "100")
+def test_the_ladder_lists_every_exercise_and_rises():
+    row = r"^\| \[(\w+)\]\((\1\.\w+)\) \|[^|]+\| ([123]) \| (\d+) \| \[hints\]\(HINTS\.md#\w+\)"
+    rows = re.findall(row, README, re.MULTILINE)
+    assert {name: file for name, file, *_ in rows} == ALL and len(rows) == len(ALL)
+    difficulties = [int(difficulty) for _, _, difficulty, _ in rows]
+    assert difficulties == sorted(difficulties)
+    assert {int(minutes) for *_, minutes in rows} <= {*range(5, 65, 5)}
+    assert len(MISTAKES) > 100 and "more than a hundred named" in " ".join(README.split())
+
+
+def test_three_hints_fold_open_one_by_one():
+    text = (FOLDER / "HINTS.md").read_text(encoding="utf-8")
+    parts = re.split(r'^<a id="(\w+)"></a>$', text, flags=re.MULTILINE)
+    hints = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert hints.keys() == {name.split("_")[0] for name in ALL} - {"d2", "d3", "d4"}
+    for text in hints.values():
+        assert re.findall(r"<summary>(.+?)</summary>", text) == ["Hint 1", "Hint 2", "Hint 3"]
+        assert text.count("<details>") == text.count("</details>") == 3
+        assert text.index("</details>") > text.index("Hint 3")
+
+
+# --- Debug a run ---
+
+EVIDENCE = read_json(FOLDER / "evidence.json")
+
+
+def debugged(name: str, folder: Path, fault: str = "", look_at: str = "") -> Graded:
+    said = f'fault = "{fault}"\nlook_at = "{look_at}"\n'
+    (folder / f"{name}.toml").write_text(said, encoding="utf-8")
+    return of_runs.grade_debug(name, folder)
+
+
+@pytest.mark.parametrize("name", of_runs.DEBUGS)
+def test_a_fault_is_found_and_evidence_speaks_against_every_other(name, tmp_path):
+    fault = read_json(FOLDER / "runs" / f"{name[:2]}.json")["fault"]
+    assert debugged(name, tmp_path) == Graded("not begun")
+    assert debugged(name, tmp_path, fault).state == "not begun"
+    assert debugged(name, tmp_path, fault, EVIDENCE["first"][fault]).state == "right"
+    said = [debugged(name, tmp_path, fault, place) for place in EVIDENCE["places"]]
+    assert sorted(verdict.state for verdict in said) == ["right"] + 4 * ["wrong"]
+    wrong = [debugged(name, tmp_path, guess) for guess in EVIDENCE["shows"] if guess != fault]
+    assert len({verdict.reason for verdict in wrong}) == 5
+    assert all(verdict.state == "wrong" and "{" not in verdict.reason for verdict in wrong)
+
+
+def test_the_runs_are_those_that_the_evidence_speaks_of():
+    runs = [read_json(path) for path in sorted((FOLDER / "runs").glob("*.json"))]
+    read = {run["fault"]: of_runs.numbers_of(run) for run in runs}
+    assert read.keys() == EVIDENCE["first"].keys() == EVIDENCE["against"].keys()
+    labels, marks, passes = read["labels"], read["marks"], read["passes"]
+    assert labels["gold"] < labels["gold_before"] and labels["words"] > labels["words_before"]
+    assert 75 < labels["trained"] < 90 and labels["loss"] < 0.6 and labels["kl"] < 2
+    assert marks["trained"] == 100 and marks["loss"] < 0.1 and marks["marked"] > 2
+    assert math.isclose(read["reference"]["loss"], math.log(2), abs_tol=1e-4)
+    assert round(passes["beta"], 3) == 0.01 and passes["passes"] == 5 and passes["good"] == 0
+    assert all(read[fault]["passes"] == 1 for fault in read.keys() - {"passes"})
+
+
+def test_the_files_of_the_runs_are_small():
+    assert sum(path.stat().st_size for path in (FOLDER / "runs").iterdir()) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('fault = "labels', "d1_debug.toml cannot be read: "),
+        ('fault = "bug"', "fault is one of labels, passes,"),
+        ('fault = "marks"\nlook_at = "here"', "look_at is one of pairs, ratios,"),
+    ],
+)
+def test_odd_guesses_are_answered_in_one_line(text, said, tmp_path):
+    assert "cannot be read" in of_runs.grade_debug("d1_debug", tmp_path).reason
+    (tmp_path / "d1_debug.toml").write_text(text, encoding="utf-8")
+    verdict = of_runs.grade_debug("d1_debug", tmp_path)
+    assert verdict.state == "wrong" and said in verdict.reason and "\n" not in verdict.reason
+
+
+# --- Design a study ---
+
+SEEDS, DIFFERENCE = "SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)", 'm["rank 32"] - m["rank 2"]'
+PLANS = (
+    ("", "", None),
+    ('predicted="no difference"', 'predicted=""', "no prediction"),
+    ("smallest=0.03", "smallest=0.0", "no smallest difference"),
+    (SEEDS, "SEEDS = (0, 1, 2)", "too few seeds: 3"),
+    (SEEDS, "SEEDS = (0, 1, 2, 3, 3)", "a seed stands twice"),
+    ("lora_r=rank, ", "", "not called with two ranks"),
+    ("lora_r=rank, seed=seed", "lora_r=rank, seed=rank", "the trainings differ in seed"),
+    ("lora_r=rank, ", "lora_r=rank, epochs=rank, ", "the trainings differ in epochs"),
+    (
+        "tokenizer, pairs, lora_r",
+        "tokenizer, pairs[rank:], lora_r",
+        "the trainings differ in pairs",
+    ),
+    ("asked, 1, seed=seed", "asked, 1, seed=rank", "the same questions"),
+    ('questions("test", seed=seed)', 'questions("train")', "what they were trained on"),
+    ("smoke else 768, seed=seed", "smoke else 768, seed=0", "every seed has the same pairs"),
+    ("lora_r=rank, seed=seed", "lora_r=rank, seed=0", "every seed has the same seed"),
+    (DIFFERENCE, 'm["rank 32"]', "is no difference"),
+    (DIFFERENCE, 'm["rank 32"] / m["rank 2"]', "is no difference"),
+    (DIFFERENCE, 'm["rank 2"] - m["rank 32"]', "the wrong sign"),
+    (DIFFERENCE, 'm["rank 33"]', "raises KeyError: 'rank 33'"),
+    ("percent(t_interval(gained))", "t_interval(gained)['mean']", "no interval"),
+    ('gained = [run["rank 32"] - run["rank 2"]', 'gained = [run["rank 32"]', "no interval"),
+    ("    return figure\n", "", "returns no figure"),
+)
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), PLANS)
+def test_a_plan_is_judged_by_the_first_item_that_fails(right, wrong, said, tmp_path):
+    path = solved_copy(tmp_path, of_runs.STUDY)
+    start, seeds, study = path.read_text(encoding="utf-8").rpartition(SEEDS)
+    assert right in seeds + study
+    path.write_text(start + (seeds + study).replace(right, wrong), encoding="utf-8")
+    verdict = of_runs.grade_study(tmp_path)
+    assert verdict.state == ("wrong" if said else "right") and (said or "") in verdict.reason
+
+
+def test_the_second_training_needs_a_model_of_its_own(tmp_path):
+    path = solved_copy(tmp_path, of_runs.STUDY)
+    text = path.read_text(encoding="utf-8")
+    load = "policy, tokenizer = load_sft_model()\n"
+    text = text.replace(f"        {load}", "").replace(
+        "    good = {}", f"    {load}    good = {{}}"
+    )
+    path.write_text(text, encoding="utf-8")
+    assert "goes on with the first one's model" in of_runs.grade_study(tmp_path).reason
+
+
+def test_the_template_is_a_study_with_gaps():
+    study = load(FOLDER / f"{of_runs.STUDY}.py")
+    (claim,) = study.CLAIMS
+    assert (claim.predicted, claim.smallest, study.SEEDS) == ("", 0.0, ())
+    for gap in (lambda: study.measure(0), lambda: study.draw([])):
+        with pytest.raises(NotImplementedError):
+            gap()

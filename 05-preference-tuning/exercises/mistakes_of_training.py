@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from dpo_trainer import lora_config, train_dpo
 from grade import Graded, as_array, careful
+from mistakes_of_tokens import OF_LOGITS, answer_logps
 
 from common import runs
 from common.answers import sample_answers
@@ -75,30 +76,18 @@ def fault_of_logps(function: Callable, file: Path) -> str | None:
 
 
 def mistaken_logps(model, tokenizer, prompts: list[str], responses: list) -> dict:
-    """What comes out by each mistake, arrays (N,)."""
+    """What comes out by each mistake, arrays (N,): those of exercise 15, and a lost EOS."""
     order, ids, mask, targets = next(response_batches(tokenizer, prompts, responses, len(prompts)))
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=mask).logits
-    log_probs, to_come = logits.log_softmax(-1), ids[:, 1:, None]
-    picked = log_probs[:, :-1].gather(-1, to_come).squeeze(-1)  # (B, T-1)
-    unshifted = log_probs[:, 1:].gather(-1, to_come).squeeze(-1)
-    scores = logits[:, :-1].gather(-1, to_come).squeeze(-1)
-    place, count = targets.cumsum(-1), targets.sum(-1, keepdim=True)  # 1 at the first token
-    right = picked * targets
-    mistakes = {
-        "a mean over the tokens for a sum": right / count,
-        "the prompt's tokens are counted, too": picked * mask[:, 1:],
-        "the padding is counted, too": picked * (place > 0),
-        "every token is counted: the prompt's, the response's, and the padding": picked,
-        "the EOS that ends the response is missing": right * (place < count),
-        "the first token of the response is missing": right * (place > 1),
-        "the logits at a token are for the next one: shift them": unshifted * targets,
-        "these are sums of logits: log_softmax is missing": scores * targets,
-        "its sign is turned": -right,
+    batch = ids, mask, targets.argmax(-1) + 1  # the last: lengths of the prompts
+    mistakes = {name: formula(logits, *batch) for name, formula in OF_LOGITS.items()}
+    without_eos = torch.nn.functional.pad(mask[:, 1:], (0, 1))
+    name = "the EOS that ends the response is missing"
+    mistakes[name] = answer_logps(logits, ids, without_eos, batch[2])
+    return {
+        name: values[np.argsort(order)].numpy() for name, values in mistakes.items() if values.ndim
     }
-    sums = {name: values.sum(-1) for name, values in mistakes.items()}
-    sums["these are probabilities, not their logarithms"] = right.sum(-1).exp()
-    return {name: values[np.argsort(order)].numpy() for name, values in sums.items()}
 
 
 def fresh_policy() -> tuple:
