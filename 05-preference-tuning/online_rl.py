@@ -15,7 +15,7 @@ writes       outputs/online_rl.png, outputs/online_rl.json
 
 About 40 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
 model of its own (here a linear layer on the policy), several processes, other settings and a biased
-reward model (studies/rl_beside_dpo.py).
+reward model (studies/ppo_settings.py).
 """
 
 import itertools
@@ -391,7 +391,7 @@ def main(argv: list[str] | None = None) -> dict:
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()
-    next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: and at other learning rates?"
+    next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: does it get further than DPO?"
     method = "PPO" if args.advantages == "gae" else "RLOO"
     return runs.finish(args, metrics, draw(metrics, learned, method), next_step)
 
