@@ -25,6 +25,7 @@ ROLES = {name: role for role, names in NAMES["roles"].items() for name in names}
 SPOKEN = f"({'|'.join(NAMES['speakers'])})"
 # What starts a turn in a text, with the role as a group; of like ones the strictest first.
 HEADERS = {way: start.replace("ROLE", SPOKEN) for way, start in NAMES["headers"].items()}
+ENDS = "|".join([r"\s", *map(re.escape, NAMES["starts"] + NAMES["ends"])])
 IN_A_LIST = "a list in a text"
 STARTS_WITH_TURNS = re.compile(rf"\s*([\[{{<#]|{SPOKEN}:)")
 # Any of these in a text is worth a question: marks of templates, and speakers.
@@ -39,14 +40,12 @@ class DroppedRow(Exception):
         self.reason, self.why, self.odd = reason, why or reason, odd  # why: of this row alone
 
 
-def odd(key: str, **words) -> DroppedRow:
-    """What to raise for a row that is not what it should be."""
-    return DroppedRow(*(Template(text).substitute(words) for text in REFUSALS[key]), odd=True)
-
-
-def refuse(key: str, **words) -> UserError:
-    """What to raise for a file that cannot be read."""
-    return UserError(Template(REFUSALS[key]).substitute(words))
+def refuse(key: str, **words) -> DroppedRow | UserError:
+    """What to raise for a row that is not what it should be, or for a file."""
+    said = REFUSALS[key]
+    if isinstance(said, str):
+        return UserError(Template(said).substitute(words))
+    return DroppedRow(*(Template(text).substitute(words) for text in said), odd=True)
 
 
 # --- Turns that are written into one text ---
@@ -75,12 +74,7 @@ def take_apart(cell, way: str):
 
 def without_marks(text: str) -> str:
     """The text without blanks, and tokens that start or end a text, at its ends."""
-    text, before = text.strip(), None
-    while text != before:
-        before = text
-        for mark in NAMES["starts"] + NAMES["ends"]:
-            text = text.removeprefix(mark).removesuffix(mark).strip()
-    return text
+    return re.sub(rf"\A({ENDS})+|({ENDS})+\Z", "", text)
 
 
 def written_as(text: str) -> tuple[str, int]:
@@ -147,10 +141,9 @@ def message_of(cell) -> tuple:
 
 
 def texts_in(cell) -> list[str]:
-    """All texts of a cell: itself, or those of its messages."""
+    """All texts of a cell: itself, or those of its messages, with their roles."""
     if isinstance(cell, dict):
-        role, content = message_of(cell)
-        cell = [content] if role else list(cell.values())
+        cell = list(cell.values())
     if isinstance(cell, list):
         return [text for part in cell for text in texts_in(part)]
     return [cell] if isinstance(cell, str) else []
@@ -161,9 +154,11 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
 
     Messages may be a list, a single one, or columns of lists; `what` names the cell.
     """
+    if isinstance(cell, dict) and isinstance(cell.get("full_text"), str):  # WebGPT
+        cell = cell["full_text"]
     if isinstance(cell, str):
         if re.match(NAMES["list_of_messages"], cell, re.DOTALL) and not parse_list(cell):
-            raise odd("broken list", what=what, shown=cell[:40])
+            raise refuse("broken list", what=what, shown=cell[:40])
         return [(role, cell)]
     if isinstance(cell, dict) and isinstance(cell.get("messages"), list):  # OpenAI, torchtune
         refuse_other_inputs(cell)
@@ -176,9 +171,9 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
     if not cell or (is_texts(cell) and len(cell) == 1):
         return [(role, cell[0] if cell else "")]
     if is_texts(cell):
-        raise odd("list of texts", what=what)
+        raise refuse("list of texts", what=what)
     if not isinstance(cell, list) or not all(message_of(one)[0] for one in cell):
-        raise odd("no messages", what=what, shown=f"{cell!r:.60}")
+        raise refuse("no messages", what=what, shown=f"{cell!r:.60}")
     turns = [read_message(message, what) for message in cell]
     return [turn for turn in turns if turn[0] != "system" or turn[1].strip()] or [(role, "")]
 
@@ -187,14 +182,14 @@ def read_message(message: dict, what: str) -> Turn:
     """(role, text) of a message, whose parts are joined. Raises DroppedRow."""
     role, content = message_of(message)
     for name in filter(message.get, NAMES["beside_text"]):
-        raise odd("beside text", what=what, name=name)
+        raise refuse("beside text", what=what, name=name)
     if role not in ROLES:
-        raise odd("role", what=what, role=role, known=", ".join(ROLES))
+        raise refuse("role", what=what, role=role, known=", ".join(ROLES))
     texts = []
     for part in content if isinstance(content, list) else [content or ""]:
         texts.append(part.get("text") if isinstance(part, dict) else part)
         if not isinstance(texts[-1], str):
-            raise odd("no text", what=what, shown=f"{part!r:.60}")
+            raise refuse("no text", what=what, shown=f"{part!r:.60}")
     return ROLES[role], "\n".join(texts)
 
 
@@ -202,7 +197,7 @@ def refuse_other_inputs(row: dict) -> None:
     """Raise DroppedRow for a row with what a model would read beside the texts."""
     for name in NAMES["changes_meaning"]:
         if row.get(name) not in (None, "", [], {}, "[]", "{}"):
-            raise odd("other inputs", name=name)
+            raise refuse("other inputs", name=name)
 
 
 def bare(turns: Sequence[Turn]) -> list[Turn]:
@@ -216,7 +211,7 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
     """
     for turns, side in zip(answers, SIDES, strict=False):
         if turns[-1][0] != "assistant":
-            raise odd("no answer", side=side, role=turns[-1][0])
+            raise refuse("no answer", side=side, role=turns[-1][0])
     contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
     if any(bare(context) != bare(contexts[0]) for context in contexts):
         why = "chosen and rejected do not answer the same prompt"
@@ -227,12 +222,12 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
     turns = join_turns(prompt, contexts[0])
     if system.strip() and ("system", system.strip()) not in bare(turns):
         if "system" in dict(turns):
-            raise odd("two systems")
+            raise refuse("two systems")
         turns = [("system", system), *turns]
     if not turns or not turns[-1][1].strip():
-        raise odd("empty prompt")
+        raise refuse("empty prompt")
     if turns[-1][0] != "user":
-        raise odd("prompt ends", role=turns[-1][0])
+        raise refuse("prompt ends", role=turns[-1][0])
     return as_prompt([{"role": role, "content": text} for role, text in turns])
 
 
@@ -244,5 +239,5 @@ def join_turns(prompt: list[Turn], context: list[Turn]) -> list[Turn]:
     count, known = len(shorter), bare(longer)
     spoken = [turn for turn in known if turn[0] != "system"]
     if count and bare(shorter) not in (known[-count:], known[:count], spoken[:count]):
-        raise odd("two prompts")
+        raise refuse("two prompts")
     return longer

@@ -25,7 +25,7 @@ from common.preferences import COLUMNS, SIDES
 from common.prompts import Prompt, as_messages, as_text, distinct_prompts
 from own_data import conversations as talk
 from own_data import shapes
-from own_data.conversations import DroppedRow, odd, refuse
+from own_data.conversations import DroppedRow, refuse
 from own_data.shapes import FEW_ODD, clean_name, find_column, holds_something
 
 Dataset = Sequence[dict]  # here a `datasets.Dataset`, mapped
@@ -109,8 +109,14 @@ class Source:
         self.path, self.split, self.config, self.place, self.used = path, split, config, 0, {""}
         self.named = {flag.removesuffix("_column"): name for flag, name in columns.items() if name}
         self.places: dict[tuple, set[int]] = defaultdict(set)  # of the rows, by what was done
-        self.survey: shapes.Survey = {}
-        self.survey, self.total = shapes.look_over(self.rows())
+        self.total, survey, self.survey = 0, {}, {}
+        for row in self.rows():
+            self.total += 1
+            for name, cell in row.items():
+                survey.setdefault(name, shapes.Column()).add(cell)
+        for column in survey.values():
+            column.example = talk.take_apart(column.example, column.way)
+        self.survey: shapes.Survey = survey
         self.marks = set()  # of templates, in more than a fifth of the cells of a column
         for column in self.survey.values():
             self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
@@ -227,8 +233,10 @@ def read_source(source: Source, kind: str) -> Iterator[dict | DroppedRow]:
     if kind == "labels":
         coding = shapes.read_labels(survey)
     elif kind == "pairs" or not shapes.first_of(survey, "prompt"):
-        if not source.named:
-            shapes.refuse_export(survey)
+        exports = [] if source.named else shapes.EXPORTS
+        for export in exports:
+            if {*export["keys"]} <= survey.keys():
+                raise refuse("export", tool=export["tool"], line=export["line"])
         found = shapes.find_shapes(survey, source.note)
         if not found:
             raise shapes.explain_missing(survey)
@@ -252,7 +260,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     fits += [shape for shape in found if any(name in row for name in shape.needs)]
     if not fits:
         shapes.refuse_misspelt(row)
-        raise odd("another shape", columns=", ".join(row))
+        raise refuse("another shape", columns=", ".join(row))
     needs = " and ".join(fits[0].needs)
     if len(found) > 1 or fits[0].said:
         source.note(f"rows of {needs}" if len(found) > 1 else fits[0].said)
@@ -260,7 +268,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     try:
         row = fits[0].make(row)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise odd("not as others", needs=needs) from None
+        raise refuse("not as others", needs=needs) from None
     shapes.refuse_misspelt(row)
     for better, worse in source.rated:
         numbers = [shapes.as_number(row.get(name)) for name in (better, worse)]
@@ -270,7 +278,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     prompt, *sides = (row.get(name) for name in names)
     if all(map(talk.is_texts, (prompt, *sides))):  # a conversation, turn by turn
         if any(len(side) != len(prompt) for side in sides):
-            raise odd("unlike lists")
+            raise refuse("unlike lists")
         source.used.add(names[0])
         del row[names[0]]
         turns = [chain.from_iterable(zip(prompt, side, strict=True)) for side in sides]
@@ -278,7 +286,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     else:
         sides = [cell if talk.is_several(cell) else [cell] for cell in sides]
     if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
-        raise odd("shared lists")
+        raise refuse("shared lists")
     pairs = list(product(*sides))
     if len(pairs) > 1:
         source.note(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
@@ -316,7 +324,7 @@ def read_row(row: dict, kind: str, source: Source, coding: dict[str, bool] | Non
     elif kind == "prompts" and turns[1:] and turns[-1][0] == "assistant":
         turns = turns[:-1]  # of a conversation that holds its answer
     elif kind == "pairs" and not turns and all(len(answer) == 1 for answer in answers):
-        raise odd("no prompt", columns=", ".join(row))
+        raise refuse("no prompt", columns=", ".join(row))
     said = talk.read_turns(row.get(columns["system"]), "system", "system")
     system = "\n".join(text for _, text in said)
     if system.strip():
@@ -335,9 +343,9 @@ def check_text(text: str, source: Source) -> None:
     """Raise DroppedRow for half a character, and for marks that many rows of the file hold."""
     mark = talk.find_markup(text)
     if re.search("[\ud800-\udfff]", text):
-        raise odd("half a character")
+        raise refuse("half a character")
     if mark in source.marks:
-        raise odd("template mark", mark=mark)
+        raise refuse("template mark", mark=mark)
     for what in filter(None, (mark, "a NUL" if "\0" in text else "")):
         source.note(f"{what} in a text, kept as it stands")
 
@@ -356,7 +364,7 @@ def prompt_turns(row: dict, column: str | None, source: Source) -> list[talk.Tur
     if isinstance(history, list) and column != "history":
         source.used.add("history")
         if not all(talk.is_texts(exchange) and len(exchange) == 2 for exchange in history):
-            raise odd("history", shown=f"{history!r:.60}")
+            raise refuse("history", shown=f"{history!r:.60}")
         earlier = alternate(chain.from_iterable(history))
         turns = [*talk.read_turns(earlier, "user", "history"), *turns]
     return turns
@@ -525,17 +533,15 @@ def rows_of_value(value) -> Iterable:
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
     cells = list(value.values())
-    tables = {}
-    for key, cell in value.items():
-        if isinstance(cell, list) and cell and isinstance(cell[0], dict):
-            tables[key.lower()] = cell
+    lists = {key.lower(): cell for key, cell in value.items() if cell and isinstance(cell, list)}
+    tables = {key: cell for key, cell in lists.items() if isinstance(cell[0], dict)}
     for key in ("train", "data", *(tables if len(value) == 1 else ())):
         if key in tables and not talk.is_message(tables[key]):
             return tables[key]
     if all(isinstance(cell, dict) and "0" in cell for cell in cells):  # as pandas writes columns
         cells = [list(cell.values()) for cell in cells]
-    lists = all(isinstance(cell, list) and cell for cell in cells) and not tables
-    if not lists or len({*map(len, cells)}) > 1:
+    columns = all(isinstance(cell, list) and cell for cell in cells) and not tables
+    if not columns or len({*map(len, cells)}) > 1:
         return [value]
     return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
 
@@ -630,30 +636,29 @@ def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=No
     An eighth of the prompts is held out, unless there are rows of another file. At most `most` rows
     are to train on. Which prompts are held out depends on them and the seed alone.
     """
-
-    def keys_of(rows: Dataset) -> np.ndarray:
-        return np.array([key_of(str(seed), row["prompt"]) for row in rows], dtype=np.uint64)
-
-    keys = keys_of(rows)
-    distinct = np.unique(keys)
-    if held is None and len(distinct) < 2:
-        reason = f"{len(distinct)} distinct prompts; at least 2 are needed to hold some out"
-        raise UserError(f"--dataset: {reason}, or another file: --held-out")
-    an_eighth = distinct[: max(1, round(len(distinct) / 8))]
-    inside = np.isin(keys, an_eighth if held is None else keys_of(held))
-    order = np.random.default_rng(seed).permutation(len(rows))
-    train, others = rows.select(order[~inside[order]][:most]), rows.select(order[inside[order]])
+    keys, held_keys = (
+        np.array([key_of(str(seed), row["prompt"]) for row in of or ()], dtype=np.uint64)
+        for of in (rows, held)
+    )
+    if held is None:
+        held_keys = np.unique(keys)
+        if len(held_keys) < 2:
+            reason = f"{len(held_keys)} distinct prompts; at least 2 are needed to hold some out"
+            raise UserError(f"--dataset: {reason}, or another file: --held-out")
+        held_keys = held_keys[: max(1, round(len(held_keys) / 8))]
+    order, inside = np.random.default_rng(seed).permutation(len(rows)), np.isin(keys, held_keys)
+    train = rows.select(order[~inside[order]][:most])
     if not len(train):
         raise UserError("--held-out: all prompts of --dataset are held out")
-    if held is not None:
-        if len(others):
-            print(f"{len(others)} rows left out of training: their prompts are held out")
-        others = held
+    if held is None:
+        held = rows.select(order[inside[order]])
+    elif inside.any():
+        print(f"{inside.sum()} rows left out of training: their prompts are held out")
     known = {bare_prompt(prompt) for prompt in train["prompt"]}
-    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(others["prompt"]))
+    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(held["prompt"]))
     if near:
         print(f"{near} held-out prompts are in training but for case, marks or blanks")
-    return train, others.select(range(min(MOST_HELD, len(others))))
+    return train, held.select(range(min(MOST_HELD, len(held))))
 
 
 def bare_prompt(prompt: Prompt) -> str:

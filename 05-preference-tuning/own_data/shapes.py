@@ -16,7 +16,7 @@ from common.basics import UserError
 from common.preferences import COLUMNS, SIDES
 from common.prompts import prompt_key
 from own_data import conversations as talk
-from own_data.conversations import NAMES, DroppedRow, is_texts, odd, refuse
+from own_data.conversations import NAMES, DroppedRow, is_texts, refuse
 
 USUAL = NAMES["columns"]  # the lab's own first; of the others one may hold something in a row
 EXPORTS = json.loads((talk.TABLES / "exports.json").read_text(encoding="utf-8"))  # by their keys
@@ -71,7 +71,7 @@ def find_column(row: dict, role: str) -> str | None:
         ordered = sorted(filled, key=lambda name: name not in ("context", "post"))
         joined = ' + "\\n\\n" + '.join(f'row["{name}"]' for name in ordered)
         key = "several prompts" if role == "prompt" else "several"
-        raise odd(key, role=role, names=" and ".join(filled[:3]), joined=joined)
+        raise refuse(key, role=role, names=" and ".join(filled[:3]), joined=joined)
     return (filled or present)[0]
 
 
@@ -122,18 +122,6 @@ class Column:
 
 
 Survey = dict[str, Column]
-
-
-def look_over(rows: Iterable[dict]) -> tuple[Survey, int]:
-    """(what the columns of the file hold, how many rows there are)."""
-    survey, count = {}, 0
-    for row in rows:
-        count += 1
-        for name, cell in row.items():
-            survey.setdefault(name, Column()).add(cell)
-    for column in survey.values():
-        column.example = talk.take_apart(column.example, column.way)
-    return survey, count
 
 
 def first_of(survey: Iterable[str], *roles: str) -> str | None:
@@ -283,8 +271,8 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
                 raise
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
-        by_prompt = partial(scored_by_prompt, answer=answer, score=score)
-        make = partial(extremes, score=score)
+        by_prompt = partial(gather_by_prompt, answer=answer, score=score)
+        make = partial(extremes, answers=answer, text=None, score=score)
         shapes.append(Shape(said, (answer, score), (answer,), make, by_prompt))
     return shapes
 
@@ -295,9 +283,11 @@ def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shap
     if not all(column.is_coded for column in both):
         return None
     values = {normalise(value) for column in both for value in column.values}
-    sides = {value: meaning(value, two) for value in values if two}
-    columns = {clean_name(value): two[side] for value, side in sides.items() if side in (0, 1)}
-    columns |= {name: name for name in survey if name not in (chosen, rejected)}
+    columns = {name: name for name in survey if name not in (chosen, rejected)}
+    for value in values if two else ():
+        side = meaning(value, two)
+        if side in (0, 1):
+            columns.setdefault(clean_name(value), two[side])
     if not {*map(clean_name, values)} <= columns.keys():
         if all(is_code(column, codes) for column in both):
             shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
@@ -308,10 +298,9 @@ def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shap
         named = [columns.get(clean_name(normalise(row[name]))) for name in (chosen, rejected)]
         if None in named or named[0] == named[1]:
             shown = f"{row[chosen]!r:.40} and {row[rejected]!r:.40}"
-            raise odd("pointer", chosen=chosen, rejected=rejected, shown=shown)
+            raise refuse("pointer", chosen=chosen, rejected=rejected, shown=shown)
         note(f"{row[chosen]} = {named[0]}", chosen)
-        rest = {name: cell for name, cell in row.items() if name not in (chosen, rejected)}
-        return rest | {side: row[name] for side, name in zip(SIDES, named, strict=True)}
+        return row | {side: row[name] for side, name in zip(SIDES, named, strict=True)}
 
     read = tuple(columns[clean_name(value)] for value in values)
     return Shape("", read, (chosen, rejected), follow)
@@ -336,10 +325,8 @@ def chosen_of_two(survey: Survey, two: TwoAnswers, note) -> list[Shape]:
         if side not in (0, 1):
             raise DroppedRow(side)
         texts = dict(zip(SIDES, (row[two[side]], row[two[1 - side]]), strict=True))
-        asked = row.get(prompt or "question")
-        if prompt in row or isinstance(asked, dict):  # WebGPT's says where it comes from, too
-            texts["prompt"] = asked["full_text"] if isinstance(asked, dict) else asked
-        return row | texts
+        asked = {"prompt": row[prompt]} if prompt in row else {}
+        return row | texts | asked
 
     return [Shape("", (*two[:2], *columns, prompt or ""), two[:2], make)]
 
@@ -380,14 +367,16 @@ def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> 
         if name not in numbers:
             shown = f"{survey[name].example!r:.60}"
             raise refuse("no number", name=name, shown=shown, first=first, second=second)
-    low = bool(re.search(SMALL_IS_GOOD, first))
-    unequal = {True: (int(low), f"above {second}"), False: (int(not low), f"below {second}")}
+    best = min if re.search(SMALL_IS_GOOD, first) else max
 
     def choose(row: dict) -> tuple:
-        one, other = (as_number(row[name]) for name in scores)
-        if one is None or other is None:
+        numbers = [as_number(row[name]) for name in scores]
+        if None in numbers:
             return UNLABELLED, f"{first} or {second} empty"
-        return (TIE, f"{first} equal to {second}") if one == other else unequal[one > other]
+        if numbers[0] == numbers[1]:
+            return TIE, f"{first} equal to {second}"
+        said = "above" if numbers[0] > numbers[1] else "below"
+        return numbers.index(best(numbers)), f"{said} {second}"
 
     return scores, choose
 
@@ -410,24 +399,24 @@ def scored_shapes(survey: Survey) -> list[Shape]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
         keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
-        if score not in keys or not (text is None or text in keys):
-            continue
-
-        def make(row: dict, answers=answers, text=text, score=score) -> dict:
-            cells, scores = row.get(answers) or [], row.get(score) or []
-            if text is not None:
-                cells, scores = [c[text] for c in cells], [c.get(score) for c in cells]
-            return extremes({**row, "scored": zip(scores, cells, strict=False)}, score)
-
-        said = f"the shape of {whose}: best and worst answer by {score}"
-        return [Shape(said, (answers, *([] if text else [score])), (answers,), make)]
+        if score in keys and (text is None or text in keys):
+            said = f"the shape of {whose}: best and worst answer by {score}"
+            columns = (answers,) if text else (answers, score)
+            make = partial(extremes, answers=answers, text=text, score=score)
+            return [Shape(said, columns, (answers,), make)]
     return []
 
 
-def extremes(row: dict, score: str) -> dict:
-    """The row with the best and the worst of its (score, answer); of equal ones the first."""
-    known = [(as_number(said), text) for said, text in row["scored"]]
-    known = [(number, text) for number, text in known if number is not None]
+def extremes(row: dict, answers: str, text: str | None, score: str) -> dict:
+    """The row with the best and the worst of its answers; of equal ones the first.
+
+    Answers and scores are two columns of lists, or, with `text`, keys of the same dictionaries.
+    """
+    cells, scores = row.get(answers) or [], row.get(score) or []
+    if text is not None:
+        cells, scores = [cell[text] for cell in cells], [cell.get(score) for cell in cells]
+    numbers = map(as_number, scores)
+    known = [(n, cell) for n, cell in zip(numbers, cells, strict=False) if n is not None]
     if len({number for number, _ in known}) < 2:
         raise DroppedRow(TIE if len(known) > 1 else "with fewer than two scored answers")
     best, worst = (min, max) if re.search(SMALL_IS_GOOD, score) else (max, min)
@@ -435,8 +424,8 @@ def extremes(row: dict, score: str) -> dict:
     return row | dict(zip(SIDES, sides, strict=True))
 
 
-def scored_by_prompt(source, rows: Iterable[dict], answer: str, score: str) -> Iterator[dict]:
-    """The scored answers of every prompt, at its first place, from rows that are held in memory."""
+def gather_by_prompt(source, rows: Iterable[dict], answer: str, score: str) -> Iterator[dict]:
+    """A row of lists for every prompt, at its first place, of rows that are held in memory."""
     groups: dict[str, list] = {}
     for row in rows:
         prompt = [row.get(name) for name in (*USUAL["prompt"], *USUAL["system"])]
@@ -447,7 +436,7 @@ def scored_by_prompt(source, rows: Iterable[dict], answer: str, score: str) -> I
         for source.place, _ in group[2:]:
             source.note("answers between the best and the worst of a prompt not used")
         source.place, first = group[0]
-        yield {**first, "scored": [(row.get(score), row.get(answer)) for _, row in group]}
+        yield first | {name: [row.get(name) for _, row in group] for name in (answer, score)}
 
 
 def label_column(survey: Survey) -> str | None:
@@ -466,13 +455,6 @@ def read_labels(survey: Survey) -> dict[str, bool]:
 
 
 # --- What cannot be read, and the way out ---
-
-
-def refuse_export(survey: Survey) -> None:
-    """Raise UserError for what another tool exports and no reader should guess."""
-    for export in EXPORTS:
-        if {*export["keys"]} <= survey.keys():
-            raise refuse("export", tool=export["tool"], line=export["line"])
 
 
 def explain_missing(survey: Survey) -> UserError:
@@ -521,7 +503,7 @@ def refuse_misspelt(row: dict) -> None:
         for name, cell in row.items():
             near = abs(len(name) - len(role)) <= 2 and edits(name, role) <= 2
             if near and name not in known and holds_something(cell):
-                raise odd("misspelt", role=role, name=name)
+                raise refuse("misspelt", role=role, name=name)
 
 
 @cache
