@@ -500,6 +500,16 @@ TOOLS = {
         **{"annotation_id": 1, "prompt": "p", "answer1": "c", "answer2": "r"},
         "comparison": '{"selected": "left"}',
     },
+    "Argilla 1": {
+        "external_id": None,
+        "fields": {"prompt": "p", "response-1": "r", "response-2": "c"},
+        "responses": [{"status": "submitted", "values": {"preference": {"value": "response-2"}}}],
+    },
+    "Argilla 1 (a data set)": {
+        **{"external_id": None, "prompt": "p", "response-1": "r", "response-2": "c"},
+        "preference": [{"value": {"rank": [2, 1], "value": ["response-1", "response-2"]}}],
+        "preference-suggestion": None,
+    },
     "Argilla": {
         "fields": {"prompt": "p", "response1": "c", "response2": "r"},
         "responses": {"preference": [{"value": "response1"}]},
