@@ -269,6 +269,8 @@ def test_labels_are_kept_and_split_by_prompt(tmp_path, tokenizer):
         own_pairs(write(tmp_path / "b.jsonl", lone), tokenizer, 0, labelled=True)
     pairs = write(tmp_path / "c.jsonl", [pair(k) for k in range(9)])
     assert "chosen" in own_pairs(pairs, tokenizer, 0, labelled=True)[0].column_names
+    with pytest.raises(UserError, match=r"c\.jsonl: no label beside an answer"):
+        own_pairs(path, tokenizer, 0, labelled=True, held_out=pairs)
 
 
 # --- How much ---

@@ -447,6 +447,8 @@ def label_column(survey: Survey) -> str | None:
 def read_labels(survey: Survey) -> dict[str, bool]:
     """What each value of the label's column says: True for good. Raises UserError."""
     column = label_column(survey)
+    if column is None:
+        raise refuse("no label", columns=", ".join(survey))
     seen = {normalise(value) for value in survey[column].values} - {*NAMES["no_label"]}
     for good, bad in NAMES["labels"]:
         if survey[column].is_coded and seen <= {good, bad}:
