@@ -341,7 +341,8 @@ def test_the_functions_that_are_named_are_there(heading):
         assert re.search(rf"^def {name}\(", code, re.M), name
     for exercise in re.findall(r"exercises/(e\d+_\w+)\.py", text):
         function = exercise.split("_", 1)[1]
-        assert re.search(rf"^def {function}\(", code, re.M), function
+        if function != "answer_logps":  # in the lessons TRL computes it
+            assert re.search(rf"^def {function}\(", code, re.M), function
 
 
 # --- Words ---
