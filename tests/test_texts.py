@@ -107,14 +107,18 @@ def fill_study_row(line: str) -> str:
 
 
 def methods_table() -> list[str]:
-    """The methods of the plane, the one that gains most first."""
-    lines = ["| method | gold utility gained | KL, nats | labels | answers written for one |"]
-    lines.append("|---|---|---|---|---|")
-    rows = sorted(metrics("frontier")["methods"], key=lambda row: -row["gain"]["mean"])
-    for row in rows:
-        cells = (row["method"], interval(row["gain"]), f"{row['kl']:.2f}")
-        cells += (f"{row['labels']:,.0f}", f"{row['samples']}")
-        lines.append(f"| {' | '.join(cells)} |")
+    """The methods at each number of labels, the one that gains most first."""
+    head = ("method", "labelled pairs", "gold utility gained", "share of the limit's gain")
+    lines = [f"| {' | '.join((*head, 'KL, nats'))} |", "|---|---|---|---|---|"]
+    rows = metrics("frontier")["methods"]
+    for budget in sorted({row["budget"] for row in rows}):
+        lines.append(f"| **at most {budget:,} pairs** | | | | |")
+        group = [row for row in rows if row["budget"] == budget]
+        for row in sorted(group, key=lambda row: -row["gain"]["mean"]):
+            share = percent(row["share"]) if row["kl"] > 0.1 else "-"
+            cells = (row["method"], f"{row['labels']:,}", interval(row["gain"]), share)
+            cells += (f"{row['kl']:.2f}",)
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -165,6 +169,12 @@ def first_minus_last(curve: list[float]) -> float:
     return curve[0] - curve[-1]
 
 
+def best_n(measured: dict) -> int:
+    """The n at which the best of n by the biased reward has most gold utility."""
+    gold = measured["curves"]["biased"]["gold"]
+    return measured["ns"][gold.index(max(gold))]
+
+
 SAID = {  # of each section what is said of its lesson's committed run
     "1. Preference data": (
         "preference_data",
@@ -198,13 +208,12 @@ SAID = {  # of each section what is said of its lesson's committed run
     "7. Best-of-n": (
         "best_of_n",
         lambda m: f"Best of 16 gives {good(m['methods']['best of 16'])} right",
-        lambda m: f"DPO has {good(m['methods']['DPO'])} here",
-        lambda m: f"and {good(metrics('dpo_training')['after'])} in section 5",
     ),
     "8. Reward hacking": (
         "reward_hacking",
         lambda m: f"does so in {100 * m['bias']['biased']['reward_model']:.0f} %",
-        lambda m: f"falls by {first_minus_last(m['curves']['biased']['gold']):.1f} in",
+        lambda m: f"up to the best of {best_n(m)}, then",
+        lambda m: f"is {first_minus_last(m['curves']['biased']['gold']):.1f} worse than",
     ),
 }
 
@@ -404,7 +413,7 @@ def test_the_glossary_has_an_example_for_every_term():
     terms = re.findall(r'^- <a id="([\w-]+)"></a>\*\*', SECTIONS["Glossary"], re.M)
     assert 18 <= len(terms) == len(set(terms))
     used = set(re.findall(r"\(#([\w-]+)\)", TEXTS[READ_ALONG]))
-    assert set(terms) - {"seed", "logit", "on-policy"} <= used, set(terms) - used
+    assert set(terms) <= used, set(terms) - used
 
 
 if __name__ == "__main__":
