@@ -10,7 +10,6 @@ import pytest
 from helpers import SCRIPTS
 from own_data.read import (
     ReadData,
-    contradictory,
     count_by_reason,
     load_preferences,
     own_pairs,
@@ -46,8 +45,8 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     answers = [("a", "b"), ("b", "a"), ("s", "s"), ("", "b"), ("a", " "), ("a", "b"), ("a", "c")]
     rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
     rows += [pair(k) for k in range(3)]
-    kept = say_usable(usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs")))
-    assert kept["row"][:] == [1, 2, 7, 8, 9, 10] and contradictory(kept) == [0, 1]
+    kept = usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs"))
+    assert say_usable(kept)["row"][:] == [1, 2, 7, 8, 9, 10] and kept.contrary == {1, 2}
     said = capsys.readouterr().out
     assert "6 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
     assert "2 contradict another one (row 1; kept)" in said

@@ -292,7 +292,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     data = read.read_data(path, "pairs", "labels", **reading)
     tokenizer = load_tokenizer(model) if model else None
     room = 48 if tokenizer and not reads_pairs(tokenizer) else None
-    _, kind, rows, dropped, remarks = read.usable(data, tokenizer, room)
+    _, kind, rows, dropped, remarks, contrary = read.usable(data, tokenizer, room)
     said = read.count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
@@ -307,7 +307,7 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
         "said": said,
         "remarks": remarks,
         **count_marks(rows),
-        "contradictory": len(read.contradictory(rows)) // 2,
+        "contradictory": len(contrary) // 2,
         **found,
         "dropped": {reason: places for reason, places in dropped.items() if places},
         "prompts": len(np.unique(prompts)),

@@ -12,7 +12,7 @@ import re
 import tempfile
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, cycle, product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +100,7 @@ class ReadData(NamedTuple):
     rows: Dataset
     dropped: dict[str, list[int]]  # the places of rows that were left out, by reason
     remarks: list[str]  # what was done to the rows, and what of them was not read
+    contrary: Collection[int] = ()  # the places of rows that contradict each other
 
 
 class Source:
@@ -109,16 +110,15 @@ class Source:
         self.path, self.split, self.config, self.place, self.used = path, split, config, 0, {""}
         self.named = {flag.removesuffix("_column"): name for flag, name in columns.items() if name}
         self.places: dict[tuple, set[int]] = defaultdict(set)  # of the rows, by what was done
-        self.total, survey, self.survey = 0, {}, {}
+        self.total, self.survey, self.ways = 0, {}, {}
         for row in self.rows():
             self.total += 1
             for name, cell in row.items():
-                survey.setdefault(name, shapes.Column()).add(cell)
-        for column in survey.values():
-            column.example = talk.take_apart(column.example, column.way)
-        self.survey: shapes.Survey = survey
+                self.survey.setdefault(name, shapes.Column()).add(cell)
         self.marks = set()  # of templates, in more than a fifth of the cells of a column
-        for column in self.survey.values():
+        for name, column in self.survey.items():
+            self.ways |= {name: column.way} if column.way else {}
+            column.example = talk.take_apart(column.example, column.way)
             self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
         # Columns of numbers, of which the one of the chosen answer should be higher.
         self.rated = shapes.twins(self.survey, shapes.OF_SCORES, SIDES)
@@ -141,10 +141,10 @@ class Source:
                     known = f"the columns are {', '.join(row)}"
                     raise UserError(f"--{role}-column: {self.path} has no {column}; {known}")
                 row[role] = row.get(name)
-            for name, cell in row.items():
-                way = self.survey[name].way if self.survey else ""
-                row[name] = talk.take_apart(cell, way)
-                if row[name] is not cell:
+            for name, way in self.ways.items():
+                whole = row.get(name)
+                row[name] = talk.take_apart(whole, way)
+                if row[name] is not whole:
                     self.note(f"{name} written as {way}, taken apart")
             yield row
 
@@ -555,34 +555,39 @@ def usable(reading: ReadData, tokenizer=None, room=None, limit=LONGEST) -> ReadD
     They are counted among the dropped rows. A language model keeps `room` for answers that it
     samples; without one it is a reward model.
     """
-    kept, known, cut = [], set(), 0
+    kept, places, contrary, cut = [], {}, set(), 0
     dropped = defaultdict(list, {**reading.dropped, "empty": [], "identical": [], "duplicate": []})
     for k, row in enumerate(show_progress(reading.rows, "looking at rows")):
-        answers = answers_of(row)
-        same = key_of(row["prompt"], *answers, row.get("label"))
-        fault = "duplicate" if same in known else ""
+        place, answers, label = row["row"], answers_of(row), row.get("label")
+        said = key_of(row["prompt"], *answers, label)
+        opposite = key_of(row["prompt"], *reversed(answers), None if label is None else not label)
+        fault = "duplicate" if said in places else ""
         if not all(map(str.strip, answers)):
             fault = "empty"
         elif len(answers) == 2 and answers[0] == answers[1]:
             fault = "identical"
-        known.add(same)
-        try:
-            fault = fault or (find_fault(row, tokenizer, room, limit) if tokenizer else "")
-            cut += bool(room and not fault and cuts_blanks(row, tokenizer))
-        except UserError as error:  # of the chat template
-            raise UserError(f"{reading.path}, row {row['row']}: {error}") from None
+        elif tokenizer and not fault:
+            try:
+                fault = find_fault(row, tokenizer, room, limit)
+            except UserError as error:  # of the chat template
+                raise UserError(f"{reading.path}, row {place}: {error}") from None
         if fault:
-            dropped[fault].append(row["row"])
+            dropped[fault].append(place)
         else:
             kept.append(k)
+            contrary |= {places[opposite], place} if opposite in places else set()
+            cut += bool(tokenizer and room and cuts_blanks(row, tokenizer))
+        places.setdefault(said, place)
     cuts = f"the model's template cuts blanks at the ends of answers in {cut} rows"
     remarks = [*reading.remarks, *[cuts] * bool(cut)]
-    return reading._replace(rows=reading.rows.select(kept), dropped=dropped, remarks=remarks)
+    return reading._replace(
+        rows=reading.rows.select(kept), dropped=dropped, remarks=remarks, contrary=contrary
+    )
 
 
 def say_usable(reading: ReadData) -> Dataset:
     """The rows of what is usable; what they are is said in one line."""
-    path, kind, rows, dropped, remarks = reading
+    path, kind, rows, dropped, remarks, contrary = reading
     reasons = count_by_reason(dropped)
     if not len(rows):
         raise UserError(f"{path}: no row is left to learn from (dropped: {reasons})")
@@ -593,23 +598,10 @@ def say_usable(reading: ReadData) -> Dataset:
         good = sum(rows["label"])
         counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
     counts += [f"dropped: {reasons}"] if reasons else []
-    against = contradictory(rows) if kind != "prompts" else []
-    if against:
-        first = rows[against[0]]["row"]
-        counts.append(f"{len(against)} contradict another one (row {first}; kept)")
+    if contrary:
+        counts.append(f"{len(contrary)} contradict another one (row {min(contrary)}; kept)")
     print(f"{path}: {'; '.join([*counts, *remarks])}")
     return rows
-
-
-def contradictory(rows: Sequence[dict]) -> list[int]:
-    """Which rows (from 0) say the contrary of what another row says of the same answers."""
-    said = {key_of(row["prompt"], *answers_of(row), row.get("label")) for row in rows}
-    found = []
-    for k, row in enumerate(rows):
-        label = None if "label" not in row else not row["label"]
-        if key_of(row["prompt"], *reversed(answers_of(row)), label) in said:
-            found.append(k)
-    return found
 
 
 def count_by_reason(dropped: dict[str, list[int]]) -> str:
@@ -676,7 +668,7 @@ def cuts_blanks(row: dict, tokenizer) -> bool:
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
-    """Why a model cannot read a row as it stands; nothing where it can.
+    """Why a model cannot read a row as it stands; nothing where it can. Raises UserError.
 
     A cut answer would be another answer; a token of the model's own in a text would end a turn or
     begin one; and what is unknown to a tokenizer may be all that tells two answers apart.
