@@ -22,7 +22,7 @@ def made_up_studies() -> dict:
         made_up_point("DPO", "default", "default: 1 epoch", kl=1.2),
     ]
     of_best = []
-    for series in ("human", "length"):
+    for series in ("6400", "length"):
         for n in (1, 4, 16):
             point = made_up_point("best of n", series, f"n = {n}", 0.1 * n, series == "length")
             of_best.append({**point, "n": n})
@@ -59,13 +59,13 @@ def made_up_claim(name: str, verdict: str) -> dict:
         "ci95": [0.1, 0.5],
         "verdict": verdict,
         "by_seed": [0.2, 0.4],
+        "predicted": "holds",
         "published": "agrees: Nobody et al. 2025",
     }
 
 
 def made_up_point(method: str, series: str, label: str, kl: float, biased: bool = False) -> dict:
-    quantities = {"kl": kl, "gold": 2.0 + kl / 4, "good": 0.5}
-    measured = {name: {"mean": mean, "ci95": None} for name, mean in quantities.items()}
+    measured = {"kl": kl, "gold": 2.0 + kl / 4, "good": 0.5}
     about = {"method": method, "series": series, "label": label, "biased": biased}
     return {**about, **measured, "annotations": 1 if kl else 0}
 

@@ -94,7 +94,7 @@ def test_whose_answers_can_be_browsed_and_which_reward_was_optimised(data):
         "SFT model": "SFT, sft, SFT model",
         "DPO": "DPO, default, default: 1 epoch",
         "DPO, five passes": "DPO, unbiased, 5 epochs, beta 0.3",
-        "best of 16": "best of n, human, n = 16",
+        "best of 16": "best of n, 6400, n = 16",
         "best of 16, annotators prefer long answers": "best of n, length, n = 16",
         "DPO, annotators prefer long answers": "DPO, length, verbosity",
     }

@@ -110,9 +110,9 @@ def merge_points(seeds: list[list[dict]]) -> list[dict]:
     """The same points of every seed as one, KL, gold and good answers with their intervals."""
     merged = []
     for same in zip(*seeds, strict=True):
-        for name in [name for name in MEASURED if name in same[0]]:
-            same[0][name] = t_interval([point[name] for point in same])
-        merged.append(same[0])
+        known = [name for name in MEASURED if name in same[0]]
+        measured = {name: t_interval([point[name] for point in same]) for name in known}
+        merged.append({**same[0], **measured})
     return merged
 
 
