@@ -22,7 +22,7 @@ from rlhf_objectives import (
 )
 
 from common.intervals import wilson_ci
-from common.preferences import gold_utility, write_response
+from common.preferences import gold_utility, read_response, write_response
 from common.runs import COMMITTED, UserError
 
 SCRIPT = page.PARTS / "page.js"
@@ -170,6 +170,15 @@ def test_pairs_to_label_come_in_both_orders_and_no_side_is_better():
         assert gold == pytest.approx(pair["utilities"]["human"])
         assert gold[0] >= gold[1]
     assert label_task(0) == task != label_task(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_the_first_pair_a_person_can_prefer_without_knowing_the_fact(seed):
+    task = label_task(seed)
+    first = task["pairs"][task["trials"][0]["pair"]]
+    readings = [read_response(first["prompt"], text) for text in first["texts"]]
+    assert [r.correct for r in readings] == [True, True]
+    assert sorted(r.filler_words > 0 for r in readings) == [False, True]
 
 
 def test_every_distinct_answer_stands_once_with_its_gold():

@@ -191,7 +191,20 @@ def test_moving_beta_gives_the_numbers_of_kl_regularized_optimum(lab, data):
         assert f"gold utility {probs @ gold:.2f} ({(probs - ref) @ gold:+.2f})" in says
 
 
+def test_moving_opens_where_a_flawed_reward_loses_most(lab, data):
+    assert lab.run("return document.getElementById('judge').value") == "length_reward"
+    lost = []
+    for pool in data["pools"]:
+        drawn = np.array(pool["drawn"])
+        rewards, gold = (np.array(pool[name])[drawn] for name in ("length_reward", "gold"))
+        curve = [expected_best_of_n(rewards, n, gold) for n in range(1, len(drawn) + 1)]
+        lost.append(max(curve) - curve[-1])
+    assert lab.run("return document.getElementById('pool').value") == str(np.argmax(lost))
+
+
 def test_moving_n_gives_the_numbers_of_expected_best_of_n(lab, data):
+    set_value(lab, "pool", 0, "change")
+    set_value(lab, "judge", "reward", "change")
     pool = data["pools"][0]
     drawn = np.array(pool["drawn"])
     rewards, gold = np.array(pool["reward"])[drawn], np.array(pool["gold"])[drawn]
