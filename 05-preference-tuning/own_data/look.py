@@ -219,8 +219,7 @@ def count_marks(rows: Sequence[dict]) -> dict:
     """The share of all texts that hold a mark of a template or of a speaker, and the usual one."""
     marks, texts = Counter(), 0
     for row in rows:
-        turns = [turn["content"] for turn in as_messages(row["prompt"])]
-        turns += [row[name] for name in (*SIDES, "completion") if name in row]
+        turns = [turn["content"] for turn in as_messages(row["prompt"])] + read.answers_of(row)
         marks.update(found[0].strip() for found in map(MARK.search, turns) if found)
         texts += len(turns)
     return {"marks": marks.total() / texts, "mark": max(marks, key=marks.get, default="")}

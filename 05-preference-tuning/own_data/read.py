@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, cycle, product, zip_longest
+from itertools import chain, cycle, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -493,18 +493,16 @@ def rows_of_csv(text: str, name: str) -> Iterator[dict]:
     csv.field_size_limit(2**31 - 1)
     text, k = re.sub(r"\A\"?sep=.\"?\r?\n", "", text), 0  # for Excel
     comma = max(",;\t|", key=re.match(r"\s*([^\r\n]*)", text)[1].count)
-    lines = io.StringIO(text, newline="")  # \r ends one, too
-    rows = filter(None, csv.reader(lines, delimiter=comma, strict=True))  # no blank lines
+    lines = io.StringIO(text.lstrip("\r\n"), newline="")  # \r ends one, too
+    rows = csv.DictReader(lines, delimiter=comma, strict=True)
     try:
-        header = next(rows, [])
-        for column, count in Counter(header).items():
+        for column, count in Counter(rows.fieldnames).items():
             if column.strip() and count > 1:
                 raise refuse("same name", name=name, column=repr(column))
-        for k, cells in enumerate(rows, start=1):
-            if any(map(str.strip, cells[len(header) :])):
+        for k, row in enumerate(rows, start=1):
+            if any(map(str.strip, row.pop(None, []))):
                 raise refuse("cells", name=name, k=k)
-            row = zip_longest(header, cells[: len(header)])
-            yield {name: cell for name, cell in row if name.strip() or holds_something(cell)}
+            yield {n: cell for n, cell in row.items() if n.strip() or holds_something(cell)}
     except csv.Error as error:
         raise refuse("quote", name=name, k=k + 1, error=error) from None
 
