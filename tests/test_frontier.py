@@ -94,7 +94,9 @@ def every_method() -> list[dict]:
         labels = 6400 if method.series == "6400" else 768
         n = frontier.N if "best of n" in method.name else None
         about = {"annotations": labels, "n": n}
-        points.append(made_up_point(method.name, method.series, 0.1 + 0.1 * k, 2.05 + 0.1 * k, **about))
+        points.append(
+            made_up_point(method.name, method.series, 0.1 + 0.1 * k, 2.05 + 0.1 * k, **about)
+        )
     return points
 
 

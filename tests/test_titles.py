@@ -1,4 +1,4 @@
-"""Titles of figures are plain: at most two numbers in each, in every figure of the committed run."""
+"""Titles of figures are plain: at most two numbers in each, in the committed figures."""
 
 import importlib
 import json
