@@ -51,7 +51,7 @@ class Claim(NamedTuple):
 
 def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
     """A claim with its quantity over the seeds and its verdict, ready for JSON."""
-    measured = t_interval([_number(claim.of(of_seed)) for of_seed in metrics])
+    measured = t_interval([claim.of(of_seed) for of_seed in metrics])
     ci95 = measured["ci95"]
     told = {key: value for key, value in claim._asdict().items() if key != "of"}
     return {
@@ -62,10 +62,6 @@ def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
         "by_seed": [round(value, 6) for value in measured["by_seed"]],
         "verdict": verdict(ci95, claim.true, claim.smallest),
     }
-
-
-def _number(quantity) -> float:
-    return quantity["mean"] if isinstance(quantity, dict) else quantity
 
 
 def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:
@@ -239,8 +235,13 @@ def run_side_by_side(script: Path, seeds: Sequence[int], args: argparse.Namespac
 
 
 def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
-    """The results of all seeds with every claim judged, ready for JSON."""
+    """The results of all seeds with every claim judged, ready for JSON.
+
+    Sampled answers are kept of the first seed, whose the page shows.
+    """
     metrics = [part["metrics"] for part in parts]
+    for of_seed in metrics[1:]:
+        of_seed.pop("answers", None)
     return {
         "script": script,
         "seeds": [part["seed"] for part in parts],

@@ -271,7 +271,7 @@ def lost_after_best(values: np.ndarray) -> np.ndarray:
 def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) -> tuple:
     """(points, texts): the SFT model, every look of every arm, and the default policy."""
     before = looks["unbiased"][0].answers
-    points, texts = [point_of("SFT", "sft", "SFT checkpoint", before, 0, epoch=0.0)], [before.texts]
+    points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
     for series, arm in TRAININGS.items():
         beta = arm.settings.get("beta", 0.3)
         differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
