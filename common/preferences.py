@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 RELATIONS = json.loads((HERE / "facts.json").read_text(encoding="utf-8"))
 PHRASES = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
 BELIEFS, OPENERS, CLOSERS, PREAMBLES, CHATTER, AGREEMENTS = map(tuple, PHRASES.values())
-# How often the SFT checkpoint answers in each style (sycophancy needs a user who is wrong: one
+# How often the SFT model answers in each style (sycophancy needs a user who is wrong: one
 # prompt in three).
 STYLE_SHARES = {
     "concise": 0.29,
@@ -271,7 +271,7 @@ def make_pairs(
 ) -> list[dict]:
     """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
-    Two responses of different styles are drawn as the SFT checkpoint would write them, one of them
+    Two responses of different styles are drawn as the SFT model would write them, one of them
     concise in at least five pairs of six; the annotator perceives both and the better one becomes
     `chosen`. `strength`: see `annotator_utility`.
     """

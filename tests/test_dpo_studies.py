@@ -224,7 +224,7 @@ def test_every_claim_has_its_quantity_and_several_seeds_are_drawn(outputs, study
 
 
 def test_what_every_method_is_compared_by(outputs):
-    """`frontier.py` reads these; the SFT checkpoint is where all start."""
+    """`frontier.py` reads these; the SFT model is where all start."""
     points, texts = [], {}
     for study in (too_much_dpo, on_policy_pairs):
         (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]

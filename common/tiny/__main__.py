@@ -4,7 +4,7 @@
 
 tiny-gpt2         GPT2LMHeadModel: pre-training on statements of the facts, then SFT on questions
                   with answers in all styles, and on comparisons of two answers by noisy human
-                  annotators (A or B). It is the SFT checkpoint and the reference of DPO.
+                  annotators (A or B). It is the SFT model and the reference of DPO.
 tiny-distilbert   DistilBertForMaskedLM: masked language modelling and replaced-token detection on
                   questions with right answers, so it was told which answer belongs to a question
                   (as text from the web tells a real encoder), but no preference. It is the
@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def measure_quality(model, tokenizer) -> dict:
-    """What the SFT checkpoint does on held-out prompts: greedy and sampled answers, and judging."""
+    """What the SFT model does on held-out prompts: greedy and sampled answers, and judging."""
     test = world.questions("test", unseen=None)
     prompts = [question.prompt for question in test]
 
