@@ -391,7 +391,7 @@ def main(argv: list[str] | None = None) -> dict:
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()
-    next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: further than DPO?"
+    next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: does it get further?"
     method = "PPO" if args.advantages == "gae" else "RLOO"
     return runs.finish(args, metrics, draw(metrics, learned, method), next_step)
 

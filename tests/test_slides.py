@@ -100,7 +100,7 @@ def test_what_has_no_results_is_left_out_and_named(tmp_path, monkeypatch, capsys
     assert "the slide 'One hacked answer'" in said and "too_much_dpo" in said
     assert "dpo_trainer" not in said
     text = deck.read_text(encoding="utf-8")
-    assert "(seed 3)" in text and 'data-main="3"' in text  # what needs no results is there
+    assert "(seed 3)" in text and 'data-main="4"' in text  # what needs no results is there
     assert (deck.parent / "dpo_training.png").read_bytes() == b"a picture"
 
 
