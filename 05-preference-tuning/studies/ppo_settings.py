@@ -51,8 +51,8 @@ CLAIMS = (
         smallest=0.2,
         predicted="undecided",
         published=(
-            "differs: Rafailov et al. 2023 (arXiv 2305.18290; abstract): DPO is stable without "
-            "much tuning of settings, RLHF often unstable"
+            "conditional: Rafailov et al. 2023 (arXiv 2305.18290; abstract): DPO is stable "
+            "without much tuning of settings, RLHF often unstable"
         ),
     ),
     Claim(

@@ -80,7 +80,7 @@ CLAIMS = (
         f"{IN_ORDER}explicit minus implicit reward, new styles",
         of=lambda m: m["all"]["new_style"]["explicit"] - m["all"]["new_style"]["implicit"],
         published=(
-            "agrees: Razin et al. 2025 (arXiv 2507.07981; abstract): implicit rewards often "
+            "differs: Razin et al. 2025 (arXiv 2507.07981; abstract): implicit rewards often "
             "generalise worse than explicit ones under token-level shifts"
         ),
     ),
