@@ -1,6 +1,6 @@
 """PPO's settings: which of learning rate, passes, clipping and KL term does it depend on?
 
-    python 05-preference-tuning/studies/ppo_settings.py             # one seed, 110 s
+    python 05-preference-tuning/studies/ppo_settings.py             # one seed, 4 minutes
     python 05-preference-tuning/studies/ppo_settings.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
     python 05-preference-tuning/studies/ppo_settings.py --claims
 

@@ -1,6 +1,6 @@
 """Data and start of a reward model: from which model, with how many pairs, or from DPO itself?
 
-    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 80 seconds
+    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 3 minutes
     python 05-preference-tuning/studies/reward_model_data_and_start.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/reward_model_data_and_start.py --claims  # what is claimed
 

@@ -1,6 +1,6 @@
 """What a reward model absorbs: does it learn what its annotators want, their faults included?
 
-    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py     # one seed, 80 seconds
+    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py     # one seed, 2 minutes
     python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --seeds 0 1 2 3 4 5 6 7
     python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --claims   # what is claimed
 
