@@ -77,8 +77,8 @@ CLAIMS = (
         smallest=0.1,
         predicted="does not hold",
         published=(
-            "differs: Xu et al. 2024 (arXiv 2404.10719; abstract): PPO surpasses DPO and others"
-            " in all cases, from dialogue to code"
+            "conditional: Xu et al. 2024 (arXiv 2404.10719; abstract): PPO surpasses DPO and "
+            "others in all cases, from dialogue to code"
         ),
     ),
     Claim(
