@@ -97,8 +97,8 @@ CLAIMS = (
         of=lambda m: m["differences"]["robust_dpo"],
         smallest=0.1,
         published=(
-            "agrees: Chowdhury et al. 2024 (arXiv 2403.00409; abstract): robust DPO stands "
-            "flipped labels better than DPO (IMDb, helpful-harmless)"
+            "conditional: Chowdhury et al. 2024 (arXiv 2403.00409; abstract): robust DPO stands"
+            " flipped labels better than DPO (IMDb, helpful-harmless)"
         ),
     ),
     Claim(

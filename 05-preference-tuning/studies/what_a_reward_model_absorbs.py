@@ -263,7 +263,7 @@ def encoded_panel(ax, runs: list[dict]) -> None:
         values = [100 * run["encoded"][group]["share"] for run in runs]
         seed_dots(ax, place, values, "lab:biased")
     ax.axhline(100, color="black", lw=0.8, ls=":")
-    ax.text(-0.25, 101, "all that is planted", va="bottom")
+    ax.text(1.5, 101, "all that is planted", ha="center", va="bottom")
     ax.set(title="Reward models have taken over the bias", ylim=(0, 140))
     ax.set_ylabel("% of the planted bias, by contrasts")
 
