@@ -64,8 +64,9 @@ CLAIMS = (
         smallest=0.05,
         predicted="does not hold",
         published=(
-            "agrees: Tang et al. 2024 (arXiv 2405.08448; abstract): online methods clearly beat"
-            " offline ones under over-optimisation; coverage and quality of data explain little"
+            "conditional: Tang et al. 2024 (arXiv 2405.08448; abstract): online methods clearly"
+            " beat offline ones under over-optimisation; coverage and quality of data explain "
+            "little"
         ),
     ),
 )
