@@ -280,15 +280,15 @@ def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
 def draw(runs: list[dict]):
     """The plane with its limit, the ways to answer by labels, two steps of n, biased annotators."""
     shares = [np.mean([run["share_of_dpo_gain"][budget] for run in runs]) for budget in JUDGE]
-    told = f"{100 * shares[0]:.0f} % of DPO's gain with 768 labels, {100 * shares[1]:.0f} %"
-    figure, axes = figures.new_figure(2, 2, f"Best of {MOST_N} has {told} with 6,400")
+    told = f"{100 * shares[0]:.0f} % of DPO's gain with few labels, {100 * shares[1]:.0f} %"
+    figure, axes = figures.new_figure(2, 2, f"Best-of-n has {told} with many")
     limit_panel(axes[0], [run["points"] for run in runs])
     ways_panel(axes[1], runs)
     first, second = ([run[step] for run in runs] for step in ("first_step", "second_step"))
     steps = {f"from 1 to {CUT_AT}": first, f"from {CUT_AT} to {MOST_N}": second}
     figures.seed_columns(axes[2], steps, ["lab:best_of_n"] * 2)
-    told = f"From 1 to {CUT_AT} gains {np.mean(first):.1f}, from {CUT_AT} to {MOST_N} gains"
-    axes[2].set(title=f"{told} {np.mean(second):.1f}", ylim=(0, None))
+    told = f"The first candidates gain {np.mean(first):.1f}, the next {np.mean(second):.1f}"
+    axes[2].set(title=told, ylim=(0, None))
     axes[2].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
     annotators_panel(axes[3], [run["annotators"] for run in runs])
     return figure
@@ -317,7 +317,7 @@ def limit_panel(ax, seeds: list[list[dict]]) -> None:
         kl, gold = np.array([path[:fewest] for path in paths]).transpose(2, 1, 0)
         ax.plot(kl, gold, color=color, lw=0.6, alpha=0.5)
         ax.plot(kl.mean(1), gold.mean(1), style, ms=4, color=color, label=label)
-    ax.set_title(f"Of pi*'s gain: {shares[0]:.0f} % (6,400 labels), {shares[1]:.0f} % (768)")
+    ax.set_title(f"Of pi*'s gain: {shares[0]:.0f} % with many labels, {shares[1]:.0f} % with few")
     ax.set(xlabel="measured KL from the SFT model (nats)", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=2)
 
@@ -338,7 +338,7 @@ def ways_panel(ax, runs: list[dict]) -> None:
     figures.seed_dots(ax, 0, start, "lab:best_of_n", label)
     ax.axhline(np.mean([run["sft"] for run in runs]), color="lab:sft", lw=1, label="SFT model")
     ax.set_xticks([0, 1], [f"{pairs:,}" for pairs in BUDGETS])
-    told = f"best of {MOST_N} {more['best of n']:+.2f}, DPO {more['DPO']:+.2f}"
+    told = f"best-of-n {more['best of n']:+.2f}, DPO {more['DPO']:+.2f}"
     ax.set(title=f"More labels: {told}", xlim=(-0.4, 1.4))
     ax.set(xlabel="labelled pairs", ylabel="gold utility (log-odds)")
     figures.legend_below(ax, ncols=2)

@@ -113,7 +113,7 @@ def draw(runs: list[dict]):
         for name in colors:
             shares[budget, name] = [run["methods"][budget][name]["share"] for run in runs]
     dpo, best = (100 * np.mean(shares["768", name]) for name in ("DPO", "best of n"))
-    title = f"With 768 labels DPO has {dpo:.0f} % of the limit's gain, best of 16 {best:.0f} %"
+    title = f"With few labels DPO has {dpo:.0f} % of the limit's gain, best-of-n {best:.0f} %"
     figure, (ax,) = new_figure(1, 1, title, 3.4)
     for k, budget in enumerate(SERIES):
         for place, (name, color) in enumerate(colors.items()):

@@ -235,7 +235,7 @@ def draw(runs: list[dict]):
     """The order recovered by reading and by annotation, the differences, the break-even."""
     tau = {name: np.mean([run["tau"][name] for run in runs], axis=0)[COMPARED] for name in FORMATS}
     title = "For the same reading, pairs recover less than scores of the true order\n"
-    told = "(Kendall's tau {pairwise:.2f} and {new_rater_each_time:.2f} at 96 answers read)"
+    told = "(Kendall's tau {pairwise:.2f} and {new_rater_each_time:.2f})"
     figure, axes = new_figure(2, 2, title + told.format(**tau))
     recovered_panel(axes[0], runs, "answers read", "Scores by many raters lie above pairs")
     recovered_panel(axes[1], runs, "annotations", "A ranking tells most")

@@ -216,12 +216,7 @@ def draw(runs: list[dict]):
                 columns[", ".join([method, *rest])] = gold
         colors = ["lab:dpo" if name.startswith("DPO") else "lab:rl" for name in columns]
         figures.seed_columns(ax, columns, colors)
-        best = {
-            method: max(np.mean(gold) for name, gold in columns.items() if method in name)
-            for method in ("DPO", "PPO")
-        }
-        told = " and ".join(f"{method} {gold:.1f}" for method, gold in best.items())
-        ax.set(title=f"{count:,} labels: at best {told}")
+        ax.set(title=f"The same {count:,} labels")
         ax.set_ylabel(figures.GOLD)
         ax.set_ylim(min(map(min, ends.values())) - 0.2, 4.2)
     axes[0].set_xlabel(
@@ -250,7 +245,7 @@ def ends_panel(ax, runs: list[dict]) -> None:
         x, y = ([run[key][name] for run in runs] for key in ("kl", "gold"))
         ax.plot(x, y, marker, color=color, ms=4, alpha=0.6, label=label)
     away = np.mean([run["kl"]["DPO, 6400"] for run in runs])
-    ax.set_title(f"6,400 labels: PPO ends at KL {kl[-1]:.1f}, DPO at {away:.1f}")
+    ax.set_title(f"Many labels: PPO ends at KL {kl[-1]:.1f}, DPO at {away:.1f}")
     ax.set(xlabel="measured KL from the SFT model (nats)", ylabel="gold utility (log-odds)")
     ax.margins(0.1)
     figures.legend_below(ax, ncols=2)

@@ -295,7 +295,7 @@ def equal_kl_panel(ax, runs: list[dict]) -> None:
         ax.plot(kl.mean(1), gold.mean(1), marker="o", ms=3, lw=2, label=LOSS_NAMES[loss], **style)
     ax.axvline(EQUAL_KL, color="black", lw=0.8, ls=":")
     at = {loss: np.mean([run["gold_at_equal_kl"][loss] for run in runs]) for loss in ("dpo", "kto")}
-    ax.set(title=f"Swapped labels at {EQUAL_KL} nats: DPO {at['dpo']:.1f}, KTO {at['kto']:.1f}")
+    ax.set(title=f"Swapped labels at equal KL: DPO {at['dpo']:.1f}, KTO {at['kto']:.1f}")
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(GOLD, fontsize=8)
     legend_below(ax, ncols=3)

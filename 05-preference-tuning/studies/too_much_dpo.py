@@ -10,7 +10,7 @@ other texts gain. Here one can see which, since all texts that this world can wr
 text with a word pair or a sentence that is in none of them is called malformed: mostly known texts
 joined at a word that they share ("Yes, it is Cuba is Cuba is Havana."). Gold utility reads words,
 not grammar, so a malformed text can count as right. A remedy helps by moving the model less: at
-equal KL (how far it is from the SFT model, in nats) it has about as many malformed answers.
+equal KL (how far it is from the SFT model, in nats) it has as many malformed answers, or more.
 
 Five passes over 256 pairs at a constant learning rate, five times: pairs of unbiased annotators; of
 annotators who prefer long answers; unbiased again, with a likelihood term (the loss of supervised
@@ -238,7 +238,7 @@ def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -
 def describe(looks: list[Look]) -> dict:
     """The curve of a training; from its best look to its last, what was lost and gained."""
     gold = np.array([look.answers.gold.mean(1) for look in looks])  # (looks, prompts)
-    best, last = looks[gold.mean(1).argmax()], looks[-1]
+    best, last = looks[1 + gold[1:].mean(1).argmax()], looks[-1]  # before it no pair is ranked
     curve = []
     for look in looks:
         labels, by_pairs = label_answers(look.answers)
