@@ -35,6 +35,7 @@ COLORS = {
     "wrong": "#882255",
     "agrees with the user": "#CC79A7",
     "off topic": "#BDBDBD",
+    "malformed": "#262626",
 }
 GOLD = "gold utility: 3 right, 1 on topic,\n-0.15 a filler word (log-odds)"
 STYLE = {

@@ -99,6 +99,16 @@ def sides(results: dict):
     return figure
 
 
+def five_passes(results: dict):
+    figure, axes = blank(2)
+    arms = {"unbiased": "Unbiased annotators", "biased": "Annotators who prefer long answers"}
+    for ax, (arm, title) in zip(axes, arms.items(), strict=True):
+        curve = results["too_much_dpo"]["arms"][arm]["curve"]
+        dpo_trainer.kinds_panel(ax, [{**look, "step": look["epoch"]} for look in curve])
+        ax.set(title=title, xlabel="passes over the pairs")
+    return figure
+
+
 def candidates(results: dict):
     figure, (left, right) = blank(2)
     lines = {"gold": figures.GOLD, "reward": "reward: what chooses"}
@@ -126,12 +136,14 @@ def planes(results: dict):
     for ax, budget in zip(axes, frontier.BUDGETS, strict=True):
         points = [point for point in found["points"] if frontier.budget_of(point) == budget]
         frontier.plane_of_methods(ax, points, found["limit"])
-        ax.set_title(f"{budget:,} labelled pairs")
+        ax.set(title=f"{budget:,} labelled pairs", xlabel="measured KL from the SFT model (nats)")
+    named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=4)
     return figure
 
 
 PICTURES = (
-    *(cards, bradley_terry, objective, dpo_formula, kinds, sides, candidates, hacking),
+    *(cards, bradley_terry, objective, dpo_formula, kinds, sides, five_passes, candidates, hacking),
     *(remedies, planes),
 )
 
@@ -228,7 +240,7 @@ def slide(title: str, body: str, notes: list[str], ask: str = "", minutes: int =
     return f'<section>{head}<aside data-time="{time}">{asked}<ul>{told}</ul></aside></section>'
 
 
-def main_slide(entry: dict, results: dict, pictures: dict[str, bytes]) -> str:
+def main_slide(entry: dict, results: dict) -> str:
     """A slide of talk.json; raises KeyError or StopIteration where a result is missing."""
     body = ""
     for function in PICTURES:
@@ -236,8 +248,6 @@ def main_slide(entry: dict, results: dict, pictures: dict[str, bytes]) -> str:
             figure, content = function(results), io.BytesIO()
             figure.savefig(content, format="png", dpi=figure.dpi)
             body += image(content.getvalue(), entry["title"])
-    if "figure" in entry:
-        body += image(pictures[entry["figure"]], entry["title"])
     for function in ANSWERS:
         if entry.get("answers") == function.__name__:
             body += function(results)
@@ -314,11 +324,10 @@ def main(argv: list[str] | None = None) -> Path:
     check_writable(folder)
     found, missing = find_figures(output_dir)
     results = read_results(output_dir)
-    pictures = {figure.stem: figure.read_bytes() for figure in found.values()}
     talk = []
     for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
         try:
-            talk.append(main_slide(entry, results, pictures))
+            talk.append(main_slide(entry, results))
         except (KeyError, StopIteration):
             missing.append(f"the slide {entry['title']!r}")
     appendix = [appendix_slide(script, figure) for script, figure in found.items()]
