@@ -470,7 +470,7 @@ def test_the_answer_on_beta_is_that_of_the_committed_run():
 def test_the_answer_on_annotations_is_that_of_the_committed_run():
     best = committed_points("best_of_n_and_the_limit", "best of n")
     dpo = committed_points("too_much_dpo", "DPO")
-    few, many = (best[judge, "n = 8"]["gold"] for judge in ("as_many_pairs", "human"))
+    few, many = (best[judge, "n = 8"]["gold"] for judge in ("768", "6400"))
     assert says(f"| best of 8 | 768 | {few:.2f} |") and says(f"| best of 8 | 6,400 | {many:.2f} |")
     golds = {point["annotations"]: point["gold"] for point in one_pass(dpo)}
     for labels in (128, 256):
