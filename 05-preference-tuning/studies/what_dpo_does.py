@@ -130,12 +130,12 @@ def draw(runs: list[dict]):
     likelier_panel(axes[1], runs)
     gained = [[run["of_room"][name] for run in runs] for name in ("style", "substance")]
     means = both_panel(axes[2], gained, "no filler, no preamble", "right answers")
-    axes[2].set_title(f"Answers: style gains {means[0]:.0f} %, substance {means[1]:.0f} %")
+    axes[2].set_title(f"Mended: style {means[0]:.0f} %, wrong facts {means[1]:.0f} %")
     axes[2].set_ylabel("% of what there was to gain")
     names = ("filler", "right")
     learned = [[run["contrasts"][name]["share"] for run in runs] for name in names]
     means = both_panel(axes[3], learned, "a word of filler", "right instead of wrong")
-    axes[3].set_title(f"log p learns {means[0]:.0f} % of style, {means[1]:.0f} % of substance")
+    axes[3].set_title(f"In DPO's reward: filler {means[0]:.0f} %, facts {means[1]:.0f} %")
     axes[3].set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
     return figure
 
