@@ -46,11 +46,13 @@ class Claim(NamedTuple):
     true: tuple[float, float] = ABOVE_ZERO  # it holds where the whole interval lies between these
     smallest: float = 0.0  # the smallest difference from a border that is worth calling one
     predicted: str = "holds"  # the verdict that was expected before the run
-    published: str = ""  # what a paper found at scale, and how it was read
 
 
-def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
-    """A claim with its quantity over the seeds and its verdict, ready for JSON."""
+def judge(claim: Claim, metrics: Sequence[dict], published: str = "") -> dict:
+    """A claim with its quantity over the seeds and its verdict, ready for JSON.
+
+    `published`: what a paper found at scale, and how that was read.
+    """
     measured = t_interval([claim.of(of_seed) for of_seed in metrics])
     ci95 = measured["ci95"]
     told = {key: value for key, value in claim._asdict().items() if key != "of"}
@@ -61,6 +63,7 @@ def judge(claim: Claim, metrics: Sequence[dict]) -> dict:
         "ci95": ci95 and [round(end, 6) for end in ci95],
         "by_seed": [round(value, 6) for value in measured["by_seed"]],
         "verdict": verdict(ci95, claim.true, claim.smallest),
+        "published": published,
     }
 
 
@@ -169,7 +172,8 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
             return
     elif todo:
         run_side_by_side(script, todo, args)
-    results = sum_up(script.name, [read_json(part) for part in parts], claims)
+    published = read_json(script.parent / "published.json")  # by the id of a claim
+    results = sum_up(script.name, [read_json(part) for part in parts], claims, published)
     write_json(saved, results)
     figure = saved.with_suffix(".png")
     save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
@@ -234,7 +238,7 @@ def run_side_by_side(script: Path, seeds: Sequence[int], args: argparse.Namespac
         raise runs.UserError(failed[0].splitlines()[-1] if failed[0] else "a seed failed")
 
 
-def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
+def sum_up(script: str, parts: list[dict], claims: Sequence[Claim], published: dict) -> dict:
     """The results of all seeds with every claim judged, ready for JSON.
 
     Sampled answers are kept of the first seed, whose the page shows.
@@ -248,7 +252,7 @@ def sum_up(script: str, parts: Sequence[dict], claims: Sequence[Claim]) -> dict:
         "wall_seconds": round(float(np.mean([part["wall_seconds"] for part in parts])), 1),
         "versions": versions(),
         "runs": [{key: part[key] for key in ("seed", "wall_seconds", "metrics")} for part in parts],
-        "claims": [judge(claim, metrics) for claim in claims],
+        "claims": [judge(claim, metrics, published.get(claim.id, "")) for claim in claims],
     }
 
 
@@ -291,8 +295,7 @@ def tell_claims(results: dict, claims: Sequence[Claim], saved: Path) -> None:
         print(f"  predicted  {claim.predicted}")
         if judged:
             print(f"  found      {interval(judged, 3)}: {judged['verdict']}")
-        if claim.published:
-            print(f"  published  {claim.published}")
+            print(f"  published  {judged['published'] or 'nothing found'}")
 
 
 def link_papers(text: str) -> str:

@@ -53,8 +53,8 @@ def test_verdicts(ci95, region, smallest, verdict):
 
 
 def test_a_judged_claim_is_ready_for_json():
-    claim = Claim("a", "says", "measured", lambda m: m["y"], published="a paper")
-    judged = judge(claim, [{"y": np.float32(1.0)}, {"y": 2}])
+    claim = Claim("a", "says", "measured", lambda m: m["y"])
+    judged = judge(claim, [{"y": np.float32(1.0)}, {"y": 2}], published="a paper")
     half = 12.71 * 0.5
     assert judged == {
         "id": "a",
@@ -135,8 +135,7 @@ CODE = f'''"""{STUDY}"""
 from common.claims import Claim, run_study, study_folder
 import numpy as np
 
-CLAIMS = (Claim("grows", "the number grows", "by how much", of=lambda m: m["rise"], smallest=0.1,
-                published="agrees: nobody"),)
+CLAIMS = (Claim("grows", "the number grows", "by how much", of=lambda m: m["rise"], smallest=0.1),)
 
 def measure(seed, smoke):
     if seed == 9:
@@ -159,6 +158,7 @@ if __name__ == "__main__":
 
 def run_made_up(folder: Path, *flags: str) -> subprocess.CompletedProcess:
     (folder / "made_up.py").write_text(CODE, encoding="utf-8")
+    (folder / "published.json").write_text('{"grows": "agrees: nobody"}', encoding="utf-8")
     command = [sys.executable, "made_up.py", *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
@@ -200,8 +200,8 @@ def test_a_changed_study_is_run_again(tmp_path):
 
 def test_claims_become_a_table(tmp_path):
     found = "A paper (arXiv 2401.01234; abstract): so"
-    claim = Claim("a", "it is so", "log-odds", lambda m: m, predicted="undecided", published=found)
-    judged = judge(claim, [0.9, 1.0, 1.1])
+    claim = Claim("a", "it is so", "log-odds", lambda m: m, predicted="undecided")
+    judged = judge(claim, [0.9, 1.0, 1.1], found)
     path = tmp_path / "claims.md"
     claims.write_claims_table(path, {"s": "A question?"}, {"s": {"claims": [judged]}})
     text = path.read_text()

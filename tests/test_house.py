@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 from collections import Counter
@@ -38,7 +39,7 @@ CALLED_BACK = {"load_or_train", "run_study", "run_trainer", "watch", "run"}
 
 
 def python_files() -> list[Path]:
-    """What counts: the lab's Python without its tests and benchmarks."""
+    """The lab's Python without its tests and benchmarks."""
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
     names = [name for name in listed.stdout.split() if not name.startswith(("tests/", "bench"))]
     return [ROOT / name for name in names if (ROOT / name).is_file()]
@@ -71,8 +72,9 @@ def functions(path: Path) -> list[ast.FunctionDef]:
 
 
 def test_it_is_small():
-    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in python_files())
-    assert lines <= 15_100 and len(python_files()) <= 85, (lines, len(python_files()))
+    files = [path for path in python_files() if path.name != "page.py"]
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
+    assert lines <= 14_580 and len(files) <= 85, (lines, len(files))
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -195,19 +197,20 @@ def test_nothing_speaks_of_where_it_was_made():
 # --- Claims ---
 
 CLAIMS = [(study, claim) for study in STUDIES for claim in importlib.import_module(study).CLAIMS]
+PUBLISHED = json.loads((SCRIPTS / "studies" / "published.json").read_text(encoding="utf-8"))
 AGREES = ("agrees", "differs", "conditional", "not tested at scale")
 READ = r"(abstract|abstract, theory|second hand|page)"
 
 
 def test_claims_are_few_and_each_has_a_name_of_its_own():
     names = [claim.id for _, claim in CLAIMS]
-    assert len(names) <= 60 and len(set(names)) == len(names)
+    assert len(names) <= 60 and sorted(set(names)) == sorted(names) == sorted(PUBLISHED)
 
 
 @pytest.mark.parametrize(("study", "claim"), CLAIMS, ids=[claim.id for _, claim in CLAIMS])
 def test_a_claim_was_predicted_and_says_what_is_published(study, claim):
     assert claim.predicted in VERDICTS
-    agrees, _, found = claim.published.partition(": ")
+    agrees, _, found = PUBLISHED[claim.id].partition(": ")
     assert agrees in AGREES and len(found.split()) <= 25
     if not found.startswith("nothing found"):
         assert re.match(rf".* \d{{4}} \(arXiv \d{{4}}\.\d{{5}}; {READ}\): \w", found), found

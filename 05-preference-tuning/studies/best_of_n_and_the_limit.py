@@ -64,10 +64,6 @@ CLAIMS = (
         of=lambda m: m["cost_exponent"],
         true=(0.9, 1.1),
         smallest=0.02,
-        published=(
-            "agrees: Amini et al. 2024 (arXiv 2407.06057; abstract): best-of-n is expensive, "
-            "sampling throughput falls by a factor of n"
-        ),
     ),
     Claim(
         "one_to_four_beats_four_to_sixteen",
@@ -75,10 +71,6 @@ CLAIMS = (
         "gold utility gained from n = 1 to 4, minus that from 4 to 16, log-odds",
         of=lambda m: m["first_step"] - m["second_step"],
         smallest=0.05,
-        published=(
-            "agrees: Beirami et al. 2024 (arXiv 2401.01879; abstract): the win rate over the "
-            "base policy is at most n / (n + 1)"
-        ),
     ),
     Claim(
         "best_of_n_captures_dpo_gain",
@@ -87,10 +79,6 @@ CLAIMS = (
         of=lambda m: min(m["share_of_dpo_gain"].values()),
         true=(0.5, float("inf")),
         smallest=0.05,
-        published=(
-            "agrees: Rafailov et al. 2023 (arXiv 2305.18290; second hand): on HH dialogue DPO "
-            "does about as well as best of 128"
-        ),
     ),
     Claim(
         "dpo_plus_best_of_n_is_best",
@@ -98,10 +86,6 @@ CLAIMS = (
         "gold utility of both together minus the better one alone, same labels; mean of 768, 6,400",
         of=lambda m: float(np.mean(list(m["both_minus_better_single"].values()))),
         smallest=0.05,
-        published=(
-            "conditional: Balashankar et al. 2024 (arXiv 2412.19792; abstract): standard RLHF "
-            "is sub-optimal for best-of-n; tuning for it gives up to 3-8 % more"
-        ),
     ),
 )
 

@@ -43,10 +43,6 @@ CLAIMS = (
         "gold utility that 30 % swapped labels cost DPO in one pass",
         of=lambda m: m["differences"]["data_bounds_quality"],
         smallest=0.1,
-        published=(
-            "agrees: Gao et al. 2024 (arXiv 2404.09824; abstract): 10 points more wrong labels "
-            "can cost DPO 30 points of win rate"
-        ),
     ),
     Claim(
         "rlaif_is_dpo",
@@ -54,10 +50,6 @@ CLAIMS = (
         "gold utility gained over SFT by DPO on the labels of a language model",
         of=lambda m: m["differences"]["rlaif_is_dpo"],
         smallest=0.1,
-        published=(
-            "agrees: Lee et al. 2023 (arXiv 2309.00267; abstract): AI labels do as well as "
-            "human ones in summaries and dialogue"
-        ),
     ),
     Claim(
         "kto_no_pairs",
@@ -65,10 +57,6 @@ CLAIMS = (
         "gold utility gained over SFT from single labels, one good to three bad",
         of=lambda m: m["differences"]["kto_no_pairs"],
         smallest=0.1,
-        published=(
-            "agrees: Ethayarajh et al. 2024 (arXiv 2402.01306; abstract): from good / bad "
-            "labels alone KTO matches or exceeds preference methods, 1B to 30B"
-        ),
     ),
     Claim(
         "more_than_sft_on_chosen",
@@ -76,10 +64,6 @@ CLAIMS = (
         "gold utility of DPO minus that of SFT on the chosen answers, one pass over the same pairs",
         of=lambda m: m["differences"]["more_than_sft_on_chosen"],
         smallest=0.1,
-        published=(
-            "agrees: Tajwar et al. 2024 (arXiv 2404.14367; abstract): pushing rejected answers "
-            "down (a negative gradient) beats maximum likelihood"
-        ),
     ),
 )
 

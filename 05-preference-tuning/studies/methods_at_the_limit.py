@@ -39,10 +39,6 @@ CLAIMS = (
         of=lambda m: min(m["best_of_n_share"].values()),
         true=(0.5, float("inf")),
         smallest=0.05,
-        published=(
-            "agrees: Nakano et al. 2021 (arXiv 2112.09332; abstract): WebGPT's best model is a "
-            "cloned policy with rejection sampling against a reward model"
-        ),
     ),
     Claim(
         "best_of_n_spends_kl_better",
@@ -51,10 +47,6 @@ CLAIMS = (
         of=lambda m: min(m["best_of_n_minus_dpo"].values()),
         smallest=0.05,
         predicted="does not hold",
-        published=(
-            "differs: Gui et al. 2024 (arXiv 2406.00832; abstract): best-of-n is essentially "
-            "optimal in win rate against KL, ranked by the attribute of interest"
-        ),
     ),
     Claim(
         "online_rl_spends_kl_better",
@@ -63,11 +55,6 @@ CLAIMS = (
         of=lambda m: min(m["online_rl_minus_dpo"].values()),
         smallest=0.05,
         predicted="does not hold",
-        published=(
-            "conditional: Tang et al. 2024 (arXiv 2405.08448; abstract): online methods clearly"
-            " beat offline ones under over-optimisation; coverage and quality of data explain "
-            "little"
-        ),
     ),
 )
 

@@ -40,10 +40,6 @@ CLAIMS = (
         "gold utility of DPO on samples of the current policy, minus on those of the SFT model",
         of=lambda m: m["sources"]["policy"]["gold"] - m["sources"]["sft"]["gold"],
         smallest=0.1,
-        published=(
-            "agrees: Tajwar et al. 2024 (arXiv 2404.14367; abstract): on-policy sampling or a "
-            "negative gradient beats offline and likelihood objectives"
-        ),
     ),
 )
 

@@ -38,11 +38,11 @@ SCORED_BY = {"new_rater_each_time": 1, "one_rater_for_all": RESPONSES}
 SCORED_BY |= {"one_rater_per_response": None}
 
 
-def compared(id: str, says: str, predicted: str = "holds", published: str = "") -> Claim:
+def compared(id: str, says: str, predicted: str = "holds") -> Claim:
     """A claim about a difference of tau, which is 2/66 if one of 66 pairs of answers turns."""
     measured = "difference of Kendall's tau at 96 answers read for each question"
     of = lambda m: m["differences"][id]  # noqa: E731
-    return Claim(id, says, measured, of, (0, np.inf), 0.03, predicted, published)
+    return Claim(id, says, measured, of, (0, np.inf), 0.03, predicted)
 
 
 CLAIMS = (
@@ -50,26 +50,14 @@ CLAIMS = (
         "pairwise_beats_pointwise_at_equal_cost",
         "pairs beat scores at equal cost",
         "does not hold",
-        published=(
-            "conditional: Wang et al. 2024 (arXiv 2410.01257; abstract): first comparison of "
-            "both at matched data; the best reward model combines them"
-        ),
     ),
     compared(
         "pairwise_beats_one_rater_per_response",
         "pairs beat scores by one rater per answer: calibration across raters is difficult",
-        published=(
-            "agrees: Novikova et al. 2018 (arXiv 1803.05928; abstract): relative assessment on "
-            "a continuous scale makes ratings more reliable and consistent"
-        ),
     ),
     compared(
         "listwise_more_at_equal_cost",
         "rankings of 4 beat pairs at equal cost",
-        published=(
-            "agrees: Liu et al. 2024 (arXiv 2402.01878; abstract): with ranked lists LiPO-"
-            "lambda outperforms DPO and SLiC"
-        ),
     ),
     Claim(
         "break_even_at_equal_cost",
@@ -78,7 +66,6 @@ CLAIMS = (
         of=lambda m: m["break_even"]["factor"],
         true=(1, np.inf),
         smallest=0.1,
-        published="not tested at scale: nothing found on how noisy scores may be before pairs pay",
     ),
 )
 

@@ -41,10 +41,6 @@ CLAIMS = (
         "gold utility at the end with the KL term minus that without it, log-odds",
         of=lambda m: m["gold_kept_by_kl"],
         smallest=0.1,
-        published=(
-            "agrees: Zheng et al. 2023 (arXiv 2307.04964; abstract): policy constraints are the"
-            " key factor for PPO to work"
-        ),
     ),
     Claim(
         "ppo_is_sensitive",
@@ -53,10 +49,6 @@ CLAIMS = (
         of=lambda m: m["distance_added_by_epochs"],
         true=(CONVERGED, float("inf")),
         smallest=0.002,
-        published=(
-            "agrees: Ahmadian et al. 2024 (arXiv 2402.14740; abstract): PPO has high "
-            "computational cost and sensitive settings"
-        ),
     ),
     Claim(
         "clipping_tames_bad_settings",
@@ -64,10 +56,6 @@ CLAIMS = (
         "total variation without clipping minus with it, mean over all settings",
         of=lambda m: m["distance_saved_by_clipping"],
         smallest=CONVERGED,
-        published=(
-            "conditional: Schulman et al. 2017 (arXiv 1707.06347; abstract): a surrogate "
-            "objective makes several epochs per batch possible (robots, Atari)"
-        ),
     ),
 )
 

@@ -50,10 +50,6 @@ CLAIMS = (
         of=lambda m: m["stability"]["PPO"] - m["stability"]["DPO"],
         smallest=0.2,
         predicted="undecided",
-        published=(
-            "conditional: Rafailov et al. 2023 (arXiv 2305.18290; abstract): DPO is stable "
-            "without much tuning of settings, RLHF often unstable"
-        ),
     ),
     Claim(
         "clipping_helps_at_high_rates",
@@ -61,10 +57,6 @@ CLAIMS = (
         "gold utility at 3.3 times the learning rate, with clipping minus without, log-odds",
         of=lambda m: m["clipped"] - m["unclipped"],
         smallest=0.2,
-        published=(
-            "differs: Ahmadian et al. 2024 (arXiv 2402.14740; second hand): in RLHF the clip "
-            "acts in under 5 % of batches, so it is unnecessary"
-        ),
     ),
     Claim(
         "more_passes_save_samples",
@@ -73,10 +65,6 @@ CLAIMS = (
         of=lambda m: m["gained_by_passes"],
         smallest=0.1,
         predicted="no difference",  # with one seed a single pass at the high rate was as fast
-        published=(
-            "agrees: Schulman et al. 2017 (arXiv 1707.06347; abstract): several epochs of "
-            "minibatches per batch give better sample complexity (robots, Atari)"
-        ),
     ),
     Claim(
         "kl_term_holds_the_policy",
@@ -85,10 +73,6 @@ CLAIMS = (
         of=lambda m: m["kl_term_at_equal_kl"],
         smallest=0.2,
         predicted="no difference",
-        published=(
-            "agrees: Gao et al. 2022 (arXiv 2210.10760; second hand): a KL penalty does not "
-            "improve gold at equal KL; it acts like early stopping"
-        ),
     ),
 )
 

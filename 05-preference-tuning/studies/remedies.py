@@ -62,20 +62,12 @@ CLAIMS = (
         "a stronger KL penalty mitigates verbosity",
         f"{GAINED}DPO on {LIKE_LENGTH}, {TIMES} times beta minus beta",
         of=lambda m: m["strong_kl"]["length"],
-        published=(
-            "agrees: Rafailov et al. 2024 (arXiv 2406.02900; abstract): DPO and relatives "
-            "deteriorate at higher KL budgets"
-        ),
     ),
     claim_on_remedies(
         "length_control_mitigates",
         "taking length out of the reward mitigates verbosity",
         f"{GAINED}best of 64, mean of reward / words and regression minus neither; {LIKE_LENGTH}",
         of=lambda m: (m["per_word"]["length"] + m["regressed"]["length"]) / 2,
-        published=(
-            "agrees: Huang et al. 2024 (arXiv 2409.17407; abstract): regressing length out of "
-            "33 reward models afterwards improves rankings and length-controlled win rates"
-        ),
     ),
     claim_on_remedies(
         "per_word_beats_shortest",
@@ -83,47 +75,30 @@ CLAIMS = (
         f"{GAINED}best of 64 by it minus the shortest of 64; {LIKE_LENGTH}",
         of=lambda m: m["levels"][LEVELS.index(0)] - m["shortest"],
         predicted="does not hold",
-        published="not tested at scale: nothing found on the level of the reward in reward / words",
     ),
     claim_on_remedies(
         "ensembles_need_other_flaws",
         "an ensemble mitigates where its members have different flaws, not the same one",
         f"{GAINED}best of 64 by three groups minus by three of one group; {LIKE_LENGTH}",
         of=lambda m: m["three_groups"]["length"] - m["same_labels"]["length"],
-        published=(
-            "agrees: Eisenstein et al. 2023 (arXiv 2312.09244; abstract): ensembles mitigate "
-            "hacking, but errors that all members share survive"
-        ),
     ),
     claim_on_remedies(
         "mixed_labels_mitigate",
         "diversified annotators mitigate hacking",
         f"{GAINED}mixed minus biased labels; mean of best of 64 and DPO, and of the three hacks",
         of=lambda m: mean_over_biases(m["mixed_reward"], m["mixed_dpo"]),
-        published=(
-            "not tested at scale: Chakraborty et al. 2024 (arXiv 2402.08925; abstract): one "
-            "reward model is not enough to represent groups that disagree"
-        ),
     ),
     claim_on_remedies(
         "remedies_cost_where_nothing_is_wrong",
         "where nothing is wrong, a remedy costs quality",
         "gold utility lost, log-odds, without minus with it; unbiased labels; mean of all remedies",
         of=lambda m: -float(np.mean([m[remedy]["human"] for remedy in REMEDIES])),
-        published=(
-            "conditional: Coste et al. 2023 (arXiv 2310.02743; abstract): with a small KL "
-            "penalty, ensembles prevent over-optimisation in PPO at no cost of performance"
-        ),
     ),
     claim_on_remedies(
         "length_inflates_win_rates",
         "a judge who prefers length overrates verbose answers",
         "win rate of DPO on such labels over SFT by that judge, raw minus length-controlled",
         of=lambda m: m["win_rate_inflation"],
-        published=(
-            "agrees: Dubois et al. 2024 (arXiv 2404.04475; abstract): controlled for length, "
-            "AlpacaEval's correlation with the Arena rises from .94 to .98"
-        ),
     ),
 )
 

@@ -58,10 +58,6 @@ CLAIMS = (
         f"{IN_ORDER}implicit minus explicit reward, pairs of the same kind",
         of=lambda m: m["all"]["held"]["implicit"] - m["all"]["held"]["explicit"],
         true=(-0.05, INFINITY),
-        published=(
-            "differs: Razin et al. 2025 (arXiv 2507.07981; abstract): implicit rewards often "
-            "generalise worse, in distribution as well: they rely on token cues"
-        ),
     ),
     claim_on_order(
         "implicit_is_worse_on_new_facts",
@@ -69,30 +65,18 @@ CLAIMS = (
         f"{IN_ORDER}explicit minus implicit reward, new facts",
         of=lambda m: m["all"]["new_facts"]["explicit"] - m["all"]["new_facts"]["implicit"],
         predicted="does not hold",
-        published=(
-            "differs: Lin et al. 2024 (arXiv 2409.03650; abstract): under five shifts DPO's "
-            "implicit reward loses 3 % accuracy in mean, 7 at most"
-        ),
     ),
     claim_on_order(
         "implicit_is_worse_on_new_styles",
         "an implicit reward is the worse one on styles that no pair shows",
         f"{IN_ORDER}explicit minus implicit reward, new styles",
         of=lambda m: m["all"]["new_style"]["explicit"] - m["all"]["new_style"]["implicit"],
-        published=(
-            "differs: Razin et al. 2025 (arXiv 2507.07981; abstract): implicit rewards often "
-            "generalise worse than explicit ones under token-level shifts"
-        ),
     ),
     claim_on_order(
         "encoder_over_sft_start",
         "an encoder that read about the facts is a better start than the SFT model",
         "share of pairs in the gold order, 6,400 training pairs: encoder minus SFT model",
         of=lambda m: m["all"]["held"]["encoder_many"] - m["all"]["held"]["explicit_many"],
-        published=(
-            "conditional: Pan 2025 (arXiv 2507.09973; abstract): encoders of 400 million "
-            "parameters rival far larger decoders in reasoning and safety"
-        ),
     ),
 )
 

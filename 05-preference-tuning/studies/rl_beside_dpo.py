@@ -64,10 +64,6 @@ CLAIMS = (
         "doublings of computing from DPO to PPO with its reward model, 768 labels for both",
         of=lambda m: m["cost"]["doublings"]["768"],
         smallest=0.5,
-        published=(
-            "agrees: Rafailov et al. 2023 (arXiv 2305.18290; abstract): DPO is computationally "
-            "lightweight: no reward model, no sampling during fine-tuning"
-        ),
     ),
     Claim(
         "rl_explores_768",
@@ -76,10 +72,6 @@ CLAIMS = (
         of=lambda m: m["gold"]["PPO, 768, SFT start"] - m["gold"]["DPO, 768"],
         smallest=0.1,
         predicted="does not hold",
-        published=(
-            "conditional: Xu et al. 2024 (arXiv 2404.10719; abstract): PPO surpasses DPO and "
-            "others in all cases, from dialogue to code"
-        ),
     ),
     Claim(
         "rl_explores",
@@ -87,10 +79,6 @@ CLAIMS = (
         "gold utility, PPO minus plain DPO, 6,400 labels for both, log-odds",
         of=lambda m: m["gold"]["PPO, 6400"] - m["gold"]["DPO, 6400"],
         smallest=0.1,
-        published=(
-            "agrees: Ivison et al. 2024 (arXiv 2406.09279; abstract): PPO beats DPO by up to "
-            "2.5 % in mathematics, 1.2 % in general"
-        ),
     ),
     Claim(
         "rl_explores_better_dpo",
@@ -99,10 +87,6 @@ CLAIMS = (
         of=lambda m: m["gold"]["PPO, 6400"] - m["gold"]["DPO, 6400, likelihood term"],
         smallest=0.15,
         predicted="no difference",
-        published=(
-            "agrees: Liu et al. 2024 (arXiv 2405.16436; abstract): DPO plus an SFT loss "
-            "mitigates over-optimisation and beats DPO"
-        ),
     ),
 )
 

@@ -63,30 +63,18 @@ CLAIMS = (
         "the reward goes up",
         f"reward by the flawed model, DPO's answers minus SFT's, log-odds; {OVER_HACKS}",
         of=lambda m: mean_of_hacks(m["reward_goes_up"]),
-        published=(
-            "agrees: Singhal et al. 2023 (arXiv 2310.03716; abstract): gains of reward in RLHF "
-            "come in large part from longer answers"
-        ),
     ),
     claim_on_hacks(
         "biased_quality_goes_down",
         "the actual quality goes down",
         f"gold utility of SFT's answers minus DPO's, log-odds; {OVER_HACKS}",
         of=lambda m: mean_of_hacks(m["quality_goes_down"]),
-        published=(
-            "agrees: Sharma et al. 2023 (arXiv 2310.13548; abstract): optimising against "
-            "preference models sometimes sacrifices truth for sycophancy"
-        ),
     ),
     claim_on_hacks(
         "biased_reward_is_overoptimised",
         "chosen harder by a flawed reward, quality falls",
         f"{LATE_LOSS}, log-odds; {OVER_HACKS}",
         of=lambda m: mean_of_hacks(m["chosen_harder_it_falls"]),
-        published=(
-            "agrees: Gao et al. 2022 (arXiv 2210.10760; second hand): under best-of-n the gold "
-            "score rises, peaks and falls while the proxy rises"
-        ),
     ),
     claim_on_hacks(
         "law_foretells_large_n",
@@ -94,20 +82,12 @@ CLAIMS = (
         f"{FORECAST_ERROR} log-odds minus the forecast's error, fit to n <= {FITTED}; humps only",
         of=lambda m: m["forecast_margin"],
         predicted="does not hold",
-        published=(
-            "differs: Gao et al. 2022 (arXiv 2210.10760; second hand): gold is d (alpha - beta "
-            "d), d = sqrt(KL); the form extrapolates"
-        ),
     ),
     claim_on_hacks(
         "mere_noise_is_overoptimised",
         "an error of the reward without a bias is exploited, too",
         f"{LATE_LOSS}, log-odds, by gold utility plus an error of sd 6 for each text",
         of=lambda m: m["error_falls"],
-        published=(
-            "conditional: Kwa et al. 2024 (arXiv 2407.14503; abstract): light-tailed errors of "
-            "the reward still allow high utility, heavy-tailed ones may leave none"
-        ),
     ),
 )
 

@@ -63,10 +63,6 @@ CLAIMS = (
         of=lambda m: m["differences"]["ipo_under_ties"],
         smallest=0.1,
         predicted="undecided",
-        published=(
-            "not tested at scale: Chen et al. 2024 (arXiv 2409.17431; abstract): tied pairs "
-            "make DPO worse and hold it nearer the reference; the abstract names no IPO"
-        ),
     ),
     Claim(
         "kto_noise",
@@ -74,10 +70,6 @@ CLAIMS = (
         "gold utility that 30 % swapped labels cost DPO minus what they cost KTO",
         of=lambda m: m["differences"]["kto_noise"],
         smallest=0.1,
-        published=(
-            "conditional: Saeidi et al. 2024 (arXiv 2404.14723; second hand): KTO is best in "
-            "most benchmarks, above DPO and IPO"
-        ),
     ),
     Claim(
         "many_passes",
@@ -85,10 +77,6 @@ CLAIMS = (
         "gold utility after 3 passes over clean pairs: the lower of IPO's and KTO's minus DPO's",
         of=lambda m: m["differences"]["many_passes"],
         smallest=0.1,
-        published=(
-            "agrees: Azar et al. 2023 (arXiv 2310.12036; abstract): IPO beats DPO on some "
-            "illustrative examples, where DPO has pitfalls"
-        ),
     ),
     Claim(
         "robust_dpo",
@@ -96,10 +84,6 @@ CLAIMS = (
         "gold utility of robust DPO minus that of DPO, both on pairs with 30 % swapped labels",
         of=lambda m: m["differences"]["robust_dpo"],
         smallest=0.1,
-        published=(
-            "conditional: Chowdhury et al. 2024 (arXiv 2403.00409; abstract): robust DPO stands"
-            " flipped labels better than DPO (IMDb, helpful-harmless)"
-        ),
     ),
     Claim(
         "dpo_extreme_margins",
@@ -107,10 +91,6 @@ CLAIMS = (
         "margin (nats) of the one-sided pairs trained on, DPO minus IPO",
         of=lambda m: m["differences"]["dpo_extreme_margins"],
         smallest=0.5,
-        published=(
-            "agrees: Azar et al. 2023 (arXiv 2310.12036; second hand): DPO's KL term weakens as"
-            " preferences get certain; IPO always regularises"
-        ),
     ),
 )
 

@@ -64,10 +64,6 @@ CLAIMS = (
         "gold utility lost from the best measurement to the last, unbiased annotators, log-odds",
         of=lambda m: m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
-        published=(
-            "agrees: Ren, Sutherland 2024 (arXiv 2407.10490; abstract): off-policy DPO run too "
-            "long makes even desired answers less likely (squeezing)"
-        ),
     ),
     Claim(
         "optimal_amount_of_biased_labels",
@@ -75,10 +71,6 @@ CLAIMS = (
         "gold utility lost after the best look, annotators for length minus unbiased, log-odds",
         of=lambda m: m["arms"]["biased"]["gold_lost"] - m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
-        published=(
-            "agrees: Park et al. 2024 (arXiv 2403.19159; abstract): DPO exploits length much, "
-            "by answers beyond its training distribution; a length regulariser prevents it"
-        ),
     ),
     Claim(
         "dpo_raises_chosen_to_the_end",
@@ -87,10 +79,6 @@ CLAIMS = (
         of=lambda m: m["arms"]["unbiased"]["curve"][-1]["chosen"],
         smallest=0.1,
         predicted="does not hold",
-        published=(
-            "agrees: Razin et al. 2024 (arXiv 2410.08847; abstract): the likelihood of "
-            "preferred answers often falls in DPO (likelihood displacement)"
-        ),
     ),
     Claim(
         "training_does_not_show_it",
@@ -98,10 +86,6 @@ CLAIMS = (
         "share of training pairs ranked as labelled, gained since gold utility was best (length)",
         of=lambda m: m["arms"]["biased"]["ranked_gained"],
         smallest=0.02,
-        published=(
-            "agrees: Chen et al. 2024 (arXiv 2405.19534; abstract): ranking accuracy goes with "
-            "the win rate only near the reference model"
-        ),
     ),
     Claim(
         "mass_goes_to_malformed_texts",
@@ -109,10 +93,6 @@ CLAIMS = (
         "share of malformed answers after five passes, minus that of the SFT model",
         of=lambda m: malformed(m, "unbiased") - malformed(m, "unbiased", look=0),
         smallest=0.02,
-        published=(
-            "agrees: Razin et al. 2024 (arXiv 2410.08847; abstract): mass can move to answers "
-            "of opposite meaning; refusals fell from 74 to 33 %"
-        ),
     ),
     Claim(
         "likelihood_term_keeps_the_mass",
@@ -120,10 +100,6 @@ CLAIMS = (
         "share of malformed answers after five passes, without the term minus with it",
         of=lambda m: malformed(m, "unbiased") - malformed(m, "likelihood"),
         smallest=0.02,
-        published=(
-            "agrees: Liu et al. 2024 (arXiv 2405.16436; second hand): the added SFT loss much "
-            "lessens the fall of chosen answers' probability"
-        ),
     ),
 )
 

@@ -65,10 +65,6 @@ CLAIMS = (
         "share of held-out pairs in the gold order, minus that of preferring the shorter answer",
         of=lambda m: m["above_length"],
         smallest=0.02,
-        published=(
-            "agrees: Stiennon et al. 2020 (arXiv 2009.01325; abstract): a reward model of human"
-            " comparisons generalises to new data and beats ROUGE"
-        ),
     ),
     Claim(
         "every_bias_is_encoded",
@@ -76,10 +72,6 @@ CLAIMS = (
         "share of the planted bias in the reward model, by contrasts; mean of the three biases",
         of=lambda m: float(np.mean([m["encoded"][group]["share"] for group in BIASES])),
         smallest=0.05,
-        published=(
-            "agrees: Sharma et al. 2023 (arXiv 2310.13548; abstract): humans and preference "
-            "models prefer well-written sycophantic answers to correct ones sometimes"
-        ),
     ),
     Claim(
         "annotator_groups_disagree",
@@ -87,10 +79,6 @@ CLAIMS = (
         "share of pairs ordered unlike: a biased group and an unbiased one, minus two unbiased",
         of=lambda m: float(np.mean([m["unlike"][g] for g in BIASES]) - m["unlike"]["others"]),
         smallest=0.02,
-        published=(
-            "agrees: Kirk et al. 2024 (arXiv 2404.16019; abstract): 1,500 people of 75 "
-            "countries; whose labels one takes needs care"
-        ),
     ),
 )
 

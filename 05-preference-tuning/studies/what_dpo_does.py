@@ -31,10 +31,6 @@ CLAIMS = (
         "how far log p rose in one pass, held-out pairs, nats",
         of=lambda m: m["pairs"]["chosen"],
         smallest=0.1,
-        published=(
-            "conditional: Pal et al. 2024 (arXiv 2402.13228; abstract): DPO can lower the "
-            "chosen answers' likelihood while their margin still grows"
-        ),
     ),
     Claim(
         "dpo_lowers_rejected",
@@ -42,10 +38,6 @@ CLAIMS = (
         "how far log p fell in one pass, held-out pairs, nats",
         of=lambda m: -m["pairs"]["rejected"],
         smallest=0.1,
-        published=(
-            "agrees: Feng et al. 2024 (arXiv 2404.04626; abstract, theory): DPO lowers rejected"
-            " answers faster than it raises chosen ones"
-        ),
     ),
     Claim(
         "style_more_than_substance",
@@ -53,10 +45,6 @@ CLAIMS = (
         "share of its room that style gained (answers without filler), minus that of right answers",
         of=lambda m: m["of_room"]["style"] - m["of_room"]["substance"],
         smallest=0.05,
-        published=(
-            "agrees: Lin et al. 2023 (arXiv 2312.01552; abstract): base and aligned models "
-            "decode nearly alike; most shifts are stylistic tokens"
-        ),
     ),
 )
 
