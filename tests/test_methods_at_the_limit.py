@@ -20,17 +20,18 @@ def test_methods_are_compared_at_equal_labels_by_their_share_of_the_limits_gain(
     points = [point("best of n", "6400", 0.0, 2.0, n=1)]
     points += [point("optimum", "gold", 1.0, LIMIT_AT_ONE_NAT, sample_share=1.0)]
     for budget, methods in methods_at_the_limit.SERIES.items():
-        for name, (method, series) in methods.items():
+        for name, method in methods.items():
             n = 16 if "best of n" in name else None
-            points.append(point(method, series, 1.0, GOLD[budget][name], n=n))
+            points.append(point(method.name, method.series, 1.0, GOLD[budget][name], n=n))
     monkeypatch.setattr(methods_at_the_limit, "points_of_seed", lambda seed, smoke: points)
     found = methods_at_the_limit.measure(0)
     assert found["methods"]["768"]["DPO"] == pytest.approx({"gain": 1.6, "share": 0.8})
-    assert found["best_of_n_minus_dpo"] == pytest.approx({"768": -0.4, "6400": 0.4})
-    assert found["online_rl_minus_dpo"] == pytest.approx({"768": -0.3, "6400": 0.25})
-    assert found["best_of_n_share"] == pytest.approx({"768": 0.8 / 1.6, "6400": 1.8 / 1.5})
+    of_claims = {"768": [0.8 / 1.6, -0.4, -0.3], "6400": [1.8 / 1.5, 0.4, 0.25]}
+    for budget, expected in of_claims.items():
+        alone = {"methods": {budget: found["methods"][budget]}}
+        assert [claim.of(alone) for claim in methods_at_the_limit.CLAIMS] == pytest.approx(expected)
     smaller = [claim.of(found) for claim in methods_at_the_limit.CLAIMS]
-    assert smaller == pytest.approx([0.5, -0.4, -0.3])
+    assert smaller == pytest.approx(of_claims["768"])
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

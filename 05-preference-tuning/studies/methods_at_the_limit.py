@@ -15,9 +15,8 @@ validation questions stands for it (see best_of_n_and_the_limit.py).
 
 import lessons  # noqa: F401
 
-import frontier
 import numpy as np
-from frontier import JUDGE, RECIPE
+from frontier import JUDGE, RECIPE, SOURCES, Method, gain_and_share, limit_curve, point_for
 
 from common import claims
 from common.basics import UserError
@@ -26,17 +25,30 @@ from common.figures import legend_below, new_figure, seed_dots
 from common.saving import read_json
 
 SERIES = {  # for each budget: what stands for a method
-    budget: {"best of n": ("best of n", JUDGE[budget]), "DPO": (RECIPE[budget], budget)}
-    | {"PPO": ("PPO", JUDGE[budget]), "DPO + best of n": ("DPO + best of n", budget)}
+    budget: {
+        "best of n": Method("best of n", JUDGE[budget], "best_of_n"),
+        "DPO": Method(RECIPE[budget], budget, "dpo"),
+        "PPO": Method("PPO", JUDGE[budget], "rl"),
+        "DPO + best of n": Method("DPO + best of n", budget, "dpo_best_of_n"),
+    }
     for budget in JUDGE
 }
+
+
+def nearer_than_dpo(m: dict, name: str) -> float:
+    """A method's share of pi*'s gain minus DPO's; the smaller of both budgets."""
+    return min(of[name]["share"] - of["DPO"]["share"] for of in m["methods"].values())
+
 
 CLAIMS = (
     Claim(
         "best_of_n_is_a_strong_baseline",
         "best-of-n is a strong baseline: a large part of the gain of tuning with as many labels",
         "share of the best tuned policy's gain, DPO or PPO, that best-of-16 has; smaller of both",
-        of=lambda m: min(m["best_of_n_share"].values()),
+        of=lambda m: min(
+            of["best of n"]["gain"] / max(of["DPO"]["gain"], of["PPO"]["gain"])
+            for of in m["methods"].values()
+        ),
         true=(0.5, float("inf")),
         smallest=0.05,
     ),
@@ -44,7 +56,7 @@ CLAIMS = (
         "best_of_n_spends_kl_better",
         "with as many labels best-of-n is nearer to the limit at its KL than DPO is at its own",
         "share of pi*'s gain at the same KL, best-of-16 minus DPO; the smaller of 768 and 6,400",
-        of=lambda m: min(m["best_of_n_minus_dpo"].values()),
+        of=lambda m: nearer_than_dpo(m, "best of n"),
         smallest=0.05,
         predicted="does not hold",
     ),
@@ -52,7 +64,7 @@ CLAIMS = (
         "online_rl_spends_kl_better",
         "with as many labels PPO is nearer to the limit at its KL than DPO is at its own",
         "share of pi*'s gain at the same KL, PPO minus DPO; the smaller of 768 and 6,400",
-        of=lambda m: min(m["online_rl_minus_dpo"].values()),
+        of=lambda m: nearer_than_dpo(m, "PPO"),
         smallest=0.05,
         predicted="does not hold",
     ),
@@ -60,28 +72,19 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Gain and share of the limit's gain by budget and method, and what the claims compare."""
+    """Gain and share of the limit's gain, by budget and method."""
     points = points_of_seed(seed, smoke)
-    limit, found = frontier.limit_curve(points), {"methods": {}, "best_of_n_share": {}}
-    found |= {"best_of_n_minus_dpo": {}, "online_rl_minus_dpo": {}}
+    limit, found = limit_curve(points), {}
     for budget, methods in SERIES.items():
-        rows = {}
-        for name, (method, series) in methods.items():
-            point = frontier.point_for(frontier.Method(method, series, ""), points)
-            rows[name] = frontier.gain_and_share(point, limit)
-        most = max(rows["DPO"]["gain"], rows["PPO"]["gain"])
-        found["methods"][budget] = rows
-        found["best_of_n_share"][budget] = rows["best of n"]["gain"] / most
-        for name, method in (("best_of_n", "best of n"), ("online_rl", "PPO")):
-            difference = rows[method]["share"] - rows["DPO"]["share"]
-            found[f"{name}_minus_dpo"][budget] = difference
-    return found
+        of = {name: point_for(method, points) for name, method in methods.items()}
+        found[budget] = {name: gain_and_share(point, limit) for name, point in of.items()}
+    return {"methods": found}
 
 
 def points_of_seed(seed: int, smoke: bool) -> list[dict]:
     """What the studies that frontier.py names measured with this seed."""
     points = []
-    for study in frontier.SOURCES:
+    for study in SOURCES:
         name = f"{study}-smoke" if smoke else study
         path = claims.OUTPUT["folder"] / "studies" / name / f"seed-{seed}.json"
         metrics = read_json(path).get("metrics")
@@ -94,18 +97,14 @@ def points_of_seed(seed: int, smoke: bool) -> list[dict]:
 
 def draw(runs: list[dict]):
     """The share of the limit's gain of every method with few and with many labels."""
-    colors, shares = {"best of n": "best_of_n", "DPO": "dpo", "PPO": "rl"}, {}
-    colors["DPO + best of n"] = "dpo_best_of_n"
-    for budget in SERIES:
-        for name in colors:
-            shares[budget, name] = [run["methods"][budget][name]["share"] for run in runs]
-    dpo, best = (100 * np.mean(shares["768", name]) for name in ("DPO", "best of n"))
+    few = [run["methods"]["768"] for run in runs]
+    dpo, best = (100 * np.mean([of[name]["share"] for of in few]) for name in ("DPO", "best of n"))
     title = f"With few labels DPO has {dpo:.0f} % of the limit's gain, best-of-n {best:.0f} %"
     figure, (ax,) = new_figure(1, 1, title, 3.4)
-    for k, budget in enumerate(SERIES):
-        for place, (name, color) in enumerate(colors.items()):
-            of_method, label = shares[budget, name], None if k else name
-            seed_dots(ax, 3 * k + place * 0.6, of_method, f"lab:{color}", label)
+    for k, (budget, methods) in enumerate(SERIES.items()):
+        for place, (name, method) in enumerate(methods.items()):
+            shares = [run["methods"][budget][name]["share"] for run in runs]
+            seed_dots(ax, 3 * k + place * 0.6, shares, f"lab:{method.color}", None if k else name)
     ax.axhline(1, color="black", lw=0.8)
     ax.text(4.9, 1, "the limit", ha="right", va="bottom")
     ax.set_xticks([0.9, 3.9], ["768 labelled pairs", "6,400 labelled pairs"])
