@@ -2,6 +2,7 @@
 
 import json
 
+import dpo_variants
 import label_quality as study
 import numpy as np
 import pytest
@@ -38,12 +39,12 @@ def test_gold_agreement_leaves_ties_out_and_falls_with_flips():
 def test_both_orders_see_through_a_position_bias():
     gaps = np.sign(GAPS[GAPS != 0])
     forward, backward = (1 / (1 + np.exp(-(2 * sign * gaps + 3))) for sign in (1, -1))
-    assert ((study.averaged_preference(forward, backward) > 0.5) == (gaps > 0)).all()
+    assert ((dpo_variants.averaged_preference(forward, backward) > 0.5) == (gaps > 0)).all()
 
 
 def test_relabelled_pairs_are_swapped_where_the_judge_prefers_the_rejected_answer():
     kept = np.arange(200) % 3 > 0
-    for row, pair, same in zip(study.relabelled(PAIRS, kept), PAIRS, kept, strict=True):
+    for row, pair, same in zip(dpo_variants.relabelled(PAIRS, kept), PAIRS, kept, strict=True):
         assert row["chosen"] == pair["chosen" if same else "rejected"]
         assert row["rejected_utility"] == pair["rejected_utility" if same else "chosen_utility"]
 
@@ -82,7 +83,7 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
     monkeypatch.setattr(study, "train_kto", train_dpo)
     monkeypatch.setattr(study, "train_sft_on_chosen", train_sft)
     monkeypatch.setattr(study, "sample_answers", sample)
-    monkeypatch.setattr(study, "judge_pairs", says_a)
+    monkeypatch.setattr(dpo_variants, "judge_pairs", says_a)
     monkeypatch.setattr(training, "load_sft_model", lambda: ("sft", None))
     metrics = study.measure(3)
     pairs = make_pairs(384, seed=3)
@@ -102,8 +103,7 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
 def test_every_claim_is_about_its_own_difference():
     gold = {"sft": 0.1, "flipped_0": 3.0, "flipped_15": 4.0, "flipped_30": 2.0, "coin": 64.0}
     gold |= {"ai_labels": 128.0, "kto_singles": 512.0, "sft_on_chosen": 1024.0}
-    metrics = {"differences": study.label_differences(gold)}
-    judged = {claim.id: judge(claim, [metrics])["mean"] for claim in study.CLAIMS}
+    judged = {claim.id: judge(claim, [{"gold": gold}])["mean"] for claim in study.CLAIMS}
     assert judged == pytest.approx(
         {
             "data_bounds_quality": 1.0,

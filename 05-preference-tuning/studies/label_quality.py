@@ -21,7 +21,7 @@ import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import lora_config, train_dpo
-from dpo_variants import averaged_preference, judge_pairs, relabelled, train_kto
+from dpo_variants import label_with_judge, train_kto
 
 from common import training
 from common.answers import answers_of_points, point_of, sample_answers
@@ -29,7 +29,6 @@ from common.claims import Claim, run_study
 from common.figures import GOLD, legend_below, new_figure, seed_columns
 from common.preferences import flip_labels, make_pairs, make_unpaired, questions
 
-FLIPPED = (0, 15, 30)  # per cent of the labels
 OF_PLANE = {  # for frontier.py, under its names
     "sft_on_chosen": ("SFT on chosen", "SFT on the chosen"),
     "coin": ("random labels", "labels by a coin"),
@@ -41,28 +40,28 @@ CLAIMS = (
         "data_bounds_quality",
         "the quality of the preference data bounds that of the tuning",
         "gold utility that 30 % swapped labels cost DPO in one pass",
-        of=lambda m: m["differences"]["data_bounds_quality"],
+        of=lambda m: m["gold"]["flipped_0"] - m["gold"]["flipped_30"],
         smallest=0.1,
     ),
     Claim(
         "rlaif_is_dpo",
         "RLAIF is DPO once the labels are there",
         "gold utility gained over SFT by DPO on the labels of a language model",
-        of=lambda m: m["differences"]["rlaif_is_dpo"],
+        of=lambda m: m["gold"]["ai_labels"] - m["gold"]["sft"],
         smallest=0.1,
     ),
     Claim(
         "kto_no_pairs",
         "KTO needs no pairs",
         "gold utility gained over SFT from single labels, one good to three bad",
-        of=lambda m: m["differences"]["kto_no_pairs"],
+        of=lambda m: m["gold"]["kto_singles"] - m["gold"]["sft"],
         smallest=0.1,
     ),
     Claim(
         "more_than_sft_on_chosen",
         "comparisons teach more than the chosen answers alone",
         "gold utility of DPO minus that of SFT on the chosen answers, one pass over the same pairs",
-        of=lambda m: m["differences"]["more_than_sft_on_chosen"],
+        of=lambda m: m["gold"]["flipped_0"] - m["gold"]["sft_on_chosen"],
         smallest=0.1,
     ),
 )
@@ -72,17 +71,11 @@ CLAIMS = (
 
 
 def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]:
-    """One answer of each pair with its label, so that no prompt has both.
-
-    It is the chosen one in `good_share` of the pairs.
-    """
-    rng, rows = random.Random(f"single {seed}"), []
-    order = rng.sample(range(len(pairs)), len(pairs))
+    """One answer of each pair with its label: the chosen one in `good_share` of the pairs."""
+    order = random.Random(f"single {seed}").sample(range(len(pairs)), len(pairs))
     good = set(order[: round(good_share * len(pairs))])
-    for k, pair in enumerate(pairs):
-        chosen, rejected = make_unpaired([pair])
-        rows.append(chosen if k in good else rejected)
-    return rows
+    answers = [make_unpaired([pair]) for pair in pairs]
+    return [chosen if k in good else rejected for k, (chosen, rejected) in enumerate(answers)]
 
 
 def gold_agreement(pairs: list[dict]) -> float:
@@ -95,15 +88,14 @@ def gold_agreement(pairs: list[dict]) -> float:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Seven trainings, the quality of their labels, the differences that claims are about."""
+    """Seven trainings, the quality of their labels, the answers of each policy."""
     count, most = (16, 16) if smoke else (384, 128)
     pairs = make_pairs(count, seed=seed)
     prompts = [question.prompt for question in questions("test", seed=seed)[:most]]
     model, tokenizer = training.load_sft_model()
-    verdicts = judge_pairs(model, tokenizer, pairs)  # tiny-gpt2 is the judge, too
-    labels = {f"flipped_{share}": flip_labels(pairs, share / 100, seed) for share in FLIPPED}
+    labels = {f"flipped_{share}": flip_labels(pairs, share / 100, seed) for share in (0, 15, 30)}
     labels["coin"] = flip_labels(pairs, 0.5, seed)
-    labels["ai_labels"] = relabelled(pairs, averaged_preference(*verdicts) > 0.5)
+    labels["ai_labels"] = label_with_judge(model, tokenizer, pairs)  # tiny-gpt2 is the judge, too
     singles = single_labels(make_pairs(2 * count, seed=seed + 500), 0.25, seed)
     others = {"kto_singles": singles, "sft_on_chosen": pairs}
     found = {"sft": sample_answers(model, tokenizer, prompts, 2, seed)}
@@ -120,12 +112,9 @@ def measure(seed: int, smoke: bool = False) -> dict:
     points = []
     for key, (method, label) in OF_PLANE.items():
         points.append(point_of(method, key, label, found[key], count))
-    gold = {name: float(answers.gold.mean()) for name, answers in found.items()}
     return {
-        "gold": gold,
-        "kl": {name: float(answers.kl.mean()) for name, answers in found.items()},
+        "gold": {name: float(answers.gold.mean()) for name, answers in found.items()},
         "agreement": {name: gold_agreement(rows) for name, rows in labels.items()},
-        "differences": label_differences(gold),
         "points": points,
         "answers": answers_of_points(prompts, points, [found[key].texts for key in OF_PLANE]),
     }
@@ -157,16 +146,6 @@ def train_sft_on_chosen(model, tokenizer, pairs, *, learning_rate: float, seed: 
     return trainer.model
 
 
-def label_differences(gold: dict[str, float]) -> dict[str, float]:
-    """Gold utility of one policy minus that of another."""
-    return {
-        "data_bounds_quality": gold["flipped_0"] - gold["flipped_30"],
-        "rlaif_is_dpo": gold["ai_labels"] - gold["sft"],
-        "kto_no_pairs": gold["kto_singles"] - gold["sft"],
-        "more_than_sft_on_chosen": gold["flipped_0"] - gold["sft_on_chosen"],
-    }
-
-
 # --- The figure ---
 
 TEACHERS = {  # name, colour
@@ -181,18 +160,10 @@ TEACHERS = {  # name, colour
 
 def draw(runs: list[dict]):
     """Labels and what comes of them; gold utility of every way."""
-    ends = [np.mean([run["gold"][name] for run in runs]) for name in ("flipped_0", "ai_labels")]
+    gold = {name: [run["gold"][name] for run in runs] for name in runs[0]["gold"]}
+    ends = np.mean(gold["flipped_0"]), np.mean(gold["ai_labels"])
     title = "Gold utility after DPO on people's labels {:.2f}, on a language model's {:.2f}"
-    figure, (quality, gold) = new_figure(1, 2, title.format(*ends))
-    agreement_panel(quality, runs)
-    columns = {told: [run["gold"][name] for run in runs] for name, (told, _) in TEACHERS.items()}
-    seed_columns(gold, columns, [color for _, color in TEACHERS.values()])
-    gold.set(title="Every way to train, after one pass", ylabel="gold utility (log-odds)")
-    return figure
-
-
-def agreement_panel(ax, runs: list[dict]) -> None:
-    """Gold utility against how often the labels agree with the gold order; a dot a seed."""
+    figure, (quality, ways) = new_figure(1, 2, title.format(*ends))
     for name, label, style in (
         ("flipped_0", "people's, 0 to 30 % swapped", {"marker": "o", "color": "lab:dpo"}),
         ("flipped_15", None, {"marker": "o", "color": "lab:dpo"}),
@@ -201,10 +172,14 @@ def agreement_panel(ax, runs: list[dict]) -> None:
         ("coin", "a coin's", {"marker": "x", "color": "lab:sft"}),
     ):
         agrees = [100 * run["agreement"][name] for run in runs]
-        ax.plot(agrees, [run["gold"][name] for run in runs], ls="", ms=5, label=label, **style)
-    ax.set(title="DPO by the quality of its labels", ylabel=GOLD)
-    ax.set(xlabel="labels that agree with the gold order (%)")
-    legend_below(ax, ncols=2)
+        quality.plot(agrees, gold[name], ls="", ms=5, label=label, **style)
+    quality.set(title="DPO by the quality of its labels", ylabel=GOLD)
+    quality.set(xlabel="labels that agree with the gold order (%)")
+    legend_below(quality, ncols=2)
+    columns = {told: gold[name] for name, (told, _) in TEACHERS.items()}
+    seed_columns(ways, columns, [color for _, color in TEACHERS.values()])
+    ways.set(title="Every way to train, after one pass", ylabel="gold utility (log-odds)")
+    return figure
 
 
 if __name__ == "__main__":
