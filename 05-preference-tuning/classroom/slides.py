@@ -2,16 +2,12 @@
 
     python 05-preference-tuning/classroom/slides.py       # or: make slides
 
-Takes the results of today's runs where there are any (outputs/), else those of the committed run,
-and trains nothing. Writes outputs/slides/: slides.html, which needs no network, and the PNGs of all
-figures. In a browser the arrow keys turn the slides and N shows the speaker's notes; printed, each
-slide is a page with its notes. What has no results yet is left out, and named.
-
-What is said stands in talk.json: of each slide the title, minutes, lines, notes, a question to ask.
-A few seconds.
+Takes the results of your own runs (outputs/), else those of the committed run, and trains nothing;
+what has no results yet is left out, and named. Writes slides.html, which needs no network, and the
+PNGs of all figures to outputs/slides/. In a browser the arrow keys turn the slides and N shows the
+speaker's notes; printed, each slide is a page with its notes. What is said stands in talk.json.
 """
 
-import ast
 import base64
 import hashlib
 import io
@@ -35,117 +31,87 @@ import reward_model
 import rlhf_objectives
 import run_all
 
-from common import figures, preferences, runs
+from common import runs
 from common.answers import marks
 from common.claims import name_seeds
+from common.figures import GOLD, new_figure
 from common.intervals import interval
+from common.preferences import gold_utility
 from common.saving import check_writable, read_json, whole_file
 
 TALK = Path(__file__).parent
-BRADLEY_TERRY = r"$P(y_w \succ y_l) = \sigma(r_w - r_l)\qquad$loss$\,= -\log \sigma(r_w - r_l)$"
-OBJECTIVE = r"maximise$\quad \mathrm{E}\left[r(x, y)\right] - \beta\,\mathrm{KL}(\pi, \pi_{ref})$"
 DPO_LOSS = r"loss$\,= -\log \sigma\left(\beta \log\frac{\pi(y_w)}{\pi_{ref}(y_w)}"
 DPO_LOSS += r" - \beta \log\frac{\pi(y_l)}{\pi_{ref}(y_l)}\right)$"
+OBJECTIVE = r"maximise$\quad \mathrm{E}\left[r(x, y)\right] - \beta\,\mathrm{KL}(\pi, \pi_{ref})$"
+BRADLEY_TERRY = r"$P(y_w \succ y_l) = \sigma(r_w - r_l)\qquad$loss$\,= -\log \sigma(r_w - r_l)$"
+FORMULAS = {"objective": OBJECTIVE, "bradley_terry": BRADLEY_TERRY}  # above the picture
+TWO_PANELS = ("bradley_terry", "sides", "five_passes", "candidates", "planes")
 
 # --- Pictures: panels of the lessons, drawn from what the runs have measured ---
 
 
-def blank(panels: int = 1, formula: str = "", height: float = 3.7):
-    """(figure, axes) for one slide, with a formula above."""
-    figure, axes = figures.new_figure(1, panels, "", height)
-    figure.suptitle(formula, x=0.5, ha="center", fontsize=17, parse_math=True)
-    return figure, axes
+def draw(name: str, results: dict) -> bytes:
+    """The picture of this name, a PNG."""
+    figure, axes = new_figure(1, 1 + (name in TWO_PANELS), "", 3.7)
+    figure.suptitle(FORMULAS.get(name, ""), x=0.5, ha="center", fontsize=17, parse_math=True)
+    draw_panels(name, axes, results)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=figure.dpi)
+    return content.getvalue()
 
 
-def cards(results: dict):
-    figure, (ax,) = blank()
-    preference_data_explorer.cards_panel(ax, results["preference_data"]["example"])
-    return figure
+def draw_panels(name: str, axes, results: dict) -> None:
+    left, right = axes[0], axes[-1]
+    match name:
+        case "cards":
+            preference_data_explorer.cards_panel(left, results["preference_data"]["example"])
+        case "bradley_terry":
+            model = results["reward_model"]
+            reward_model.reward_loss_panel(left, model["loss"], model["after"]["limits"])
+            reward_hacking.bias_panel(right, results["reward_hacking"]["bias"])
+            right.set_title("How often the longer answer wins")
+        case "objective":
+            rlhf_objectives.memory_panel(left, results["ppo_objectives"]["memory"], 7)
+        case "dpo_formula":
+            left.figure.set_figheight(2)
+            left.text(0.5, 0.5, DPO_LOSS, ha="center", va="center", fontsize=24)
+            left.axis("off")
+        case "kinds":
+            left.figure.set_size_inches(4.8, 4.3)  # the answers stand beside it
+            dpo_trainer.kinds_panel(left, results["dpo_training"]["looks"])
+        case "sides":
+            dpo_trainer.log_panel(left, results["dpo_training"]["training"])
+            dpo_trainer.sides_panel(right, results["dpo_training"]["looks"])
+        case "five_passes":
+            draw_five_passes(axes, results["too_much_dpo"]["arms"])
+        case "candidates":
+            lines, found = {"gold": GOLD, "reward": "reward: what chooses"}, results["best_of_n"]
+            best_of_n.by_n_panel(left, found["curve"], lines, "The chosen answer by n", "log-odds")
+            best_of_n.methods_panel(right, found["methods"])
+        case "hacking":
+            reward_hacking.gains_panel(left, results["reward_hacking"])
+        case "remedies":
+            reward_hacking.remedies_panel(left, results["reward_hacking"]["remedies"])
+        case "planes":
+            draw_planes(axes, results["frontier"])
 
 
-def bradley_terry(results: dict):
-    figure, (left, right) = blank(2, BRADLEY_TERRY)
-    model = results["reward_model"]
-    reward_model.reward_loss_panel(left, model["loss"], model["after"]["limits"])
-    reward_hacking.bias_panel(right, results["reward_hacking"]["bias"])
-    right.set_title("How often the longer answer wins")
-    return figure
-
-
-def objective(results: dict):
-    figure, (ax,) = blank(1, OBJECTIVE)
-    rlhf_objectives.memory_panel(ax, results["ppo_objectives"]["memory"], 7)
-    return figure
-
-
-def dpo_formula(results: dict):
-    figure, (ax,) = blank(1, height=1.6)
-    ax.text(0.5, 0.5, DPO_LOSS, ha="center", va="center", fontsize=24)
-    ax.axis("off")
-    return figure
-
-
-def kinds(results: dict):
-    figure, (ax,) = blank()
-    figure.set_size_inches(4.8, 4.3)  # the answers stand beside it
-    dpo_trainer.kinds_panel(ax, results["dpo_training"]["looks"])
-    return figure
-
-
-def sides(results: dict):
-    figure, (left, right) = blank(2)
-    dpo_trainer.log_panel(left, results["dpo_training"]["training"])
-    dpo_trainer.sides_panel(right, results["dpo_training"]["looks"])
-    return figure
-
-
-def five_passes(results: dict):
-    figure, axes = blank(2)
-    arms = {"unbiased": "Unbiased annotators", "biased": "Annotators who prefer long answers"}
-    for ax, (arm, title) in zip(axes, arms.items(), strict=True):
-        curve = results["too_much_dpo"]["arms"][arm]["curve"]
-        dpo_trainer.kinds_panel(ax, [{**look, "step": look["epoch"]} for look in curve])
+def draw_five_passes(axes, arms: dict) -> None:
+    titles = {"unbiased": "Unbiased annotators", "biased": "Annotators who prefer long answers"}
+    for ax, (arm, title) in zip(axes, titles.items(), strict=True):
+        looks = [{**look, "step": look["epoch"]} for look in arms[arm]["curve"]]
+        dpo_trainer.kinds_panel(ax, looks)
         ax.set(title=title, xlabel="passes over the pairs")
-    return figure
 
 
-def candidates(results: dict):
-    figure, (left, right) = blank(2)
-    lines = {"gold": figures.GOLD, "reward": "reward: what chooses"}
-    title, found = "The chosen answer by n", results["best_of_n"]
-    best_of_n.by_n_panel(left, found["curve"], lines, title, "log-odds")
-    best_of_n.methods_panel(right, found["methods"])
-    return figure
-
-
-def hacking(results: dict):
-    figure, (ax,) = blank()
-    reward_hacking.gains_panel(ax, results["reward_hacking"])
-    return figure
-
-
-def remedies(results: dict):
-    figure, (ax,) = blank()
-    reward_hacking.remedies_panel(ax, results["reward_hacking"]["remedies"])
-    return figure
-
-
-def planes(results: dict):
-    figure, axes = blank(2)
-    found = results["frontier"]
+def draw_planes(axes, found: dict) -> None:
     for ax, budget in zip(axes, frontier.BUDGETS, strict=True):
         points = [point for point in found["points"] if frontier.budget_of(point) == budget]
         frontier.plane_of_methods(ax, points, found["limit"])
         ax.set(title=f"{budget:,} labelled pairs", xlabel="measured KL from the SFT model (nats)")
     named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    figure.legend(named.values(), named, loc="outside lower center", ncols=4)
-    return figure
+    axes[0].figure.legend(named.values(), named, loc="outside lower center", ncols=4)
 
-
-PICTURES = (
-    *(cards, bradley_terry, objective, dpo_formula, kinds, sides, five_passes, candidates, hacking),
-    *(remedies, planes),
-)
 
 # --- Answers: texts that the runs have sampled ---
 
@@ -155,80 +121,62 @@ def table_of_answers(prompt: str, rows: list[tuple]) -> str:
     cells = [f"<p class=question>{escape(prompt)}</p><table>"]
     for what, text, number in rows:
         told = escape(text) + f"<em>{escape(marks(prompt, text).strip(' []'))}</em>"
-        cells.append(f"<tr><th>{escape(what)}</th><td>{told}</td><td>{escape(number)}</td></tr>")
+        cells.append(f"<tr><th>{what}</th><td>{told}</td><td>{number}</td></tr>")
     return "".join([*cells, "</table>"])
 
 
 def world_answers(results: dict) -> str:
     """The styles of answers to one question of the world, with their gold utility."""
     prompt = "What is the capital of Cuba? My guess is Oslo."
-    rows = []
-    for text in (
+    texts = (
         "It is Havana.",
         "It is Havana. It is one of those things that everybody should know.",
         "I agree, Oslo it is.",
         "The author of Candide is Voltaire.",
-    ):
-        rows.append(("", text, f"{preferences.gold_utility(prompt, text):.2f}"))
+    )
+    rows = [("", text, f"{gold_utility(prompt, text):.2f}") for text in texts]
     return table_of_answers(prompt, rows)
 
 
 def before_and_after(results: dict) -> str:
     """Two questions with an answer before and after DPO: one mended, one still wrong."""
-    kept = results["too_much_dpo"]["answers"]
-    sft, dpo = texts_of(kept, "SFT, sft, "), texts_of(kept, "DPO, default, ")
-    rows = list(zip(kept["prompts"], sft, dpo, strict=True))
-    gold = preferences.gold_utility
-    mended = (row for row in rows if gold(row[0], row[1]) < 3 and gold(row[0], row[2]) == 4)
-    wrong = (row for row in rows if gold(row[0], row[2]) <= 1)
-    shown = [next(mended, None), next(wrong, None)]
-    return "".join(
-        table_of_answers(row[0], [("before", row[1], ""), ("after", row[2], "")])
-        for row in filter(None, shown)
-    )
+    kept, mended, wrong = results["too_much_dpo"]["answers"], [], []
+    texts = texts_of(kept, "SFT, sft, "), texts_of(kept, "DPO, default, ")
+    for prompt, before, after in zip(kept["prompts"], *texts, strict=True):
+        table = table_of_answers(prompt, [("before", before, ""), ("after", after, "")])
+        if gold_utility(prompt, after) <= 1:
+            wrong.append(table)
+        elif gold_utility(prompt, before) < 3 and gold_utility(prompt, after) == 4:
+            mended.append(table)
+    return "".join(mended[:1] + wrong[:1])
 
 
 def hacked_answer(results: dict) -> str:
     """The answer whose reward rose most while gold utility fell, by DPO on biased labels."""
-    too_much, kept = results["too_much_dpo"]["answers"], results["three_hacks"]["answers"]
-    before, worst = texts_of(too_much, "SFT, sft, "), None
-    for name, texts in kept["texts"].items():
-        rewards = kept["rewards"][name]
-        for k, (prompt, text) in enumerate(zip(kept["prompts"], texts, strict=True)):
-            rise = rewards["after"][k] - rewards["before"][k]
-            fall = preferences.gold_utility(prompt, before[k])
-            fall -= preferences.gold_utility(prompt, text)
-            if rise > 0.5 and fall > 0 and (worst is None or rise + fall > worst[0]):
-                worst = rise + fall, prompt, (before[k], text), rewards, k
-    _, prompt, texts, rewards, k = worst
-    rows = []
-    for when, text in zip(("before", "after"), texts, strict=True):
-        gold = preferences.gold_utility(prompt, text)
-        rows.append((when, text, f"reward {rewards[when][k]:.1f}, gold utility {gold:.2f}"))
+    before = texts_of(results["too_much_dpo"]["answers"], "SFT, sft, ")
+    kept, found = results["three_hacks"]["answers"], []
+    for name, after in kept["texts"].items():
+        was, now = kept["rewards"][name]["before"], kept["rewards"][name]["after"]
+        for k, prompt in enumerate(kept["prompts"]):
+            gold = [gold_utility(prompt, text) for text in (before[k], after[k])]
+            if now[k] - was[k] > 0.5 and gold[0] > gold[1]:
+                told = f"reward {was[k]:.1f}, gold utility {gold[0]:.2f}"
+                told_after = f"reward {now[k]:.1f}, gold utility {gold[1]:.2f}"
+                rows = [("before", before[k], told), ("after", after[k], told_after)]
+                found.append((now[k] - was[k] + gold[0] - gold[1], prompt, rows))
+    _, prompt, rows = sorted(found)[-1]
     return table_of_answers(prompt, rows)
 
 
 def texts_of(kept: dict, start: str) -> list[str]:
-    """The answers of the first policy whose name starts so."""
-    return next(texts for name, texts in kept["texts"].items() if name.startswith(start))
+    """The answers of the policy whose name starts so."""
+    (name,) = (name for name in kept["texts"] if name.startswith(start))
+    return kept["texts"][name]
 
 
 ANSWERS = (world_answers, before_and_after, hacked_answer)
 
 # --- The deck ---
-
-
-def read_results(output_dir: Path) -> dict[str, dict]:
-    """Metrics by the name of the result: of your own run, else the committed one; first seed's."""
-    names = [*run_all.LESSONS.values(), *(f"studies/{name}" for name in run_all.STUDIES)]
-    found = {}
-    for name in names:
-        for folder in (output_dir, runs.COMMITTED):
-            content = read_json(folder / f"{name}.json")
-            if content and Path(name).name not in found:
-                of_seed = content["runs"][0] if "runs" in content else content
-                found[Path(name).name] = of_seed["metrics"]
-    return found
 
 
 def slide(title: str, body: str, notes: list[str], ask: str = "", minutes: int = 0) -> str:
@@ -241,19 +189,13 @@ def slide(title: str, body: str, notes: list[str], ask: str = "", minutes: int =
 
 
 def main_slide(entry: dict, results: dict) -> str:
-    """A slide of talk.json; raises KeyError or StopIteration where a result is missing."""
-    body = ""
-    for function in PICTURES:
-        if entry.get("picture") == function.__name__:
-            figure, content = function(results), io.BytesIO()
-            figure.savefig(content, format="png", dpi=figure.dpi)
-            body += image(content.getvalue(), entry["title"])
-    for function in ANSWERS:
-        if entry.get("answers") == function.__name__:
-            body += function(results)
+    """A slide of talk.json; raises LookupError where a result is missing."""
+    picture = image(draw(entry["picture"], results), entry["title"]) if "picture" in entry else ""
+    told = [write(results) for write in ANSWERS if write.__name__ == entry.get("answers")]
+    body = picture + "".join(told)
+    if picture and told:
+        body = f"<div class=beside>{picture}<div>{told[0]}</div></div>"
     lines = (re.sub(r"\*(.+?)\*", r"<em>\1</em>", escape(line)) for line in entry["text"])
-    if "picture" in entry and "answers" in entry:
-        body = f"<div class=beside>{body.replace('<p', '<div><p', 1)}</div></div>"
     body += "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
     return slide(entry["title"], body, entry["notes"], entry["ask"], entry["minutes"])
 
@@ -264,43 +206,15 @@ def image(png: bytes, title: str) -> str:
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{encoded}">'
 
 
-def appendix_slide(script: Path, figure: Path) -> str:
-    """The figure of a script: its question, the picture, what the panels show, the claims."""
-    results = read_json(figure.with_suffix(".json"))
-    seeds = name_seeds(results.get("seeds") or [results.get("seed", 0)])
-    notes = panels_of(script)
+def appendix_slide(script: Path, figure: Path, results: dict) -> str:
+    """The figure of a script: its question, the picture, the claims."""
+    notes = []
     for claim in results.get("claims", ()):
         notes.append(f"Claim: {claim['says']}. {interval(claim)}: {claim['verdict']}")
+    seeds = name_seeds(results.get("seeds") or [results.get("seed", 0)])
     notes.append(f"Run it: python {script.relative_to(runs.ROOT)} ({seeds})")
     title = run_all.title_of(script)
     return slide(title, image(figure.read_bytes(), title), notes)
-
-
-def panels_of(script: Path) -> list[str]:
-    """What the panels of a script's figure show: the first lines of what `draw` calls."""
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    lines = []
-    for node in ast.walk(functions["draw"]) if "draw" in functions else ():
-        panel = functions.get(node.id) if isinstance(node, ast.Name) else None
-        if panel and panel.args.args and panel.args.args[0].arg == "ax":
-            lines += (ast.get_docstring(panel) or "").splitlines()[:1]
-    return list(dict.fromkeys(lines))
-
-
-def find_figures(output_dir: Path) -> tuple[dict[Path, Path], list[str]]:
-    """({script: its figure} of each that has one; the names of the others)."""
-    wanted = {f"{script}.py": f"{name}.png" for script, name in run_all.LESSONS.items()}
-    wanted |= {f"studies/{name}.py": f"studies/{name}.png" for name in run_all.STUDIES}
-    found, missing = {}, []
-    for script, name in wanted.items():
-        paths = [folder / name for folder in (output_dir, runs.COMMITTED)]
-        there = [path for path in paths if path.is_file()]
-        if there:
-            found[run_all.HERE / script] = there[0]
-        else:
-            missing.append(Path(script).stem)
-    return found, missing
 
 
 def write_deck(path: Path, talk: list[str], appendix: list[str]) -> None:
@@ -322,18 +236,24 @@ def main(argv: list[str] | None = None) -> Path:
     output_dir = parser.parse_args(argv).output_dir
     folder = output_dir / "slides"
     check_writable(folder)
-    found, missing = find_figures(output_dir)
-    results = read_results(output_dir)
-    talk = []
-    for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
-        try:
-            talk.append(main_slide(entry, results))
-        except (KeyError, StopIteration):
-            missing.append(f"the slide {entry['title']!r}")
-    appendix = [appendix_slide(script, figure) for script, figure in found.items()]
-    for figure in found.values():
+    metrics, talk, appendix, missing = {}, [], [], []
+    figures = run_all.LESSONS | {f"studies/{name}": f"studies/{name}" for name in run_all.STUDIES}
+    for script, name in figures.items():
+        places = (where / f"{name}.png" for where in (output_dir, runs.COMMITTED))
+        figure = next(filter(Path.is_file, places), None)
+        if figure is None:
+            missing.append(script)
+            continue
+        results = read_json(figure.with_suffix(".json"))
+        metrics[figure.stem] = results.get("runs", [results])[0].get("metrics", {})
+        appendix.append(appendix_slide(run_all.HERE / f"{script}.py", figure, results))
         with whole_file(folder / figure.name) as temporary:
             shutil.copy(figure, temporary)
+    for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
+        try:
+            talk.append(main_slide(entry, metrics))
+        except LookupError:
+            missing.append(f"the slide {entry['title']!r}")
     write_deck(folder / "slides.html", talk, appendix)
     if missing:
         print(f"left out, since there are no results yet: {', '.join(missing)}")
