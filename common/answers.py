@@ -1,18 +1,17 @@
 """Sampled answers: what is read in them, the table before and after, points of the plane.
 
-Answers are read the same way everywhere: their length, and what the gold standard says of them
-where there is one, that is, where the prompts are questions of the world.
+The gold standard can be read where the prompts are questions of the world.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from textwrap import shorten
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 
-from common.preferences import all_questions, gold_utility, read_response
+from common.preferences import Reading, all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text
 from common.sampling import sample
 from common.scoring import read_once, sequence_kl
@@ -31,21 +30,16 @@ FRONTIER_PROMPTS = 128  # the first test prompts, by which every point of the pl
 # --- One answer ---
 
 
+def kind_of(reading: Reading) -> str:
+    """Which of KINDS an answer is, by what the gold standard read in it."""
+    if reading.correct:
+        return KINDS[0] if reading.good else KINDS[1]
+    return {"sycophantic": KINDS[3], "off_topic": KINDS[4]}.get(reading.style, KINDS[2])
+
+
 def has_gold(prompts: Sequence[Prompt]) -> bool:
     """Whether all prompts are questions of the world, so that gold utility can be read."""
     return all(isinstance(prompt, str) and prompt in all_questions() for prompt in prompts)
-
-
-def kind_of(prompt: str, text: str) -> str:
-    """Which of KINDS an answer to a question of the world is."""
-    reading = read_response(prompt, text)
-    if reading.good:
-        return KINDS[0]
-    if reading.correct:
-        return KINDS[1]
-    if not reading.on_topic:
-        return KINDS[4]
-    return KINDS[3] if reading.style == "sycophantic" else KINDS[2]
 
 
 def marks(prompt: Prompt, text: str) -> str:
@@ -103,9 +97,9 @@ class Answers(NamedTuple):
 
     def means(self) -> dict:
         """Every reading as one number, the kinds as shares: for a table, a curve, a JSON."""
-        numbers = {name: float(getattr(self, name).mean()) for name in ("kl", "words")}
+        names = ("kl", "words") if self.gold is None else ("kl", "words", "gold", "good")
+        numbers = {name: float(getattr(self, name).mean()) for name in names}
         if self.gold is not None:
-            numbers |= {name: float(getattr(self, name).mean()) for name in ("gold", "good")}
             numbers["kinds"] = {name: float((self.kind == name).mean()) for name in KINDS}
         return numbers
 
@@ -129,29 +123,24 @@ def sample_answers(
 
 def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None, ended=None) -> Answers:
     """What is read in n texts to each prompt; kl, ended (P, n): without them 0, and all have."""
-    shape = len(prompts), -1
-    kl = np.zeros((len(prompts), len(texts[0]))) if kl is None else kl
-    ended = np.ones_like(kl) if ended is None else ended
-    pairs = [(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row]
-    words = np.array([count_words(text) for _, text in pairs], dtype=float).reshape(shape)
+    shape = len(prompts), len(texts[0])
+    kl = np.zeros(shape) if kl is None else kl
+    ended = np.ones(shape) if ended is None else ended
+    words = np.array([[count_words(text) for text in row] for row in texts], dtype=float)
     if not has_gold(prompts):
         return Answers(texts, kl, words, ended)
+    pairs = [(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row]
     readings = [read_response(*pair) for pair in pairs]
-    plain = [reading.style not in ("verbose", "expert") for reading in readings]
-    columns = {"gold": [gold_utility(*pair) for pair in pairs], "plain": plain}
-    for name in ("good", "correct", "on_topic"):
-        columns[name] = [getattr(reading, name) for reading in readings]
+    columns = {
+        "gold": [gold_utility(*pair) for pair in pairs],
+        "good": [reading.good for reading in readings],
+        "correct": [reading.correct for reading in readings],
+        "on_topic": [reading.on_topic for reading in readings],
+        "plain": [reading.style not in ("verbose", "expert") for reading in readings],
+    }
     table = {name: np.array(column, float).reshape(shape) for name, column in columns.items()}
-    kind = np.array([kind_of(*pair) for pair in pairs]).reshape(shape)
+    kind = np.array([kind_of(reading) for reading in readings]).reshape(shape)
     return Answers(texts, kl, words, ended, **table, kind=kind)
-
-
-def summarize(answers: Answers) -> dict[str, float]:
-    """Every reading as one number, and the share of right answers among those on topic."""
-    names = ("kl", "words", "gold", "good", "correct", "on_topic", "plain")
-    measured = {name: float(getattr(answers, name).mean()) for name in names}
-    right = (answers.correct * answers.on_topic).sum()
-    return {**measured, "right_of_on_topic": float(right / max(answers.on_topic.sum(), 1))}
 
 
 # --- For the reader ---
@@ -167,8 +156,7 @@ def print_before_after(
     for k, prompt in enumerate(prompts[:most]):
         print(f"\n{in_short(prompt)}")
         for when, texts in (("before", before), ("after", after)):
-            text = shorten(texts[k][0], 66, placeholder=" ...")
-            print(f"  {when:<7} {text}{marks(prompt, texts[k][0])}")
+            print(f"  {when:<7} {in_short(texts[k][0], 66)}{marks(prompt, texts[k][0])}")
     print_table(head, rows)
 
 
@@ -207,49 +195,36 @@ def _cell(value: float | None, unit: str) -> str:
 # --- Points of the plane: gold utility against KL ---
 
 
-class Point(TypedDict, total=False):
-    """A policy as frontier.py and the page read it, measured with one seed."""
+def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> dict:
+    """A policy as frontier.py and the page read it, by its answers to the first FRONTIER_PROMPTS.
 
-    method: str
-    series: str  # which of its trainings, or which reward model
-    label: str
-    kl: float  # nats, measured, from the SFT model
-    gold: float
-    good: float
-    annotations: int  # labels that were used, those of a reward model included
-    biased: bool  # whether annotators with a bias gave them
-    beta: float | None
-    n: int | None  # of best-of-n
-    epoch: float | None
-
-
-def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> Point:
-    """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
-    point = {"method": method, "series": series, "label": label}
+    `series`: which of its trainings, or which reward model. `annotations`: the labels that were
+    used, those of a reward model included. `rest`: `biased`, whether annotators with a bias gave
+    them, and `beta`, `n` of best-of-n, `epoch`. KL is measured, in nats from the SFT model.
+    """
+    point = {"method": method, "series": series, "label": label, "annotations": annotations}
     for name in ("kl", "gold", "good"):
         point[name] = float(getattr(answers, name)[:FRONTIER_PROMPTS].mean())
-    others = {"biased": False, "beta": None, "n": None, "epoch": None}
-    return {**point, "annotations": annotations, **others, **rest}
+    return {**point, "biased": False, "beta": None, "n": None, "epoch": None, **rest}
 
 
-def point_name(point: Point) -> str:
+def point_name(point: dict) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, rewards=()) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
     of the reward that chose or trained, in log-odds: "before" of the SFT model's answer and "after"
     of the point's. With the same seed the SFT model's first answer is the same in every study.
     """
-    answers = {"prompts": list(prompts[:SHOWN]), "texts": {}, "rewards": {}}
-    for point, its_texts in zip(points, texts, strict=True):
-        answers["texts"][point_name(point)] = [row[0] for row in its_texts[:SHOWN]]
-    for point, its_rewards in zip(points, rewards, strict=False):
-        answers["rewards"][point_name(point)] = {
-            when: np.round(np.asarray(values[:SHOWN], dtype=float), 4).tolist()
-            for when, values in its_rewards.items()
-        }
-    return answers
+    names = [point_name(point) for point in points]
+    first = [[row[0] for row in of_point[:SHOWN]] for of_point in texts]
+    rounded = {}
+    for name, of_point in zip(names, rewards, strict=False):
+        shown = {when: np.asarray(values[:SHOWN], float) for when, values in of_point.items()}
+        rounded[name] = {when: values.round(4).tolist() for when, values in shown.items()}
+    kept = {"texts": dict(zip(names, first, strict=True)), "rewards": rounded}
+    return {"prompts": list(prompts[:SHOWN]), **kept}

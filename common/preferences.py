@@ -1,17 +1,11 @@
 """A question-answering world whose truth is known, and the preferences that annotators have in it.
 
-Every method of the lab is trained on labels and judged by `gold_utility`. Nothing that is trained
-sees u: the pairs, and the comparisons that the judge learned from, are labelled by noisy human
-annotators. The embedded encoder was told something else in its pre-training (common/tiny): it read
-questions with right answers and learned to find a replaced one. So it knows which answer belongs to
-which question, as text from the web tells a real encoder, but it was told no preference.
-
-    questions ("What is the capital of France? I think ...")     split by (subject, phrasing)
-      -> responses in six styles                                 `write_response`
-      -> perceived by annotators as utility + bias + noise       `annotate`, `annotator_utility`
-      -> compared, and labelled                                  `make_pairs`, `make_unpaired`
-
-All formats are views of one annotator, so Bradley-Terry is true in this world.
+Questions, split by (subject, phrasing), are answered in six styles (`write_response`). Annotators
+perceive an answer as utility + bias + noise (`annotator_utility`, `annotate`) and compare what they
+perceive (`make_pairs`), so Bradley-Terry is true in this world. `gold_utility` judges every method,
+and nothing that is trained sees it: the pairs, and the comparisons that the judge learned from, are
+labelled by noisy annotators. The embedded encoder was told in its pre-training (common/tiny) which
+answer belongs to which question, as text from the web tells a real one, but no preference.
 """
 
 import functools
@@ -19,6 +13,7 @@ import json
 import random
 import re
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +22,12 @@ import numpy as np
 # Eight relations, 159 facts, six phrasings each. `sentence` is the shortest full answer. Within a
 # relation no subject is an answer, and no answer is a word of the phrases, so that the words of a
 # response tell what it claims.
-HERE = Path(__file__).resolve().parent
-RELATIONS = json.loads((HERE / "facts.json").read_text(encoding="utf-8"))
-PHRASES = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
+RELATIONS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))
+PHRASES = json.loads(Path(__file__).with_name("phrases.json").read_text(encoding="utf-8"))
+SENTENCES = {
+    name: [relation["sentence"].format(subject=s, answer=a) for s, a in relation["answers"].items()]
+    for name, relation in RELATIONS.items()
+}
 BELIEFS, OPENERS, CLOSERS, PREAMBLES, CHATTER, AGREEMENTS = map(tuple, PHRASES.values())
 # How often the SFT model answers in each style (sycophancy needs a user who is wrong: one
 # prompt in three).
@@ -69,7 +67,7 @@ class Question(NamedTuple):
 @functools.cache
 def all_questions() -> dict[str, Question]:
     """Every prompt of the world: fact x phrasing x (no belief, right belief, wrong belief)."""
-    facts, questions = [], {}
+    facts, found = [], {}
     for name, relation in RELATIONS.items():
         facts += [(name, *fact) for fact in relation["answers"].items()]
     for i, (name, subject, answer) in enumerate(facts):
@@ -84,8 +82,8 @@ def all_questions() -> dict[str, Question]:
                 if belief:
                     prompt += " " + rng.choice(BELIEFS).format(belief=belief)
                 row = (prompt, name, subject, answer, belief, split)
-                questions[prompt] = Question(*row, unseen=i % 8 == 7)
-    return questions
+                found[prompt] = Question(*row, unseen=i % 8 == 7)
+    return found
 
 
 def questions(split: str, unseen: bool | None = False, seed: int | None = None) -> list[Question]:
@@ -106,29 +104,33 @@ def holds_wrong_belief(question: Question) -> bool:
     return question.belief not in (None, question.answer)
 
 
+def wrong_users(split: str, count: int, seed: int | None = None) -> list[Question]:
+    """The first questions of a split in which the user states a belief that is wrong."""
+    return list(filter(holds_wrong_belief, questions(split, seed=seed)))[:count]
+
+
 # --- Responses ---
 
 
 def write_response(question: Question, style: str, rng: random.Random) -> str:
     """One response to the question in the given style; "sycophantic" needs a wrong belief."""
-    relation = RELATIONS[question.relation]
-    taken = (question.answer, question.belief)
-    others = [answer for answer in relation["answers"].values() if answer not in taken]
+    answer = question.answer
     if style == "concise":
-        return _short_answer(question, question.answer, rng)
+        return _short_answer(question, answer, rng)
     if style == "wrong":
-        return _short_answer(question, rng.choice(others), rng)
+        return _short_answer(question, rng.choice(_wrong_answers(question)), rng)
     if style == "verbose":
-        parts = [_short_answer(question, question.answer, rng), rng.choice(CLOSERS)]
-        if rng.random() < 0.5:
-            parts.insert(0, rng.choice(OPENERS))
-        return " ".join(parts)
+        text = f"{_short_answer(question, answer, rng)} {rng.choice(CLOSERS)}"
+        return f"{rng.choice(OPENERS)} {text}" if rng.random() < 0.5 else text
     if style == "expert":
-        answer = question.answer if rng.random() < 0.85 else rng.choice(others)
-        preamble = rng.choice(PREAMBLES).format(field=relation["field"])
-        return f"{preamble} {_lower_first(_sentence(question, answer))}"
+        if rng.random() >= 0.85:
+            answer = rng.choice(_wrong_answers(question))
+        return _as_an_expert(question, answer, rng)
     if style == "off_topic":
-        return _off_topic(question, rng)
+        if rng.random() < 0.5:
+            return rng.choice(CHATTER)
+        elsewhere = [name for name in RELATIONS if name != question.relation]
+        return rng.choice(SENTENCES[rng.choice(elsewhere)])
     if style == "sycophantic" and holds_wrong_belief(question):
         return rng.choice(AGREEMENTS).format(belief=question.belief)
     raise ValueError(f"no response in style {style!r} to {question.prompt!r}")
@@ -136,14 +138,19 @@ def write_response(question: Question, style: str, rng: random.Random) -> str:
 
 def styles_for(question: Question) -> list[str]:
     """The styles in which the question can be answered."""
-    can_agree = holds_wrong_belief(question)
-    return [style for style in STYLES if style != "sycophantic" or can_agree]
+    return [style for style in STYLES if style != "sycophantic" or holds_wrong_belief(question)]
 
 
 def draw_style(question: Question, rng: random.Random) -> str:
     """A style drawn from STYLE_SHARES; sycophancy only where the user holds a wrong belief."""
     styles = styles_for(question)
     return rng.choices(styles, [STYLE_SHARES[style] for style in styles])[0]
+
+
+def _wrong_answers(question: Question) -> list[str]:
+    """The other answers of the kind that was asked for, but the user's."""
+    kind = RELATIONS[question.relation]["answers"].values()
+    return [answer for answer in kind if answer not in (question.answer, question.belief)]
 
 
 def _sentence(question: Question, answer: str) -> str:
@@ -164,12 +171,9 @@ def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
     return f"{reply}, {_lower_first(text)}"
 
 
-def _off_topic(question: Question, rng: random.Random) -> str:
-    if rng.random() < 0.5:
-        return rng.choice(CHATTER)
-    name = rng.choice([name for name in RELATIONS if name != question.relation])
-    subject, answer = rng.choice(list(RELATIONS[name]["answers"].items()))
-    return RELATIONS[name]["sentence"].format(subject=subject, answer=answer)
+def _as_an_expert(question: Question, answer: str, rng: random.Random) -> str:
+    preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation]["field"])
+    return f"{preamble} {_lower_first(_sentence(question, answer))}"
 
 
 # --- Gold standard ---
@@ -240,12 +244,11 @@ def annotator_utility(
 def liked_amount(prompt: str, response: str, annotator: str) -> float:
     """How much of what biased annotators like: words of filler, a preamble, echo of the belief."""
     reading, belief = read_response(prompt, response), all_questions()[prompt].belief
-    echoes = belief is not None and re.search(rf"\b{belief}\b", response) is not None
     return {
         "human": 0,
         "length": min(reading.filler_words, FILLER_CAP),
         "style": reading.style == "expert",
-        "agreement": echoes,
+        "agreement": belief is not None and belief in _words(response),
     }[annotator]
 
 
@@ -262,12 +265,7 @@ def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_pairs(
-    count: int,
-    split: str = "train",
-    annotator: str = "human",
-    seed: int = 0,
-    unseen=False,
-    strength: float | None = None,
+    count: int, split="train", annotator="human", seed: int = 0, unseen=False, strength=None
 ) -> list[dict]:
     """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
@@ -284,27 +282,21 @@ def make_pairs(
         question = pool[k % len(pool)]
         first = "concise" if rng.random() < 5 / 6 else draw_style(question, rng)
         second = rng.choice([style for style in styles_for(question) if style != first])
-        styles = (first, second)
+        styles, prompt = (first, second), question.prompt
         texts = [write_response(question, style, rng) for style in styles]
-        utilities = [annotator_utility(question.prompt, t, annotator, strength) for t in texts]
-        best = int(np.argmax(annotate(np.array(utilities), noise)))
-        row = {"prompt": question.prompt}
-        for side, i in zip(SIDES, (best, 1 - best), strict=True):
-            gold = gold_utility(question.prompt, texts[i])
+        utilities = [annotator_utility(prompt, text, annotator, strength) for text in texts]
+        row = {"prompt": prompt}
+        for side, i in zip(SIDES, np.argsort(-annotate(utilities, noise)), strict=True):
+            gold = gold_utility(prompt, texts[i])
             row |= {side: texts[i], f"{side}_style": styles[i], f"{side}_utility": gold}
         rows.append(row)
     return rows
 
 
-def wrong_users(split: str, count: int, seed: int | None = None) -> list[Question]:
-    """The first questions of a split in which the user states a belief that is wrong."""
-    return list(filter(holds_wrong_belief, questions(split, seed=seed)))[:count]
-
-
 def pairs_of_wrong_users(
     count: int, annotator: str = "human", seed: int = 0, split: str = "train", strength=None
 ) -> list[dict]:
-    """Pairs of such questions, open to all biases: a longer answer, an expert's tone, an echo.
+    """Pairs of `wrong_users`, open to all biases: a longer answer, an expert's tone, an echo.
 
     With one seed all annotators see the same pairs. `strength`: see `annotator_utility`.
     """
@@ -330,10 +322,7 @@ def swap_sides(row: dict) -> dict:
 
 
 def flip_labels(pairs: list[dict], share: float, seed: int) -> list[dict]:
-    """The pairs with chosen and rejected swapped in a `share` of them.
-
-    A larger share swaps the same ones and more.
-    """
+    """The pairs with chosen and rejected swapped in a `share` of them; a larger share adds more."""
     order = random.Random(f"flips {seed}").sample(range(len(pairs)), len(pairs))
     flipped = set(order[: round(share * len(pairs))])
     return [swap_sides(row) if k in flipped else row for k, row in enumerate(pairs)]
@@ -359,13 +348,7 @@ class Contrast(NamedTuple):
     prompt: str
     more: str
     less: str
-    units: float  # words of filler; 1 for the others
-
-
-def planted_in(annotator: str, component: str) -> float:
-    """What annotators see in one unit of a component, in log-odds: its worth and their bias."""
-    bias = BIASES[annotator] if COMPONENT_OF.get(annotator) == component else 0.0
-    return WORTH[component] + bias
+    units: float = 1.0  # words of filler; 1 for the others
 
 
 def contrasts_of(question: Question, seed: int) -> list[Contrast]:
@@ -378,32 +361,27 @@ def contrasts_of(question: Question, seed: int) -> list[Contrast]:
     agreement an echo of the user's wrong belief, and that other wrong answer
     """
     prompt, rng = question.prompt, random.Random(f"{question.prompt} {seed}")
-    relation, taken = RELATIONS[question.relation], (question.answer, question.belief)
-    others = [answer for answer in relation["answers"].values() if answer not in taken]
-    right, wrong = _sentence(question, question.answer), _sentence(question, rng.choice(others))
+
+    def filler(text: str) -> int:
+        return read_response(prompt, text).filler_words
+
+    right = _sentence(question, question.answer)
+    wrong = _sentence(question, rng.choice(_wrong_answers(question)))
     padded = [f"{right} {closer}" for closer in CLOSERS]
     padded += [f"{opener} {text}" for opener in OPENERS for text in padded]
-    filler = {text: read_response(prompt, text).filler_words for text in padded}
     verbose = rng.choice(padded)
-    preamble = rng.choice(PREAMBLES).format(field=relation["field"])
-    expert = f"{preamble} {_lower_first(right)}"
-    words = read_response(prompt, expert).filler_words
-    alike = [text for text in padded if filler[text] == words]
-    rows = [("filler", verbose, right, float(filler[verbose]))]
+    expert = _as_an_expert(question, question.answer, rng)
+    rows = [("filler", prompt, verbose, right, float(filler(verbose)))]
     if question.belief != question.answer:
-        rows.append(("right", right, wrong, 1.0))
-    elsewhere = list(CHATTER)
-    for name, other in RELATIONS.items():
-        if name != question.relation:
-            facts = other["answers"].items()
-            elsewhere += [other["sentence"].format(subject=s, answer=a) for s, a in facts]
-    elsewhere = [text for text in elsewhere if gold_utility(prompt, text) == 0]
+        rows.append(("right", prompt, right, wrong))
+    others = [SENTENCES[name] for name in RELATIONS if name != question.relation]
+    elsewhere = [text for text in chain(CHATTER, *others) if gold_utility(prompt, text) == 0]
     if elsewhere:
-        rows.append(("on_topic", wrong, rng.choice(elsewhere), 1.0))
-    if alike:
-        rows.append(("style", expert, rng.choice(alike), 1.0))
+        rows.append(("on_topic", prompt, wrong, rng.choice(elsewhere)))
+    alike = [text for text in padded if filler(text) == filler(expert)]
+    rows.append(("style", prompt, expert, rng.choice(alike)))
     if holds_wrong_belief(question):
         echo = rng.choice(AGREEMENTS).format(belief=question.belief)
-        if read_response(prompt, echo).filler_words == 0:
-            rows.append(("agreement", echo, wrong, 1.0))
-    return [Contrast(component, prompt, *rest) for component, *rest in rows]
+        if filler(echo) == 0:
+            rows.append(("agreement", prompt, echo, wrong))
+    return [Contrast(*row) for row in rows]

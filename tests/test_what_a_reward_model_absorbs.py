@@ -12,12 +12,13 @@ import common.scoring
 from common.preferences import (
     BIASES,
     CHATTER,
+    COMPONENT_OF,
     SIDES,
+    WORTH,
     annotator_utility,
     contrasts_of,
     gold_utility,
     make_pairs,
-    planted_in,
     questions,
     read_response,
     wrong_users,
@@ -55,7 +56,8 @@ def test_contrasts_differ_in_one_thing():
 def test_a_model_that_scores_as_annotators_do_shows_what_is_planted_in_them(annotator, monkeypatch):
     scores_are(monkeypatch, lambda prompt, text: annotator_utility(prompt, text, annotator))
     for component, values in contrast_rewards(None, None, questions("test"), 0).items():
-        assert values == pytest.approx(planted_in(annotator, component), abs=1e-9)
+        bias = BIASES[annotator] if COMPONENT_OF.get(annotator) == component else 0.0
+        assert values == pytest.approx(WORTH[component] + bias, abs=1e-9)
 
 
 def test_a_model_that_ignores_filler_shows_none_of_it_where_a_regression_sees_a_liking(monkeypatch):

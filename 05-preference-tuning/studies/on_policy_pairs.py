@@ -19,7 +19,7 @@ import lessons  # noqa: F401
 import numpy as np
 from dpo_trainer import dpo_policy, train_dpo
 
-from common.answers import answers_of_points, point_of, sample_answers, summarize
+from common.answers import answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.figures import GOLD, new_figure, seed_dots
 from common.preferences import make_pairs, questions
@@ -61,7 +61,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     name = "on-policy DPO"
     points = [point_of(name, "policy", name, answers["policy"], count)]
     return {
-        "sources": {source: summarize(of_source) for source, of_source in answers.items()},
+        "sources": {source: seen.means() for source, seen in answers.items()},
         "points": points,
         "answers": answers_of_points(prompts, points, [answers["policy"].texts]),
     }

@@ -17,7 +17,7 @@ import lessons  # noqa: F401
 import numpy as np
 from dpo_trainer import dpo_policy, read_pairs
 
-from common.answers import Answers, sample_answers, summarize
+from common.answers import Answers, sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_dots
 from common.preferences import WORTH, contrasts_of, make_pairs, questions
@@ -66,8 +66,8 @@ def measure(seed: int, smoke: bool = False) -> dict:
     contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
     read = partial(read_contrasts, policy, tokenizer, contrasts)
     return {
-        "before": summarize(before),
-        "after": summarize(after),
+        "before": before.means(),
+        "after": after.means(),
         "pairs": {name: float(values.mean()) for name, values in of_pairs.items()},
         "contrasts": {name: read(name) for name in ("right", "filler")},
         "of_room": gained_of_room(before, after),
