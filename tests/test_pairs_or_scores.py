@@ -129,10 +129,10 @@ def test_an_order_from_four_readings():
 def test_every_claim_is_about_its_own_difference_at_equal_cost():
     taus = {"listwise": 1.0, "pairwise": 0.3, "new_rater_each_time": 0.1}
     taus |= {"one_rater_for_all": 9.0, "one_rater_per_response": 0.25}
-    at_compared = np.zeros((6, 7))
+    at_compared = np.zeros(6)
     at_compared[study.COMPARED] = 1  # what other budgets recover is not read
-    found = study.differences({name: tau * at_compared for name, tau in taus.items()})
-    metrics = [{"differences": found, "break_even": {"factor": 2.0}}] * 5
+    found = {name: (tau * at_compared).tolist() for name, tau in taus.items()}
+    metrics = [{"tau": found, "break_even": {"factor": 2.0}}] * 5
     assert [judge(claim, metrics)["mean"] for claim in study.CLAIMS] == [0.2, 0.05, 0.7, 2.0]
     assert {judge(claim, metrics)["verdict"] for claim in study.CLAIMS} == {"holds"}
 

@@ -18,6 +18,7 @@ pairs chosen adaptively, time beyond reading.
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import lessons  # noqa: F401
@@ -38,26 +39,30 @@ SCORED_BY = {"new_rater_each_time": 1, "one_rater_for_all": RESPONSES}
 SCORED_BY |= {"one_rater_per_response": None}
 
 
-def compared(id: str, says: str, predicted: str = "holds") -> Claim:
-    """A claim about a difference of tau, which is 2/66 if one of 66 pairs of answers turns."""
-    measured = "difference of Kendall's tau at 96 answers read for each question"
-    of = lambda m: m["differences"][id]  # noqa: E731
-    return Claim(id, says, measured, of, (0, np.inf), 0.03, predicted)
+def tau_of(m: dict, name: str) -> float:
+    """Kendall's tau of a format at 96 answers read for each question."""
+    return m["tau"][name][COMPARED]
 
 
+AT_EQUAL_COST = "difference of Kendall's tau at 96 answers read for each question"
+# It is 2/66 if one of 66 pairs of answers turns.
+claim_on_tau = partial(Claim, measured=AT_EQUAL_COST, smallest=0.03)
 CLAIMS = (
-    compared(
+    claim_on_tau(
         "pairwise_beats_pointwise_at_equal_cost",
         "pairs beat scores at equal cost",
-        "does not hold",
+        of=lambda m: tau_of(m, "pairwise") - tau_of(m, "new_rater_each_time"),
+        predicted="does not hold",
     ),
-    compared(
+    claim_on_tau(
         "pairwise_beats_one_rater_per_response",
         "pairs beat scores by one rater per answer: calibration across raters is difficult",
+        of=lambda m: tau_of(m, "pairwise") - tau_of(m, "one_rater_per_response"),
     ),
-    compared(
+    claim_on_tau(
         "listwise_more_at_equal_cost",
         "rankings of 4 beat pairs at equal cost",
+        of=lambda m: tau_of(m, "listwise") - tau_of(m, "pairwise"),
     ),
     Claim(
         "break_even_at_equal_cost",
@@ -79,7 +84,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     return {
         "responses_read": costs,
         "tau": {name: tau.mean(1).tolist() for name, tau in taus.items()},
-        "differences": differences(taus),
         "break_even": break_even(readings, taus["pairwise"][COMPARED].mean(), costs, raters, rng),
     }
 
@@ -179,22 +183,12 @@ def recover_order(readings: Readings, costs: list[int], raters: Rater, rng) -> d
     return taus
 
 
-def differences(taus: dict[str, np.ndarray]) -> dict[str, float]:
-    """The claims as differences of tau, at as many answers read."""
-    tau = {name: float(of_name[COMPARED].mean()) for name, of_name in taus.items()}
-    return {
-        "pairwise_beats_pointwise_at_equal_cost": tau["pairwise"] - tau["new_rater_each_time"],
-        "pairwise_beats_one_rater_per_response": tau["pairwise"] - tau["one_rater_per_response"],
-        "listwise_more_at_equal_cost": tau["listwise"] - tau["pairwise"],
-    }
-
-
 def break_even(readings: Readings, pairs: float, costs: list[int], raters: Rater, rng) -> dict:
     """The factor of noise at which scores, by a new rater each time, recover no more than pairs."""
     rater = assign_raters(raters, readings.items, 1, rng)
     taus = [tau_of_scores(readings, costs[COMPARED], rater, factor) for factor in NOISE_FACTORS]
     scores = [float(tau.mean()) for tau in taus]
-    return {"pairs": float(pairs), "scores": scores, "factor": crossing(pairs, scores)}
+    return {"scores": scores, "factor": crossing(pairs, scores)}
 
 
 def crossing(level: float, curve: Sequence[float], factors=NOISE_FACTORS) -> float:
@@ -220,13 +214,18 @@ FORMATS = {  # label, style, colour, answers read for one annotation
 
 def draw(runs: list[dict]):
     """The order recovered by reading and by annotation, the differences, the break-even."""
-    tau = {name: np.mean([run["tau"][name] for run in runs], axis=0)[COMPARED] for name in FORMATS}
+    tau = {name: np.mean([tau_of(run, name) for run in runs]) for name in FORMATS}
     title = "For the same reading, pairs recover less than scores of the true order\n"
     told = "(Kendall's tau {pairwise:.2f} and {new_rater_each_time:.2f})"
     figure, axes = new_figure(2, 2, title + told.format(**tau))
     recovered_panel(axes[0], runs, "answers read", "Scores by many raters lie above pairs")
     recovered_panel(axes[1], runs, "annotations", "A ranking tells most")
-    differences_panel(axes[2], runs)
+    told = ("pairs - scores", "pairs - scores, one rater per answer", "rankings - pairs")
+    columns = {name: [CLAIMS[k].of(run) for run in runs] for k, name in enumerate(told)}
+    axes[2].axhline(0, color="black", lw=0.8)
+    seed_columns(axes[2], columns, (INDIGO, INDIGO, OLIVE))
+    axes[2].set_title("One format against another, same reading")
+    axes[2].set_ylabel("difference of Kendall's tau")
     noise_panel(axes[3], runs)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -238,34 +237,21 @@ def recovered_panel(ax, runs: list[dict], cost: str, title: str) -> None:
     for name, (label, line, color, read) in FORMATS.items():
         x = [n // (read if cost == "annotations" else 1) for n in runs[0]["responses_read"]]
         ticks |= {*x}
-        values = [run["tau"][name] for run in runs]
-        seed_lines(ax, x, values, color, label, ls=line, marker="")
+        seed_lines(ax, x, [run["tau"][name] for run in runs], color, label, ls=line, marker="")
     ax.set(title=title, xscale="log", xlabel=f"{cost} for each question", ylim=(0, 1))
     ax.set_ylabel("order recovered, Kendall's tau")
     ax.set_xticks(sorted(ticks), sorted(ticks))
     ax.minorticks_off()
 
 
-def differences_panel(ax, runs: list[dict]) -> None:
-    """What the claims compare, a dot for each seed."""
-    told = ("pairs - scores", "pairs - scores, one rater per answer", "rankings - pairs")
-    columns = {}
-    for label, name in zip(told, runs[0]["differences"], strict=True):
-        columns[label] = [run["differences"][name] for run in runs]
-    ax.axhline(0, color="black", lw=0.8)
-    seed_columns(ax, columns, (INDIGO, INDIGO, OLIVE))
-    ax.set(title="One format against another, same reading", ylabel="difference of Kendall's tau")
-
-
 def noise_panel(ax, runs: list[dict]) -> None:
     """Kendall's tau of scores as their readings become noisier, against that of pairs."""
-    found = [run["break_even"] for run in runs]
-    level = [[of_run["pairs"]] * 2 for of_run in found]
-    seed_lines(ax, [1, 4], level, INDIGO, "48 pairs (96 read)", marker="")
-    values = [of_run["scores"] for of_run in found]
-    seed_lines(ax, NOISE_FACTORS, values, BROWN, "96 scores", marker="")
-    factor = np.mean([of_run["factor"] for of_run in found])
-    ax.plot(factor, np.mean(level), "o", color=INDIGO, mec="white", ms=8)
+    pairs = [[tau_of(run, "pairwise")] * 2 for run in runs]
+    seed_lines(ax, [1, 4], pairs, INDIGO, "48 pairs (96 read)", marker="")
+    scores = [run["break_even"]["scores"] for run in runs]
+    seed_lines(ax, NOISE_FACTORS, scores, BROWN, "96 scores", marker="")
+    factor = np.mean([run["break_even"]["factor"] for run in runs])
+    ax.plot(factor, np.mean(pairs), "o", color=INDIGO, mec="white", ms=8)
     ax.set(title=f"Pairs win once scores are {factor:.1f} times as noisy")
     ax.set(xlabel="noise of a score / noise of a comparison")
     ax.set_ylabel("order recovered, Kendall's tau")
