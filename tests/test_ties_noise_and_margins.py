@@ -97,8 +97,7 @@ def test_gold_utility_at_a_kl_lies_between_two_looks():
 def test_every_claim_is_about_its_own_difference():
     gold = {"dpo_clean": 3.0, "ipo_clean": 3.5, "kto_clean": 3.75, "dpo_ties": 2.0}
     gold |= {"ipo_ties": 3.25, "dpo_flips": 1.0, "kto_flips": 3.25, "robust_flips": 1.25}
-    differences = study.loss_differences(gold, {"dpo": 7.0, "ipo": 2.0})
-    metrics = [{"differences": differences}] * 5
+    metrics = [{"gold": gold, "margins": {"dpo": 7.0, "ipo": 2.0}}] * 5
     judged = {claim.id: judge(claim, metrics) for claim in study.CLAIMS}
     assert {id: claim["mean"] for id, claim in judged.items()} == {
         "ipo_under_ties": 1.0 - 0.25,
@@ -113,8 +112,8 @@ def test_every_claim_is_about_its_own_difference():
 def test_a_loss_that_is_better_on_clean_pairs_too_is_not_more_robust():
     gold = dict.fromkeys(("dpo_clean", "robust_flips"), 2.0) | {"dpo_ties": 1.0, "dpo_flips": 1.0}
     gold |= {"ipo_clean": 3.0, "kto_clean": 3.0, "ipo_ties": 2.0, "kto_flips": 2.0}
-    differences = study.loss_differences(gold, {"dpo": 0.0, "ipo": 0.0})
-    assert differences["ipo_under_ties"] == differences["kto_noise"] == 0
+    found = {claim.id: claim.of({"gold": gold}) for claim in study.CLAIMS[:2]}
+    assert found == {"ipo_under_ties": 0, "kto_noise": 0}
 
 
 def test_the_command(tmp_path):

@@ -27,17 +27,10 @@ import numpy as np
 from dpo_trainer import read_pairs, train_dpo
 from dpo_variants import train_kto
 
+from common import preferences
 from common.answers import Answers, answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study
 from common.figures import GOLD, legend_below, new_figure, seed_columns, seed_lines
-from common.preferences import (
-    draw_style,
-    flip_labels,
-    gold_utility,
-    make_pairs,
-    questions,
-    write_response,
-)
 from common.training import load_sft_model
 
 # Of 0.1, 0.3, 1 and 3, for each of the losses: least KL within 0.02 of the best share of good
@@ -55,12 +48,19 @@ ARMS = {  # which losses are trained on which pairs
     "one_sided": ("dpo", "ipo"),
 }
 
+
+def cost_of(m: dict, kind: str, loss: str) -> float:
+    """Gold utility that bad pairs cost a loss, against clean pairs; robust DPO against DPO's."""
+    clean = "dpo_clean" if loss == "robust" else f"{loss}_clean"
+    return m["gold"][clean] - m["gold"][f"{loss}_{kind}"]
+
+
 CLAIMS = (
     Claim(
         "ipo_under_ties",
         "ties cost IPO less than DPO",
         "gold utility that 75 % ties cost DPO minus what they cost IPO (at most: the upper end)",
-        of=lambda m: m["differences"]["ipo_under_ties"],
+        of=lambda m: cost_of(m, "ties", "dpo") - cost_of(m, "ties", "ipo"),
         smallest=0.1,
         predicted="undecided",
     ),
@@ -68,28 +68,28 @@ CLAIMS = (
         "kto_noise",
         "wrong labels cost KTO less than DPO",
         "gold utility that 30 % swapped labels cost DPO minus what they cost KTO",
-        of=lambda m: m["differences"]["kto_noise"],
+        of=lambda m: cost_of(m, "flips", "dpo") - cost_of(m, "flips", "kto"),
         smallest=0.1,
     ),
     Claim(
         "many_passes",
         "after many passes IPO and KTO end above DPO, on clean pairs too",
         "gold utility after 3 passes over clean pairs: the lower of IPO's and KTO's minus DPO's",
-        of=lambda m: m["differences"]["many_passes"],
+        of=lambda m: min(m["gold"]["ipo_clean"], m["gold"]["kto_clean"]) - m["gold"]["dpo_clean"],
         smallest=0.1,
     ),
     Claim(
         "robust_dpo",
         "robust DPO repairs what wrong labels do to DPO",
         "gold utility of robust DPO minus that of DPO, both on pairs with 30 % swapped labels",
-        of=lambda m: m["differences"]["robust_dpo"],
+        of=lambda m: m["gold"]["robust_flips"] - m["gold"]["dpo_flips"],
         smallest=0.1,
     ),
     Claim(
         "dpo_extreme_margins",
         "DPO runs to extreme margins where IPO stops",
         "margin (nats) of the one-sided pairs trained on, DPO minus IPO",
-        of=lambda m: m["differences"]["dpo_extreme_margins"],
+        of=lambda m: m["margins"]["dpo"] - m["margins"]["ipo"],
         smallest=0.5,
     ),
 )
@@ -103,16 +103,16 @@ def tied_pairs(count: int, seed: int, share: float = 0.75) -> list[dict]:
 
     Which of these is chosen, a coin decides.
     """
-    rng, pool, ties = random.Random(f"ties {seed}"), questions("train"), []
+    rng, pool, ties = random.Random(f"ties {seed}"), preferences.questions("train"), []
     while len(ties) < round(share * count):
         question = rng.choice(pool)
-        style = draw_style(question, rng)
-        first = write_response(question, style, rng)
-        second = write_response(question, style, rng)
-        utilities = {gold_utility(question.prompt, text) for text in (first, second)}
+        style = preferences.draw_style(question, rng)
+        first = preferences.write_response(question, style, rng)
+        second = preferences.write_response(question, style, rng)
+        utilities = {preferences.gold_utility(question.prompt, text) for text in (first, second)}
         if first != second and len(utilities) == 1:
             ties.append({"prompt": question.prompt, "chosen": first, "rejected": second})
-    rows = make_pairs(count - len(ties), seed=seed) + ties
+    rows = preferences.make_pairs(count - len(ties), seed=seed) + ties
     rng.shuffle(rows)
     return rows
 
@@ -120,9 +120,9 @@ def tied_pairs(count: int, seed: int, share: float = 0.75) -> list[dict]:
 def one_sided_pairs(count: int, seed: int) -> list[dict]:
     """Pairs with one winner: the concise answer always beats the one with filler."""
     rng, rows = random.Random(f"one-sided {seed}"), []
-    for question in rng.sample(questions("train"), count):
-        chosen = write_response(question, "concise", rng)
-        rejected = write_response(question, "verbose", rng)
+    for question in rng.sample(preferences.questions("train"), count):
+        chosen = preferences.write_response(question, "concise", rng)
+        rejected = preferences.write_response(question, "verbose", rng)
         rows.append({"prompt": question.prompt, "chosen": chosen, "rejected": rejected})
     return rows
 
@@ -131,15 +131,16 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Ten trainings: their looks on the way, and the differences that the claims are about."""
+    """Ten trainings: their looks on the way, the margins of the one-sided pairs, two points."""
     count, passes, most = (16, 1, 16) if smoke else (384, 3, 128)
-    clean = make_pairs(count, seed=seed)
+    clean = preferences.make_pairs(count, seed=seed)
     data = {"clean": clean, "ties": tied_pairs(count, seed)}
-    data |= {"flips": flip_labels(clean, FLIP_RATE, seed)}
+    data |= {"flips": preferences.flip_labels(clean, FLIP_RATE, seed)}
     data |= {"one_sided": one_sided_pairs(count // 3, seed)}
-    prompts = [question.prompt for question in questions("test", seed=seed)[:most]]
+    prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
-    sft, found, looks, margins = sample_answers(model, tokenizer, prompts, 2, seed), {}, {}, {}
+    sft = sample_answers(model, tokenizer, prompts, 2, seed)
+    looks, margins, points, texts = {}, {}, [], []
     for kind, losses in ARMS.items():
         for loss in losses:
             name, pairs = f"{loss}_{kind}", data[kind]
@@ -147,23 +148,17 @@ def measure(seed: int, smoke: bool = False) -> dict:
             settings = {"passes": passes, "name": name.replace("_", " "), "seed": seed}
             settings["looks"] = LOOKS.get(kind, (1,))
             policy, seen = train_loss_arm(loss, *start, prompts, **settings)
-            looks[name], found[name] = looks_of({0: sft, **seen}), seen[passes]
+            looks[name] = looks_of({0: sft, **seen})
             if kind == "one_sided":
                 margins[loss] = float(read_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
-    points = []
-    for key in ("ipo", "kto"):
-        told = LOSS_NAMES[key], key, f"{passes} passes"
-        points.append(point_of(*told, found[f"{key}_clean"], count))
-    texts = [found[f"{point['series']}_clean"].texts for point in points]
-    gold = {name: look["gold"][-1] for name, look in looks.items()}
+            if name in ("ipo_clean", "kto_clean"):
+                told = LOSS_NAMES[loss], loss, f"{passes} passes"
+                points.append(point_of(*told, seen[passes], count))
+                texts.append(seen[passes].texts)
     return {
-        "passes": passes,
         "looks": looks,
         "margins": margins,
-        "gold": {"sft": float(sft.gold.mean()), **gold},
-        "gold_at_equal_kl": {loss: gold_at(looks[f"{loss}_flips"]) for loss in ARMS["flips"]},
-        "costs": costs_of(gold),
-        "differences": loss_differences(gold, margins),
+        "gold": {name: look["gold"][-1] for name, look in looks.items()},
         "points": points,
         "answers": answers_of_points(prompts, points, texts),
     }
@@ -181,11 +176,11 @@ def train_loss_arm(
             seen[passes * step / steps] = sample_answers(policy, tokenizer, prompts, n, seed)
 
     settings |= {**MANY_PASSES, "epochs": passes, "look": look}
-    settings |= {"look_at": [int(part * steps) for part in looks]}
+    settings["look_at"] = [int(part * steps) for part in looks]
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], seen
-    settings |= {"loss_type": (LOSS_TYPES[loss],)}
-    settings |= {"label_smoothing": FLIP_RATE if loss == "robust" else 0.0}
+    settings["loss_type"] = (LOSS_TYPES[loss],)
+    settings["label_smoothing"] = FLIP_RATE if loss == "robust" else 0.0
     return train_dpo(model, tokenizer, pairs, **settings)[0], seen
 
 
@@ -202,67 +197,45 @@ def gold_at(looks: dict, kl: float = EQUAL_KL) -> float:
     return float(np.interp(kl, looks["kl"][until], looks["gold"][until]))
 
 
-def costs_of(gold: dict[str, float]) -> dict[str, float]:
-    """Gold utility that bad pairs cost a loss, against clean pairs; robust DPO against DPO's."""
-    costs = {name: gold["dpo_clean"] - gold[name] for name in ("dpo_ties", "dpo_flips")}
-    costs |= {"ipo_ties": gold["ipo_clean"] - gold["ipo_ties"]}
-    costs |= {"kto_flips": gold["kto_clean"] - gold["kto_flips"]}
-    return costs | {"robust_flips": gold["dpo_clean"] - gold["robust_flips"]}
-
-
-def loss_differences(gold: dict[str, float], margins: dict[str, float]) -> dict:
-    """What the claims are about."""
-    costs = costs_of(gold)
-    return {
-        "ipo_under_ties": costs["dpo_ties"] - costs["ipo_ties"],
-        "kto_noise": costs["dpo_flips"] - costs["kto_flips"],
-        "many_passes": min(gold["ipo_clean"], gold["kto_clean"]) - gold["dpo_clean"],
-        "robust_dpo": gold["robust_flips"] - gold["dpo_flips"],
-        "dpo_extreme_margins": margins["dpo"] - margins["ipo"],
-    }
-
-
 # --- The figure ---
 
 
 def draw(runs: list[dict]):
     """What bad pairs cost; clean pairs pass by pass; swapped labels at equal KL; margins."""
-    ends = [np.mean([run["costs"][name] for run in runs]) for name in ("dpo_flips", "kto_flips")]
+    ends = [np.mean([cost_of(run, "flips", loss) for run in runs]) for loss in ("dpo", "kto")]
     title = "Swapped labels cost DPO {:.2f} of gold utility, KTO {:.2f}".format(*ends)
     figure, (costs, clean, distance, margins) = new_figure(2, 2, title, height=3.5)
     costs_panel(costs, runs)
-    passes_panel(clean, runs)
+    for loss in ARMS["clean"]:
+        of_loss = [run["looks"][f"{loss}_clean"] for run in runs]
+        gold = [looks["gold"] for looks in of_loss]
+        seed_lines(clean, of_loss[0]["passes"], gold, f"lab:{loss}", LOSS_NAMES[loss])
+    clean.set(title="Clean pairs, pass by pass", xlabel="passes over the pairs")
+    clean.set_ylabel(GOLD, fontsize=8)
+    legend_below(clean, ncols=3)
     equal_kl_panel(distance, runs)
-    one_sided_panel(margins, runs)
+    values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
+    seed_columns(margins, values, ("lab:dpo", "lab:ipo"), digits=1)
+    margins.set(title="Margins of one-sided pairs")
+    margins.set(ylabel="margin of the pairs trained on (nats)")
+    margins.set_ylim(0, 1.2 * max(map(max, values.values())))
     return figure
 
 
 def costs_panel(ax, runs: list[dict]) -> None:
     """Gold utility that ties and swapped labels cost each loss."""
-    columns, colors = {}, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto")
-    for told, name in (
-        ("DPO, ties", "dpo_ties"),
-        ("IPO, ties", "ipo_ties"),
-        ("DPO, swapped", "dpo_flips"),
-        ("robust, swapped", "robust_flips"),
-        ("KTO, swapped", "kto_flips"),
-    ):
-        columns[told] = [run["costs"][name] for run in runs]
+    arms = {
+        "DPO, ties": ("ties", "dpo"),
+        "IPO, ties": ("ties", "ipo"),
+        "DPO, swapped": ("flips", "dpo"),
+        "robust, swapped": ("flips", "robust"),
+        "KTO, swapped": ("flips", "kto"),
+    }
+    columns = {told: [cost_of(run, *arm) for run in runs] for told, arm in arms.items()}
     ax.axhline(0, color="black", lw=0.8)
-    seed_columns(ax, columns, colors)
+    seed_columns(ax, columns, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
     ax.set(title="What 75 % ties and 30 % swapped labels cost")
     ax.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
-
-
-def passes_panel(ax, runs: list[dict]) -> None:
-    """Gold utility over the passes on clean pairs."""
-    for loss in ARMS["clean"]:
-        of_loss = [run["looks"][f"{loss}_clean"] for run in runs]
-        gold = [looks["gold"] for looks in of_loss]
-        seed_lines(ax, of_loss[0]["passes"], gold, f"lab:{loss}", LOSS_NAMES[loss])
-    ax.set(title="Clean pairs, pass by pass", xlabel="passes over the pairs")
-    ax.set_ylabel(GOLD, fontsize=8)
-    legend_below(ax, ncols=3)
 
 
 def equal_kl_panel(ax, runs: list[dict]) -> None:
@@ -274,20 +247,13 @@ def equal_kl_panel(ax, runs: list[dict]) -> None:
         ax.plot(kl, gold, lw=0.7, alpha=0.4, **style)
         ax.plot(kl.mean(1), gold.mean(1), marker="o", ms=3, lw=2, label=LOSS_NAMES[loss], **style)
     ax.axvline(EQUAL_KL, color="black", lw=0.8, ls=":")
-    at = {loss: np.mean([run["gold_at_equal_kl"][loss] for run in runs]) for loss in ("dpo", "kto")}
-    ax.set(title=f"Swapped labels at equal KL: DPO {at['dpo']:.1f}, KTO {at['kto']:.1f}")
+    dpo, kto = (
+        np.mean([gold_at(run["looks"][f"{loss}_flips"]) for run in runs]) for loss in ("dpo", "kto")
+    )
+    ax.set(title=f"Swapped labels at equal KL: DPO {dpo:.1f}, KTO {kto:.1f}")
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(GOLD, fontsize=8)
     legend_below(ax, ncols=3)
-
-
-def one_sided_panel(ax, runs: list[dict]) -> None:
-    """Margins of the one-sided pairs that were trained on."""
-    values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
-    seed_columns(ax, values, ("lab:dpo", "lab:ipo"), digits=1)
-    ax.set(title="Margins of one-sided pairs")
-    ax.set(ylabel="margin of the pairs trained on (nats)")
-    ax.set_ylim(0, 1.2 * max(map(max, values.values())))
 
 
 if __name__ == "__main__":
