@@ -208,9 +208,6 @@ ODD_ANSWERS = {
     SIGNATURE + "return chosen_rewards": "returns shape (1,) where () is right",
     SIGNATURE + "return {'loss': 1}": "returns loss where one array is right",
     SIGNATURE + "return chosen_rewards, 1": "returns a tuple, which is no array",
-    SIGNATURE + "rejected_rewards.data.add_(1); return chosen_rewards.mean()": (
-        "changes its input rejected_rewards: work on a copy"
-    ),
     SIGNATURE + "import math; return math.log1p(math.exp(-1))": "returns float where a tensor",
 }
 

@@ -7,7 +7,6 @@ the named mistakes.
 
 import contextlib
 import copy
-import functools
 import importlib.util
 import inspect
 import signal
@@ -22,7 +21,6 @@ import torch
 
 DIGITS = {4: 1e-3, 8: 1e-6}  # relative tolerance by bytes of a number: float32, float64
 SECONDS_OF_A_FORMULA = 10  # for each of its cases
-floats = functools.partial(np.array, dtype=float)
 
 
 class Exercise(NamedTuple):
@@ -44,10 +42,18 @@ class Outcome(NamedTuple):
     """What a function made of a case: arrays by name ("" for a bare one), or an error."""
 
     values: dict[str, np.ndarray] | None = None
-    gradients: dict[str, torch.Tensor | None] | None = None
+    gradients: dict[str, np.ndarray] | None = None  # of the sum, by input; none where none flows
     kind: type | None = None
-    changed: str | None = None  # the input that was changed in place
     error: Exception | None = None
+
+
+def cases(function: Callable, *rows: Sequence, array: Callable = np.float64) -> list[dict]:
+    """The inputs of each row by their names; of a list an array of floats is made."""
+    names, found = inspect.signature(function).parameters, []
+    for row in rows:
+        values = [array(value) if isinstance(value, list) else value for value in row]
+        found.append(dict(zip(names, values, strict=False)))
+    return found
 
 
 def grade(exercise: Exercise, folder: Path) -> Graded:
@@ -67,7 +73,7 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
     for case in exercise.cases:
         right = outcome_of(exercise.right, case, exercise.trained)
         theirs = outcome_of(function, case, exercise.trained, file)
-        if theirs.error and not right.error:
+        if theirs.error and not (right.error and theirs.error.__cause__):
             raise Failed(f"{theirs.error}, for {shown(case)}")
         rows.append((case, right, theirs))
         fault = difference(right, theirs)
@@ -87,18 +93,8 @@ def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
     for case, right, theirs in rows:
         if not right.error and all(is_finite(array) for array in theirs.values.values()):
             mistaken = outcome_of(exercise.mistakes[name], case, exercise.trained)
-            given = theirs._replace(kind=mistaken.kind, changed=None)
-            compared.append(difference(mistaken, given))
+            compared.append(difference(mistaken, theirs._replace(kind=mistaken.kind)))
     return bool(compared) and not any(compared)
-
-
-def cases(function: Callable, *rows: Sequence, array: Callable = floats) -> list[dict]:
-    """The inputs of each row by their names; of a list an array of floats is made."""
-    names, found = inspect.signature(function).parameters, []
-    for row in rows:
-        values = [array(value) if isinstance(value, list) else value for value in row]
-        found.append(dict(zip(names, values, strict=False)))
-    return found
 
 
 # --- What a function gives ---
@@ -107,27 +103,25 @@ def cases(function: Callable, *rows: Sequence, array: Callable = floats) -> list
 def outcome_of(
     function: Callable, case: dict, trained: Sequence[str], file: Path = Path()
 ) -> Outcome:
-    """What a function makes of copies of the inputs. Raises Failed where it does not end."""
-    inputs, gradients = copy.deepcopy(case), [None] * len(trained)
+    """What a function makes of copies of the inputs."""
+    inputs, gradients = copy.deepcopy(case), {}
     leaves = [inputs[name].requires_grad_(True) for name in trained]
     try:
         with careful(file, SECONDS_OF_A_FORMULA):
             answer = function(*inputs.values())
-    except Failed as failed:
-        if failed.__cause__ is None:
-            raise Failed(f"{failed}, for {shown(case)}") from None
-        return Outcome(error=failed)
-    if getattr(answer, "requires_grad", False):  # of a tensor's sum; None where none flows
-        gradients = torch.autograd.grad(answer.sum(), leaves, allow_unused=True)
+    except Failed as error:
+        return Outcome(error=error)
+    if getattr(answer, "requires_grad", False):
+        unused = {"allow_unused": True, "materialize_grads": True}
+        found = torch.autograd.grad(answer.sum(), leaves, **unused)
+        gradients = dict(zip(trained, map(as_array, found), strict=True))
     parts = answer if isinstance(answer, dict) else {"": answer}
     values = {str(name): as_array(part) for name, part in parts.items()}
-    moved = [name for name in case if not same(as_array(inputs[name]), as_array(case[name]))]
-    found = dict(zip(trained, gradients, strict=True))
-    return Outcome(values, found, type(answer), moved[0] if moved else None)
+    return Outcome(values, gradients, type(answer))
 
 
 def as_array(value) -> np.ndarray:
-    """An array of a number, list, array or tensor; of anything else one of dtype object."""
+    """An array of a number, list, array or tensor; of anything else one of another dtype."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().numpy()
     try:
@@ -141,9 +135,7 @@ def is_finite(array: np.ndarray) -> bool:
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays have the same shape and nearly the same numbers."""
-    if one.shape != other.shape or one.dtype == object or other.dtype == object:
-        return False
+    """Whether two arrays of the same shape hold nearly the same numbers."""
     digits = DIGITS.get(one.dtype.itemsize, DIGITS[8])
     return np.allclose(one, other, rtol=digits, atol=1e-9, equal_nan=True)
 
@@ -154,18 +146,15 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 def difference(right: Outcome, theirs: Outcome) -> str | None:
     """What is wrong with an outcome, in a few words; None where nothing is."""
     if right.error:
-        kinds = [type(each.error and each.error.__cause__) for each in (right, theirs)]
-        if issubclass(kinds[1], kinds[0]):
-            return None
-        raised = kinds[1].__name__ if theirs.error else "nothing"
-        return f"raises {raised} where {kinds[0].__name__} is right"
-    if theirs.changed:
-        return f"changes its input {theirs.changed}: work on a copy"
+        raised, wanted = (type(each.error and each.error.__cause__) for each in (theirs, right))
+        told = raised.__name__ if theirs.error else "nothing"
+        fault = f"raises {told} where {wanted.__name__} is right"
+        return None if issubclass(raised, wanted) else fault
     if theirs.kind is type(None):
         return "returns None: is there a return?"
     if right.values.keys() != theirs.values.keys():
-        parts = [", ".join(each.values) or "one array" for each in (theirs, right)]
-        return f"returns {parts[0]} where {parts[1]} is right"
+        given, wanted = (", ".join(each.values) or "one array" for each in (theirs, right))
+        return f"returns {given} where {wanted} is right"
     if any(array.dtype.kind not in "biuf" for array in theirs.values.values()):
         return f"returns a {theirs.kind.__name__}, which is no array of numbers"
     for name, wanted in right.values.items():
@@ -174,7 +163,13 @@ def difference(right: Outcome, theirs: Outcome) -> str | None:
             return f"{fault}, in {name}" if name else fault
     if issubclass(right.kind, torch.Tensor) and not issubclass(theirs.kind, torch.Tensor):
         return f"returns {theirs.kind.__name__} where a tensor is right"
-    return difference_of_gradients(right.gradients, theirs.gradients)
+    if right.gradients and not theirs.gradients:
+        cut = ".detach(), .item(), float() or NumPy cuts it"
+        return f"has the right values, but no gradient flows: {cut}"
+    for name, gradient in right.gradients.items():
+        if not same(gradient, theirs.gradients[name]):
+            return f"has the right values, but another gradient of {name}"
+    return None
 
 
 def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
@@ -186,18 +181,6 @@ def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
         return f"returns {theirs.dtype} where {right.dtype} came in" if narrow else None
     overflow = ": an exp overflows or a log meets 0" * (is_finite(right) and not is_finite(theirs))
     return f"gives {in_digits(theirs)}, right is {in_digits(right)}{overflow}"
-
-
-def difference_of_gradients(right: dict, theirs: dict) -> str | None:
-    """Where a gradient is missing or another one."""
-    wanted = {name: gradient for name, gradient in right.items() if gradient is not None}
-    if wanted and all(theirs[name] is None for name in wanted):
-        cut = ".detach(), .item(), float() or NumPy cuts it"
-        return f"has the right values, but no gradient flows: {cut}"
-    for name, gradient in wanted.items():
-        if theirs[name] is None or not same(as_array(gradient), as_array(theirs[name])):
-            return f"has the right values, but another gradient of {name}"
-    return None
 
 
 def in_digits(array: np.ndarray) -> str:
@@ -229,10 +212,19 @@ class _OutOfTime(BaseException):  # no `except Exception` of the reader's holds 
 
 @contextlib.contextmanager
 def careful(file: Path, seconds: float) -> Iterator[None]:
-    """Run what is inside for so long at most. Raises NotBegun for a gap, Failed for errors."""
-    quiet = warnings.catch_warnings(action="ignore")
+    """Run what is inside, for so long at most where the system has signals.
+
+    Raises NotBegun for a gap, Failed for errors.
+    """
+
+    def set_alarm(seconds: float) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, _stop)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
     try:
-        with time_limit(seconds), np.errstate(all="ignore"), quiet:
+        set_alarm(seconds)
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             yield
     except _OutOfTime:
         raise Failed(f"does not end: stopped after {seconds:.0f} s") from None
@@ -245,25 +237,12 @@ def careful(file: Path, seconds: float) -> Iterator[None]:
         lines = [f"line {frame.lineno} of " for frame in frames if frame.filename == str(file)]
         said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())[:160]]))
         raise Failed(f"raises {said} ({''.join(lines[-1:])}{file.name})") from error
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise _OutOfTime in the code inside after so long, on a system with signals."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(*_) -> None:
-        raise _OutOfTime
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        set_alarm(0)
+
+
+def _stop(*_) -> None:
+    raise _OutOfTime
 
 
 def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
