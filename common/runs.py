@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from common.basics import UserError, is_main_process, process_count
+from common.basics import UserError
 from common.saving import check_results, check_writable, name_run, versions, write_json
+from common.training import is_main_process, process_count
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
 
@@ -210,9 +211,9 @@ def run(main: Callable[[], object]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and process_count() == 1:
         signal.signal(signal.SIGTERM, _end)  # `kill` cleans up like Ctrl-C
-    silence = contextlib.redirect_stdout(io.StringIO())
+    streams = (sys.stdout, sys.stderr) if is_main_process() else (io.StringIO(), io.StringIO())
     try:
-        with contextlib.nullcontext() if is_main_process() else silence:
+        with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
             main()
         return
     except BrokenPipeError:  # the reader of our output (head, less) is gone

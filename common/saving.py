@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from common.basics import UserError, is_main_process, process_count
+from common.basics import UserError
 
 SETTINGS = "lab_settings.json"
 REMEDY = "move it, or choose another folder with --output-dir"
@@ -53,13 +53,7 @@ def name_run(name: str, changed: dict, longest: int = 150) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` at the end, or is gone when writing fails.
-
-    Of several processes only the first one writes.
-    """
-    if not is_main_process():
-        yield Path(os.devnull)
-        return
+    """A temporary path that takes the place of `path` at the end, or is gone when writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path = path.resolve()  # what a symbolic link points to is replaced, not the link
     temporary = _beside(path)
@@ -129,10 +123,8 @@ def save_model(folder: Path, settings: dict, *parts, readme: str = "") -> None:
     """Save model, tokenizer, ..., a README and the settings that made them, all or nothing.
 
     Replaces what the lab wrote there before, and raises UserError where anything else is in the
-    way. Of several processes the first one writes.
+    way.
     """
-    if not is_main_process():
-        return
     check_ours(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()  # what a symbolic link points to is replaced, not the link
@@ -181,9 +173,6 @@ def load_or_train(folder: Path, settings: dict, train: Callable[[], Sequence]) -
     if read_json(folder / SETTINGS).get("settings") == settings:
         return folder
     check_ours(folder)
-    if process_count() > 1:
-        reason = f"{folder} must be there before several processes start"
-        raise UserError(f"{reason}; run the script as one first")
     print(f"training {folder.name.replace('_', ' ')} first ({folder})")
     save_model(folder, settings, *train())
     return folder

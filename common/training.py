@@ -12,13 +12,26 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.basics import UserError, is_main_process, process_count
+from common.basics import UserError
 from common.models import fingerprint, gains_from_bfloat16, is_embedded, is_wide, load_causal_lm
 from common.preferences import draw_style, questions, write_response
 from common.prompts import format_pair
 from common.saving import load_or_train
 
 SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
+
+# --- Several processes ---
+
+
+def process_count() -> int:
+    """How many processes `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks: the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
 
 # --- What TRL's configs share ---
 
@@ -94,8 +107,7 @@ def run_trainer(trainer, name: str, look=None, look_at=(), resume_from=None) -> 
     """
     from transformers import PrinterCallback
 
-    sharded = [os.environ.get(f"ACCELERATE_USE_{name}", "") for name in ("FSDP", "DEEPSPEED")]
-    if "true" in sharded:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise UserError("a model cut up by FSDP or DeepSpeed cannot be looked at; use plain DDP")
     add_lengths(trainer)
     trainer.add_callback(watch(name, look, look_at))
@@ -109,14 +121,20 @@ def run_trainer(trainer, name: str, look=None, look_at=(), resume_from=None) -> 
 
 
 def go_on_alone() -> None:
-    """After the last step of several processes: all but the first leave."""
+    """End all processes but the first, which goes on as if `accelerate launch` had started no more.
+
+    Until then all do the same: what follows their first training is measured and written once.
+    """
     if process_count() > 1:
-        from accelerate import PartialState
+        from accelerate.state import AcceleratorState, PartialState
 
         PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
         if not is_main_process():
-            PartialState().destroy_process_group()
             sys.exit(0)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name)
 
 
 def watch(name: str, look: Callable | None, look_at: Sequence[int]):
@@ -126,9 +144,8 @@ def watch(name: str, look: Callable | None, look_at: Sequence[int]):
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **_):
-            hidden = None if is_main_process() else True  # None: shown in a terminal
             bar = {"total": state.max_steps, "initial": state.global_step, "desc": name}
-            self.bar = tqdm(**bar, leave=False, disable=hidden)
+            self.bar = tqdm(**bar, leave=False, disable=None)  # None: only in a terminal
             sixth = math.ceil(state.max_steps / 6)
             self.at = {*(look_at or range(sixth, state.max_steps, sixth)), state.max_steps}
             if not state.global_step:

@@ -1,4 +1,4 @@
-"""How scripts start and end (common/runs.py), the device, processes (basics.py)."""
+"""How scripts start and end (common/runs.py), the device (common/models.py)."""
 
 import argparse
 import json

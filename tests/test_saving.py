@@ -1,6 +1,5 @@
 """Files and folders that appear whole, and models that are found or trained (common/saving.py)."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -201,11 +200,32 @@ def test_what_is_there_is_used_and_what_is_stale_is_trained_again(tmp_path, caps
     assert len(trained) == 4 and (folder / "weights.txt").read_text() == "4"
 
 
-def test_several_processes_do_not_train_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="run the script as one first"):
-        load_or_train(tmp_path / "dpo", {}, lambda: pytest.fail("trained"))
-    monkeypatch.setenv("RANK", "1")
-    save_model(tmp_path / "dpo", {}, Part("second"))
-    write_json(tmp_path / "a.json", {})
-    assert json.loads("[]") == [path.name for path in tmp_path.iterdir()]
+TWO_TRAININGS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from common import models, runs, training
+
+def main():
+    models.init_compute("cpu")
+    counts = [training.process_count()]
+    for seed in (1, 2):
+        training.load_sft_model(sft_steps=2, seed=seed, output_dir=Path("out"))
+        counts.append(training.process_count())
+    print("processes", *counts, "of", os.getpid())
+
+runs.run(main)
+"""
+
+
+def test_of_several_processes_the_first_goes_on_alone_after_their_first_training(tmp_path):
+    (tmp_path / "script.py").write_text(TWO_TRAININGS.format(root=str(Path(__file__).parents[1])))
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = [sys.executable, *launch, "--main_process_port", "0", "script.py"]
+    piped = {"capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, cwd=tmp_path, **piped)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("processes 2 1 1 of") == 1 == done.stdout.count("processes")
+    folders = sorted((tmp_path / "out").iterdir())
+    assert [folder.name[-6:] for folder in folders] == ["seed-1", "seed-2"]
+    assert all(read_json(folder / SETTINGS)["settings"]["sft_steps"] == 2 for folder in folders)
