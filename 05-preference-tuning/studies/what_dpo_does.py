@@ -10,8 +10,6 @@ by pairs of texts that differ in one thing alone: a right and a wrong answer in 
 the right answer with and without filler.
 """
 
-from functools import partial
-
 import lessons  # noqa: F401
 
 import numpy as np
@@ -64,12 +62,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
     after = sample_answers(policy, tokenizer, prompts, n, seed)
     of_pairs = read_pairs(policy, tokenizer, held, beta=0.3)  # the default of train_dpo
     contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
-    read = partial(read_contrasts, policy, tokenizer, contrasts)
     return {
         "before": before.means(),
         "after": after.means(),
         "pairs": {name: float(values.mean()) for name, values in of_pairs.items()},
-        "contrasts": {name: read(name) for name in ("right", "filler")},
+        "contrasts": {
+            name: read_contrasts(policy, tokenizer, contrasts, name) for name in ("right", "filler")
+        },
         "of_room": gained_of_room(before, after),
     }
 
@@ -86,8 +85,7 @@ def read_contrasts(policy, tokenizer, contrasts: list, component: str, beta: flo
     read = pair_logps(policy, tokenizer, rows)
     after, before = ((logps[0] - logps[1]).numpy() / units for logps in read)
     share = beta * (after - before) / WORTH[component]
-    found = {"before": before, "after": after, "share": share}
-    return {name: float(values.mean()) for name, values in found.items()}
+    return {"before": before.mean(), "after": after.mean(), "share": share.mean()}
 
 
 def gained_of_room(before: Answers, after: Answers) -> dict[str, float]:
@@ -110,56 +108,47 @@ def gained_of_room(before: Answers, after: Answers) -> dict[str, float]:
 
 def draw(runs: list[dict]):
     """Answers, log-probabilities, style beside substance; a dot is a seed."""
-    good = [[run[when]["good"] for run in runs] for when in ("before", "after")]
-    before, after = 100 * np.mean(good, axis=1)
+    good = 100 * np.array([[run[when]["good"] for run in runs] for when in ("before", "after")])
+    before, after = good.mean(1)
     title = f"DPO takes right and concise answers from {before:.0f} % to {after:.0f} %"
-    figure, axes = new_figure(2, 2, title)
-    gain_panel(axes[0], 100 * np.array(good))
-    likelier_panel(axes[1], runs)
-    gained = [[run["of_room"][name] for run in runs] for name in ("style", "substance")]
-    means = both_panel(axes[2], gained, "no filler, no preamble", "right answers")
-    axes[2].set_title(f"Mended: style {means[0]:.0f} %, wrong facts {means[1]:.0f} %")
-    axes[2].set_ylabel("% of what there was to gain")
-    names = ("filler", "right")
-    learned = [[run["contrasts"][name]["share"] for run in runs] for name in names]
-    means = both_panel(axes[3], learned, "a word of filler", "right instead of wrong")
-    axes[3].set_title(f"In DPO's reward: filler {means[0]:.0f} %, facts {means[1]:.0f} %")
-    axes[3].set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
+    figure, (answers, likelier, mended, learned) = new_figure(2, 2, title)
+    answers.plot([0, 1], good, "o-", color="lab:dpo", lw=1, alpha=0.6)
+    answers.set_xticks([0, 1], ["SFT model", "after DPO"])
+    more = good[1] - good[0]
+    spread = f" to {more.max():.0f}" if len(more) > 1 else ""
+    answers.set(title=f"Good answers: {more.min():.0f}{spread} points more", xlim=(-0.3, 1.3))
+    answers.set_ylabel("% of answers right and concise")
+    sides = [[run["pairs"][side] for run in runs] for side in ("chosen", "rejected")]
+    two_columns(likelier, sides, ("chosen", "rejected"), ("chosen answers", "rejected answers"))
+    told = [f"{np.mean(values):+.1f}".replace("-", "\N{MINUS SIGN}") for values in sides]
+    likelier.axhline(0, color="black", lw=0.8)
+    likelier.set_title(f"log p: chosen {told[0]}, rejected {told[1]} nats")
+    likelier.set_ylabel("change of log p, held-out pairs (nats)")
+    gained = [[100 * run["of_room"][name] for run in runs] for name in ("style", "substance")]
+    names = ("style:\nno filler, no preamble", "substance:\nright answers")
+    two_columns(mended, gained, ("dpo", "gold"), names)
+    style, facts = np.mean(gained, axis=1)
+    mended.set_title(f"Mended: style {style:.0f} %, wrong facts {facts:.0f} %")
+    mended.set_ylabel("% of what there was to gain")
+    shares = [
+        [100 * run["contrasts"][name]["share"] for run in runs] for name in ("filler", "right")
+    ]
+    names = ("style:\na word of filler", "substance:\nright instead of wrong")
+    two_columns(learned, shares, ("dpo", "gold"), names)
+    style, facts = np.mean(shares, axis=1)
+    learned.set_title(f"In DPO's reward: filler {style:.0f} %, facts {facts:.0f} %")
+    learned.set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
+    for ax in (answers, mended, learned):
+        ax.set_ylim(0, 100)
     return figure
 
 
-def gain_panel(ax, values: np.ndarray) -> None:
-    """Right and concise answers, a line a seed; values (before and after, seeds)."""
-    ax.plot([0, 1], values, "o-", color="lab:dpo", lw=1, alpha=0.6)
-    ax.set_xticks([0, 1], ["SFT model", "after DPO"])
-    gained = values[1] - values[0]
-    spread = f" to {gained.max():.0f}" if len(gained) > 1 else ""
-    ax.set_title(f"Good answers: {gained.min():.0f}{spread} points more")
-    ax.set_ylabel("% of answers right and concise")
-    ax.set(xlim=(-0.3, 1.3), ylim=(0, 100))
-
-
-def likelier_panel(ax, runs: list[dict]) -> None:
-    """What became of the probabilities of held-out answers."""
-    means = []
-    for place, side in enumerate(("chosen", "rejected")):
-        values = [run["pairs"][side] for run in runs]
-        seed_dots(ax, place, values, f"lab:{side}")
-        means.append(f"{np.mean(values):+.1f}".replace("-", "\N{MINUS SIGN}"))
-    ax.axhline(0, color="black", lw=0.8)
-    ax.set_xticks([0, 1], ["chosen answers", "rejected answers"])
-    ax.set(title=f"log p: chosen {means[0]}, rejected {means[1]} nats")
-    ax.set(ylabel="change of log p, held-out pairs (nats)", xlim=(-0.6, 1.6))
-
-
-def both_panel(ax, shares: list[list[float]], style: str, substance: str) -> np.ndarray:
-    """Style beside substance, in percent by seed; their means."""
-    percent = 100 * np.array(shares)
-    seed_dots(ax, 0, percent[0], "lab:dpo")
-    seed_dots(ax, 1, percent[1], "lab:gold")
-    ax.set_xticks([0, 1], [f"style:\n{style}", f"substance:\n{substance}"])
-    ax.set(xlim=(-0.6, 1.6), ylim=(0, 100))
-    return percent.mean(1)
+def two_columns(ax, values, colors, names) -> None:
+    """Values of all seeds beside each other, (2, seeds)."""
+    seed_dots(ax, 0, values[0], f"lab:{colors[0]}")
+    seed_dots(ax, 1, values[1], f"lab:{colors[1]}")
+    ax.set_xticks([0, 1], names)
+    ax.set_xlim(-0.6, 1.6)
 
 
 if __name__ == "__main__":
