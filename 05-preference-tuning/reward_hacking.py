@@ -13,10 +13,9 @@ writes       outputs/reward_hacking.png, outputs/reward_hacking.json
 
 About 40 seconds on one core (style and sycophancy 60: their remedy is an ensemble). In every
 question the user holds a wrong belief, so that each of the three biases can be served. With n the
-reward rises to the end. Quality rises at first, since the reward is mostly right; chosen harder, it
-falls, since what is left to choose by is the bias. Left out:
-DPO on such labels (studies/three_hacks.py), more remedies (studies/remedies.py), reinforcement
-learning (online_rl.py).
+reward rises to the end. Quality rises at first, since the reward is mostly right; then it falls,
+since the bias is what is left to choose by. Left out: DPO on such labels (studies/three_hacks.py),
+more remedies (studies/remedies.py), reinforcement learning (online_rl.py).
 """
 
 import random
@@ -58,9 +57,7 @@ HACKS = {
 
 def pairs_labelled_by(group: str, count: int, seed: int) -> list[dict]:
     """Pairs with the labels of a group of annotators; of "mixed" ones, each by one at random."""
-    if group != "mixed":
-        return preferences.pairs_of_wrong_users(count, group, seed)
-    groups = ("human", *preferences.BIASES)  # "human" has no bias
+    groups = ("human", *preferences.BIASES) if group == "mixed" else (group,)  # "human": unbiased
     labelled = [preferences.pairs_of_wrong_users(count, group, seed) for group in groups]
     rng = random.Random(seed)
     return [rng.choice(labels) for labels in zip(*labelled, strict=True)]
@@ -74,8 +71,8 @@ def more_minus_less(pairs: Sequence[dict], values: np.ndarray, annotators: str) 
         texts = (row["chosen"], row["rejected"])
         amounts.append([preferences.liked_amount(row["prompt"], t, annotators) for t in texts])
     chosen, rejected = np.array(amounts, dtype=float).T
-    more, differ = np.where(chosen > rejected, 1, -1), chosen != rejected
-    return (more * (values[:, 0] - values[:, 1]))[differ]
+    more, margins = np.sign(chosen - rejected), values[:, 0] - values[:, 1]
+    return more[more != 0] * margins[more != 0]
 
 
 def trace_bias(liked: str, group: str, judge: tuple, count: int, seed: int) -> dict[str, float]:
@@ -112,30 +109,26 @@ def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequen
 
     It is the first question to which that reward chooses worse than the unbiased one.
     """
-    gold = {}
-    for group in (hack.annotators, "human"):
-        best = rewards[group][:, : ns[-1]].argmax(1)
-        gold[group] = pool.gold[np.arange(len(prompts)), best]
-    k = int((gold[hack.annotators] < gold["human"]).argmax())
+    biased, most = rewards[hack.annotators], ns[-1]
+    best = [each[:, :most].argmax(1) for each in (biased, rewards["human"])]
+    gold = [pool.gold[np.arange(len(prompts)), places] for places in best]
+    k = int((gold[0] < gold[1]).argmax())
     print(f"\n{answers.in_short(prompts[k])}")
-    rows = [(f"best of {n}", hack.annotators, n) for n in ns]
-    for label, group, n in [*rows, (f"best of {ns[-1]}, unbiased", "human", ns[-1])]:
-        text = pool.texts[k][rewards[group][k, :n].argmax()]
+    winners = {f"best of {n}": biased[k, :n].argmax() for n in ns}
+    winners[f"best of {most}, unbiased"] = best[1][k]
+    for label, place in winners.items():
+        text = pool.texts[k][place]
         print(f"  {label:<21} {answers.in_short(text, 60)}{answers.marks(prompts[k], text)}")
 
 
 def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
     """Head and rows: what is chosen at n = 1, at the best n, at the last; by an unbiased reward."""
-    places = sorted({0, int(curves["biased"]["gold"].argmax()), len(ns) - 1})
-    rows = []
-    for label, name, unit in (
-        ("reward gained", "reward", "log-odds"),
-        ("gold utility", "gold", "log-odds, -3 to 4"),
-        ("right answers", "correct", "% of answers"),
-        (hack.amount, "amount", hack.unit),
-    ):
-        cells = [curves["biased"][name][place] for place in places]
-        rows.append((label, *cells, curves["unbiased"][name][-1], unit))
+    places, rows = sorted({0, int(curves["biased"]["gold"].argmax()), len(ns) - 1}), []
+    named = {"reward": ("reward gained", "log-odds"), "gold": ("gold utility", "log-odds, -3 to 4")}
+    named |= {"correct": ("right answers", "% of answers"), "amount": (hack.amount, hack.unit)}
+    for name, (label, unit) in named.items():
+        biased, unbiased = curves["biased"][name][places], curves["unbiased"][name][-1]
+        rows.append((label, *biased, unbiased, unit))
     return ("best of n, n =", *(str(ns[k]) for k in places), "unbiased"), rows
 
 
@@ -162,11 +155,7 @@ def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
 def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarray]:
     """Gold utility of what is chosen with each remedy, (P,): beside none, and the best there is."""
     hacked = rewards[hack.annotators]
-    tried = {
-        "one answer": (hacked, 1),
-        f"best of {n}": (hacked, n),
-        f"best of {ONLY}": (hacked, ONLY),
-    }
+    tried = {"one answer": (hacked, 1)} | {f"best of {k}": (hacked, k) for k in (n, ONLY)}
     if hack.annotators == "length":
         tried["reward / words"] = (per_word(hacked, pool.words), n)
     else:
@@ -180,19 +169,17 @@ def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarra
 
 def draw(name: str, metrics: dict):
     """The bias, what choosing by it gains and loses, what is chosen, and what helps."""
-    hack, ns = HACKS[name], metrics["ns"]
+    hack, curves = HACKS[name], metrics["curves"]
     title = f"Reward hacking, {name}: best of n for annotators who prefer {hack.like}"
     figure, axes = figures.new_figure(2, 2, title, height=3.5)
     bias_panel(axes[0], metrics["bias"])
     axes[0].set(title=f"How often the answer with more {hack.amount} wins")
     gains_panel(axes[1], metrics)
-    biased, unbiased = (metrics["curves"][whose] for whose in ("biased", "unbiased"))
-    times = 100 if hack.unit.startswith("%") else 1
-    amounts = {
-        "by the biased reward": (times * biased["amount"], "lab:biased", "-"),
-        "by the unbiased reward": (times * unbiased["amount"], "lab:sft", "--"),
-    }
-    lines_by_n(axes[2], ns, amounts, ".1f")
+    lines, times = {}, 100 if hack.unit.startswith("%") else 1
+    for whose, color, style in (("biased", "lab:biased", "-"), ("unbiased", "lab:sft", "--")):
+        amount = times * np.array(curves[whose]["amount"])
+        lines[f"by the {whose} reward"] = amount, color, style
+    lines_by_n(axes[2], metrics["ns"], lines, ".1f")
     axes[2].set(title=f"How much {hack.amount} is in what is chosen", ylabel=hack.unit)
     remedies_panel(axes[3], metrics["remedies"])
     return figure
@@ -215,18 +202,17 @@ def bias_panel(ax, bias: dict) -> None:
 def gains_panel(ax, metrics: dict) -> None:
     """What the best of n gains over one answer: reward, and gold utility by either reward."""
     ns, curves = metrics["ns"], metrics["curves"]
-    gold = {whose: np.array(curves[whose]["gold"]) for whose in ("biased", "unbiased")}
-    best = int(gold["biased"].argmax())
-    gained = {whose: values - values[0] for whose, values in gold.items()}
+    biased, unbiased = (np.array(curves[whose]["gold"]) for whose in ("biased", "unbiased"))
+    best = ns[biased.argmax()]
     gains = {
         "biased reward": (curves["biased"]["reward"], "lab:biased", "-"),
-        "gold utility, by the biased reward": (gained["biased"], "lab:gold", "-"),
-        "gold utility, by the unbiased reward": (gained["unbiased"], "lab:gold", "--"),
+        "gold utility, by the biased reward": (biased - biased[0], "lab:gold", "-"),
+        "gold utility, by the unbiased reward": (unbiased - unbiased[0], "lab:gold", "--"),
     }
     lines_by_n(ax, ns, gains, "+.1f")
     ax.axhline(0, color="black", lw=0.8)
-    ax.axvline(ns[best], color="lab:gold", lw=0.8, ls=":")
-    title = f"Gain over one answer; by the biased reward\nquality is best at n = {ns[best]}"
+    ax.axvline(best, color="lab:gold", lw=0.8, ls=":")
+    title = f"Gain over one answer; by the biased reward\nquality is best at n = {best}"
     ax.set(title=title, ylabel="gain (log-odds)")
 
 
@@ -250,13 +236,12 @@ def axis_of_n(ax, ns: Sequence[int]) -> None:
 
 def remedies_panel(ax, remedies: dict) -> None:
     """Gold utility with each remedy; the lines are 95 % intervals over the questions."""
-    names = list(remedies)
-    means = np.array([quantity["mean"] for quantity in remedies.values()])
-    colors = ["lab:sft", "lab:biased", *["lab:best_of_n"] * (len(names) - 3), "lab:gold"]
-    ax.barh(names, means, color=colors)
-    for place, (mean, quantity) in enumerate(zip(means, remedies.values(), strict=True)):
-        ax.plot(quantity["ci95"], [place, place], color="black", lw=1.2)
-        ax.text(0.05, place, f"{mean:.2f}", va="center", color="white", fontweight="bold")
+    colors = ["lab:sft", "lab:biased", *["lab:best_of_n"] * (len(remedies) - 3), "lab:gold"]
+    for (name, worth), color in zip(remedies.items(), colors, strict=True):
+        ax.barh(name, worth["mean"], color=color)
+        ax.plot(worth["ci95"], [name, name], color="black", lw=1.2)
+        number = f"{worth['mean']:.2f}"
+        ax.text(0.05, name, number, va="center", color="white", fontweight="bold")
     ax.invert_yaxis()
     ax.set(title="Remedies: worth of the chosen answer", xlabel=figures.GOLD)
 
@@ -269,14 +254,16 @@ def build_parser():
     hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"
     parser.add_argument("--hack", choices=HACKS, default="verbosity", metavar="HACK", help=hacks)
     model = "whose answers are chosen from: a hub id or a folder; default: tiny-gpt2"
-    named = {"type": runs.non_empty, "default": "tiny-gpt2"}
-    parser.add_argument("--model", **named, help=model)
-    parser.add_argument("--reward-backbone", **named, help="of the reward models; same default")
+    parser.add_argument("--model", type=runs.non_empty, default="tiny-gpt2", help=model)
+    backbone = "of the reward models; same default"
+    parser.add_argument(
+        "--reward-backbone", type=runs.non_empty, default="tiny-gpt2", help=backbone
+    )
     parser.add_argument("--pairs", type=runs.whole_number(8), default=1200, help="default: 1200")
-    asked = {"default": 64, "help": "questions to judge by; default: 64"}
-    parser.add_argument("--prompts", type=runs.whole_number(5), **asked)
-    largest = {"default": 64, "metavar": "N", "help": "the largest n; default: 64"}
-    parser.add_argument("--n", type=int, choices=AMONG[7:], **largest)
+    asked = "questions to judge by; default: 64"
+    parser.add_argument("--prompts", type=runs.whole_number(5), default=64, help=asked)
+    largest = "the largest n; default: 64"
+    parser.add_argument("--n", type=int, choices=AMONG[7:], default=64, metavar="N", help=largest)
     rate = "5e-4 for embedded backbones, 1e-4 for others"
     runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate)
     return parser
@@ -290,8 +277,7 @@ def main(argv: list[str] | None = None) -> dict:
     groups = ["human", hack.annotators, "mixed"]
     if args.hack != "verbosity":  # the ensemble has a reward model of every biased group
         groups = ["human", *preferences.BIASES, "mixed"]
-    asked = preferences.wrong_users("test", args.prompts)
-    prompts = [question.prompt for question in asked]
+    prompts = [question.prompt for question in preferences.wrong_users("test", args.prompts)]
     print(f"{len(groups)} reward models on {args.pairs} pairs each; annotators prefer {hack.like}")
 
     judges = {}  # (reward model, tokenizer) of each group of annotators
@@ -307,18 +293,13 @@ def main(argv: list[str] | None = None) -> dict:
     amounts = []  # (P, M)
     for prompt, texts in zip(prompts, pool.texts, strict=True):
         amounts.append([preferences.liked_amount(prompt, t, hack.annotators) for t in texts])
-    bias, curves = {}, {}
+    bias, curves, held = {}, {}, 60 if args.smoke else 600
     for name, group in (("unbiased", "human"), ("biased", hack.annotators)):
-        held = 60 if args.smoke else 600
         bias[name] = trace_bias(hack.annotators, group, judges[group], held, seed)
         curves[name] = curves_by_n(rewards[group], pool, np.array(amounts, dtype=float), ns)
     remedies = try_remedies(hack, rewards, pool, args.n)
-    metrics = {
-        "ns": ns,
-        "bias": bias,
-        "curves": curves,
-        "remedies": {name: summary(gold) for name, gold in remedies.items()},
-    }
+    metrics = {"ns": ns, "bias": bias, "curves": curves}
+    metrics["remedies"] = {name: summary(gold) for name, gold in remedies.items()}
     show_winners(hack, prompts, pool, rewards, (1, ONLY, args.n))
     answers.print_table(*table_by_n(hack, ns, curves))
     next_step = "python 05-preference-tuning/studies/remedies.py: what helps against which hack?"
