@@ -9,33 +9,23 @@ from dpo_variants import ipo_loss as ipo
 from dpo_variants import kto_loss as kto
 from grade import Exercise, cases
 from reward_model import bradley_terry_loss as bt
+from torch import sigmoid
+from torch.nn.functional import logsigmoid
 
 wide = partial(torch.tensor, dtype=torch.float64)
 in_torch = partial(cases, array=wide)
-
-
-def each_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """Bradley and Terry's loss of every pair alone."""
-    pairs = zip(chosen, rejected, strict=True)
-    return torch.stack([bt(*pair) for pair in pairs])
-
-
-def wins(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """How probable it is that chosen wins, by pair."""
-    return torch.exp(-each_loss(chosen, rejected))
-
 
 FOUR_PAIRS = [0.3, -1.2, 2, 0], [-0.4, 1, 1.5, 0]
 REWARD_PAIRS = in_torch(bt, ([1], [0]), ([2, -1], [0.5, 1]), ([-900, 3], [0, 1]), FOUR_PAIRS)
 OF_REWARD_PAIRS = {  # c, r: the rewards of chosen and rejected
     "its sign is turned: this is the log-likelihood": lambda c, r: -bt(c, r),
     "chosen and rejected are swapped": lambda c, r: bt(r, c),
-    "a sum over the pairs for a mean": lambda c, r: each_loss(c, r).sum(),
-    "one loss a pair, where their mean is asked": each_loss,
+    "a sum over the pairs for a mean": lambda c, r: -logsigmoid(c - r).sum(),
+    "one loss a pair, where their mean is asked": lambda c, r: -logsigmoid(c - r),
     "the mean is taken of the rewards; it is of the losses": lambda c, r: bt(c.mean(), r.mean()),
-    "the logarithm is missing: this is minus the probability": lambda c, r: -wins(c, r).mean(),
-    "1 minus the probability, not minus its logarithm": lambda c, r: 1 - wins(c, r).mean(),
-    "the logarithm of a mean, not a mean of logarithms": lambda c, r: -wins(c, r).mean().log(),
+    "the logarithm is missing: this is minus the probability": lambda c, r: -sigmoid(c - r).mean(),
+    "1 minus the probability, not minus its logarithm": lambda c, r: sigmoid(r - c).mean(),
+    "the logarithm of a mean, not a mean of logarithms": lambda c, r: -sigmoid(c - r).mean().log(),
     "the rejected reward is missing": lambda c, r: bt(c, torch.zeros_like(r)),
     "this is in bits; nats take the natural logarithm": lambda c, r: bt(c, r) / math.log(2),
 }
@@ -52,13 +42,9 @@ OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; 
     ),
     "beta is dropped": lambda pw, pl, rw, rl, b: dpo(pw, pl, rw, rl, 1.0),
     "beta is squared": lambda pw, pl, rw, rl, b: dpo(pw, pl, rw, rl, b**2),
-    "beta divides the margin; it multiplies it": (
-        lambda pw, pl, rw, rl, b: dpo(pw, pl, rw, rl, 1 / b)
-    ),
+    "beta divides the margin; it multiplies it": lambda *x: dpo(*x[:4], 1 / x[4]),
     "the log-ratios lack the reference": lambda pw, pl, rw, rl, b: dpo(pw, pl, 0, 0, b),
-    "the rejected log-ratio is added, not subtracted": (
-        lambda pw, pl, rw, rl, b: dpo(pw, rl, rw, pl, b)
-    ),
+    "the rejected log-ratio is added": lambda pw, pl, rw, rl, b: dpo(pw, rl, rw, pl, b),
     "the rejected response is missing": lambda pw, pl, rw, rl, b: dpo(pw, 0, rw, 0, b),
     "the logarithm is missing: this is minus the probability": lambda *x: -torch.exp(-dpo(*x)),
     "the loss is multiplied by beta; the margin is": lambda *x: x[4] * dpo(*x[:4], 1.0),
@@ -77,12 +63,8 @@ OF_IPO = {  # x: the four log-probabilities, beta, and perhaps the lengths nw an
     ),
     "beta is dropped": lambda *x: ipo(*x[:4], 1.0, *x[5:]),
     "beta is squared": lambda *x: ipo(*x[:4], x[4] ** 2, *x[5:]),
-    "the margin should reach 1 / (2 beta), not 1 / beta": (
-        lambda *x: ipo(*x[:4], x[4] / 2, *x[5:])
-    ),
-    "the margin should reach 1 / (2 beta), not beta / 2": (
-        lambda *x: ipo(*x[:4], 1 / x[4], *x[5:])
-    ),
+    "the target is 1 / (2 beta), not 1 / beta": lambda *x: ipo(*x[:4], x[4] / 2, *x[5:]),
+    "the target is 1 / (2 beta), not beta / 2": lambda *x: ipo(*x[:4], 1 / x[4], *x[5:]),
     "beta multiplies the margin; it only says how far to go": lambda *x: x[4] ** 2 * ipo(*x),
     "1 / (2 beta) is missing: a pull to 0": lambda *x: ipo(*x[:4], math.inf, *x[5:]),
     "the square is missing": (
@@ -126,9 +108,7 @@ OF_KTO = {  # p, r: log-probabilities of policy and reference; y: labels; w: wei
     "beta is dropped": lambda p, r, y, kl, b, *w: kto(p, r, y, kl, 1.0, *w),
     "beta is squared": lambda p, r, y, kl, b, *w: kto(p, r, y, kl, b**2, *w),
     "the log-ratio lacks the reference": lambda p, r, *rest: kto(p, 0 * r, *rest),
-    "1 is missing: the gradient is right, but a loss of 0 should be the best": (
-        lambda *x: -kto_value(*x)
-    ),
+    "the weight is missing, from which the value is taken": lambda *x: -kto_value(*x),
     "a logarithm, which KTO lacks: a bad response counts without bound": kto_with_logarithm,
     "a mean over the responses, where each has its own loss": lambda *x: kto(*x).mean(),
 }

@@ -59,7 +59,7 @@ def numbers_of(run: dict) -> dict:
 # --- Design a study ---
 
 STUDY = "s1_design_a_study"
-READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words", "ended")  # in answers
+READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words")  # in answers
 
 
 class MadeUp:
