@@ -10,15 +10,13 @@ judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of fi
 writes           outputs/frontier.png, outputs/frontier.json
 
 Methods are compared at equal labels: one plane for what was learned from at most 768 labelled
-pairs, one for 6,400. Labels of a reward model count. The SFT model is the one that all methods
-start from; KL says how far a policy's answers have moved from it: 0 nats is not at all. No policy
-gains more at its KL than pi*, the exact optimum of gold utility, which no training sees: that is
-the black line.
+pairs, one for 6,400. Labels of a reward model count. All methods start from the SFT model; KL says
+how far a policy's answers have moved from it: 0 nats is not at all. No policy gains more at its KL
+than pi*, the exact optimum of gold utility, which no training sees: that is the black line.
 
 About a second. Left out: seconds and memory (studies/rl_beside_dpo.py and rlhf_objectives.py).
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +30,8 @@ from common.figures import new_figure
 from common.intervals import t_interval
 from common.saving import read_json
 
-SOURCES = (
-    "too_much_dpo",
-    "on_policy_pairs",
-    "ties_noise_and_margins",
-    "label_quality",
-    "rl_beside_dpo",
-    "best_of_n_and_the_limit",
-)
+SOURCES = ("too_much_dpo", "on_policy_pairs", "ties_noise_and_margins", "label_quality")
+SOURCES += ("rl_beside_dpo", "best_of_n_and_the_limit")
 BUDGETS = (768, 6400)  # labelled pairs; a point belongs to the first that it does not exceed
 # By validation questions: DPO's recipe and the reward model that stand for their methods.
 RECIPE = {"768": "DPO", "6400": "DPO + likelihood term"}
@@ -54,22 +46,22 @@ class Method(NamedTuple):
     name: str
     series: str
     color: str
-    note: str = ""
 
     @property
     def shown(self) -> str:
         """Its name in the table and the bars."""
-        return self.name.replace("best of n", f"best of {N}") + self.note
+        start = ", SFT start" if "SFT start" in self.series else ""
+        return self.name.replace("best of n", f"best of {N}") + start
 
 
 METHODS = (
     Method("best of n", "768", "best_of_n"),
-    Method("best of n", "768, SFT start", "best_of_n", ", SFT start"),
+    Method("best of n", "768, SFT start", "best_of_n"),
     Method("DPO", "768", "dpo"),
     Method("DPO + likelihood term", "768", "dpo"),
     Method("DPO + best of n", "768", "dpo_best_of_n"),
     Method("PPO", "768", "rl"),
-    Method("PPO", "768, SFT start", "rl", ", SFT start"),
+    Method("PPO", "768, SFT start", "rl"),
     Method("on-policy DPO", "policy", "chosen"),
     Method("IPO", "ipo", "ipo"),
     Method("KTO", "kto", "kto"),
@@ -101,14 +93,13 @@ def collect_points(output_dir: Path) -> list[list[dict]]:
         results = [read_json(folder / f"{study}.json") for study in SOURCES]
         if len({str(result.get("seeds")) for result in results}) == 1 and results[0]:
             break
-    parts = []
     for study, result in zip(SOURCES, results, strict=True):
-        parts.append([run["metrics"].get("points") for run in result.get("runs", ())])
-        if not parts[-1] or None in parts[-1]:
+        if "runs" not in result:
             command = f"python 05-preference-tuning/studies/{study}.py"
             raise runs.UserError(f"no results of {study} that can be read; {command} makes them")
     print(f"read from {folder}: {len(SOURCES)} studies, seeds {results[0]['seeds']}")
-    return [[point for part in seed for point in part] for seed in zip(*parts, strict=True)]
+    seeds = zip(*(result["runs"] for result in results), strict=True)
+    return [[point for run in seed for point in run["metrics"]["points"]] for seed in seeds]
 
 
 def mean_points(seeds: list[list[dict]]) -> list[dict]:
@@ -144,14 +135,9 @@ def limit_curve(points: list[dict]) -> list[tuple[float, float]]:
     pi* = pi_ref exp(u / beta) / Z of gold utility u, on the pool of best_of_n_and_the_limit;
     `sample_share` is the effective sample size over the pool's.
     """
-    optima = [point for point in points if point["method"] == "optimum"]
-    rows = [(p["kl"], p["gold"]) for p in optima if p["sample_share"] >= TRUSTED]
-    return sorted([*rows, (0.0, gold_of_sft(points))])
-
-
-def gold_of_sft(points: list[dict]) -> float:
-    """Gold utility of the SFT model on the pool of the limit: best-of-n with n = 1."""
-    return next(p["gold"] for p in points if p["method"] == "best of n" and p["n"] == 1)
+    of_sft = next(p for p in points if p["method"] == "best of n" and p["n"] == 1)
+    optima = [p for p in points if p["method"] == "optimum" and p["sample_share"] >= TRUSTED]
+    return sorted([(0.0, of_sft["gold"]), *((p["kl"], p["gold"]) for p in optima)])
 
 
 def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict[str, float]:
@@ -186,22 +172,21 @@ def draw(points: list[dict], limit: list, rows: list[dict]):
     """A plane for each number of labels, and two rankings of the methods."""
     title = "Quality that each method buys, and how far it moves the model, at equal labels"
     figure, axes = new_figure(3, 2, title, 3.2)
-    grid, planes = axes[0].get_gridspec(), []
+    grid = axes[0].get_gridspec()
     grid.set_height_ratios([1, 1, 1.4])
-    for row, budget in enumerate(BUDGETS):
-        axes[2 * row].remove()
-        axes[2 * row + 1].remove()
-        first = planes[0] if planes else None
-        planes.append(figure.add_subplot(grid[row, :], sharex=first, sharey=first))
-        plane_of_methods(planes[-1], [p for p in points if budget_of(p) == budget], limit)
-    planes[0].set_title("At most 768 labelled pairs (points without a line: colours of the bars)")
-    planes[1].set_title("6,400 labelled pairs (diamonds: DPO with the likelihood term, RLOO)")
+    for ax in axes[:4]:
+        ax.remove()  # each plane takes the place of two
+    few = figure.add_subplot(grid[0, :])
+    many = figure.add_subplot(grid[1, :], sharex=few, sharey=few)
+    for ax, budget in zip((few, many), BUDGETS, strict=True):
+        plane_of_methods(ax, [p for p in points if budget_of(p) == budget], limit)
+    few.set_title("At most 768 labelled pairs (points without a line: colours of the bars)")
+    many.set_title("6,400 labelled pairs (diamonds: DPO with the likelihood term, RLOO)")
     most = max(point["kl"] for point in points)
     ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 4, 8, 16, 32) if tick <= most]
-    planes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    planes[1].set_xlabel("measured KL from the SFT model (nats; square-root axis)")
-    lines = dict(zip(*reversed(planes[0].get_legend_handles_labels()), strict=True))
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=4)
+    few.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    many.set_xlabel("measured KL from the SFT model (nats; square-root axis)")
+    figure.legend(*few.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     ranking_panel(axes[4], [row for row in rows if row["kl"] > 0.1], "share")
     axes[4].set(title="Share of the limit's gain at the same KL", xlabel="share")
     ranking_panel(axes[5], rows, "gain")
@@ -219,11 +204,11 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
             ax.plot([], [], "o-", color=f"lab:{method.color}", ms=4, label=method.name)
         for series in dict.fromkeys(point["series"] for point in of_method):
             rows = [point for point in of_method if point["series"] == series]
-            style = {"color": f"lab:{method.color}", "marker": "o", "ms": 4, "lw": 0.8}
+            style = {"color": f"lab:{method.color}", "ms": 4, "lw": 0.8}
+            style["marker"] = "D" if method.name in DIAMONDS else "o"
             style |= {"mfc": "white"} if rows[0]["biased"] else {}
-            style |= {"marker": "D"} if method.name in DIAMONDS else {}
-            dashes = ":" if "SFT start" in series else "-"
             joined = method.name in LINES and (method.name != "DPO" or series in JOINED)
+            dashes = ":" if "SFT start" in series else "-"
             x, y = ([point[name] for point in rows] for name in ("kl", "gold"))
             ax.plot(x, y, ls=dashes if joined else "none", **style)
     ax.plot([], [], "o", mfc="white", color="black", label="annotators prefer length")
@@ -233,7 +218,7 @@ def plane_of_methods(ax, points: list[dict], limit: list) -> None:
 
 
 def ranking_panel(ax, rows: list[dict], name: str) -> None:
-    """One quantity of every method with its interval, the best on top; first with few labels."""
+    """A bar for every method with its interval: above with few labels, the best on top."""
     place, ticks = 0, {}
     for budget in reversed(BUDGETS):
         group = [row for row in rows if row["budget"] == budget]
@@ -253,7 +238,7 @@ def ranking_panel(ax, rows: list[dict], name: str) -> None:
 # --- Main ---
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser():
     return runs.make_parser(__file__, __doc__)
 
 
@@ -264,8 +249,8 @@ def main(argv: list[str] | None = None) -> dict:
     points, rows = mean_points(seeds), compare_methods(seeds)
     limit, table = limit_curve(points), []
     for row in sorted(rows, key=lambda row: (row["budget"], -row["gain"]["mean"])):
-        of_row = row["labels"], row["kl"], row["gain"]["mean"], row["share"]["mean"]
-        table.append((row["method"], *of_row, ""))
+        numbers = row["labels"], row["kl"], row["gain"]["mean"], row["share"]["mean"]
+        table.append((row["method"], *numbers, ""))
     print_table(("method", "labels", "KL (nats)", "gold gained", "share of pi*"), table)
     print(f"best of {N} draws {N} answers for one; labels: those of a reward model count")
     metrics = {"limit": limit, "methods": rows, "points": points}
