@@ -65,8 +65,6 @@ def in_short(prompt: Prompt, width: int = 100) -> str:
 
 def count_words(text: str) -> int:
     """Words where there are spaces; of scripts that set none, characters."""
-    if text.isascii():
-        return len(text.split())
     spaced, characters = UNSPACED.subn(" ", text)
     return len((MARKS.sub(" ", spaced) if characters else spaced).split()) + characters
 
@@ -87,7 +85,6 @@ class Answers(NamedTuple):
     texts: list[list[str]]
     kl: np.ndarray  # nats, from the policy without its adapter
     words: np.ndarray
-    ended: np.ndarray  # whether the answer ended within the length limit
     gold: np.ndarray | None = None  # gold utility, log-odds; this and what follows: with gold only
     good: np.ndarray | None = None  # right and concise
     correct: np.ndarray | None = None
@@ -114,21 +111,19 @@ def sample_answers(
     sampled = sample(policy, tokenizer, prompts, n, max_new_tokens, seed=seed)
     texts = [[response.text for response in row] for row in sampled]
     token_ids = [[response.token_ids for response in row] for row in sampled]
-    ended = [[float(response.ended) for response in row] for row in sampled]
     kl = None
     if hasattr(policy, "disable_adapter"):
         kl = read_once(partial(sequence_kl, policy, tokenizer), prompts, token_ids)
-    return read_answers(prompts, texts, kl, np.array(ended))
+    return read_answers(prompts, texts, kl)
 
 
-def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None, ended=None) -> Answers:
-    """What is read in n texts to each prompt; kl, ended (P, n): without them 0, and all have."""
+def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None) -> Answers:
+    """What is read in n texts to each prompt; kl (P, n), or 0."""
     shape = len(prompts), len(texts[0])
     kl = np.zeros(shape) if kl is None else kl
-    ended = np.ones(shape) if ended is None else ended
     words = np.array([[count_words(text) for text in row] for row in texts], dtype=float)
     if not has_gold(prompts):
-        return Answers(texts, kl, words, ended)
+        return Answers(texts, kl, words)
     pairs = [(prompt, text) for prompt, row in zip(prompts, texts, strict=True) for text in row]
     readings = [read_response(*pair) for pair in pairs]
     columns = {
@@ -140,7 +135,7 @@ def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None, ended=N
     }
     table = {name: np.array(column, float).reshape(shape) for name, column in columns.items()}
     kind = np.array([kind_of(reading) for reading in readings]).reshape(shape)
-    return Answers(texts, kl, words, ended, **table, kind=kind)
+    return Answers(texts, kl, words, **table, kind=kind)
 
 
 # --- For the reader ---

@@ -124,7 +124,7 @@ def made_pool(prompts: int = 6, size: int = 32, shift: float = 0.0) -> bon.Pool:
     kl = np.full(gold.shape, shift)
     texts = [[f"text {k}" for k in range(size)]] * prompts
     kind = np.where(gold == 4, KINDS[0], KINDS[4])
-    made = Answers(texts, kl, kl + 7, kl + 1, gold, (gold == 4).astype(float), kind=kind)
+    made = Answers(texts, kl, kl + 7, gold, (gold == 4).astype(float), kind=kind)
     return bon.Pool(made, gold + rng.normal(size=gold.shape))
 
 
@@ -189,7 +189,7 @@ def flat_pool(gold: list[float], size: int = 32) -> bon.Pool:
     row = np.array([*gold, *[gold[-1]] * (size - len(gold))])
     table = np.tile(row, (5, 1))
     texts = [[""] * size] * 5
-    made = Answers(texts, 0 * table, 0 * table, 0 * table, table, 0 * table)
+    made = Answers(texts, 0 * table, 0 * table, table, 0 * table)
     return bon.Pool(made, np.tile(np.arange(size, dtype=float), (5, 1)))
 
 
@@ -228,7 +228,7 @@ def test_cost_grows_as_a_power_of_n():
 def test_reweighting_by_hand():
     gold, rewards = np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]])
     log_ratios = np.array([[0.2, 0.4]])
-    read = Answers([["a", "b"]], log_ratios, gold, gold, gold, np.array([[0.0, 1.0]]))
+    read = Answers([["a", "b"]], log_ratios, gold, gold, np.array([[0.0, 1.0]]))
     pool = bon.Pool(read, rewards)
     point = study.reweighted(pool, bon.best_probs(pool, 2))  # weights 1/4, 3/4
     kl = 0.25 * (math.log(0.5) + 0.2) + 0.75 * (math.log(1.5) + 0.4)
