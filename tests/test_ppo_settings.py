@@ -23,7 +23,7 @@ def test_a_training_is_not_finished_where_more_of_it_is_better():
     }
     rows = study.with_finished(ends)
     assert [row["finished"] for row in rows] == [False, True, True, True]
-    assert study.range_of_finished(rows) == pytest.approx(3.5 - 3.1)
+    assert study.range_of_finished({"settings": {"PPO": rows}}, "PPO") == pytest.approx(3.5 - 3.1)
 
 
 def test_too_much_training_is_not_unfinished_training():

@@ -59,7 +59,7 @@ def metrics_of(**gold: float) -> dict:
         "better": "DPO, 6400, likelihood term",
     }
     of_name = {names[key]: value for key, value in gold.items()}
-    return {"gold": of_name, "cost": {"doublings": {"768": 1.7, "6400": 0.0}}}
+    return {"gold": of_name, "cost": {"tokens": {"PPO, 768": 2**1.7, "DPO, 768": 1}}}
 
 
 def test_claims_compare_equal_labels():
@@ -94,7 +94,7 @@ def test_the_study(results):
     assert set(metrics["gold"]) == {f"DPO, {name}" for name in study.DPO} | online
     assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
     ratio = metrics["cost"]["tokens"]["PPO, 768"] / metrics["cost"]["tokens"]["DPO, 768"]
-    assert metrics["cost"]["doublings"]["768"] == pytest.approx(np.log2(ratio))
+    assert results["claims"][0]["mean"] == pytest.approx(np.log2(ratio), abs=1e-6)
     assert ratio > 1
 
 

@@ -20,10 +20,12 @@ with the KL term and without, and looked at often. The KL term makes it move les
 whether it is better once it has moved as far: gold utility is compared at equal KL.
 """
 
+from pathlib import Path
+
 import lessons  # noqa: F401
 
 import numpy as np
-from dpo_trainer import dpo_policy, train_dpo
+from dpo_trainer import dpo_policy
 from online_rl import train_rl
 from reward_model import reward_model_in
 
@@ -32,7 +34,7 @@ from common.claims import Claim, run_study, study_folder
 from common.scoring import score_texts
 from common.training import load_sft_model
 
-UPDATES, EARLY = 8, 4  # of PPO, and after how many the number of passes is judged
+UPDATES = 8  # of PPO; after half of them the number of passes is judged
 PPO_RATE, DPO_RATE, FAST = 3e-3, 7e-4, 10 / 3  # the default learning rates, and times the default
 GRID = {  # times the default learning rate, and passes: PPO's usual ones come first, and DPO's
     "PPO": [(1, 4), (1, 1), (FAST, 4), (FAST, 1)],
@@ -40,14 +42,15 @@ GRID = {  # times the default learning rate, and passes: PPO's usual ones come f
 }
 UNFINISHED = 0.15  # gold utility that more training of the same method still adds
 KL_TERM = {"with the KL term": 0.3, "without": 0.0}  # beta
-SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16}  # steps small enough to look often
+# Steps small enough to look often.
+SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16, "look_at": range(2, 16, 2)}
 
 CLAIMS = (
     Claim(
         "dpo_is_more_stable",
         "DPO is more stable than PPO-based RLHF",
         "range of gold utility over learning rates and passes, PPO minus DPO, log-odds",
-        of=lambda m: m["stability"]["PPO"] - m["stability"]["DPO"],
+        of=lambda m: range_of_finished(m, "PPO") - range_of_finished(m, "DPO"),
         smallest=0.2,
         predicted="undecided",
     ),
@@ -84,35 +87,30 @@ def measure(seed: int, smoke: bool = False) -> dict:
         pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
         folder = kept / f"reward_model_{name}"
         judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
-    asked = {"validation": preferences.questions("validation")}
-    asked["test"] = preferences.questions("test", seed=seed)
-    few = 8 if smoke else 128
-    prompts = {split: [question.prompt for question in asked[split][:few]] for split in asked}
+    asked, few = preferences.questions, 8 if smoke else 128
+    splits = {"validation": asked("validation"), "test": asked("test", seed=seed)}
+    prompts = {split: [q.prompt for q in splits[split][:few]] for split in splits}
 
-    ppo = {}
+    ppo, length, training = {}, {}, (prompts, seed, smoke)
     for rate, epochs in GRID["PPO"]:
         how = {"learning_rate": rate * PPO_RATE, "epochs": epochs}
-        ppo[rate, epochs] = ppo_looks(judges["human"], prompts, seed, smoke, how)
+        ppo[rate, epochs] = ppo_looks(judges["human"], *training, how)
     how = {"learning_rate": FAST * PPO_RATE, "epsilon": float("inf")}
-    unclipped = ppo_looks(judges["human"], prompts, seed, smoke, how)
+    unclipped = ppo_looks(judges["human"], *training, how)
     pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
-    dpo = dpo_ends(kept / "dpo", pairs, prompts, seed)
     rows = {"PPO": with_finished({key: looks[-1] for key, looks in ppo.items()})}
-    rows["DPO"] = with_finished(dpo)
-    length = {}
+    rows["DPO"] = with_finished(dpo_ends(kept, pairs, prompts, seed))
     for name, beta in KL_TERM.items():
-        how = {**SMALL, "beta": beta}
-        length[name] = ppo_looks(judges["length"], prompts, seed, smoke, how, often=True)
+        length[name] = ppo_looks(judges["length"], *training, {**SMALL, "beta": beta}, n=1)
     start = length["without"][0]
-    early = {key: looks[-2]["gold"] for key, looks in ppo.items()}
+    early = {key: looks[1]["gold"] for key, looks in ppo.items()}
     points, kept_answers = points_of_ends(prompts["test"], length, many)
     return {
         "settings": rows,
-        "stability": {method: range_of_finished(rows[method]) for method in rows},
         "clipped": ppo[FAST, 4][-1]["gold"],
         "unclipped": unclipped[-1]["gold"],
         "gained_by_passes": early[1, 4] - max(early[1, 1], early[FAST, 1]),
-        "passes": {name_of(key): curve_of([start, *looks]) for key, looks in ppo.items()},
+        "passes": {name_of(*key): curve_of([start, *looks[1:]]) for key, looks in ppo.items()},
         "kl_term": {name: curve_of(looks) for name, looks in length.items()},
         "kl_term_at_equal_kl": gap_at_equal_kl(*map(curve_of, length.values())),
         "points": points,
@@ -123,49 +121,34 @@ def measure(seed: int, smoke: bool = False) -> dict:
 # --- Trainings ---
 
 
-def name_of(setting: tuple) -> str:
-    """Times the default learning rate, and passes: "x3.3, 4"."""
-    return f"x{setting[0]:.2g}, {setting[1]}"
-
-
-def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, often=False) -> list:
-    """What PPO's answers are at EARLY and at the end, there on validation prompts as well.
-
-    Or `often`: at the start and at every second update, one answer to a prompt.
-    """
+def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n: int = 2) -> list:
+    """PPO's n answers to each test prompt before, half-way (or at `look_at`) and at the end."""
     model, tokenizer = load_sft_model()
     asked, looks = [question.prompt for question in preferences.questions("train")], []
     how = {"updates": UPDATES, **how} | ({"updates": 4, "prompts_per_update": 8} if smoke else {})
-    end = how["updates"]
 
     def look(step: int, policy) -> None:
-        if not (step or often):
-            return
-        seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2 - often, seed)
-        looks.append({"step": step, **seen.means(), "answers": seen})
-        if often:
-            looks[-1]["rewards"] = score_texts(judge, prompts["test"], seen.texts)[:, 0]
-        elif step == end:
-            looks[-1]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
+        seen = answers.sample_answers(policy, tokenizer, prompts["test"], n, seed)
+        rewards = score_texts(judge, prompts["test"], seen.texts)[:, 0]  # of the first answers
+        looks.append({"step": step, **seen.means(), "answers": seen, "rewards": rewards})
 
-    at = tuple(range(2, end, 2)) if often else (min(EARLY, end // 2),)
-    train_rl(model, tokenizer, judge, asked, **how, seed=seed, look=look, look_at=at)
+    how = {"look_at": (how["updates"] // 2,), **how, "look": look, "seed": seed}
+    policy, *_ = train_rl(model, tokenizer, judge, asked, **how)
+    looks[-1]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
     return looks
 
 
-def dpo_ends(folder, pairs: list[dict], prompts: dict, seed: int) -> dict:
-    """What DPO's answers are after each of its settings; the default's is kept in `folder`."""
+def dpo_ends(kept: Path, pairs: list[dict], prompts: dict, seed: int) -> dict:
+    """What DPO's answers are after each of its settings; the policies are kept in a folder."""
     ends = {}
     for rate, epochs in GRID["DPO"]:
         model, tokenizer = load_sft_model()
-        if (rate, epochs) == (1, 1):
-            policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
-        else:
-            how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
-            policy, _ = train_dpo(model, tokenizer, pairs, **how)
+        how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
+        folder = kept / ("dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}")
+        policy = dpo_policy(folder, model, tokenizer, pairs, **how)
         seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2, seed)
-        validation = validation_gold(policy, tokenizer, prompts, seed)
-        ends[rate, epochs] = {**seen.means(), "validation": validation}
+        ends[rate, epochs] = seen.means()
+        ends[rate, epochs]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
     return ends
 
 
@@ -193,9 +176,9 @@ def with_finished(ends: dict[tuple, dict]) -> list[dict]:
     return rows
 
 
-def range_of_finished(rows: list[dict]) -> float:
+def range_of_finished(metrics: dict, method: str) -> float:
     """Gold utility of the best training minus that of the worst, of those that are finished."""
-    return float(np.ptp([row["gold"] for row in rows if row["finished"]]))
+    return float(np.ptp([row["gold"] for row in metrics["settings"][method] if row["finished"]]))
 
 
 def curve_of(looks: list[dict]) -> dict[str, list[float]]:
@@ -222,8 +205,7 @@ def points_of_ends(prompts: list[str], length: dict[str, list[dict]], labels: in
     """(points, answers) of PPO by length-biased rewards, for the plane and the page."""
     points, texts, rewards = [], [], []
     for name, (first, *_, last) in length.items():
-        series, label = f"length, {name}", f"update {last['step']}"
-        about = "PPO", series, label, last["answers"], labels
+        about = "PPO", f"length, {name}", f"update {last['step']}", last["answers"], labels
         points.append(answers.point_of(*about, biased=True, beta=KL_TERM[name]))
         texts.append(last["answers"].texts)
         rewards.append({"before": first["rewards"], "after": last["rewards"]})
@@ -233,17 +215,22 @@ def points_of_ends(prompts: list[str], length: dict[str, list[dict]], labels: in
 # --- The figure ---
 
 
+def name_of(rate: float, passes: int) -> str:
+    """Times the default learning rate, and passes: "x3.3, 4"."""
+    return f"x{rate:.2g}, {passes}"
+
+
 def draw(runs: list[dict]):
     """Settings of PPO and DPO, clipping, passes over the same answers, the KL term."""
     figure, axes = figures.new_figure(2, 2, "What PPO depends on", height=3.4)
     grid_panel(axes[0], runs)
     usual = [run["settings"]["PPO"][0]["gold"] for run in runs]
-    columns = {"default rate, clipped": usual}
-    columns |= {f"x 3.3, {name}": [run[name] for run in runs] for name in ("clipped", "unclipped")}
+    clipped, unclipped = ([run[name] for run in runs] for name in ("clipped", "unclipped"))
+    columns = {"default rate, clipped": usual, "x 3.3, clipped": clipped}
+    columns["x 3.3, unclipped"] = unclipped
     figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
-    with_clip, without = (np.mean(columns[f"x 3.3, {name}"]) for name in ("clipped", "unclipped"))
-    axes[1].set(title=f"A high rate: {with_clip:.1f} with clipping, else {without:.1f}")
-    axes[1].set(ylabel="gold utility (log-odds)")
+    title = f"A high rate: {np.mean(clipped):.1f} with clipping, else {np.mean(unclipped):.1f}"
+    axes[1].set(title=title, ylabel="gold utility (log-odds)")
     reuse_panel(axes[2], [run["passes"] for run in runs])
     kl_panel(axes[3], runs)
     return figure
@@ -251,20 +238,17 @@ def draw(runs: list[dict]):
 
 def grid_panel(ax, runs: list[dict]) -> None:
     """Gold utility of every setting of both methods; hollow where a training is not finished."""
-    names, place = [], 0
-    for method, grid in GRID.items():
-        color = f"lab:{'rl' if method == 'PPO' else 'dpo'}"
-        for k, setting in enumerate(grid):
-            rows = [run["settings"][method][k] for run in runs]
+    names = []
+    for method, color in (("PPO", "lab:rl"), ("DPO", "lab:dpo")):
+        for rows in zip(*(run["settings"][method] for run in runs), strict=True):  # of all seeds
             spread = np.linspace(-0.15, 0.15, len(rows)) if len(rows) > 1 else [0]
             for shift, row in zip(spread, rows, strict=True):
                 face = color if row["finished"] else "white"
-                ax.plot(place + shift, row["gold"], "o", color=color, mfc=face, ms=3.5)
-            names.append(name_of(setting))
-            place += 1
+                ax.plot(len(names) + shift, row["gold"], "o", color=color, mfc=face, ms=3.5)
+            names.append(name_of(rows[0]["rate"], rows[0]["epochs"]))
         ax.plot([], [], "o", color=color, label=method)
     ax.plot([], [], "o", color="black", mfc="white", label="not finished")
-    ranges = [np.mean([run["stability"][method] for run in runs]) for method in GRID]
+    ranges = [np.mean([range_of_finished(run, method) for run in runs]) for method in GRID]
     ax.set_title(f"Best minus worst: PPO {ranges[0]:.1f}, DPO {ranges[1]:.1f}")
     ax.set_xticks(range(len(names)), names, fontsize=7)
     ax.set(xlabel="learning rate over the default, and passes", ylabel=figures.GOLD)
@@ -274,13 +258,13 @@ def grid_panel(ax, runs: list[dict]) -> None:
 def reuse_panel(ax, seeds: list[dict]) -> None:
     """Gold utility against the number of answers that were sampled, by passes over them."""
     styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
-    for key, (color, dashes) in styles.items():
-        name = name_of(key)
+    for (rate, passes), (color, dashes) in styles.items():
+        name = name_of(rate, passes)
         answered = [128 * step for step in seeds[0][name]["step"]]  # 32 prompts x 4
         values = [of_seed[name]["gold"] for of_seed in seeds]
-        label = f"{key[1]} pass{'es' if key[1] > 1 else ''}, rate x {key[0]:.2g}"
+        label = f"{passes} pass{'es' if passes > 1 else ''}, rate x {rate:.2g}"
         figures.seed_lines(ax, answered, values, color, label, ls=dashes)
-    ends = [np.mean([of_seed[name_of(key)]["gold"][1] for of_seed in seeds]) for key in styles]
+    ends = [np.mean([of_seed[name_of(*key)]["gold"][1] for of_seed in seeds]) for key in styles]
     ax.set_title(f"Half-way: four passes {ends[0]:.1f}, one pass {max(ends[1:]):.1f}")
     ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
     figures.legend_below(ax, ncols=2)

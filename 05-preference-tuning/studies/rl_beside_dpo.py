@@ -29,7 +29,6 @@ from common.prompts import encode_answers
 from common.scoring import encode_for_reward, score_texts
 from common.training import load_sft_model
 
-SAMPLES = 2  # answers to each held-out prompt, at every look
 LABELS = {"768": 768, "6400": 6400}  # labelled pairs
 # Reward models: where the studies of a seed keep them, what they start from, whose labels they use.
 REWARD_MODELS = {
@@ -57,12 +56,19 @@ PASSES_OF_REWARD_MODEL = 3  # once, and backwards
 PASSES_OF_AN_UPDATE = 4  # to sample, to remember log p, by the reference, by the reward model
 PASSES_OF_AN_EPOCH = 3  # policy and backwards
 
+
+def times_of_dpo(metrics: dict, labels: str) -> float:
+    """How many times DPO's tokens PPO takes, with its reward model and as many labels."""
+    tokens = metrics["cost"]["tokens"]
+    return tokens[f"PPO, {labels}"] / tokens[f"DPO, {labels}"]
+
+
 CLAIMS = (
     Claim(
         "dpo_is_simpler",
         "DPO is simpler than PPO-based RLHF",
         "doublings of computing from DPO to PPO with its reward model, 768 labels for both",
-        of=lambda m: m["cost"]["doublings"]["768"],
+        of=lambda m: float(np.log2(times_of_dpo(m, "768"))),
         smallest=0.5,
     ),
     Claim(
@@ -94,36 +100,28 @@ CLAIMS = (
 def measure(seed: int, smoke: bool = False) -> dict:
     """All trainings of one seed, and what the claims, the plane and the page need of them."""
     asked = preferences.questions("test", seed=seed)[: 8 if smoke else 128]
-    prompts, kept = [question.prompt for question in asked], study_folder(seed, smoke)
-    pairs = {
-        name: preferences.make_pairs(64 if smoke else count, seed=seed)
-        for name, count in LABELS.items()
-    }
-    ends, cost = {}, {"tokens": {}}
-    for name, (folder, labels, recipe) in DPO.items():
+    prompts, kept, pairs = [question.prompt for question in asked], study_folder(seed, smoke), {}
+    for name, count in LABELS.items():
+        pairs[name] = preferences.make_pairs(64 if smoke else count, seed=seed)
+    ends, looks, tokens = {}, {}, {}
+    for series, (folder, labels, recipe) in DPO.items():
         model, tokenizer = load_sft_model()
-        how = {"seed": seed, **recipe}
+        how, name = {"seed": seed, **recipe}, f"DPO, {series}"
         policy = dpo_policy(kept / folder, model, tokenizer, pairs[labels], **how)
-        ends[f"DPO, {name}"] = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed)
-        cost["tokens"][f"DPO, {name}"] = PASSES_OF_DPO * tokens_of_pairs(tokenizer, pairs[labels])
-    looks = {}
-    for (method, judge), recipe in TRAINED_ONLINE.items():
-        folder, backbone, labels = REWARD_MODELS[judge]
-        reward_model = reward_model_in(kept / folder, backbone, pairs[labels], seed=seed)
-        name = f"{method}, {judge}"
-        looks[name], tokens = train_online(reward_model, prompts, seed, smoke, recipe)
+        ends[name] = answers.sample_answers(policy, tokenizer, prompts, 2, seed)
+        tokens[name] = PASSES_OF_DPO * tokens_of_pairs(tokenizer, pairs[labels])
+    for (method, series), recipe in TRAINED_ONLINE.items():
+        (folder, backbone, labels), name = REWARD_MODELS[series], f"{method}, {series}"
+        judge = reward_model_in(kept / folder, backbone, pairs[labels], seed=seed)
+        looks[name], tokens[name] = train_online(judge, prompts, seed, smoke, recipe)
         ends[name] = looks[name][-1]["answers"]
-        read = tokens_of_reward_model(reward_model[1], pairs[labels])
-        cost["tokens"][name] = tokens + PASSES_OF_REWARD_MODEL * read
-    for labels in LABELS:
-        times = cost["tokens"][f"PPO, {labels}"] / cost["tokens"][f"DPO, {labels}"]
-        cost.setdefault("doublings", {})[labels] = float(np.log2(times))
+        tokens[name] += PASSES_OF_REWARD_MODEL * tokens_of_reward_model(judge[1], pairs[labels])
     points, kept_answers = points_of_looks(prompts, looks)
     return {
-        "gold": {name: end.means()["gold"] for name, end in ends.items()},
-        "kl": {name: end.means()["kl"] for name, end in ends.items()},
-        "path": [look["answers"].means() | {"step": look["step"]} for look in looks["PPO, 6400"]],
-        "cost": cost,
+        "gold": {name: float(end.gold.mean()) for name, end in ends.items()},
+        "kl": {name: float(end.kl.mean()) for name, end in ends.items()},
+        "path": [{key: look[key] for key in ("step", "kl", "gold")} for look in looks["PPO, 6400"]],
+        "cost": {"tokens": tokens},
         "points": points,
         "answers": kept_answers,
     }
@@ -135,29 +133,25 @@ def train_online(judge: tuple, prompts: list, seed: int, smoke: bool, recipe: di
     asked, looks = [question.prompt for question in preferences.questions("train")], []
 
     def look(step: int, policy) -> None:
-        seen = answers.sample_answers(policy, tokenizer, prompts, SAMPLES, seed)
+        seen = answers.sample_answers(policy, tokenizer, prompts, 2, seed)
         rewards = score_texts(judge, prompts, seen.texts)[:, 0]  # of the first answers
-        looks.append({"step": step, "answers": seen, "rewards": rewards})
+        looks.append({"step": step, **seen.means(), "answers": seen, "rewards": rewards})
 
     how = {"look_at": (0,), **recipe, "seed": seed, "look": look}
     if smoke:
         how |= {"updates": 3, "prompts_per_update": 8}
-    _, history, _ = train_rl(model, tokenizer, judge, asked, **how)
+    _, history, *_ = train_rl(model, tokenizer, judge, asked, **how)
     epochs = how.get("epochs", train_rl.__kwdefaults__["epochs"])
     passes = PASSES_OF_AN_UPDATE + PASSES_OF_AN_EPOCH * epochs
     return looks, passes * (history[-1]["tokens"] + history[-1]["prompt_tokens"])
-
-
-# --- Tokens ---
 
 
 def tokens_of_pairs(tokenizer, pairs: list[dict]) -> int:
     """Tokens of both answers of each pair, with the prompt, as the policy reads them."""
     count = 0
     for row in pairs:
-        texts = [row[side] for side in preferences.SIDES]
-        prompt, *responses = map(len, encode_answers(tokenizer, row["prompt"], texts))
-        count += len(responses) * prompt + sum(responses)
+        for side in preferences.SIDES:
+            count += sum(map(len, encode_answers(tokenizer, row["prompt"], [row[side]])))
     return count
 
 
@@ -168,17 +162,14 @@ def tokens_of_reward_model(tokenizer, pairs: list[dict]) -> int:
     return int(encode_for_reward(tokenizer, asked * 2, texts)["attention_mask"].sum())
 
 
-# --- For the plane and the page ---
-
-
 def points_of_looks(prompts: list[str], looks: dict[str, list[dict]]) -> tuple:
     """(points, answers): the end of every training, and of PPO with 6,400 labels its way."""
     points, texts, rewards = [], [], []
-    for (method, judge), name in zip(TRAINED_ONLINE, looks, strict=True):
-        labels = LABELS[REWARD_MODELS[judge][2]]
-        first, *later = looks[name]
+    for name, (first, *later) in looks.items():
+        method, series = name.split(", ", 1)
+        labels = LABELS[REWARD_MODELS[series][2]]
         for look in later if name == "PPO, 6400" else later[-1:]:
-            about = method, judge, f"update {look['step']}", look["answers"], labels
+            about = method, series, f"update {look['step']}", look["answers"], labels
             points.append(answers.point_of(*about))
             texts.append(look["answers"].texts)
             rewards.append({"before": first["rewards"], "after": look["rewards"]})
@@ -193,21 +184,19 @@ def draw(runs: list[dict]):
     figure, axes = figures.new_figure(2, 2, "PPO and DPO from the same labels", height=3.4)
     ends = {name: [run["gold"][name] for run in runs] for name in runs[0]["gold"]}
     for ax, (labels, count) in zip(axes, LABELS.items(), strict=False):
-        columns = {}
+        columns, colors = {}, []
         for name, gold in ends.items():
             method, its_labels, *rest = name.split(", ")
             if its_labels == labels:
                 columns[", ".join([method, *rest])] = gold
-        colors = ["lab:dpo" if name.startswith("DPO") else "lab:rl" for name in columns]
+                colors.append("lab:dpo" if method == "DPO" else "lab:rl")
         figures.seed_columns(ax, columns, colors)
-        ax.set(title=f"The same {count:,} labels")
-        ax.set_ylabel(figures.GOLD)
+        ax.set(title=f"The same {count:,} labels", ylabel=figures.GOLD)
         ax.set_ylim(min(map(min, ends.values())) - 0.2, 4.2)
-    axes[0].set_xlabel(
-        "SFT start: the reward model starts from the SFT model,\nelse from an encoder"
-    )
+    told = "SFT start: the reward model starts from the SFT model,\nelse from an encoder"
+    axes[0].set_xlabel(told)
     ends_panel(axes[2], runs)
-    tokens_panel(axes[3], [run["cost"]["tokens"] for run in runs])
+    tokens_panel(axes[3], runs)
     return figure
 
 
@@ -220,12 +209,11 @@ def ends_panel(ax, runs: list[dict]) -> None:
     for place, look in enumerate(runs[0]["path"][:-1]):
         at = {"xytext": (4, -11), "textcoords": "offset points"}
         ax.annotate(look["step"], (kl[place], gold[place]), fontsize=8, **at)
-    others = {
-        "RLOO, 6400": ("RLOO", "^", "lab:rl"),
-        "DPO, 6400": ("DPO", "s", "lab:dpo"),
-        "DPO, 6400, likelihood term": ("DPO, likelihood term", "D", "lab:ipo"),
-    }
-    for name, (label, marker, color) in others.items():
+    for name, label, marker, color in (
+        ("RLOO, 6400", "RLOO", "^", "lab:rl"),
+        ("DPO, 6400", "DPO", "s", "lab:dpo"),
+        ("DPO, 6400, likelihood term", "DPO, likelihood term", "D", "lab:ipo"),
+    ):
         x, y = ([run[key][name] for run in runs] for key in ("kl", "gold"))
         ax.plot(x, y, marker, color=color, ms=4, alpha=0.6, label=label)
     away = np.mean([run["kl"]["DPO, 6400"] for run in runs])
@@ -235,19 +223,16 @@ def ends_panel(ax, runs: list[dict]) -> None:
     figures.legend_below(ax, ncols=2)
 
 
-def tokens_panel(ax, seeds: list[dict]) -> None:
+def tokens_panel(ax, runs: list[dict]) -> None:
     """Tokens through models, reward models included."""
-    columns = {
-        f"{method}, {count:,} labels": [of_seed[f"{method}, {labels}"] / 1000 for of_seed in seeds]
-        for labels, count in LABELS.items()
-        for method in ("DPO", "PPO")
-    }
+    columns = {}
+    for labels, count in LABELS.items():
+        for method in ("DPO", "PPO"):
+            tokens = [run["cost"]["tokens"][f"{method}, {labels}"] for run in runs]
+            columns[f"{method}, {count:,} labels"] = np.divide(tokens, 1000)
     figures.seed_columns(ax, columns, ["lab:dpo", "lab:rl"] * 2, digits=0)
-    times = {
-        count: np.mean(np.divide(columns[f"PPO, {count} labels"], columns[f"DPO, {count} labels"]))
-        for count in ("768", "6,400")
-    }
-    ax.set(title=f"PPO takes {times['768']:.1f} or {times['6,400']:.1f} times DPO's computing")
+    times = [np.mean([times_of_dpo(run, labels) for run in runs]) for labels in LABELS]
+    ax.set(title="PPO takes {:.1f} or {:.1f} times DPO's computing".format(*times))
     ax.set(ylabel="1,000 tokens through models", ylim=(0, None))
 
 
