@@ -86,17 +86,12 @@ def test_other_annotators_label_the_same_pairs_as_often_right():
         swapped = {**a, **{f"chosen{k}": a[f"rejected{k}"] for k in ("", "_style", "_utility")}}
         swapped |= {f"rejected{k}": a[f"chosen{k}"] for k in ("", "_style", "_utility")}
         assert b == (a if kept else swapped)
-    right = [np.mean(study.utilities_of(rows) @ [1, -1] > 0) for rows in (pairs, again)]
+    right = [
+        np.mean([row["chosen_utility"] > row["rejected_utility"] for row in rows])
+        for rows in (pairs, again)
+    ]
     assert right[0] == pytest.approx(right[1], abs=0.03)
     assert study.labelled_again(pairs, 0) == again != study.labelled_again(pairs, 1)
-
-
-def test_rewards_are_held_against_gold_whatever_the_label():
-    pairs = make_pairs(400, "test")
-    gold = study.utilities_of(pairs)
-    assert (study.in_gold_order(2 * gold + 1, pairs) == 1).all()
-    assert (study.in_gold_order(-gold, pairs) == 0).all()
-    assert len(study.in_gold_order(gold, pairs)) == (gold[:, 0] != gold[:, 1]).sum()
 
 
 def test_disagreement_is_counted_pair_by_pair():
@@ -146,4 +141,4 @@ def test_the_study_takes_every_path(tmp_path):
     kept = {path.name for path in (folder / "seed-0-smoke").iterdir()}
     assert kept == {"reward_model_6400", *(f"wrong_users_{name}" for name in groups)}
     (metrics,) = (run["metrics"] for run in result["runs"])
-    assert set(metrics["unlike"]) == {*BIASES, "others"} and metrics["pairs"] == 64
+    assert set(metrics["unlike"]) == {*BIASES, "others"}

@@ -24,31 +24,21 @@ import lessons  # noqa: F401
 
 import numpy as np
 from reward_hacking import more_minus_less
-from reward_model import pair_hits, prefer_shorter, reward_model_in
+from reward_model import gold_order, pair_hits, prefer_shorter, reward_model_in
 
 from common import preferences
 from common.claims import Claim, run_study, study_folder
 from common.figures import new_figure, seed_columns, seed_dots
-from common.preferences import (
-    BIASES,
-    CHATTER,
-    COLUMNS,
-    COMPONENT_OF,
-    SIDES,
-    WORTH,
-    gold_utility,
-    make_pairs,
-)
+from common.preferences import BIASES, CHATTER, SIDES, WORTH, make_pairs
 from common.scoring import contrast_rewards, score_pairs
 
 HACKED = {"length": "filler", "style": "expert's\npreamble", "agreement": "echo of\nthe user"}
-OTHER_GROUPS = {  # whose reward model is compared with that of unbiased annotators
-    "others": "unbiased, too",
-    "length": "prefer length",
-    "style": "prefer an\nexpert's tone",
-    "agreement": "prefer\nagreement",
+OTHER_GROUPS = {  # whose reward model is compared with that of unbiased annotators: name, colour
+    "others": ("unbiased, too", "lab:other"),
+    "length": ("prefer length", "lab:length"),
+    "style": ("prefer an\nexpert's tone", "lab:style"),
+    "agreement": ("prefer\nagreement", "lab:agreement"),
 }
-HUES_OF_GROUPS = ("lab:other", "lab:length", "lab:style", "lab:agreement")
 COMPONENTS = {  # how many units are drawn, and their name
     "right": (1, "right\nanswer"),
     "chatter": (1, "on topic,\nnot\nchatter"),
@@ -88,18 +78,17 @@ CLAIMS = (
 def measure(seed: int, smoke: bool = False) -> dict:
     """Reward models of several groups of annotators, and what each made of its labels."""
     count, size = (64, 100) if smoke else (6400, 1000)
-    pairs, held = make_pairs(count, seed=seed), make_pairs(size, "test", seed=seed)
+    pairs, held = make_pairs(count, seed=seed), gold_order(make_pairs(size, "test", seed=seed))
     asked = preferences.questions("test", seed=seed)[: size // 5]
     place = study_folder(seed, smoke) / "reward_model_6400"
     model = reward_model_in(place, "tiny-distilbert", pairs, seed=seed)
-    rewards = score_pairs(*model, held)
-    hits = [in_gold_order(table, held).mean() for table in (rewards, prefer_shorter(held))]
+    rewards = score_pairs(*model, held), prefer_shorter(held)
+    in_order, shorter = (float(pair_hits(of_held).mean()) for of_held in rewards)
     return {
-        "above_length": float(hits[0] - hits[1]),
+        "above_length": in_order - shorter,
         "contrasts": mean_contrasts(model, asked, seed),
         "on_topic_above": on_topic_above(model, asked, seed),
         "on_topic_pairs": sum(map(compares_on_topic, pairs)),
-        "pairs": count,
         **compare_groups(seed, smoke),
     }
 
@@ -120,12 +109,12 @@ def on_topic_above(model: tuple, asked: list, seed: int) -> dict[str, dict]:
     chatter = random.Random(seed).choices(CHATTER, k=len(rows))
     above = {}
     for what, texts in (("chatter", chatter), ("fact", [row.less for row in rows])):
-        both = [(row.prompt, row.more, text) for row, text in zip(rows, texts, strict=True)]
-        rewards = score_pairs(*model, [dict(zip(COLUMNS, row, strict=True)) for row in both])
-        gold = [
-            gold_utility(prompt, more) - gold_utility(prompt, less) for prompt, more, less in both
-        ]
-        above[what] = {"reward": float((rewards @ [1, -1]).mean()), "gold": float(np.mean(gold))}
+        pairs = []
+        for row, text in zip(rows, texts, strict=True):
+            pairs.append({"prompt": row.prompt, "chosen": row.more, "rejected": text})
+        gold = [[preferences.gold_utility(p["prompt"], p[side]) for side in SIDES] for p in pairs]
+        both = {"reward": score_pairs(*model, pairs), "gold": np.array(gold)}
+        above[what] = {by: float((of @ [1, -1]).mean()) for by, of in both.items()}
     return above
 
 
@@ -137,21 +126,10 @@ def compares_on_topic(pair: dict) -> bool:
 
 def labelled_again(pairs: list[dict], seed: int) -> list[dict]:
     """The same pairs with the labels of other annotators, who have no bias either."""
-    noise = np.random.default_rng([seed, 1])
-    first, second = preferences.annotate(utilities_of(pairs), noise).T
+    utilities = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in pairs])
+    first, second = preferences.annotate(utilities, np.random.default_rng([seed, 1])).T
     rows = zip(pairs, second > first, strict=True)
     return [preferences.swap_sides(row) if swapped else row for row, swapped in rows]
-
-
-def utilities_of(pairs: list[dict]) -> np.ndarray:
-    """Gold utilities (N, 2) of the chosen and the rejected response of each pair."""
-    return np.array([[row["chosen_utility"], row["rejected_utility"]] for row in pairs])
-
-
-def in_gold_order(rewards: np.ndarray, pairs: list[dict]) -> np.ndarray:
-    """Where rewards (N, 2) have the order of gold utility: 1, 0, or 1/2 at a tie of theirs."""
-    gaps = utilities_of(pairs) @ [1, -1]
-    return pair_hits(rewards * np.sign(gaps)[:, None])[np.abs(gaps) > 1e-9]
 
 
 def compare_groups(seed: int, smoke: bool) -> dict:
@@ -171,7 +149,7 @@ def compare_groups(seed: int, smoke: bool) -> dict:
         contrasts[group] = mean_contrasts(model, asked, seed)
         rewards[group] = score_pairs(*model, held)
     for group, bias in BIASES.items():
-        labels, component = {}, COMPONENT_OF[group]
+        labels, component = {}, preferences.COMPONENT_OF[group]
         for name in ("human", group):
             chosen = more_minus_less(pairs[name], np.tile([1.0, 0.0], (count, 1)), group)
             labels[name] = float((chosen > 0).mean())
@@ -181,13 +159,10 @@ def compare_groups(seed: int, smoke: bool) -> dict:
 
 
 def ordered_unlike(rewards: dict[str, np.ndarray]) -> dict[str, float]:
-    """The share of pairs that the models of a group and of unbiased annotators order unlike.
-
-    Rewards (N, 2) by group; "human" are the unbiased ones.
-    """
+    """The share of pairs (N, 2) that each model orders unlike that of unbiased annotators."""
     order = {name: np.sign(table @ [1, -1]) for name, table in rewards.items()}
-    others = [name for name in order if name != "human"]
-    return {name: float((order[name] != order["human"]).mean()) for name in others}
+    unbiased = order.pop("human")
+    return {name: float((of_group != unbiased).mean()) for name, of_group in order.items()}
 
 
 # --- The figure ---
@@ -195,15 +170,25 @@ def ordered_unlike(rewards: dict[str, np.ndarray]) -> dict[str, float]:
 
 def draw(runs: list[dict]):
     """What was planted and what was absorbed; every seed is a dot."""
-    unlike = np.mean([[run["unlike"]["others"], run["unlike"]["length"]] for run in runs], axis=0)
-    title = f"Reward models of two unbiased groups order {100 * unlike[0]:.0f} % of pairs unlike; "
-    title += f"\nwhere one of the groups prefers length, {100 * unlike[1]:.0f} %"
-    figure, axes = new_figure(2, 2, title)
-    components_panel(axes[0], runs)
-    disagreement_panel(axes[1], runs)
-    biased_labels_panel(axes[2], runs)
-    encoded_panel(axes[3], runs)
-    for ax in axes[2:]:
+    unlike = {group: [100 * run["unlike"][group] for run in runs] for group in OTHER_GROUPS}
+    unbiased, length = np.mean(unlike["others"]), np.mean(unlike["length"])
+    title = f"Reward models of two unbiased groups order {unbiased:.0f} % of pairs unlike; "
+    title += f"\nwhere one of the groups prefers length, {length:.0f} %"
+    figure, (components, disagree, labels, share) = new_figure(2, 2, title)
+    components_panel(components, runs)
+    columns = {name: unlike[group] for group, (name, _) in OTHER_GROUPS.items()}
+    seed_columns(disagree, columns, [color for _, color in OTHER_GROUPS.values()], digits=0)
+    disagree.set(title="Two reward models disagree", ylim=(0, None))
+    disagree.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
+    biased_labels_panel(labels, runs)
+    for place, group in enumerate(BIASES):
+        absorbed = [100 * run["encoded"][group]["share"] for run in runs]
+        seed_dots(share, place, absorbed, "lab:biased")
+    share.axhline(100, color="black", lw=0.8, ls=":")
+    share.text(1.5, 101, "all that is planted", ha="center", va="bottom")
+    share.set(title="Reward models have taken over the bias", ylim=(0, 140))
+    share.set_ylabel("% of the planted bias, by contrasts")
+    for ax in (labels, share):
         ax.set_xticks(range(len(HACKED)), HACKED.values())
     return figure
 
@@ -226,14 +211,6 @@ def components_panel(ax, runs: list[dict]) -> None:
     ax.legend(loc="upper right", fontsize=7)
 
 
-def disagreement_panel(ax, runs: list[dict]) -> None:
-    """How often two groups' reward models order held-out pairs unlike."""
-    unlike = {name: [100 * run["unlike"][g] for run in runs] for g, name in OTHER_GROUPS.items()}
-    seed_columns(ax, unlike, HUES_OF_GROUPS, digits=0)
-    ax.set(title="Two reward models disagree", ylim=(0, None))
-    ax.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
-
-
 def biased_labels_panel(ax, runs: list[dict]) -> None:
     """The biases in the labels: how often the answer with more of it is chosen."""
     for place, group in enumerate(BIASES):
@@ -243,17 +220,6 @@ def biased_labels_panel(ax, runs: list[dict]) -> None:
             seed_dots(ax, place + at, values, color, None if place else label)
     ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
     ax.legend(loc="upper left", fontsize=7)
-
-
-def encoded_panel(ax, runs: list[dict]) -> None:
-    """How much of each planted bias the reward model has."""
-    for place, group in enumerate(BIASES):
-        values = [100 * run["encoded"][group]["share"] for run in runs]
-        seed_dots(ax, place, values, "lab:biased")
-    ax.axhline(100, color="black", lw=0.8, ls=":")
-    ax.text(1.5, 101, "all that is planted", ha="center", va="bottom")
-    ax.set(title="Reward models have taken over the bias", ylim=(0, 140))
-    ax.set_ylabel("% of the planted bias, by contrasts")
 
 
 if __name__ == "__main__":
