@@ -17,8 +17,8 @@ PAIRS = make_pairs(200)
 
 def test_ties_count_half_and_a_flipped_sign_shows():
     rewards = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 3.0], [5.0, -5.0]])
-    assert study.share_in_order(rewards) == pytest.approx(0.625)
-    assert study.share_in_order(-rewards) == pytest.approx(0.375)
+    shares = study.shares_in_order({"as it is": rewards, "flipped": -rewards})
+    assert shares == pytest.approx({"as it is": 0.625, "flipped": 0.375})
 
 
 def test_pairs_without_hidden_styles_show_neither():
@@ -38,7 +38,7 @@ def test_where_only_a_fact_tells_one_answer_is_wrong_and_neither_has_filler():
 
 def test_the_implicit_reward_is_the_log_ratio_of_policy_and_sft_model():
     labelled = PAIRS[:16]
-    rewards = study.dpo_rewards(labelled, seed=0)(labelled)
+    rewards = study.rewards_by(*study.trained_policy(labelled, seed=0), {}, labelled)
     implicit, log_p = rewards["implicit"], rewards["log_p"]
     assert (implicit @ [1, -1]).mean() > 0  # trained on these: chosen gains on rejected
     assert (log_p < 0).all() and np.abs(implicit).max() < np.abs(log_p).max()

@@ -18,20 +18,13 @@ head reads one state after the last word, which never had to say whether the ans
 has to learn that comparison from the labels alone, and four times the pairs do not suffice.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import lessons  # noqa: F401
 
 import numpy as np
 from dpo_trainer import train_dpo
-from reward_model import (
-    fresh_reward_model,
-    gold_order,
-    pair_hits,
-    reward_model_in,
-    train_reward_model,
-)
+from reward_model import gold_order, pair_hits, reward_model_in
 
 from common.claims import INFINITY, Claim, run_study, study_folder
 from common.figures import legend_below, new_figure, seed_columns, seed_dots
@@ -89,31 +82,27 @@ def measure(seed: int, smoke: bool = False) -> dict:
     pairs = make_pairs(many, seed=seed)
     held = gold_order(make_pairs(count, "test", seed=seed))
     new_facts = gold_order(make_pairs(count, "test", seed=seed, unseen=True))
-    tests = {"held": held, "new_facts": new_facts, "new_style": list(filter(shows_hidden, held))}
-    policy = dpo_rewards(pairs[:few], seed)
-    folder = study_folder(seed, smoke) / "reward_model_6400"
-    encoder = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
-    heads = {
-        "explicit": trained_head(pairs[:few], seed),
-        "explicit_many": trained_head(pairs, seed),
-        "encoder_many": encoder,
-    }
-    rewards = {test: rewards_by(policy, heads, rows) for test, rows in tests.items()}
-    seen = {way: share_in_order(r) for way, r in rewards["new_style"].items()}
     without = [row for row in pairs if not shows_hidden(row)][:few]
-    unaware = dpo_rewards(without, seed), {"explicit": trained_head(without, seed)}
-    rewards["new_style"] = rewards_by(*unaware, tests["new_style"])
-    facts = np.array([only_a_fact_tells(row) for row in held])
-    margins = [rewards["held"][way][facts] @ [1, -1] for way in ("log_p", "implicit")]
-    shares = {
-        test: {way: share_in_order(r) for way, r in of.items()} for test, of in rewards.items()
+    folder, start = study_folder(seed, smoke), "tiny-gpt2"
+    encoder = folder / "reward_model_6400", "tiny-distilbert"
+    heads = {
+        "explicit": reward_model_in(folder / "head_1600", start, pairs[:few], seed=seed),
+        "explicit_many": reward_model_in(folder / "head_6400", start, pairs, seed=seed),
+        "encoder_many": reward_model_in(*encoder, pairs, seed=seed),
     }
+    unaware = reward_model_in(folder / "head_without_styles", start, without, seed=seed)
+    policy = trained_policy(pairs[:few], seed)
+    new_style = list(filter(shows_hidden, held))
+    rewards = {
+        "held": rewards_by(*policy, heads, held),
+        "new_facts": rewards_by(*policy, heads, new_facts),
+        "new_style": rewards_by(*trained_policy(without, seed), {"explicit": unaware}, new_style),
+    }
+    only_facts = np.array([only_a_fact_tells(row) for row in held])
+    facts = {way: of_way[only_facts] for way, of_way in rewards["held"].items()}
     return {
-        "all": shares,
-        "facts": {way: share_in_order(r[facts]) for way, r in rewards["held"].items()},
-        "style": {way: share_in_order(r[~facts]) for way, r in rewards["held"].items()},
-        "new_style_if_seen": seen,
-        "correlation": float(np.corrcoef(*margins)[0, 1]),
+        "all": {test: shares_in_order(of_test) for test, of_test in rewards.items()},
+        "facts": shares_in_order(facts),
     }
 
 
@@ -127,33 +116,23 @@ def only_a_fact_tells(row: dict) -> bool:
     return (row["chosen_style"], row["rejected_style"]) == ("concise", "wrong")
 
 
-def share_in_order(rewards: np.ndarray) -> float:
-    """The share of pairs in gold order whose first answer gets the higher reward; (N, 2)."""
-    return float(pair_hits(rewards).mean())
+def shares_in_order(rewards: dict[str, np.ndarray]) -> dict[str, float]:
+    """By each way the share of pairs in gold order whose first answer gets more; (N, 2)."""
+    return {way: float(pair_hits(of_way).mean()) for way, of_way in rewards.items()}
 
 
-def trained_head(pairs: list[dict], seed: int) -> tuple:
-    """(model, tokenizer): the SFT model with a head, all of its weights trained on the pairs."""
-    model = fresh_reward_model("tiny-gpt2", "cpu", seed)
-    train_reward_model(*model, pairs, seed=seed, name=f"SFT model and head, {len(pairs)} pairs")
-    return model
-
-
-def dpo_rewards(pairs: list[dict], seed: int) -> Callable:
-    """From rows to rewards (N, 2) of a DPO policy and of its SFT model alone, in nats."""
+def trained_policy(pairs: list[dict], seed: int) -> tuple:
+    """(policy, tokenizer) after one pass of DPO."""
     model, tokenizer = load_sft_model()
-    policy, _ = train_dpo(model, tokenizer, pairs, seed=seed, name=f"DPO, {len(pairs)} pairs")
-
-    def read(rows: list[dict]) -> dict[str, np.ndarray]:
-        logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
-        return {"implicit": logps - ref_logps, "log_p": ref_logps}
-
-    return read
+    name = f"DPO, {len(pairs)} pairs"
+    return train_dpo(model, tokenizer, pairs, seed=seed, name=name)[0], tokenizer
 
 
-def rewards_by(policy: Callable, heads: dict[str, tuple], rows: list[dict]) -> dict:
-    """Rewards (N, 2) of pairs by each way."""
-    return policy(rows) | {way: score_pairs(*head, rows) for way, head in heads.items()}
+def rewards_by(policy, tokenizer, heads: dict[str, tuple], rows: list[dict]) -> dict:
+    """Rewards (N, 2) of pairs by each way: in nats by DPO and by its SFT model, by every head."""
+    logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
+    rewards = {"implicit": logps - ref_logps, "log_p": ref_logps}
+    return rewards | {way: score_pairs(*head, rows) for way, head in heads.items()}
 
 
 # --- The figure ---
@@ -167,9 +146,8 @@ def draw(runs: list[dict]):
     title += f"a reward head on the same model {explicit:.0f} %"
     figure, axes = new_figure(1, 2, title, height=3.6)
     shift_panel(axes[0], runs)
-    names = [name for _, name in REWARDS.values()]
-    colors = [color for color, _ in REWARDS.values()]
-    seed_columns(axes[1], dict(zip(names, facts.values(), strict=True)), colors, digits=0)
+    columns = {name: facts[way] for way, (_, name) in REWARDS.items()}
+    seed_columns(axes[1], columns, [color for color, _ in REWARDS.values()], digits=0)
     axes[1].tick_params(axis="x", labelsize=6.5)
     axes[1].set(title="Both answers concise: only a fact tells")
     for ax in axes:
