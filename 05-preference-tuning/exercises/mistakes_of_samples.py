@@ -13,6 +13,7 @@ from rlhf_objectives import clipped_surrogate as surrogate
 from rlhf_objectives import generalized_advantage_estimate as gae
 from rlhf_objectives import kl_estimators as estimators
 from rlhf_objectives import kl_regularized_optimum as optimum
+from rlhf_objectives import library
 
 
 def pairwise(scores: np.ndarray) -> np.ndarray:
@@ -57,21 +58,23 @@ OF_OPTIMA = {  # p: the reference's probabilities, r: rewards, b: beta
 
 def smaller_of(ratio: np.ndarray, a: np.ndarray, low: float, high: float) -> np.ndarray:
     """The surrogate with the ratio clipped to these borders."""
-    return np.minimum(ratio * a, np.clip(ratio, low, high) * a)
+    return library(ratio).minimum(ratio * a, ratio.clip(low, high) * a)
 
 
 SIDES = [([ratio], [a], 0.2) for ratio, a in ((1.5, 1), (0.5, 1), (0.5, -1), (1.5, -1))]
 SIX_RATIOS = [[0.2, 0.9, 1.1], [0.6, 1.4, 2.5]], [[-2, 0.5, 3], [0.7, -0.4, 1.2]], 0.3
 RATIOS = cases(surrogate, *SIDES, SIX_RATIOS)
-OF_RATIOS = {  # r: the ratio, a: the advantage, e: epsilon
+OF_CLIPS = {  # r: the ratio, a: the advantage, e: epsilon; exercise 17 has them in torch
     "the larger of the two is taken, not the smaller": lambda r, a, e: -surrogate(r, -a, e),
-    "nothing is clipped": lambda r, a, e: surrogate(r, a, np.inf),
-    "a move in the wrong direction is clipped, too": lambda r, a, e: np.clip(r, 1 - e, 1 + e) * a,
-    "its sign is turned: this is the loss, the surrogate is maximised": lambda *x: -surrogate(*x),
-    "the ratio is clipped from above only": lambda r, a, e: smaller_of(r, a, -np.inf, 1 + e),
-    "the ratio is clipped from below only": lambda r, a, e: smaller_of(r, a, 1 - e, np.inf),
+    "nothing is clipped": lambda r, a, e: r * a,
+    "a move in the wrong direction is clipped, too": lambda r, a, e: r.clip(1 - e, 1 + e) * a,
+    "the ratio is clipped from above only": lambda r, a, e: smaller_of(r, a, None, 1 + e),
+    "the ratio is clipped from below only": lambda r, a, e: smaller_of(r, a, 1 - e, None),
     "the product is clipped, not the ratio": lambda r, a, e: smaller_of(r * a, 1, 1 - e, 1 + e),
     "clipped to -epsilon ... epsilon, not around 1": lambda r, a, e: smaller_of(r, a, -e, e),
+}
+OF_RATIOS = OF_CLIPS | {
+    "its sign is turned: this is the loss, the surrogate is maximised": lambda *x: -surrogate(*x),
     "a mean over all, where each has its own": lambda *x: surrogate(*x).mean(),
 }
 
@@ -150,15 +153,9 @@ def with_values(formula):
     return lambda r, n, values=None: formula(r, n, r if values is None else values)
 
 
-def ranks(rewards: np.ndarray) -> np.ndarray:
-    """Ranks (K,) of rewards; of equal ones the earlier is the better."""
-    order = np.lexsort([-np.arange(len(rewards)), rewards])
-    return np.argsort(order).astype(float)
-
-
-def ranks_late(rewards: np.ndarray) -> np.ndarray:
-    """The same where the later is the better."""
-    return ranks(rewards[::-1])[::-1]
+def untied(rewards: np.ndarray, sign: int) -> np.ndarray:
+    """Rewards of which the later (+1) or the earlier (-1) of equal ones is a little better."""
+    return rewards + sign * 1e-9 * np.arange(len(rewards))
 
 
 def evenly(rewards: np.ndarray) -> np.ndarray:
@@ -178,9 +175,11 @@ OF_POOLS = {  # r: rewards, v: values
     "this is the best of the whole pool, whatever n is": with_values(lambda r, n, v: v[r.argmax()]),
     "the values choose; the rewards do": with_values(lambda r, n, v: best_of(v, n)),
     "the values are ignored: the rewards only choose": lambda r, n, v=None: best_of(r, n),
-    "equal rewards share; the first is taken": with_values(lambda r, n, v: best_of(ranks(r), n, v)),
+    "equal rewards share; the first is taken": with_values(
+        lambda r, n, v: best_of(untied(r, -1), n, v)
+    ),
     "equal rewards share; the last is taken": with_values(
-        lambda r, n, v: best_of(ranks_late(r), n, v)
+        lambda r, n, v: best_of(untied(r, 1), n, v)
     ),
     "n is one too large": lambda r, n, *v: best_of(r, min(n + 1, len(r)), *v),
     "not divided by C(M, n) subsets": lambda r, n, *v: best_of(r, n, *v) * comb(len(r), n),
@@ -205,8 +204,8 @@ OF_POLICIES = {  # p: the reference's probabilities, r: rewards
     "this is the worst of n": lambda p, r, n: policy_of(p, -r, n),
     "ranked by their places, not by rewards": lambda p, r, n: policy_of(p, np.arange(len(r)), n),
     "ranked by their probabilities, not by rewards": lambda p, r, n: policy_of(p, p, n),
-    "equal rewards share; the first is taken": lambda p, r, n: policy_of(p, ranks(r), n),
-    "equal rewards share; the last is taken": lambda p, r, n: policy_of(p, ranks_late(r), n),
+    "equal rewards share; the first is taken": lambda p, r, n: policy_of(p, untied(r, -1), n),
+    "equal rewards share; the last is taken": lambda p, r, n: policy_of(p, untied(r, 1), n),
     "equal rewards share alike, where they share by their probabilities": (
         lambda p, r, n: all_equal(p, r, n) / (r == r[:, None]).sum(-1)
     ),

@@ -1,14 +1,15 @@
 """The exercises on tokens, in torch: an answer's log-probability, PPO's reward, PPO's update."""
 
+import numpy as np
 import torch
-from grade import Exercise, cases
-from rlhf_objectives import clipped_surrogate
+from grade import Exercise
+from mistakes_of_losses import in_torch
+from mistakes_of_samples import OF_CLIPS
+from rlhf_objectives import clipped_surrogate as surrogate
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
-    """Random ones, in digits that can be read."""
-    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (2 * noise).round(decimals=1)
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 2, shape))
 
 
 # --- An answer's log-probability ---
@@ -117,7 +118,7 @@ OF_SCORES = {  # s: scores, p, r: log-probabilities of policy and reference, m: 
 
 def objectives(logps, old_logps, advantages, mask, epsilon) -> torch.Tensor:
     """What is maximised, of every token, prompt and padding too: (B, T)."""
-    return clipped_surrogate((logps - old_logps).exp(), advantages, epsilon)
+    return surrogate((logps - old_logps).exp(), advantages, epsilon)
 
 
 def ppo_loss(logps, old_logps, advantages, mask, epsilon: float) -> torch.Tensor:
@@ -136,26 +137,16 @@ def with_one_ratio(p, old, a, m, e) -> torch.Tensor:
 
 FIRST_STEP = [[-1, -2]], [[-1, -2]], [[1, -0.5]], [[1, 1]], 0.2
 LATER = (NOW, THEN, numbers(4, 3, 5), MASK, 0.2), (THEN, NOW, numbers(5, 3, 5), MASK, 0.3)
-OF_STEPS = {  # r: the ratio, a: the advantage, e: epsilon
+OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
+    **{name: loss_of(objective) for name, objective in OF_CLIPS.items()},
     "its sign is turned: an optimiser makes this small": lambda *x: -ppo_loss(*x),
-    "the ratio is upside down": loss_of(lambda r, a, e: clipped_surrogate(1 / r, a, e)),
-    "the ratio is a difference of logarithms: exp is missing": loss_of(
-        lambda r, a, e: clipped_surrogate(r.log(), a, e)
-    ),
+    "the ratio is upside down": loss_of(lambda r, a, e: surrogate(1 / r, a, e)),
+    "exp is missing: this is a log-ratio": loss_of(lambda r, a, e: surrogate(r.log(), a, e)),
     "the log-probability stands where the ratio does": (
         lambda p, old, a, m, e: -(m * p * a).sum() / m.sum()
     ),
-    "nothing is clipped": loss_of(lambda r, a, e: r * a),
-    "a move in the wrong direction is clipped, too": loss_of(
-        lambda r, a, e: r.clip(1 - e, 1 + e) * a
-    ),
-    "the larger of the two is taken, not the smaller": loss_of(
-        lambda r, a, e: -clipped_surrogate(r, -a, e)
-    ),
     "the mask is missing: prompt and padding count, too": lambda *x: -objectives(*x).mean(),
-    "divided by all places, where it is by the answers' tokens": (
-        lambda *x: ppo_loss(*x) * x[3].mean()
-    ),
+    "divided by all places, not by the answers' tokens": lambda *x: ppo_loss(*x) * x[3].mean(),
     "a sum over the tokens for a mean": lambda *x: ppo_loss(*x) * x[3].sum(),
     "a mean of the answers' means: a token of a long answer counts less": (
         lambda *x: -((x[3] * objectives(*x)).sum(-1) / x[3].sum(-1)).mean()
@@ -164,15 +155,11 @@ OF_STEPS = {  # r: the ratio, a: the advantage, e: epsilon
     "one ratio for a whole answer; each token has its own": with_one_ratio,
 }
 
-
-def rows(function, *inputs) -> list[dict]:
-    return cases(function, *inputs, array=lambda values: torch.tensor(values).double())
-
-
-BATCHES, REWARDS = rows(answer_logps, *LOGITS), rows(token_rewards, TWO_TOKENS, THREE_SCORES)
-UPDATES = rows(ppo_loss, FIRST_STEP, *LATER)
+BATCHES = in_torch(answer_logps, *LOGITS)
+REWARDS = in_torch(token_rewards, TWO_TOKENS, THREE_SCORES)
+UPDATES = in_torch(ppo_loss, FIRST_STEP, *LATER)
 TOKENS = (
     Exercise("e15_answer_logps", answer_logps, BATCHES, OF_LOGITS, ["logits"]),
     Exercise("e16_token_rewards", token_rewards, REWARDS, OF_SCORES),
-    Exercise("e17_ppo_loss", ppo_loss, UPDATES, OF_STEPS, ["logps"]),
+    Exercise("e17_ppo_loss", ppo_loss, UPDATES, OF_UPDATES, ["logps"]),
 )
