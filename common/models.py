@@ -28,6 +28,7 @@ TINY = Path(__file__).resolve().parent / "tiny"
 EMBEDDED = ("tiny-gpt2", "tiny-distilbert")
 HEADS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # of models that write text
 OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # the files that make a model
+NO_EOS = "its tokenizer has no eos token, so no text would end; set one and save it"
 # Types whose first position is the one behind the id of the padding token.
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "esm")
 
@@ -66,17 +67,15 @@ def adapter_base(name: str) -> str | None:
 
 
 def find_model(name: str) -> str:
-    """The folder of an embedded or local model, or a hub id that is cached or can be fetched.
+    """The folder of an embedded or local model or adapter, or a hub id, cached or to be fetched.
 
-    The folder of an adapter is one too. Raises UserError otherwise, within 4 seconds: the library
-    itself would retry for a minute.
+    Raises UserError otherwise, within 4 seconds: the library itself would retry for a minute.
     """
-    folder, path = local_folder(name), Path(name).expanduser()
+    folder = local_folder(name)
     if folder:
         check_folder(name, folder)
         return str(folder)
-    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if path.exists() or is_path:
+    if Path(name).is_file() or name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise UserError(f"no model {name}: there is no such folder")
     if cached_folder(name):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -95,14 +94,14 @@ def check_folder(name: str, folder: Path) -> None:
     base = adapter_base(name)
     if base is None:
         gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
-        reason = f"the folder holds no model{gguf} (config.json is missing)"
-        raise UserError(f"no model {name}: {reason}")
+        raise UserError(f"no model {name}: the folder holds no model{gguf} (no config.json)")
     try:
         find_model(base)
     except UserError as error:
-        reason = f"it was made for {base}, which is not there ({error})"
-        remedy = "write its place into base_model_name_or_path of adapter_config.json"
-        raise UserError(f"cannot use the adapter {name}: {reason}; {remedy}") from None
+        raise UserError(
+            f"cannot use the adapter {name}: it was made for {base}, which is not there ({error}); "
+            "write its place into base_model_name_or_path of adapter_config.json"
+        ) from None
 
 
 def hub_answers(seconds: float = 4.0) -> bool:
@@ -126,7 +125,7 @@ def hub_answers(seconds: float = 4.0) -> bool:
 def fingerprint(what) -> str:
     """A hash of a model's files (its name, or a loaded one), or of rows of data.
 
-    A model that is not at hand as files is known by its name.
+    A model of the hub that is not in the cache yet is known by its name.
     """
     if not isinstance(what, str) and not hasattr(what, "name_or_path"):
         rows = json.dumps([dict(row) for row in what], sort_keys=True, default=str)
@@ -138,18 +137,13 @@ def fingerprint(what) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in OF_MODELS and path.is_file():
-            digest.update(f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}\n".encode())
-    base = adapter_base(str(folder))
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+    base = adapter_base(name)
     if base is not None:
         digest.update(fingerprint(base).encode())
     return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=1024)
-def _hash_file(path: Path, changed: int) -> str:
-    """The hash of a file; read once, as long as its time of change stays."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Loading ---
@@ -164,13 +158,10 @@ def load_causal_lm(name: str, device: str = "cpu") -> tuple:
 
     model, tokenizer, missing = _load(AutoModelForCausalLM, name, device)
     if tokenizer.eos_token is None:
-        reason = "its tokenizer has no eos token, so no answer would end; set one and save it"
-        raise UserError(f"cannot use the model {name}: {reason}")
+        raise UserError(f"cannot use the model {name}: {NO_EOS}")
     if missing:
-        raise UserError(
-            f"cannot use the model {name}: {len(missing)} of its weights are not in the checkpoint "
-            f"and would be random ({missing[0]}); give a complete one, with its language-model head"
-        )
+        reason = f"{len(missing)} of its weights are not there and would be random ({missing[0]})"
+        raise UserError(f"cannot use the model {name}: {reason}; give one with all of them")
     use_template(tokenizer)
     return model, tokenizer
 
@@ -189,10 +180,9 @@ def load_tokenizer(name: str):
     from transformers import AutoConfig, AutoTokenizer
 
     path, base = find_model(name), adapter_base(name)
-    there = any([*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")])
-    if base and not there:
-        return load_tokenizer(base)
-    if Path(path).is_dir() and not there:
+    if Path(path).is_dir() and not [*Path(path).glob("tokenizer*"), *Path(path).glob("vocab*")]:
+        if base:
+            return load_tokenizer(base)
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -201,23 +191,16 @@ def load_tokenizer(name: str):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds for a broken model
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
-    if tokenizer.pad_token is None:
-        reason = "its tokenizer has no token to pad with and none that ends a text"
-        raise UserError(f"cannot use the model {name}: {reason}; set an eos token and save it")
+        raise UserError(f"cannot use the model {name}: {NO_EOS}")
     if not reads_pairs(tokenizer):
         use_template(tokenizer)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, count_positions(config))
-    return tokenizer
-
-
-def count_positions(config) -> float:
-    """How many tokens a model of this configuration reads; infinity where it names no limit."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or float("inf")
     if config.model_type in COUNT_FROM_PADDING:
         positions -= config.pad_token_id + 1
-    return positions
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer
 
 
 def _load(auto_class, name: str, device: str, **options) -> tuple:
@@ -248,40 +231,32 @@ def check_vocabulary(name: str, model, tokenizer) -> None:
     if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
         beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
     if beyond:
-        raise UserError(
-            f"cannot use the model {name}: it embeds {size} tokens, and its tokenizer writes "
-            f"{len(beyond)} more ({beyond[0]!r:.30}); call resize_token_embeddings("
-            f"{len(tokenizer)}) on the model and save it, or save the tokenizer without them"
-        )
+        reason = f"it embeds {size} tokens, its tokenizer writes {len(beyond)} more"
+        remedy = f"call resize_token_embeddings({len(tokenizer)}) on it and save it"
+        raise UserError(f"cannot use the model {name}: {reason} ({beyond[0]!r:.30}); {remedy}")
 
 
 # --- What cannot be used, and what to do ---
 
 
 def check_checkpoint(name: str, path: str, auto_class: str) -> None:
-    """Raise UserError, with what to do, for a checkpoint that `auto_class` cannot make use of.
+    """Raise UserError for a checkpoint that `auto_class` cannot make use of.
 
     Read from config.json and the names of the files: no weights, no code.
     """
-    from transformers import CONFIG_MAPPING, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
     try:
         config = PreTrainedConfig.get_config_dict(path)[0]
     except Exception as error:  # whatever the library raises for a broken file
         raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        reason = f"transformers has no models of the type {kind}, and code that comes with a model "
-        reason += "is never run; give another one"
-    else:
-        reason = why_no_weights(Path(path), config) if Path(path).is_dir() else None
-        reason = reason or why_not_a(auto_class, kind, config)
+    reason = why_no_weights(Path(path), config) or why_not_a(auto_class, config)
     if reason:
         raise UserError(f"cannot use the model {name}: {reason}")
 
 
 def why_no_weights(folder: Path, config: dict) -> str | None:
-    """Why the weights of a folder cannot be read and trained; None where they can."""
+    """Why the weights of a model cannot be read and trained; None where they may be."""
     quantised = (config.get("quantization_config") or {}).get("quant_method")
     if quantised:
         return f"its weights are quantised ({quantised}); give the model that it was made from"
@@ -296,19 +271,21 @@ def why_no_weights(folder: Path, config: dict) -> str | None:
             "its weights are pickled (.bin), and to read them can run code; if you trust it, save "
             f"them as safetensors: python -c \"{save}.save_pretrained('{folder}')\""
         )
-    return "the folder holds no weights (model.safetensors); copy or download it once more"
+    return None
 
 
-def why_not_a(auto_class: str, kind: str, config: dict) -> str | None:
+def why_not_a(auto_class: str, config: dict) -> str | None:
     """Why a checkpoint is no language model, or no reward model; None where it is one."""
-    import transformers
+    from transformers.models.auto import modeling_auto
 
+    kind, architecture = config.get("model_type"), (config.get("architectures") or [""])[0]
     writes = auto_class == "AutoModelForCausalLM"
     task = "CAUSAL_LM" if writes else "SEQUENCE_CLASSIFICATION"
-    mapping = getattr(transformers, f"MODEL_FOR_{task}_MAPPING")
-    is_known = transformers.CONFIG_MAPPING[kind] in mapping
-    architecture = (config.get("architectures") or [""])[0]
+    is_known = kind in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
     give = "give a causal language model (GPT-2, Llama, Qwen, ...)"
+    if kind not in modeling_auto.MODEL_MAPPING_NAMES:
+        reason = f"transformers has no models of the type {kind}"
+        return f"{reason}, and code that comes with a model is never run; give another one"
     if writes and config.get("is_encoder_decoder"):
         return f"{architecture} is an encoder-decoder, which goes on with no prompt; {give}"
     if writes and "vision_config" in config:
@@ -338,8 +315,8 @@ def in_brief(error: Exception) -> str:
 def load_adapter(model, folder: Path, merge: bool = False):
     """The model with the adapter of a folder on it, or, with `merge`, in its weights.
 
-    Raises UserError where there is none, or where it was made for another model: two places with
-    the same files are one model, and a base that is not at hand cannot be compared.
+    Raises UserError where it was made for another model: two places with the same files are one
+    model, and a base that is not at hand cannot be compared.
     """
     from peft import PeftConfig, PeftModel
 
@@ -381,19 +358,15 @@ def quiet_libraries() -> None:
 
 
 def init_compute(device: str) -> str:
-    """Make ready to compute: "auto" becomes cuda, mps or cpu; of several processes each has a GPU.
-
-    Raises UserError for a device that is not there.
-    """
+    """The device to compute on; "auto" is cuda, mps or cpu. Of several processes each has a GPU."""
     quiet_libraries()
     import torch
     from accelerate import PartialState
 
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    available["cpu"] = True
-    if device == "auto":
-        device = next(name for name, there in available.items() if there)
-    if not available[device]:
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [*(name for name in found if found[name]), "cpu"]
+    device = available[0] if device == "auto" else device
+    if device not in available:
         raise UserError(f"--device {device}: PyTorch finds no such device; use --device auto")
     if device == "cpu":  # glibc keeps freed tensors: giving them back costs up to half of a step
         with contextlib.suppress(OSError, AttributeError):
@@ -402,8 +375,7 @@ def init_compute(device: str) -> str:
             mallopt(-1, -1)  # M_TRIM_THRESHOLD
     state = PartialState(cpu=device == "cpu")
     gc.freeze()  # what the libraries hold need not be searched for garbage at every training
-    several = device == "cuda" and state.num_processes > 1
-    return f"cuda:{state.local_process_index}" if several else device
+    return str(state.device) if device == "cuda" else device
 
 
 @lru_cache

@@ -379,7 +379,7 @@ FILES = {
         "GGUF file cannot be trained.*the model that it was converted from",
     ),
     "pickled": ({"pytorch_model_dot_bin": b""}, "pickled.*safetensors.*LlamaForCausalLM as M"),
-    "none": ({}, r"no weights \(model.safetensors\)"),
+    "none": ({}, "no file named model.safetensors"),
 }
 
 
