@@ -12,14 +12,10 @@ committed run, lessons with seed 0 and studies with eight seeds, in about an hou
 """
 
 import argparse
-import ast
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import installed  # noqa: F401
@@ -47,46 +43,18 @@ TRAIN_FOR_OTHERS = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_rewa
 READ_OTHERS = ("frontier", "methods_at_the_limit")
 
 
-def run_scripts(scripts: Sequence[Path], flags: Sequence[str], jobs: int, logs: Path) -> None:
-    """Each script in a process of its own, `jobs` at a time; what reads the others comes last.
-
-    Raises UserError for the first that fails, once all that run are done.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-
-    def run_script(script: Path) -> str | None:
-        started, log = time.time(), logs / f"{script.stem}.log"
-        with log.open("w", encoding="utf-8") as file:
-            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, str(script), *flags]
-            code = subprocess.run(command, stdout=file, stderr=file, env=one_thread).returncode
-        last = (log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"])[-1]
-        result = "done" if code == 0 else "failed"
-        print(f"{script.stem:<32} {result} in {time.time() - started:.0f} s", flush=True)
-        return None if code == 0 else f"{script.stem}: {last.removeprefix('error: ')} (see {log})"
-
+def run_scripts(scripts: Sequence[Path], flags: Sequence, jobs: int, logs: Path) -> None:
+    """What trains for others comes first, and what reads the others last."""
     waves: list[list[Path]] = [[], [], []]
     for script in scripts:
         waves[(script.stem not in TRAIN_FOR_OTHERS) + (script.stem in READ_OTHERS)].append(script)
-    failed = []
     for wave in waves:
-        with ThreadPoolExecutor(jobs) as pool:
-            failed += [message for message in pool.map(run_script, wave) if message]
-        if failed:
-            raise runs.UserError(failed[0])
-
-
-def copy_figures(names: Sequence[str], source: Path, folder: Path) -> None:
-    """PNG and JSON of each name, into the committed run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        for end in ("png", "json"):
-            shutil.copy(source / f"{name}.{end}", folder)
+        runs.run_side_by_side({logs / f"{path.stem}.log": [path, *flags] for path in wave}, jobs)
 
 
 def title_of(script: Path) -> str:
     """The first line of a script's docstring."""
-    return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()[0]
+    return script.read_text(encoding="utf-8").splitlines()[0].strip('"')
 
 
 # --- Main ---
@@ -114,19 +82,20 @@ def main(argv: list[str] | None = None) -> None:
     lessons = [HERE / f"{name}.py" for name in LESSONS if name in wanted]
     studies = [HERE / "studies" / f"{name}.py" for name in STUDIES if name in wanted]
     seeds, logs = args.seeds or [args.seed], args.output_dir / "logs"
-    shared = ["--output-dir", str(args.output_dir), *(["--smoke"] if args.smoke else [])]
-    run_scripts(lessons, [*shared, "--seed", str(args.seed)], args.jobs, logs)
+    shared = ["--output-dir", args.output_dir, *(["--smoke"] if args.smoke else [])]
+    run_scripts(lessons, [*shared, "--seed", args.seed], args.jobs, logs)
     several = len(seeds) > 1  # then a study runs its seeds side by side
-    flags = [*shared, "--jobs", str(args.jobs), "--seeds", *map(str, seeds)]
+    flags = [*shared, "--jobs", args.jobs, "--seeds", *seeds]
     run_scripts(studies, flags, 1 if several else args.jobs, logs)
     if args.figures_dir:
-        copy_figures([LESSONS[path.stem] for path in lessons], args.output_dir, args.figures_dir)
-        results = {path.stem: path for path in studies}
-        copy_figures(list(results), args.output_dir / "studies", args.figures_dir / "studies")
-        found = {name: read_json(args.figures_dir / "studies" / f"{name}.json") for name in results}
-        if found:
-            titles = {name: title_of(path) for name, path in results.items()}
-            write_claims_table(args.figures_dir / "claims.md", titles, found)
+        (args.figures_dir / "studies").mkdir(parents=True, exist_ok=True)
+        names = [LESSONS[path.stem] for path in lessons] + [f"studies/{p.stem}" for p in studies]
+        for file in [f"{name}.{end}" for name in names for end in ("png", "json")]:
+            shutil.copy(args.output_dir / file, args.figures_dir / file)
+        found = args.figures_dir / "studies"
+        results = {title_of(path): read_json(found / f"{path.stem}.json") for path in studies}
+        if results:
+            write_claims_table(args.figures_dir / "claims.md", results)
     print(f"{len(lessons) + len(studies)} scripts in {time.time() - started:.0f} s")
     print(f"figures and results are in {args.output_dir}, what the scripts said in {logs}")
 

@@ -8,12 +8,10 @@ import argparse
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from statistics import NormalDist
@@ -148,13 +146,13 @@ def run_study(claims: Sequence[Claim], measure: Callable, draw: Callable) -> Non
 
 def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: Callable) -> None:
     args = study_parser(script).parse_args()
+    if len(set(args.seeds)) < len(args.seeds):
+        raise runs.UserError("--seeds: the same seed twice would count one run as two")
     OUTPUT["folder"] = args.output_dir
     name = script.stem + ("-smoke" if args.smoke else "")
     folder = args.output_dir / "studies"
     saved = folder / f"{name}.json"
     committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
-    if len(set(args.seeds)) < len(args.seeds):
-        raise runs.UserError("--seeds: the same seed twice would count one run as two")
     if args.claims:
         results = read_json(saved)
         few = len(results.get("seeds", ())) < FEWEST
@@ -162,18 +160,23 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
         return
     check_writable(folder)
     check_results(folder, name)
-    parts = [folder / name / f"seed-{seed}.json" for seed in args.seeds]
-    code, todo = code_hash(), []
-    for seed, part in zip(args.seeds, parts, strict=True):
-        todo += [seed] if read_json(part).get("code") != code else []
-    if len(args.seeds) == 1 and todo:
-        measure_seed(parts[0], measure, args.seeds[0], args.smoke)
-        if args.part:  # the process of the other seeds sums up
-            return
+    code, parts = code_hash(), {seed: folder / name / f"seed-{seed}.json" for seed in args.seeds}
+    todo = [seed for seed, part in parts.items() if read_json(part).get("code") != code]
+    if len(parts) > 1:
+        flags = ["--part", "--output-dir", args.output_dir, *(["--smoke"] if args.smoke else [])]
+        commands = {folder / name / f"seed-{n}.log": [script, "--seeds", n, *flags] for n in todo}
+        runs.run_side_by_side(commands, args.jobs)
     elif todo:
-        run_side_by_side(script, todo, args)
+        init_compute("cpu")
+        started = time.time()
+        metrics = measure(args.seeds[0], args.smoke)
+        seconds = round(time.time() - started, 1)
+        part = {"seed": args.seeds[0], "wall_seconds": seconds, "code": code, "metrics": metrics}
+        write_json(parts[args.seeds[0]], part)
+    if args.part:  # the process of the other seeds sums up
+        return
     published = read_json(script.parent / "published.json")  # by the id of a claim
-    results = sum_up(script.name, [read_json(part) for part in parts], claims, published)
+    results = sum_up(script.name, list(map(read_json, parts.values())), claims, published)
     write_json(saved, results)
     figure = saved.with_suffix(".png")
     save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
@@ -183,28 +186,15 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
 
 def study_parser(script: Path) -> argparse.ArgumentParser:
     """--seeds, --jobs, --claims, and what all scripts have."""
-    parser = runs.OneLineParser(script.name, description=sys.modules["__main__"].__doc__)
+    parser = runs.bare_parser(script, sys.modules["__main__"].__doc__)
     seed = runs.whole_number(0)
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="default: 0")
     jobs = "seeds side by side, one thread each; default: as many as there are cores"
     parser.add_argument("--jobs", type=runs.whole_number(1), default=os.cpu_count(), help=jobs)
     listed = "list what is claimed and what was found, from the saved results"
     parser.add_argument("--claims", action="store_true", help=listed)
-    smoke = "the smallest run that still takes every path"
-    parser.add_argument("--smoke", action="store_true", help=smoke)
-    where = "results go to studies/ in here; default: outputs"
-    parser.add_argument("--output-dir", type=runs.folder, default=Path("outputs"), help=where)
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     return parser
-
-
-def measure_seed(part: Path, measure: Callable, seed: int, smoke: bool) -> None:
-    """The metrics of one seed, written whole."""
-    init_compute("cpu")
-    started = time.time()
-    metrics = measure(seed, smoke)
-    about = {"seed": seed, "wall_seconds": round(time.time() - started, 1), "code": code_hash()}
-    write_json(part, {**about, "metrics": metrics})
 
 
 def code_hash() -> str:
@@ -212,30 +202,6 @@ def code_hash() -> str:
     script = Path(sys.argv[0]).resolve()
     files = [script, *script.parents[1].glob("*.py"), *(runs.ROOT / "common").glob("*.py")]
     return sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
-
-
-def run_side_by_side(script: Path, seeds: Sequence[int], args: argparse.Namespace) -> None:
-    """Each seed in a process of its own, `args.jobs` at a time; their output goes to files.
-
-    Raises UserError with the last line of the first that fails, when the others are done.
-    """
-    name = script.stem + ("-smoke" if args.smoke else "")
-
-    def run_seed(seed: int) -> str | None:
-        log = args.output_dir / "studies" / name / f"seed-{seed}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(script), "--seeds", str(seed), "--part"]
-        command += ["--output-dir", str(args.output_dir), *(["--smoke"] if args.smoke else [])]
-        with log.open("w", encoding="utf-8") as file:
-            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, stdout=file, stderr=file, env=one_thread)
-        print(f"seed {seed} {'done' if done.returncode == 0 else f'failed, see {log}'}", flush=True)
-        return None if done.returncode == 0 else log.read_text(encoding="utf-8").strip()[-300:]
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        failed = [message for message in pool.map(run_seed, seeds) if message is not None]
-    if failed:
-        raise runs.UserError(failed[0].splitlines()[-1] if failed[0] else "a seed failed")
 
 
 def sum_up(script: str, parts: list[dict], claims: Sequence[Claim], published: dict) -> dict:
@@ -303,29 +269,29 @@ def link_papers(text: str) -> str:
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
-def write_claims_table(path: Path, titles: dict[str, str], results: dict[str, dict]) -> None:
-    """Markdown: every claim of every study with interval and verdict; both by the study's name.
+def write_claims_table(path: Path, results: dict[str, dict]) -> None:
+    """Markdown: every claim of every study, by its title, with interval and verdict.
 
     Below it, at which false-discovery rate the decided claims stand (Benjamini & Hochberg 1995).
     """
     names = ("study", "claim", "measured", "mean and 95 % interval", "true", "predicted")
     names += ("verdict", "published: what was found, and how it was read")
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    claims = []
-    for name, result in results.items():
+    rows, claims = [names], []
+    for title, result in results.items():
+        claims += result["claims"]
         for claim in result["claims"]:
-            cells = (titles[name], claim["says"], claim["measured"], interval(claim))
-            cells += (where_true(claim["true"]), claim["predicted"], claim["verdict"])
-            cells += (link_papers(claim["published"]),)
-            lines.append(f"| {' | '.join(cells)} |")
-            claims.append(claim)
+            row = [title, claim["says"], claim["measured"], interval(claim)]
+            row += [where_true(claim["true"]), claim["predicted"], claim["verdict"]]
+            rows.append([*row, link_papers(claim["published"])])
     adjusted = false_discovery(claims).values()
     stand = sum(p <= 0.05 for p in adjusted)
     counts = Counter(claim["verdict"] for claim in claims)
     verdicts = ", ".join(f"{name}: {counts[name]}" for name in VERDICTS)
     told = f"{len(claims)} claims ({verdicts}). Of the {len(adjusted)} that are decided, {stand}"
-    lines += ["", f"{told} stand at a false-discovery rate of 5 %."]
     failed = sum(claim["predicted"] != claim["verdict"] for claim in claims)
-    lines += ["", f"{failed} verdicts are not what was predicted before the run."]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|---" * len(names) + "|")
+    lines += ["", f"{told} stand at a false-discovery rate of 5 %.", ""]
+    lines += [f"{failed} verdicts are not what was predicted before the run.", ""]
     with whole_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines), encoding="utf-8")

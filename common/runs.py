@@ -10,9 +10,11 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.basics import UserError
@@ -54,13 +56,19 @@ class OneLineParser(argparse.ArgumentParser):
 
 def make_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of a script (its __file__ and __doc__), with the flags that all scripts have."""
-    parser = OneLineParser(Path(script).name, "%(prog)s [flags]", description=description)
+    parser = bare_parser(script, description)
     seed = "seed of data, training and sampling; default: 0"
     parser.add_argument("--seed", type=whole_number(0), default=0, help=seed)
-    where = "results, figures and what was trained go here; default: outputs"
-    parser.add_argument("--output-dir", type=folder, default=Path("outputs"), help=where)
     devices = ("auto", "cuda", "mps", "cpu")
     parser.add_argument("--device", default="auto", choices=devices, help="where to compute")
+    return parser
+
+
+def bare_parser(script: str | Path, description: str) -> argparse.ArgumentParser:
+    """The parser of a script that takes several seeds and computes on the CPU."""
+    parser = OneLineParser(Path(script).name, "%(prog)s [flags]", description=description)
+    where = "results, figures and what was trained go here; default: outputs"
+    parser.add_argument("--output-dir", type=folder, default=Path("outputs"), help=where)
     smoke = "the smallest run that still takes every path"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser
@@ -180,6 +188,34 @@ def trained_folder(args: argparse.Namespace, name: str, without: tuple[str, ...]
     """Where the lesson that trains NAME keeps it, with the flags of this run that are its, too."""
     shared = {k: v for k, v in args.changed.items() if k in OF_TRAINED and k not in without}
     return args.output_dir / name_run(name, shared)
+
+
+# --- Scripts side by side ---
+
+
+def run_side_by_side(commands: dict[Path, Sequence], jobs: int) -> None:
+    """Scripts with their flags, by the file for what each prints; `jobs` at a time, of one thread.
+
+    Raises UserError with the last line of the first that fails, once all are done.
+    """
+
+    def run_one(log: Path) -> str | None:
+        started = time.time()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+            command = [sys.executable, *map(str, commands[log])]
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+            code = subprocess.run(command, stdout=file, stderr=file, env=one_thread).returncode
+        result = "failed" if code else "done"
+        print(f"{log.stem:<32} {result} in {time.time() - started:.0f} s", flush=True)
+        said = log.read_text(encoding="utf-8").split("\n")
+        last = ([line for line in said if line.strip()] or ["it said nothing"])[-1]
+        return f"{log.stem}: {last.removeprefix('error: ')} (see {log})" if code else None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = [message for message in pool.map(run_one, commands) if message]
+    if failed:
+        raise UserError(failed[0])
 
 
 # --- The end ---

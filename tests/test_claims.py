@@ -203,7 +203,7 @@ def test_claims_become_a_table(tmp_path):
     claim = Claim("a", "it is so", "log-odds", lambda m: m, predicted="undecided")
     judged = judge(claim, [0.9, 1.0, 1.1], found)
     path = tmp_path / "claims.md"
-    claims.write_claims_table(path, {"s": "A question?"}, {"s": {"claims": [judged]}})
+    claims.write_claims_table(path, {"A question?": {"claims": [judged]}})
     text = path.read_text()
     assert "| A question? | it is so | log-odds | 1.00 [0.75, 1.25] | above 0 |" in text
     assert "above 0 | undecided | holds | A paper" in text
