@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from rlhf_objectives import kl_regularized_optimum, make_bandit
 
 from common.runs import COMMITTED, UserError
 from common.saving import read_json
+from common.scoring import response_logps
 
 FOLDER = SCRIPTS / "exercises"
 EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES, *TOKENS)}
@@ -251,7 +253,8 @@ def test_of_two_gaps_one_may_be_filled(tmp_path, monkeypatch):
     path.write_text(gaps, encoding="utf-8")
     assert loop.grade_training(tmp_path) == Graded("not begun")
     path.write_text(f"{gaps}\n\nresponse_logps = print\n", encoding="utf-8")
-    monkeypatch.setattr(loop, "fault_of_logps", lambda *_: None)
+    no_case = grading.Exercise(loop.FILE, print, [], {})
+    monkeypatch.setattr(loop, "exercise_on_logps", lambda *_: no_case)
     assert loop.grade_training(tmp_path) == Graded("not begun", "response_logps is right")
 
 
@@ -333,19 +336,27 @@ def test_a_slip_in_the_log_probabilities_is_named(right, wrong, said, tmp_path):
     path = solved_copy(tmp_path, loop.FILE)
     path.write_text(path.read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
     try:
-        fault = loop.fault_of_logps(grading.load_function(path, "response_logps"), path)
+        model = loop.load_causal_lm("tiny-gpt2")
+        logps = partial(grading.load_function(path, "response_logps"), *model)
+        graded = compare(loop.exercise_on_logps(*model), logps, path)
     finally:
         loop.torch.set_grad_enabled(True)
-    assert said in fault
+    assert said in graded.reason
 
 
 def test_log_probabilities_are_told_from_each_other():
+    exercise = loop.exercise_on_logps(*loop.load_causal_lm("tiny-gpt2"))
+    for name, mistake in exercise.mistakes.items():
+        assert compare(exercise, mistake, ANY) == Graded("wrong", name)
+
+
+def test_the_right_log_probabilities_are_the_labs():
     model, tokenizer = loop.load_causal_lm("tiny-gpt2")
-    rows = loop.make_pairs(3, seed=0)
-    responses = [loop.encode_response(tokenizer, row["chosen"]) for row in rows]
-    mistaken = loop.mistaken_logps(model, tokenizer, [row["prompt"] for row in rows], responses)
-    for name, logps in mistaken.items():
-        assert loop.fault_of_logps(lambda *_, logps=logps: logps, ANY) == f"response_logps: {name}"
+    exercise = loop.exercise_on_logps(model, tokenizer)
+    (case,) = exercise.cases
+    ids = [loop.encode_response(tokenizer, text) for text in case["responses"]]
+    of_lab = response_logps(model, tokenizer, case["prompts"], ids)
+    assert loop.equal_nats(exercise.right(**case).detach(), of_lab.detach())
 
 
 @pytest.mark.parametrize(
@@ -355,27 +366,23 @@ def test_a_solved_loop_is_judged_by_its_answers(traces, good, kl, state, tmp_pat
     """The training itself is compared with TRL's above; here it is short, and answers are given."""
     solved_copy(tmp_path, loop.FILE)
     answers = SimpleNamespace(good=np.array([good]), kl=np.array([kl]))
-    measured = {"good": [0.84, 0.86, 0.88], "kl": [1.1, 1.2, 1.3]}
+    measured = {"good": (0.8, 0.9), "kl": (1.0, 1.4)}
     monkeypatch.setattr(loop, "WHOLE", 8)
     monkeypatch.setattr(loop, "sample_answers", lambda *_, **__: answers)
-    monkeypatch.setattr(loop, "measured_of_trl", measured.get)
+    monkeypatch.setattr(loop, "next_seed", measured.get)
     verdict = loop.grade_training(tmp_path)
     assert verdict.state == state
     assert f"{good:.0%}".replace("%", " %") + f" good answers at a KL of {kl:.2f}" in verdict.reason
 
 
-def test_the_seeds_of_the_committed_run_are_read(tmp_path, monkeypatch):
+def test_where_one_more_seed_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEASURED", tmp_path / "what_dpo_does.json")
     with pytest.raises(UserError, match="git checkout figures"):
-        loop.measured_of_trl("good")
-    runs = [{"metrics": {"after": {"good": good, "kl": 1.0}}} for good in (0.5, 0.75)]
+        loop.next_seed("good")
+    runs = [{"metrics": {"after": {"good": good, "kl": 1.0}}} for good in (1.0, 2.0, 3.0)]
     loop.MEASURED.write_text(json.dumps({"runs": runs}), encoding="utf-8")
-    assert loop.measured_of_trl("good") == [0.5, 0.75]
-
-
-def test_where_one_more_seed_lies():
-    low, high = loop.next_seed([1.0, 2.0, 3.0])
-    assert (low, high) == pytest.approx((2 - 4.30 * math.sqrt(4 / 3), 2 + 4.30 * math.sqrt(4 / 3)))
+    reach = 4.30 * math.sqrt(4 / 3)
+    assert loop.next_seed("good") == pytest.approx((2 - reach, 2 + reach))
 
 
 # --- The command ---

@@ -42,7 +42,8 @@ class Outcome(NamedTuple):
     """What a function made of a case: arrays by name ("" for a bare one), or an error."""
 
     values: dict[str, np.ndarray] | None = None
-    gradients: dict[str, np.ndarray] | None = None  # of the sum, by input; none where none flows
+    gradients: dict[str, np.ndarray] | None = None  # of the sum, by input
+    flows: bool = False  # whether any gradient does
     kind: type | None = None
     error: Exception | None = None
 
@@ -104,20 +105,20 @@ def outcome_of(
     function: Callable, case: dict, trained: Sequence[str], file: Path = Path()
 ) -> Outcome:
     """What a function makes of copies of the inputs."""
-    inputs, gradients = copy.deepcopy(case), {}
+    inputs, gradients = copy.deepcopy(case), ()
     leaves = [inputs[name].requires_grad_(True) for name in trained]
     try:
         with careful(file, SECONDS_OF_A_FORMULA):
             answer = function(*inputs.values())
     except Failed as error:
         return Outcome(error=error)
-    if getattr(answer, "requires_grad", False):
+    flows = getattr(answer, "requires_grad", False)
+    if flows and trained:
         unused = {"allow_unused": True, "materialize_grads": True}
-        found = torch.autograd.grad(answer.sum(), leaves, **unused)
-        gradients = dict(zip(trained, map(as_array, found), strict=True))
+        gradients = map(as_array, torch.autograd.grad(answer.sum(), leaves, **unused))
     parts = answer if isinstance(answer, dict) else {"": answer}
     values = {str(name): as_array(part) for name, part in parts.items()}
-    return Outcome(values, gradients, type(answer))
+    return Outcome(values, dict(zip(trained, gradients, strict=flows)), flows, type(answer))
 
 
 def as_array(value) -> np.ndarray:
@@ -163,7 +164,7 @@ def difference(right: Outcome, theirs: Outcome) -> str | None:
             return f"{fault}, in {name}" if name else fault
     if issubclass(right.kind, torch.Tensor) and not issubclass(theirs.kind, torch.Tensor):
         return f"returns {theirs.kind.__name__} where a tensor is right"
-    if right.gradients and not theirs.gradients:
+    if right.flows and not theirs.flows:
         cut = ".detach(), .item(), float() or NumPy cuts it"
         return f"has the right values, but no gradient flows: {cut}"
     for name, gradient in right.gradients.items():
@@ -185,8 +186,8 @@ def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
 
 def in_digits(array: np.ndarray) -> str:
     """Numbers to four digits: [0.3133, -1]; how many, where they are many."""
-    if array.size > 12:
-        return f"{array.size} numbers"
+    if array.size > 12 or array.dtype.kind not in "biuf":
+        return f"{array.size} {'numbers' if array.dtype.kind in 'biuf' else 'texts'}"
     rounded = np.vectorize(lambda value: f"{value:.4g}", otypes=[object])(array)
     return str(rounded.tolist()).replace("'", "")
 

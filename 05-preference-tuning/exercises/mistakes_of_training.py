@@ -14,17 +14,18 @@ import grade
 import numpy as np
 import torch
 from dpo_trainer import lora_config, train_dpo
-from grade import Graded, as_array, careful
+from grade import Exercise, Graded, careful
 from mistakes_of_tokens import OF_LOGITS, answer_logps
+from torch.nn.utils.rnn import pad_sequence
 
 from common import runs
 from common.answers import sample_answers
 from common.intervals import half_width
 from common.models import load_causal_lm, quiet_libraries
 from common.preferences import make_pairs, questions, swap_sides
-from common.prompts import encode_response
+from common.prompts import encode_prompt, encode_response
 from common.saving import read_json
-from common.scoring import pair_logps, response_batches, response_logps
+from common.scoring import pair_logps
 
 FILE = "e14_train_dpo"
 SETTINGS_OF_DPO = {"learning_rate": 7e-4, "beta": 0.3}  # dpo_trainer.py's for the embedded model
@@ -36,58 +37,54 @@ MEASURED = runs.COMMITTED / "studies" / "what_dpo_does.json"
 def grade_training(folder: Path) -> Graded:
     """What is said of a reader's `response_logps` and `train_dpo`; trains half a minute."""
     file, begun = folder / f"{FILE}.py", ""
+    quiet_libraries()
+    model, tokenizer = load_causal_lm("tiny-gpt2")
     try:
-        logps = grade.load_function(file, "response_logps")
-        quiet_libraries()
-        fault = fault_of_logps(logps, file)
-        if not fault:
-            begun = "response_logps is right"
-            train = grade.load_function(file, "train_dpo")
-            fault = fault_of_steps(train, file)
-        return Graded("wrong", fault) if fault else judge_training(train, file)
+        logps = partial(grade.load_function(file, "response_logps"), model, tokenizer)
+        graded = grade.compare(exercise_on_logps(model, tokenizer), logps, file)
+        if graded.state == "wrong":
+            return Graded("wrong", f"response_logps: {graded.reason}")
+        begun = "response_logps is right"
+        train = grade.load_function(file, "train_dpo")
+        fault = fault_of_steps(train, file)
+        return Graded("wrong", f"train_dpo: {fault}") if fault else judge_training(train, file)
     except grade.NotBegun:
         return Graded("not begun", begun)
     except grade.Failed as error:
         return Graded("wrong", f"it {error}")
 
 
+def exercise_on_logps(model, tokenizer) -> Exercise:
+    """Responses of different lengths, and the mistakes of exercise 15 or a lost EOS."""
+
+    def by(formula: Callable, end: int | None = None) -> Callable:
+        def logps(prompts: list[str], responses: list[str]) -> torch.Tensor:
+            asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+            told = [encode_response(tokenizer, text)[:end] for text in responses]
+            rows = [torch.tensor(a + b) for a, b in zip(asked, told, strict=True)]
+            ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+            mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            return formula(logits, ids, mask, torch.tensor([len(a) for a in asked]))
+
+        return logps
+
+    mistakes = {name: by(formula) for name, formula in OF_LOGITS.items()}
+    mistakes["the EOS that ends the response is missing"] = by(answer_logps, end=-1)
+    pairs = make_pairs(3, seed=0)
+    case = {
+        "prompts": [row["prompt"] for row in pairs],
+        "responses": [row["chosen"] for row in pairs],
+    }
+    return Exercise(FILE, by(answer_logps), [case], mistakes)
+
+
+# --- The training: some steps of it beside TRL's, then all ---
+
+
 def equal_nats(values: Sequence[float], others: Sequence[float]) -> bool:
     """Whether they differ by less than 0.001 nats; rounding makes 1e-6."""
     return bool(np.allclose(values, others, rtol=0, atol=1e-3))
-
-
-def fault_of_logps(function: Callable, file: Path) -> str | None:
-    """What is wrong with log-probabilities (N,) of responses of different lengths."""
-    model, tokenizer = load_causal_lm("tiny-gpt2")
-    rows = make_pairs(3, seed=0)
-    prompts, texts = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
-    responses = [encode_response(tokenizer, text) for text in texts]
-    with careful(file, 30):
-        given = function(model, tokenizer, prompts, texts)
-    right, theirs = as_array(response_logps(model, tokenizer, prompts, responses)), as_array(given)
-    if theirs.shape == right.shape:
-        if equal_nats(theirs, right):
-            no_gradient = "response_logps: no gradient flows: no_grad is for the reference"
-            return None if getattr(given, "requires_grad", False) else no_gradient
-        for name, mistaken in mistaken_logps(model, tokenizer, prompts, responses).items():
-            if equal_nats(theirs, mistaken):
-                return f"response_logps: {name}"
-    return f"response_logps {grade.difference_of_arrays(right, theirs)}, for 3 chosen responses"
-
-
-def mistaken_logps(model, tokenizer, prompts: list[str], responses: list) -> dict:
-    """What comes out by each mistake, arrays (N,): those of exercise 15, and a lost EOS."""
-    order, ids, mask, targets = next(response_batches(tokenizer, prompts, responses, len(prompts)))
-    with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask).logits
-    batch = ids, mask, targets.argmax(-1) + 1  # the last: lengths of the prompts
-    mistakes = {name: formula(logits, *batch) for name, formula in OF_LOGITS.items()}
-    without_eos = torch.nn.functional.pad(mask[:, 1:], (0, 1))
-    name = "the EOS that ends the response is missing"
-    mistakes[name] = answer_logps(logits, ids, without_eos, batch[2])
-    return {
-        name: values[np.argsort(order)].numpy() for name, values in mistakes.items() if values.ndim
-    }
 
 
 def fresh_policy() -> tuple:
@@ -145,20 +142,18 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
     with careful(file, 120):
         losses = train(policy, tokenizer, pairs * STEPS, **SETTINGS_OF_DPO, batch_size=BATCH)
     moved = not all(map(torch.equal, before, policy.parameters()))
-    fault = fault_at_sight(as_array([] if losses is None else losses), moved)
+    fault = fault_at_sight(grade.as_array([] if losses is None else losses), moved)
     if fault:
-        return f"train_dpo: {fault}"
+        return fault
     theirs, right = trace_of(losses, policy.eval(), tokenizer, pairs), trace_of_trl(pairs)
     if equal_nats(theirs, right):
         return None
     for name, run in mistaken_traces(pairs).items():
         if equal_nats(theirs, run()):
-            return f"train_dpo: {name}"
-    for step in range(STEPS):
-        if not equal_nats(theirs[step], right[step]):
-            both = f"{theirs[step]:.4f}, TRL's is {right[step]:.4f}"
-            return f"train_dpo: the loss of step {step + 1} is {both}"
-    return "train_dpo: the losses are TRL's, but the policy is another one"
+            return name
+    step = next(k for k in range(len(right)) if not equal_nats(theirs[k], right[k]))
+    what = f"the loss of step {step + 1}" if step < STEPS else "a pair's gap at the end"
+    return f"{what} is {theirs[step]:.4f}, TRL's is {right[step]:.4f}"
 
 
 def fault_at_sight(losses: np.ndarray, moved: bool) -> str | None:
@@ -192,8 +187,8 @@ def judge_training(train: Callable, file: Path) -> Graded:
     prompts = [question.prompt for question in questions("test")[:256]]
     answers = sample_answers(policy.eval(), tokenizer, prompts, n=3, seed=0)
     good, kl = answers.good.mean(), answers.kl.mean()
-    least_good, most_good = next_seed(measured_of_trl("good"))
-    least_kl, most_kl = next_seed(measured_of_trl("kl"))
+    least_good, most_good = next_seed("good")
+    least_kl, most_kl = next_seed("kl")
     of_trl = f"{least_good:.0%} to {most_good:.0%} at {least_kl:.2f} to {most_kl:.2f}"
     said = f"{good:.0%} good answers at a KL of {kl:.2f} nats; TRL's trainer gives, in 95 of 100 "
     is_right = least_good <= good <= most_good and least_kl <= kl <= most_kl
@@ -201,15 +196,10 @@ def judge_training(train: Callable, file: Path) -> Graded:
     return Graded(state, f"{said}seeds, {of_trl}".replace("%", " %"))
 
 
-def measured_of_trl(quantity: str) -> list[float]:
-    """What the committed run measured of dpo_trainer.py's training, by seed."""
-    after = [run["metrics"]["after"] for run in read_json(MEASURED).get("runs", ())]
-    if not after:
+def next_seed(quantity: str) -> tuple[float, float]:
+    """Where one more seed of TRL's trainer lies in 95 of 100 cases, by the committed run."""
+    values = [run["metrics"]["after"][quantity] for run in read_json(MEASURED).get("runs", ())]
+    if not values:
         raise runs.UserError(f"{MEASURED} holds no results; git checkout figures brings them back")
-    return [of_seed[quantity] for of_seed in after]
-
-
-def next_seed(values: Sequence[float]) -> tuple[float, float]:
-    """Where one more seed lies in 95 of 100 cases, by those of the seeds that were run."""
     reach = half_width(values) * math.sqrt(len(values) + 1)  # of one seed, not of their mean
     return np.mean(values) - reach, np.mean(values) + reach
