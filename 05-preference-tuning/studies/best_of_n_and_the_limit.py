@@ -94,9 +94,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
     """The pools of one seed, and what the claims, the plane and the page need of them."""
     asked, size = (8, 2 * MOST_N) if smoke else (128, 64)
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:asked]]
-    judges = trained_judges(seed, smoke)
+    judges, pools = {}, {}
+    for series, (name, backbone, count, annotator) in JUDGES.items():
+        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
+        folder = study_folder(seed, smoke) / name
+        judges[series] = reward_model_in(folder, backbone, pairs, seed=seed)
     model, tokenizer = load_sft_model()
-    pool, pools = make_pool(model, tokenizer, judges["6400"], prompts, size, seed), {}
+    pool = make_pool(model, tokenizer, judges["6400"], prompts, size, seed)
     for series, judge in judges.items():
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
         pools["best of n", series] = pool._replace(rewards=rewards)
@@ -113,16 +117,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def trained_judges(seed: int, smoke: bool) -> dict[str, tuple]:
-    """(reward model, tokenizer) of each series."""
-    judges = {}
-    for series, (name, backbone, count, annotator) in JUDGES.items():
-        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
-        folder = study_folder(seed, smoke) / name
-        judges[series] = reward_model_in(folder, backbone, pairs, seed=seed)
-    return judges
-
-
 def pools_of_policies(prompts: list, judges: dict, seed: int, smoke: bool) -> dict:
     """A pool of each policy, and of each budget's better recipe again with best-of-n on top."""
     pools = {}
@@ -133,10 +127,11 @@ def pools_of_policies(prompts: list, judges: dict, seed: int, smoke: bool) -> di
         policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed, **training)
         chooses = method == RECIPE[series]  # with best-of-n on top, which takes more answers
         many = 2 * MOST_N if chooses else 8
-        pool = make_pool(policy, tokenizer, judges[JUDGE[series]], prompts, many, seed)
-        pools[method, series] = pool
+        pools[method, series] = make_pool(
+            policy, tokenizer, judges[JUDGE[series]], prompts, many, seed
+        )
         if chooses:
-            pools[BOTH, series] = pool
+            pools[BOTH, series] = pools[method, series]
     return pools
 
 
@@ -247,13 +242,12 @@ def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
     first = [drawn.index(text) for text in distinct]
     token_ids = [encode_response(tokenizer, text) for text in distinct]
     logps = scoring.response_logps(model, tokenizer, [prompt] * len(distinct), token_ids)
+    values = {"logp": logps.double().numpy(), "reward": human.rewards[k, first]}
+    values |= {"length_reward": length.rewards[k, first], "gold": human.answers.gold[k, first]}
     return {
         "prompt": prompt,
         "texts": distinct,
-        "logp": logps.double().numpy().round(4).tolist(),
-        "reward": human.rewards[k, first].round(4).tolist(),
-        "length_reward": length.rewards[k, first].round(4).tolist(),
-        "gold": human.answers.gold[k, first].round(4).tolist(),
+        **{name: of_texts.round(4).tolist() for name, of_texts in values.items()},
         "drawn": [distinct.index(text) for text in drawn],
     }
 
@@ -274,7 +268,19 @@ def draw(runs: list[dict]):
     told = f"The first candidates gain {np.mean(first):.1f}, the next {np.mean(second):.1f}"
     axes[2].set(title=told, ylim=(0, None))
     axes[2].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
-    annotators_panel(axes[3], [run["annotators"] for run in runs])
+    ns = runs[0]["annotators"]["n"]
+    for name, color, label, dashes in (
+        ("human", "gold", "gold, unbiased annotators choose", "-"),
+        ("length", "biased", "gold, annotators who prefer length choose", "-"),
+        ("reward", "reward", "the reward that they give", ":"),
+    ):
+        by_n = [run["annotators"][name] for run in runs]
+        figures.seed_lines(axes[3], ns, by_n, f"lab:{color}", label, ls=dashes)
+    axis_of_n(axes[3], ns)
+    start, end = np.mean([run["annotators"]["length"] for run in runs], axis=0)[[0, -1]]
+    axes[3].set(title=f"Annotators prefer length: gold from {start:.1f} to {end:.1f}")
+    axes[3].set_ylabel("log-odds")
+    figures.legend_below(axes[3])
     return figure
 
 
@@ -308,15 +314,16 @@ def limit_panel(ax, seeds: list[list[dict]]) -> None:
 
 def ways_panel(ax, runs: list[dict]) -> None:
     """Gold utility of every way to answer by its number of labelled pairs."""
-    names = {"best of n": f"best of {MOST_N}", BOTH: f"DPO, best of {MOST_N}"}
-    colors = {"best of n": "best_of_n", BOTH: "dpo_best_of_n"}
     more = {}
-    for method in runs[0]["ways"]:
+    for method, color, label, dashes in (
+        ("best of n", "best_of_n", f"best of {MOST_N}", "-"),
+        ("DPO", "dpo", "DPO", "-"),
+        (BOTH, "dpo_best_of_n", f"DPO, best of {MOST_N}", "-"),
+        ("DPO + likelihood term", "dpo", "DPO + likelihood term", ":"),
+    ):
         values = [[run["ways"][method][budget] for budget in JUDGE] for run in runs]
         more[method] = np.diff(values, axis=1).mean()
-        color, label = f"lab:{colors.get(method, 'dpo')}", names.get(method, method)
-        dashes = ":" if "term" in method else "-"
-        figures.seed_lines(ax, [0, 1], values, color, label, ls=dashes)
+        figures.seed_lines(ax, [0, 1], values, f"lab:{color}", label, ls=dashes)
     start = [run["ways"]["best of n"]["768, SFT start"] for run in runs]
     label = f"best of {MOST_N}, from the SFT model"
     figures.seed_dots(ax, 0, start, "lab:best_of_n", label)
@@ -326,22 +333,6 @@ def ways_panel(ax, runs: list[dict]) -> None:
     ax.set(title=f"More labels: {told}", xlim=(-0.4, 1.4))
     ax.set(xlabel="labelled pairs", ylabel="gold utility (log-odds)")
     figures.legend_below(ax, ncols=2)
-
-
-def annotators_panel(ax, seeds: list[dict]) -> None:
-    """Gold utility by n under two reward models, and the reward of the second."""
-    lines = {
-        "human": ("lab:gold", "gold, unbiased annotators choose", "-"),
-        "length": ("lab:biased", "gold, annotators who prefer length choose", "-"),
-        "reward": ("lab:reward", "the reward that they give", ":"),
-    }
-    ns = seeds[0]["n"]
-    for name, (color, label, dashes) in lines.items():
-        figures.seed_lines(ax, ns, [of_seed[name] for of_seed in seeds], color, label, ls=dashes)
-    axis_of_n(ax, ns)
-    start, end = np.mean([of_seed["length"] for of_seed in seeds], axis=0)[[0, -1]]
-    ax.set(title=f"Annotators prefer length: gold from {start:.1f} to {end:.1f}", ylabel="log-odds")
-    figures.legend_below(ax)
 
 
 if __name__ == "__main__":
