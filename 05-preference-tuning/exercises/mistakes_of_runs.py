@@ -28,7 +28,7 @@ def grade_debug(name: str, folder: Path) -> Graded:
     try:
         said = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return Graded("wrong", f"{file.name} cannot be read: {' '.join(str(error).split())}")
+        return Graded("wrong", f"{file.name} cannot be read: {error}")
     fault, place = (str(said.get(key, "")).strip().lower() for key in ("fault", "look_at"))
     if not fault:
         return Graded("not begun")
@@ -36,24 +36,20 @@ def grade_debug(name: str, folder: Path) -> Graded:
         if value and value not in known[names]:
             return Graded("wrong", f"{key} is one of {', '.join(known[names])}")
     if fault != run["fault"]:
-        against = known["against"][run["fault"]][fault].format(**numbers_of(run))
-        return Graded("wrong", f"{fault}? {against}")
+        return Graded("wrong", f"{fault}? {told_by(run, known['against'][run['fault']][fault])}")
     if not place:
         return Graded("not begun", f"{fault} is right; where would you look first?")
     if place != known["first"][fault]:
         return Graded("wrong", f"{fault} is right, but {place}: {known['places'][place]}")
-    return Graded("right", known["shows"][fault].format(**numbers_of(run)))
+    return Graded("right", told_by(run, known["shows"][fault]))
 
 
-def numbers_of(run: dict) -> dict:
-    """What the evidence speaks of, by name."""
-    before, after = run["before"], run["after"]
-    passes = 8 * run["steps"] / run["pairs"]
+def told_by(run: dict, sentence: str) -> str:
+    """A sentence of evidence.json with the numbers of a run."""
+    after = run["after"]
     beta = after["margin"] / (after["chosen"] - after["rejected"])
-    told = {"passes": passes, "beta": beta, "loss": run["loss"], "steps": run["steps"]}
-    told |= {"trained": 100 * run["trained"], "was": 100 * before["good"]}
-    told |= {"good": 100 * after["good"], "ranked": 100 * after["ranked"]}
-    return after | told | {"words_before": before["words"], "gold_before": before["gold"]}
+    passes = 8 * run["steps"] / run["pairs"]
+    return sentence.format(beta=beta, passes=passes, **run).replace("%", " %")
 
 
 # --- Design a study ---
@@ -72,8 +68,7 @@ class MadeUp:
         return SimpleNamespace(rank=0, seed=0, name_or_path="tiny-gpt2"), SimpleNamespace()
 
     def train(self, model, _, pairs, *, lora_r=8, seed=0, **how) -> tuple:
-        rows = [(row["prompt"], row["chosen"], row["rejected"]) for row in pairs]
-        begun = {"again": model.rank > 0, "lora_r": lora_r, "pairs": rows, "seed": seed}
+        begun = {"again": model.rank > 0, "lora_r": lora_r, "pairs": list(pairs), "seed": seed}
         self.trained.append(begun | how)
         model.rank, model.seed = lora_r, seed
         return model, []
@@ -105,12 +100,13 @@ def grade_study(folder: Path) -> Graded:
     file = folder / f"{STUDY}.py"
     try:
         study, metrics, world = measured(file)
-        others = [measured(file, **what) for what in ({"seed": 1}, {"shift": 0.1})]
-        exchanged = measured(file, exchanged=True)[1]
+        _, _, of_other_seed = measured(file, seed=1)
+        _, better, _ = measured(file, shift=0.1)
+        _, exchanged, _ = measured(file, exchanged=True)
         with careful(file, 60):
             claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
-            fault = fault_of_plan(claim, seeds) or fault_of_pairing(world, others[0][2])
-            fault = fault or fault_of_claim(claim.of, metrics, others[1][1], exchanged)
+            fault = fault_of_plan(claim, seeds) or fault_of_pairing(world, of_other_seed)
+            fault = fault or fault_of_claim(claim.of, metrics, better, exchanged)
         runs = [] if fault else [measured(file, seed)[1] for seed in seeds]
         with careful(file, 60):
             fault = fault or fault_of_figure(study["draw"](runs), judge(claim, runs)["ci95"])
@@ -127,10 +123,9 @@ def fault_of_plan(claim, seeds: Sequence[int]) -> str | None:
         return f"no prediction: write one of {', '.join(VERDICTS)} before the run"
     if not 0 < claim.smallest < 0.3:
         return "no smallest difference, as a share: below which you would call two ranks the same"
-    if len(set(seeds)) < len(seeds):
-        return "a seed stands twice in SEEDS: one run would count as two"
-    few = f"too few seeds: {len(seeds)}; with fewer than {FEWEST} an interval misleads"
-    return few if len(seeds) < FEWEST else None
+    if len(set(seeds)) < FEWEST:
+        return f"too few seeds: {len(set(seeds))}; with fewer than {FEWEST} an interval misleads"
+    return None
 
 
 def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
@@ -158,8 +153,9 @@ def fault_of_claim(of: Callable, metrics: dict, better: dict, exchanged: dict) -
     value = of(metrics)
     if value == 0 or not np.isclose(value, of(better)):
         return "`of` is no difference: it stays where both ranks answer better, and is not 0"
-    turned = np.isclose(value, -of(exchanged)) and value > 0
-    return None if turned else "`of` has the wrong sign: the larger rank minus the smaller"
+    if value < 0 or not np.isclose(value, -of(exchanged)):
+        return "`of` has the wrong sign: the larger rank minus the smaller"
+    return None
 
 
 def fault_of_figure(figure, ends: Sequence[float]) -> str | None:
