@@ -67,22 +67,10 @@ def test_a_contrast_is_read_per_unit_and_as_a_share_of_its_worth(monkeypatch):
 # --- The right amount ---
 
 
-def test_what_is_lost_after_the_best_look_is_not_made_by_choosing_it():
-    """Where nothing changes, the best of noisy looks is no peak; where something does, it is."""
-    lost_after_best, rng = too_much_dpo.lost_after_best, np.random.default_rng(0)
-    level = np.full((8, 4000), 2.0)
-    chance = [lost_after_best(level[:, :100] + rng.normal(size=(8, 100))).mean() for _ in range(60)]
-    assert abs(np.mean(chance)) < 4 * np.std(chance) / math.sqrt(len(chance)) + 0.02
-    level += np.array([0, 0.5, 1, 0.5, 0, -0.5, -1, -1.5])[:, None]
-    lost = lost_after_best(level + rng.normal(size=level.shape))
-    assert lost.mean() == pytest.approx(2.5, abs=0.1)
-    assert lost_after_best(level[::-1][-3:] + np.arange(3)[:, None]).mean() <= 0
-
-
-def look_at(epoch: float, style: str, ranked: float, chosen: float) -> too_much_dpo.Look:
+def look_at(epoch: float, style: str, ranked: float, chosen: float) -> dict:
     pairs = {"ranked": ranked, "chosen": chosen, "loss": 1 - ranked}
     pairs = {name: np.full(6, value) for name, value in pairs.items()}
-    return too_much_dpo.Look(epoch, answers_in(style, count=10), pairs)
+    return {"epoch": epoch, "answers": answers_in(style, count=10), "pairs": pairs}
 
 
 def test_a_training_is_described_from_its_best_look_to_its_last():
@@ -91,7 +79,7 @@ def test_a_training_is_described_from_its_best_look_to_its_last():
         look_at(1, "concise", 0.6, 1),
         look_at(2, "wrong", 0.9, -2),
     ]
-    looks[2].answers.texts[0][0] = "It is It is Rome."
+    looks[2]["answers"].texts[0][0] = "It is It is Rome."
     found = too_much_dpo.describe(looks)
     assert found["gold_lost"] == pytest.approx(3)
     assert found["ranked_gained"] == pytest.approx(0.3)
@@ -105,9 +93,12 @@ def test_a_training_is_described_from_its_best_look_to_its_last():
 # --- Where the mass goes ---
 
 
-def labels_of(prompt: str, *texts: str) -> list[tuple]:
-    labels, by_pairs = too_much_dpo.label_answers(read_answers([prompt], [texts]))
-    return list(zip(labels[0], by_pairs[0], strict=True))
+def labels_of(prompt: str, *texts: str) -> list[str]:
+    return too_much_dpo.label_answers(read_answers([prompt], [texts]))[0].tolist()
+
+
+def has_new_pair(text: str) -> bool:
+    return not too_much_dpo.word_pairs(text) <= too_much_dpo.writable()[0]
 
 
 def test_whatever_the_world_writes_is_named():
@@ -127,7 +118,7 @@ def test_splices_are_malformed():
     right = "The capital of France is Paris."
     valid = (right, f"{right} {CLOSERS[0]}", "It is Rome.", "Trains are a pleasant way to travel.")
     kinds = ("right and concise", "right, with filler", "wrong", "off topic")
-    assert labels_of(france, *valid) == [(kind, 0) for kind in kinds]
+    assert labels_of(france, *valid) == list(kinds)
     spliced = (
         "The capital of France is It is Paris.",
         "The capital of France is Paris",  # it does not end
@@ -135,9 +126,10 @@ def test_splices_are_malformed():
         f"{right} {right}",
         "It is Paris. Trains are a pleasant way to travel.",
     )
-    assert set(labels_of(france, *spliced)) == {("malformed", 1)}
+    assert set(labels_of(france, *spliced)) == {"malformed"} and all(map(has_new_pair, spliced))
     # Each word pair is known, but the sentence is not.
-    assert labels_of(france, "The capital of gold is Au.") == [("malformed", 0)]
+    assert labels_of(france, "The capital of gold is Au.") == ["malformed"]
+    assert not has_new_pair("The capital of gold is Au.")
 
 
 # --- Pairs that a model samples itself ---

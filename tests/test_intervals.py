@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import intervals
-from common.intervals import half_width, summary, t_interval, wilson_ci
+from common.intervals import around_the_best, half_width, summary, t_interval, wilson_ci
 
 
 def test_seed_interval_is_students():
@@ -78,3 +78,25 @@ def test_fresh_prompts_for_each_seed_make_the_interval_honest():
     rng = np.random.default_rng(6)
     assert abs(coverage(True, rng) - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)
     assert coverage(False, rng) < 0.9
+
+
+# --- Around the best ---
+
+
+def test_what_is_lost_after_the_best_look_is_not_made_by_choosing_it():
+    """Where nothing changes, the best of noisy looks is no peak; where something does, it is."""
+    rng, level = np.random.default_rng(0), np.full((4000, 8), 2.0)
+    chance = [around_the_best(level[:100] + rng.normal(size=(100, 8)))[1] for _ in range(60)]
+    assert abs(np.mean(chance)) < 4 * np.std(chance) / np.sqrt(len(chance)) + 0.02
+    level += np.array([0, 0.5, 1, 0.5, 0, -0.5, -1, -1.5])
+    gained, lost = around_the_best(level + rng.normal(size=level.shape))
+    assert gained == pytest.approx(1, abs=0.1) and lost == pytest.approx(2.5, abs=0.1)
+
+
+def test_half_of_the_rows_is_measured_where_the_other_half_is_best():
+    curve = [[0.0, 4, 1], [0, 1, 3], [0, 6, 1], [0, 1, 5]]  # even rows peak at 1, odd at 2
+    gained, lost = around_the_best(np.array(curve))
+    assert gained == np.mean([1, 1, 1, 1])  # even rows at 2, odd rows at 1
+    assert lost == np.mean([0, 1 - 3, 0, 1 - 5])
+    rising = np.arange(12.0) + np.zeros((6, 1))
+    assert around_the_best(rising) == (11, 0) and around_the_best(-rising) == (0, 11)

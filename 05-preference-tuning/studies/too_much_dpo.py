@@ -34,6 +34,7 @@ from common import preferences
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.figures import legend_below, new_figure, seed_lines
+from common.intervals import around_the_best
 from common.sampling import sample_pairs
 from common.training import load_sft_model
 
@@ -142,30 +143,21 @@ def in_sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?]) ", text.strip())
 
 
-def label_answers(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, by pairs): malformed or one of KINDS; whether a new word pair tells it; (P, n).
+def label_answers(answers: Answers) -> np.ndarray:
+    """Which of KINDS each answer is, or malformed, (P, n).
 
     A text without a new word pair can be malformed too, as "The capital of gold is Au.".
     """
     pairs, sentences = writable()
-    labels, by_pairs = answers.kind.astype(object), np.zeros(answers.kind.shape)
+    labels = answers.kind.astype(object)
     for place in np.ndindex(labels.shape):
         text = answers.texts[place[0]][place[1]]
-        by_pairs[place] = bool(word_pairs(text) - pairs)
-        if by_pairs[place] or set(in_sentences(text)) - sentences:
+        if word_pairs(text) - pairs or set(in_sentences(text)) - sentences:
             labels[place] = MALFORMED
-    return labels, by_pairs
+    return labels
 
 
 # --- The experiment ---
-
-
-class Look(NamedTuple):
-    """What is seen at one step of a training."""
-
-    epoch: float
-    answers: Answers
-    pairs: dict[str, np.ndarray]  # what training pairs show, arrays (pairs,)
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
@@ -174,13 +166,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     asked = preferences.questions("test", seed=seed)[: 16 if smoke else 128]
     prompts = [question.prompt for question in asked]
     model, tokenizer = load_sft_model()
-    before = sample_answers(model, tokenizer, prompts, 2, seed)
     pairs, folder = preferences.make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
     default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     of_default = sample_answers(default, tokenizer, prompts, 2, seed)
-    looks = {}
-    for name, arm in TRAININGS.items():
-        looks[name] = train_arm(arm, count // 3, before, prompts, seed)
+    looks = {name: train_arm(arm, count // 3, prompts, seed) for name, arm in TRAININGS.items()}
     points, texts = frontier_points(looks, of_default, count)
     return {
         "arms": {name: describe(of_arm) for name, of_arm in looks.items()},
@@ -189,7 +178,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -> list[Look]:
+def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
     """One training from the SFT model on `count` pairs; what is seen before and on the way."""
     model, tokenizer = load_sft_model()
     rows = preferences.make_pairs(count, annotator=arm.annotator, seed=seed)
@@ -199,11 +188,9 @@ def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -
     per_epoch, looks = -(-count // 8), []
 
     def look(step: int, policy) -> None:
-        answers = before
-        if step:
-            answers = sample_answers(policy, tokenizer, prompts, 2, seed + step)
+        answers = sample_answers(policy, tokenizer, prompts, 2, seed + step)
         of_pairs = read_pairs(policy, tokenizer, rows[:96], settings["beta"])
-        looks.append(Look(step / per_epoch, answers, of_pairs))
+        looks.append({"epoch": step / per_epoch, "answers": answers, "pairs": of_pairs})
 
     at = [round(epoch * per_epoch) for epoch in (0.5, 1, 2, 3)]  # and at the end
     settings |= {"schedule": "constant", "seed": seed, "name": arm.label}
@@ -211,53 +198,38 @@ def train_arm(arm: Arm, count: int, before: Answers, prompts: list, seed: int) -
     return looks
 
 
-def describe(looks: list[Look]) -> dict:
+def describe(looks: list[dict]) -> dict:
     """The curve of a training; from its best look to its last, what was lost and gained."""
-    gold = np.array([look.answers.gold.mean(1) for look in looks])  # (looks, prompts)
-    best, last = looks[1 + gold[1:].mean(1).argmax()], looks[-1]  # before it no pair is ranked
+    gold = np.transpose([look["answers"].gold.mean(1) for look in looks])  # (prompts, looks)
+    best, last = looks[1 + gold[:, 1:].mean(0).argmax()], looks[-1]  # before it no pair is ranked
     curve = []
     for look in looks:
-        labels, by_pairs = label_answers(look.answers)
-        seen = {name: float(values.mean()) for name, values in look.pairs.items()}
-        seen |= {"epoch": look.epoch, "new_word_pairs": float(by_pairs.mean())}
+        labels = label_answers(look["answers"])
+        seen = {name: float(values.mean()) for name, values in look["pairs"].items()}
         kinds = {kind: float((labels == kind).mean()) for kind in (*KINDS, MALFORMED)}
-        curve.append({**seen, **look.answers.means(), "kinds": kinds})
-    texts = np.array(last.answers.texts, dtype=object)[labels == MALFORMED]
+        curve.append({"epoch": look["epoch"], **seen, **look["answers"].means(), "kinds": kinds})
+    texts = np.array(last["answers"].texts, dtype=object)[labels == MALFORMED]
     return {
         "curve": curve,
-        "gold_lost": float(lost_after_best(gold).mean()),
-        "ranked_gained": float((last.pairs["ranked"] - best.pairs["ranked"]).mean()),
+        "gold_lost": around_the_best(gold)[1],
+        "ranked_gained": float((last["pairs"]["ranked"] - best["pairs"]["ranked"]).mean()),
         "examples": texts[:6].tolist(),  # of malformed answers at the end
     }
 
 
-def lost_after_best(values: np.ndarray) -> np.ndarray:
-    """What each prompt lost from the best look to the last; values (looks, prompts).
-
-    The best of many noisy looks is partly luck. So each half of the prompts is measured at the look
-    that is best for the other half.
-    """
-    lost = np.empty(values.shape[1])
-    for half in (0, 1):
-        best = values[:, half::2].mean(1).argmax()
-        lost[1 - half :: 2] = (values[best] - values[-1])[1 - half :: 2]
-    return lost
-
-
-def frontier_points(looks: dict[str, list[Look]], default: Answers, count: int) -> tuple:
+def frontier_points(looks: dict[str, list[dict]], default: Answers, count: int) -> tuple:
     """(points, texts): the SFT model, every look of every arm, and the default policy."""
-    before = looks["unbiased"][0].answers
+    before = looks["unbiased"][0]["answers"]
     points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
     for series, arm in TRAININGS.items():
-        beta = arm.settings.get("beta", 0.3)
         differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
+        about = {"biased": arm.annotator != "human", "beta": arm.settings.get("beta", 0.3)}
         for look in looks[series][1:]:
-            passes = f"{look.epoch:.3g} epoch{'s' * (look.epoch != 1)}"
-            labels = round(min(1, look.epoch) * (count // 3))
-            about = {"biased": arm.annotator != "human", "beta": beta, "epoch": look.epoch}
-            label = f"{passes}, beta {beta:.3g}{differs}"
-            points.append(point_of("DPO", series, label, look.answers, labels, **about))
-            texts.append(look.answers.texts)
+            epoch, answers = look["epoch"], look["answers"]
+            label = f"{epoch:.3g} epoch{'s' * (epoch != 1)}, beta {about['beta']:.3g}{differs}"
+            labels = round(min(1, epoch) * (count // 3))
+            points.append(point_of("DPO", series, label, answers, labels, epoch=epoch, **about))
+            texts.append(answers.texts)
     label = "default: 1 epoch, beta 0.3, falling rate"
     points.append(point_of("DPO", "default", label, default, count, beta=0.3, epoch=1))
     return points, [*texts, default.texts]
@@ -276,17 +248,17 @@ def draw(runs: list[dict]):
     kinds_by_look(biased, runs, "biased")
     legend_below(unbiased, ncols=2)
     biased.text(0, -0.3, "malformed, black: a thin line for each seed", transform=biased.transAxes)
-    for name, arm in list(TRAININGS.items())[:3:2]:
+    for name in ("unbiased", "likelihood"):
         for side in ("chosen", "rejected"):
-            style = {"ls": arm.line, "color": f"lab:{side}", "label": f"{side}, {arm.label}"}
-            seed_lines(log, *over_looks(runs, name, side), **style)
+            label, line = f"{side}, {TRAININGS[name].label}", TRAININGS[name].line
+            seed_lines(log, *over_looks(runs, name, side), f"lab:{side}", label, ls=line)
     log.axhline(0, color="black", lw=0.8)
     log.set(title="Meanwhile: log p of the trained pairs", ylabel="change of log p (nats)")
     for name, arm in TRAININGS.items():
         epochs, kinds = over_looks(runs, name, "kinds")
         percent = [[100 * look[MALFORMED] for look in of_run] for of_run in kinds]
-        style = {"ls": arm.line, "color": "lab:biased" if name == "biased" else "lab:dpo"}
-        seed_lines(arms, epochs, percent, label=arm.label, **style)
+        color = "lab:biased" if name == "biased" else "lab:dpo"
+        seed_lines(arms, epochs, percent, color, arm.label, ls=arm.line)
     arms.annotate(f" {shares[2]:.0f} %", (epochs[-1], shares[2]), va="center")
     arms.set(title="Malformed answers in every training", ylabel="% of answers", ylim=(0, None))
     for ax in (log, arms):
