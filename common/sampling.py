@@ -6,6 +6,7 @@ leave the batch, and a token costs one random number instead of one per vocabula
 """
 
 import random
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,16 +45,14 @@ def sample(
     import torch
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    check_length(max(map(len, encoded)) + max_new_tokens, tokenizer)
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    lengths = [len(ids) for ids in encoded]
+    check_length(max(lengths) + max_new_tokens, tokenizer)
     ends, responses, was_training = end_tokens(model, tokenizer), {}, model.training
     # A state would also read the padding of shorter prompts.
     prompts_at_once = max(1, batch_size // n) if keeps_keys_and_values(model) else 1
     model.eval()
     with torch.inference_mode(), autocast(model):
-        starts = range(0, len(order), prompts_at_once)
-        for first in show_progress(starts, "sampling"):
-            batch = order[first : first + prompts_at_once]
+        for batch in batches_by_length(lengths, prompts_at_once, "sampling"):
             uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
             shown = [encoded[i] for i in batch]
             rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
@@ -61,6 +60,13 @@ def sample(
             responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
     return [responses[place] for place in range(len(prompts))]
+
+
+def batches_by_length(lengths: list[int], size: int, what: str) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length; work that takes a while shows a progress bar."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    for start in show_progress(range(0, len(order), size), what):
+        yield order[start : start + size]
 
 
 def sample_pairs(model, tokenizer, count: int, seed: int) -> list[dict]:

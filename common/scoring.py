@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from common.basics import UserError, show_progress
+from common.basics import UserError
 from common.models import autocast
 from common.preferences import SIDES, WORTH, Question, contrasts_of
 from common.prompts import (
@@ -25,8 +25,10 @@ from common.prompts import (
     reads_pairs,
     write_turns,
 )
+from common.sampling import batches_by_length
 
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
+PADDED = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
 
 # --- Log-probabilities and KL ---
 
@@ -132,24 +134,16 @@ def response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tupl
     import torch
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]) + len(responses[i]))
+    texts = [prompt + response for prompt, response in zip(encoded, responses, strict=True)]
+    lengths = [len(text) for text in texts]
+    check_length(max(lengths, default=0), tokenizer)
     at_most = max(1, 2**19 // len(tokenizer))  # a large vocabulary fills the memory
-    for batch in batches_of(order, min(batch_size, at_most), "log-probabilities"):
-        rows = [encoded[i] + responses[i] for i in batch]
-        width = max(map(len, rows))
-        check_length(width, tokenizer)
-        pad = tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    for batch in batches_by_length(lengths, min(batch_size, at_most), "log-probabilities"):
+        padded = tokenizer.pad({"input_ids": [texts[i] for i in batch]}, **PADDED)
+        ids, mask = padded["input_ids"], padded["attention_mask"]
         prompt_lengths = torch.tensor([len(encoded[i]) for i in batch])
-        targets = mask[:, 1:] * (torch.arange(1, width) >= prompt_lengths[:, None])
+        targets = mask[:, 1:] * (torch.arange(1, ids.shape[1]) >= prompt_lengths[:, None])
         yield batch, ids, mask, targets
-
-
-def batches_of(order: list[int], size: int, what: str) -> Iterator[list[int]]:
-    """An order of rows in batches; work that takes a while shows a progress bar."""
-    for start in show_progress(range(0, len(order), size), what):
-        yield order[start : start + size]
 
 
 # --- Rewards ---
@@ -167,10 +161,9 @@ def score_responses(
 
     rows = zip(prompts, responses, strict=True)
     lengths = [len(as_text(prompt)) + len(text) for prompt, text in rows]
-    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
     rewards = torch.empty(len(prompts))
     with torch.inference_mode(), autocast(model):
-        for batch in batches_of(order, batch_size, "scoring"):
+        for batch in batches_by_length(lengths, batch_size, "scoring"):
             texts = [prompts[i] for i in batch], [responses[i] for i in batch]
             inputs = encode_for_reward(tokenizer, *texts).to(model.device)
             scores = model(**inputs).logits.squeeze(-1)  # (B,)
@@ -185,15 +178,14 @@ def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cu
     of a pair only the response, at its end.
     """
     limit = min(tokenizer.model_max_length, REWARD_LENGTH) if cut else None
-    padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
     if not reads_pairs(tokenizer):
         texts = [format_answer(tokenizer, *row) for row in zip(prompts, responses, strict=True)]
         plain = {"add_special_tokens": False, "truncation": cut}
-        return tokenizer(texts, max_length=limit, **plain, **padded)
+        return tokenizer(texts, max_length=limit, **plain, **PADDED)
     shorten = "only_second" if cut else False
     shown = [as_text(prompt) for prompt in prompts]
     try:
-        return tokenizer(shown, responses, truncation=shorten, max_length=limit, **padded)
+        return tokenizer(shown, responses, truncation=shorten, max_length=limit, **PADDED)
     except Exception as error:  # the tokenizers library has no exception of its own
         reason = f"a prompt leaves no room for its response in {limit} tokens"
         raise UserError(f"{reason}: {error}") from None
@@ -253,12 +245,10 @@ def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: i
         asked = [f"{prompt}\nReply with A or B." for prompt in judge_prompts]
         texts, letters = [format_prompt(tokenizer, prompt) for prompt in asked], ("A", "B")
     ids = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
-    padded = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     both = torch.empty(len(texts), 2)
     with torch.inference_mode():
-        for batch in batches_of(order, batch_size, "judging"):
-            inputs = tokenizer([texts[i] for i in batch], add_special_tokens=plain, **padded)
+        for batch in batches_by_length([len(text) for text in texts], batch_size, "judging"):
+            inputs = tokenizer([texts[i] for i in batch], add_special_tokens=plain, **PADDED)
             check_length(inputs["input_ids"].shape[1], tokenizer)
             last = inputs["attention_mask"].sum(-1) - 1  # (B,)
             logits = model(**inputs.to(model.device)).logits[torch.arange(len(batch)), last]
