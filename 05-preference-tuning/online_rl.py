@@ -4,7 +4,6 @@
     python 05-preference-tuning/online_rl.py --beta 1         # a stronger pull to the SFT model
     python 05-preference-tuning/online_rl.py --advantages leave-one-out --epochs 1 --updates 20
     python 05-preference-tuning/online_rl.py --model FOLDER --dataset pairs.jsonl   # your prompts
-                                            (--reward-model FOLDER: what you trained yourself)
 
 trained on   the model's own answers: in each of 8 updates 4 to each of 32 questions, scored by a
              reward model of 6,400 labelled pairs. No answer of this loop has a label
@@ -13,14 +12,14 @@ by           PPO, written out below, with LoRA: a reward for every token, a valu
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/online_rl.png, outputs/online_rl.json
 
-About 40 seconds on one core, and 30 for the reward model where outputs/ has none. Left out: a value
-model of its own (here a linear layer on the policy), several processes, other settings and a biased
-reward model (studies/ppo_settings.py).
+About 40 seconds on one core, and 30 for the reward model where outputs/ has none; --reward-model
+FOLDER takes another. Left out: a value model of its own (here a linear layer on the policy),
+several processes, other settings and a biased reward model (studies/ppo_settings.py).
 """
 
-import itertools
 import math
 import random
+from pathlib import Path
 from typing import NamedTuple
 
 import installed  # noqa: F401
@@ -32,6 +31,7 @@ import reward_model
 import rlhf_objectives as ppo
 
 from common import answers, figures, models, preferences, runs, scoring, training
+from common.basics import show_progress
 from common.sampling import sample
 
 ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
@@ -43,7 +43,7 @@ VALUE_RATE = 3e-3  # the value head's learning rate; it starts at 0, whatever th
 def token_rewards(scores, logps, ref_logps, mask, beta: float):
     """-beta log(pi / pi_ref) for each token, and on the last one the score of the answer as well.
 
-    A row sums to the score minus beta times the log-ratio of the sequence, in nats: its mean is
+    A row sums to the score minus beta times the log-ratio of the whole answer, in nats: its mean is
     E[r] - beta KL(pi || pi_ref). `mask` is 1 on the answer's tokens. Ziegler et al. 2019 (arXiv
     1909.08593).
     """
@@ -54,8 +54,8 @@ def token_rewards(scores, logps, ref_logps, mask, beta: float):
 def leave_one_out_advantages(rewards):
     """A_i = r_i - mean of the other K - 1 rewards to the same prompt; (P, K), sums to 0 over K.
 
-    The baseline does not depend on the response, so the gradient stays unbiased; r_i - mean r would
-    shrink it by (K - 1)/K. Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
+    The mean does not depend on the answer itself, so the gradient stays unbiased; r_i - mean r
+    would shrink it by (K - 1)/K. Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740).
     """
     count = rewards.shape[-1]
     others = (rewards.sum(-1, keepdims=True) - rewards) / (count - 1)
@@ -65,8 +65,8 @@ def leave_one_out_advantages(rewards):
 def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float):
     """How much better than expected each token was. "gae": than the value head expects.
 
-    "leave-one-out": a whole answer, than the other answers to its prompt. Answers to one prompt
-    are neighbours.
+    "leave-one-out": a whole answer, than the other answers to its prompt, which are the rows
+    beside it.
     """
     if kind == "gae":  # behind an answer rewards and values are 0: nothing flows back from there
         return mask * ppo.generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
@@ -74,25 +74,29 @@ def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float)
     return mask * leave_one_out_advantages(totals).reshape(-1, 1)
 
 
-def ppo_loss(logps, old_logps, advantages, mask, epsilon: float) -> tuple:
-    """(minus the clipped objective, how many tokens have no gradient), both summed over tokens."""
+def ppo_loss(logps, old_logps, advantages, mask, epsilon: float):
+    """Minus the clipped objective, summed over the tokens of all answers."""
     ratio = (logps - old_logps).exp()
-    objective = ppo.clipped_surrogate(ratio, advantages, epsilon)
-    return -(mask * objective).sum(), (mask * (objective < ratio * advantages)).sum()
+    return -(mask * ppo.clipped_surrogate(ratio, advantages, epsilon)).sum()
 
 
 # --- 2. Training ---
 
 
 class Update(NamedTuple):
-    """What one update learned from: K answers to each of P prompts, and arrays (P, K)."""
+    """What one update learned from: K answers to each of P prompts."""
 
     prompts: list
     sampled: list  # (P, K) of Response
-    rewards: np.ndarray  # log-odds, without the KL term
-    advantages: np.ndarray  # the mean over the answer's tokens
+    rewards: np.ndarray  # (P, K), log-odds, without the KL term
+    advantages: np.ndarray  # (P, K), the mean over the answer's tokens
+    kl: float = 0.0  # nats, from the samples
+    loss: float = 0.0  # a token, the mean over the epochs
+    tokens: int = 0  # of all answers, each with its prompt
 
 
+# The defaults are the best on validation prompts: of rates 1e-3, 3e-3, 1e-2 and 1, 2, 4 epochs by
+# gold utility; of beta 0.1, 0.3, 1 the least KL within 0.02 of the best share of good answers.
 def train_rl(
     model,
     tokenizer,
@@ -101,7 +105,7 @@ def train_rl(
     *,
     advantages: str = "gae",
     beta: float = 0.3,
-    epsilon: float | None = 0.2,
+    epsilon: float = 0.2,
     lam: float = 0.95,
     learning_rate: float | None = None,
     epochs: int = 4,
@@ -113,73 +117,86 @@ def train_rl(
     look=None,
     look_at=(),
 ) -> tuple:
-    """(policy, history, what each Update saw): a LoRA adapter trained on its own answers.
+    """(policy, history): a LoRA adapter trained on its own answers; all that each Update saw.
 
-    `judge`, a (reward model, tokenizer), scores answers to the prompts `asked`. `advantages` are
-    those of PPO ("gae") or RLOO ("leave-one-out"); without `epsilon` nothing is clipped. Chosen
-    on validation prompts: of rates 1e-3, 3e-3, 1e-2 and 1, 2, 4 epochs the highest gold utility; of
-    beta 0.1, 0.3, 1 the least KL within 0.02 of the best share of good answers.
-    `look(update, policy)` is called before, at `look_at` (else every sixth of the way) and after.
-    A row of the history: means over the update's answers of `reward`, `kl` (nats, from samples) and
-    `optimized` = reward - beta kl; `clipped`, the share of tokens without a gradient; `tokens` of
-    answers and `prompt_tokens` (a prompt once for each answer) in all updates so far.
+    `judge`: (reward model, tokenizer). `look(update, policy)` is called at 0, `look_at`, the end.
+    """
+    learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
+    policy, value_head, optimizer = new_policy(model, learning_rate, seed)
+    how = {"kind": advantages, "beta": beta, "epsilon": epsilon, "lam": lam, "epochs": epochs}
+    in_turn, history = shuffled(asked, seed), []
+    if look:
+        look(0, policy)
+    for update in show_progress(range(1, updates + 1), "online RL"):
+        # Rollout and reward are here; advantage and update are in `learn`.
+        prompts = [next(in_turn) for _ in range(prompts_per_update)]
+        number = 1000 * (seed + 1) + update
+        sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=number)
+        texts = [[answer.text for answer in row] for row in sampled]
+        rewards = scoring.score_texts(judge, prompts, texts)
+        batches = batches_of_answers(tokenizer, prompts, sampled)
+        learned = learn(policy, value_head, optimizer, batches, rewards, **how)
+        history.append(Update(prompts, sampled, rewards, *learned))
+        training.check_finite("online RL", update, history[-1].loss, learning_rate)
+        if look and update in (*look_at, updates):
+            look(update, policy)
+    return policy, history
+
+
+def learn(
+    policy, value_head, optimizer, batches, scores, *, kind, beta, epsilon, lam, epochs
+) -> tuple:
+    """One update by scores (P, K): mean advantage of each answer, KL, loss, tokens (see Update).
+
+    An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
     """
     import torch
-    from peft import get_peft_model
-    from tqdm import tqdm
 
-    learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
-    if runs.process_count() > 1:
-        print("online RL trains in one process: the first one goes on alone")
-        training.go_on_alone()
-    torch.manual_seed(seed)  # LoRA starts at random
-    lora = dpo_trainer.lora_config(model)
-    lora.lora_dropout = 0.0
-    policy = get_peft_model(model, lora).eval()  # no dropout: the ratio compares like with like
-    value_head = new_value_head(policy)
-    own = [weight for weight in policy.parameters() if weight.requires_grad]
-    rates = ((own, learning_rate), (list(value_head.parameters()), VALUE_RATE))
-    optimizer = torch.optim.Adam([{"params": weights, "lr": rate} for weights, rate in rates])
-    how = {"kind": advantages, "samples": samples, "beta": beta, "lam": lam, "epochs": epochs}
-    how["epsilon"] = math.inf if epsilon is None else epsilon
-    in_turn, history, seen = shuffled(asked, seed), [], []
-    sixth = math.ceil(updates / 6)
-    look_at = {0, *(look_at or range(sixth, updates, sixth)), updates} if look else ()
-    if 0 in look_at:
-        look(0, policy)
-    for update in tqdm(range(1, updates + 1), "online RL", leave=False, delay=2, disable=None):
-        some = list(itertools.islice(in_turn, prompts_per_update))
-        draw_with = 1000 * (seed + 1) + update
-        sampled = sample(policy, tokenizer, some, samples, max_new_tokens, seed=draw_with)
-        rewards, batches = score_and_batch(tokenizer, judge, some, sampled)
-        row, better = learn(policy, value_head, optimizer, batches, rewards.reshape(-1), **how)
-        training.check_finite("online RL", update, row["loss"], learning_rate)
-        for name in ("tokens", "prompt_tokens"):
-            row[name] += history[-1][name] if history else 0
-        history.append(row)
-        seen.append(Update(some, sampled, rewards, better.reshape(rewards.shape)))
-        if update in look_at:
-            look(update, policy)
-    return policy, history, seen
+    old_logps, values, mask = read_all(policy, value_head, batches)
+    with policy.disable_adapter():
+        ref_logps, _, _ = read_all(policy, value_head, batches)
+    # Reward: the score on the last token of an answer, on every token its part of the KL term.
+    flat = torch.as_tensor(scores.reshape(-1), dtype=torch.float32, device=mask.device)
+    rewards = token_rewards(flat, old_logps, ref_logps, mask, beta)
+    # Advantage: how much better than expected each token was.
+    advantages = token_advantages(kind, rewards, values, mask, scores.shape[1], lam)
+    # Update: what was better becomes likelier; the value head learns the reward still to come.
+    to_come, tokens, total = rewards.flip(-1).cumsum(-1).flip(-1), mask.sum(), 0.0
+    for _ in range(epochs):
+        for rows, ids, attention_mask, _ in batches:
+            logps, values = read_tokens(policy, value_head, ids, attention_mask)
+            tables = (old_logps, advantages, mask, to_come)
+            old, better, answer, target = (table[rows, : logps.shape[1]] for table in tables)
+            loss = ppo_loss(logps, old, better, answer, epsilon)
+            value_loss = (answer * (values - target) ** 2).sum()
+            ((loss + value_loss) / tokens).backward()
+            total += loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+    of_answers = (advantages.sum(-1) / mask.sum(-1)).reshape(scores.shape)
+    kl = (mask * (old_logps - ref_logps)).sum(-1).mean().item()
+    read = sum(attention_mask.sum().item() for _, _, attention_mask, _ in batches)
+    return of_answers.cpu().numpy(), kl, total / (epochs * tokens.item()), read
 
 
-def score_and_batch(tokenizer, judge: tuple, asked: list, sampled: list) -> tuple:
-    """(rewards (P, K), batches of answers with their prompts, of like length) to learn from."""
-    texts = [[answer.text for answer in row] for row in sampled]
-    rewards = scoring.score_texts(judge, asked, texts)
-    rows = [answer.token_ids for row in sampled for answer in row]
-    each = [prompt for prompt, row in zip(asked, sampled, strict=True) for _ in row]
-    return rewards, list(scoring.response_batches(tokenizer, each, rows, 64))
-
-
-def new_value_head(policy):
-    """The reward still to come, linear in the policy's last hidden states; at first 0."""
+def new_policy(model, learning_rate: float, seed: int) -> tuple:
+    """(policy, value head, optimizer): a new adapter on the model, and a head for its values."""
     import torch
+    from peft import get_peft_model
 
-    head = torch.nn.Linear(policy.config.get_text_config().hidden_size, 1, device=policy.device)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    return head
+    training.go_on_alone()  # of several processes the first one trains
+    torch.manual_seed(seed)  # LoRA starts at random
+    policy = get_peft_model(model, dpo_trainer.lora_config(model))
+    policy.eval()  # no dropout: the ratio compares like with like
+    adapter = [weight for weight in policy.parameters() if weight.requires_grad]
+    # The value, the reward still to come, is linear in the last hidden states; at first 0.
+    size = policy.config.get_text_config().hidden_size
+    value_head = torch.nn.Linear(size, 1, device=policy.device)
+    for weight in value_head.parameters():
+        torch.nn.init.zeros_(weight)
+    values = {"params": value_head.parameters(), "lr": VALUE_RATE}
+    optimizer = torch.optim.Adam([{"params": adapter, "lr": learning_rate}, values])
+    return policy, value_head, optimizer
 
 
 def shuffled(asked: list, seed: int):
@@ -187,6 +204,13 @@ def shuffled(asked: list, seed: int):
     rng = random.Random(seed)
     while True:
         yield from rng.sample(asked, len(asked))
+
+
+def batches_of_answers(tokenizer, prompts: list, sampled: list) -> list:
+    """All answers with their prompts, in batches of like length: row numbers, ids, two masks."""
+    rows = [answer.token_ids for row in sampled for answer in row]
+    each = [prompt for prompt, row in zip(prompts, sampled, strict=True) for _ in row]
+    return list(scoring.response_batches(tokenizer, each, rows, 64))
 
 
 def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
@@ -217,50 +241,18 @@ def read_all(policy, value_head, batches: list) -> tuple:
     return tables.unbind()
 
 
-def learn(
-    policy, value_head, optimizer, batches, scores, *, kind, samples, beta, epsilon, lam, epochs
-) -> tuple:
-    """(row of the history, mean advantage of each answer): one update of policy and value head.
-
-    An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
-    """
-    import torch
-
-    old_logps, values, mask = read_all(policy, value_head, batches)
-    scores = torch.as_tensor(scores, dtype=torch.float32, device=mask.device)
-    with policy.disable_adapter():
-        ref_logps, _, _ = read_all(policy, value_head, batches)
-    rewards = token_rewards(scores, old_logps, ref_logps, mask, beta)
-    advantages = token_advantages(kind, rewards, values, mask, samples, lam)
-    to_come = rewards.flip(-1).cumsum(-1).flip(-1)  # what the value head learns
-    tokens, lost, clipped = mask.sum(), 0.0, 0.0
-    for _ in range(epochs):
-        for rows, ids, attention_mask, _ in batches:
-            logps, values = read_tokens(policy, value_head, ids, attention_mask)
-            width = logps.shape[1]
-            old, better, answer = (x[rows, :width] for x in (old_logps, advantages, mask))
-            loss, dead = ppo_loss(logps, old, better, answer, epsilon)
-            value_loss = (answer * (values - to_come[rows, :width]) ** 2).sum()
-            ((loss + value_loss) / tokens).backward()
-            lost, clipped = lost + float(loss.detach()), clipped + float(dead)
-        optimizer.step()
-        optimizer.zero_grad()
-    seen = epochs * float(tokens)
-    kl = float((mask * ppo.kl_estimators(old_logps, ref_logps)["k1"]).sum(-1).mean())
-    row = {"reward": float(scores.mean()), "kl": kl, "optimized": float(rewards.sum(-1).mean())}
-    row |= {"loss": lost / seen, "clipped": clipped / seen, "tokens": int(tokens)}
-    row["prompt_tokens"] = sum(int(mask.sum()) for *_, mask, _ in batches) - row["tokens"]
-    return row, (advantages.sum(-1) / mask.sum(-1)).cpu().numpy()
-
-
 # --- 3. The figure ---
 
 
-def draw(metrics: dict, seen: list[Update], method: str):
-    """Four panels: the reward in training, the answers, their quality, what an update sees."""
+def draw(metrics: dict, history: list[Update], method: str):
+    """The reward in training, the answers, their quality, what an update sees.
+
+    Two of the four panels where nobody knows how good the answers are.
+    """
     curve, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
     steps, updates = [look["step"] for look in looks], range(1, len(curve["reward"]) + 1)
-    figure, axes = figures.new_figure(2, 2, f"Online RL by {method}: {steps[-1]} updates")
+    rows, title = 2 if "kinds" in looks[0] else 1, f"Online RL by {method}: {steps[-1]} updates"
+    figure, axes = figures.new_figure(rows, 2, title)
     label, color = "reward minus the KL term: what is optimised", "lab:reward"
     axes[0].plot(updates, curve["reward"], color=color, label="reward")
     axes[0].plot(updates, curve["optimized"], "--", color=color, label=label)
@@ -279,38 +271,32 @@ def draw(metrics: dict, seen: list[Update], method: str):
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
             axes[2].set_xlim(0, 1.35 * max(dpo["kl"], looks[-1]["kl"]))
             figures.legend_below(axes[2])
-    else:  # nobody knows how good the answers are
-        units = {"words": "words of an answer", "kl": "measured KL from the start (nats)"}
-        for ax, (name, unit) in zip(axes[1:], units.items(), strict=False):
-            ax.plot(steps, [look[name] for look in looks], "o-", color="lab:rl")
-            ax.set(title="Answers to held-out prompts", ylabel=unit, ylim=(0, None))
-            ax.set(xlabel="update", xticks=steps)
-    update_panel(axes[3], seen)
+    update_panel(axes[-1], history)
     return figure
 
 
-def update_panel(ax, seen: list[Update]) -> None:
+def update_panel(ax, history: list[Update]) -> None:
     """The answers to one prompt as an update sees them: the one whose advantages differ most.
 
     The second update: by then the value head has learned what to expect.
     """
-    number = min(2, len(seen))
-    update = seen[number - 1]
+    number = min(2, len(history))
+    update = history[number - 1]
     row = np.ptp(update.advantages, axis=1).argmax()
-    advantages, order = update.advantages[row], np.argsort(-update.rewards[row])
+    order = np.argsort(-update.rewards[row])
     for place, k in enumerate(order):
-        advantage, text = advantages[k], update.sampled[row][k].text
+        reward, advantage = update.rewards[row, k], update.advantages[row, k]
+        text = update.sampled[row][k].text
         ax.barh(place, advantage, 0.35, color="lab:gold" if advantage > 0 else "lab:rejected")
-        told = f"reward {update.rewards[row, k]:+.1f}, advantage {advantage:+.1f}"
+        told = f"reward {reward:+.1f}, advantage {advantage:+.1f}"
         told += f":{answers.marks(update.prompts[row], text)}\n{answers.in_short(text, 58)}"
         ax.text(0.01, place - 0.23, told, fontsize=7, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="lightgrey", lw=0.8, zorder=0)
     ax.grid(visible=False)
     ax.set(xlabel="mean advantage of its tokens (log-odds)", yticks=[])
     ax.set_ylim(len(order) - 0.5, -0.9)
-    ax.set_title(
-        f"Update {number}, one prompt:\n{answers.in_short(update.prompts[row], 52)}", fontsize=9
-    )
+    title = f"Update {number}, one prompt:\n{answers.in_short(update.prompts[row], 52)}"
+    ax.set_title(title, fontsize=9)
 
 
 # --- 4. The run ---
@@ -327,6 +313,35 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
         pairs, epochs = preferences.make_pairs(64 if smoke else 6400, seed=seed), 1
     how = {"device": device, "seed": seed, "epochs": epochs}
     return reward_model.reward_model_in(folder, backbone, pairs, **how)
+
+
+def train_and_look(
+    model, tokenizer, judge, asked: list, held_out: list, hyper: dict, dpo: Path, pairs
+) -> tuple:
+    """(looks, DPO's look, history, last answers): what training makes of the answers, printed.
+
+    DPO stands beside it where `dpo`, its folder, is there, and its `pairs` are known.
+    """
+    looks, seen, end = [], [], hyper["updates"]
+
+    def look(step: int, policy) -> None:
+        n = 3 if step in (0, end) else 2
+        ask = n, hyper["seed"], hyper["max_new_tokens"]
+        sampled = answers.sample_answers(policy, tokenizer, held_out, *ask)
+        reward = float(scoring.score_texts(judge, held_out, sampled.texts).mean())
+        looks.append({"step": step, "reward": reward, **sampled.means()})
+        seen.append(sampled)
+
+    on_the_way = {"look": look, "look_at": range(0, end, math.ceil(end / 6))}
+    policy, history = train_rl(model, tokenizer, judge, asked, **hyper, **on_the_way)
+    columns, (first, *_, last) = {"before": looks[0], "after": looks[-1]}, seen
+    if dpo.exists() and "chosen" in pairs[0]:
+        base = policy.unload()
+        look(end, dpo_trainer.dpo_policy(dpo, base, tokenizer, pairs, seed=hyper["seed"]))
+        columns["DPO"] = {**looks.pop(), "step": None}
+    rows = answers.rows_of(list(columns.values()))
+    answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
+    return looks, columns.get("DPO"), history, last
 
 
 def build_parser():
@@ -368,32 +383,20 @@ def main(argv: list[str] | None = None) -> dict:
     judge = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
     judge = find_reward_model(args.reward_model, folder, *judge)
     print(f"{args.model}: {args.updates} updates; {len(held_out)} held-out prompts to judge by")
-    looks, seen = [], []
-
-    def look(step: int, policy) -> None:
-        ask = 3 if step in (0, args.updates) else 2, args.seed, args.max_new_tokens
-        sampled = answers.sample_answers(policy, tokenizer, held_out, *ask)
-        reward = float(scoring.score_texts(judge, held_out, sampled.texts).mean())
-        looks.append({"step": step, "reward": reward, **sampled.means()})
-        seen.append(sampled)
-
-    policy, history, learned = train_rl(model, tokenizer, judge, asked, **args.training, look=look)
-    columns, (first, *_, last) = {"before": looks[0], "after": looks[-1]}, seen
-    folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
-    if folder.exists() and "chosen" in pairs[0]:
-        base = policy.unload()
-        look(args.updates, dpo_trainer.dpo_policy(folder, base, tokenizer, pairs, seed=args.seed))
-        columns["DPO"] = {**looks.pop(), "step": None}
-    rows = answers.rows_of(list(columns.values()))
-    answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
-    curve = {name: [row[name] for row in history] for name in history[0]}
-    metrics = {"looks": looks, "dpo": columns.get("DPO"), "training": curve}
+    dpo = runs.trained_folder(args, "dpo", without=("reward_backbone",))
+    prompts = asked, held_out
+    found = train_and_look(model, tokenizer, judge, *prompts, args.training, dpo, pairs)
+    looks, of_dpo, history, last = found
+    curve = {"reward": [float(update.rewards.mean()) for update in history]}
+    curve["kl"] = [update.kl for update in history]
+    curve["optimized"] = [r - args.beta * kl for r, kl in zip(*curve.values(), strict=True)]
+    metrics = {"looks": looks, "dpo": of_dpo, "training": curve}
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()
     next_step = "python 05-preference-tuning/studies/rl_beside_dpo.py: does it get further?"
     method = "PPO" if args.advantages == "gae" else "RLOO"
-    return runs.finish(args, metrics, draw(metrics, learned, method), next_step)
+    return runs.finish(args, metrics, draw(metrics, history, method), next_step)
 
 
 if __name__ == "__main__":
