@@ -5,9 +5,9 @@
     python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
                           (--reward-model FOLDER and --adapter FOLDER: what you trained yourself)
 
-trained on   no weight of the model changes here, but the reward model that chooses was trained:
-             on 6,400 labelled pairs, 983,000 tokens through it (backwards counts twice); DPO, which
-             is compared, learned from 768 such pairs, 176,000 tokens through the model
+trained on   nothing: no weight of the model changes. The reward model that chooses has learned from
+             6,400 labelled pairs, 983,000 tokens through it (backwards counts twice); DPO, which is
+             compared, from 768 such pairs, 176,000 tokens through the model
 by           reward_model.py and dpo_trainer.py, or here first, where outputs/ has none of theirs
 judged by    the candidates themselves: 32 answers to each of 256 held-out questions, whose right
              answers are known; every n up to 16 is estimated from them without bias
@@ -95,9 +95,8 @@ def make_pool(
     texts = [[candidate.text for candidate in row] for row in sampled]
     token_ids = [[candidate.token_ids for candidate in row] for row in sampled]
     kl = scoring.log_ratios(model, tokenizer, prompts, token_ids)
-    return Pool(
-        answers.read_answers(prompts, texts, kl), scoring.score_texts(judge, prompts, texts)
-    )
+    rewards = scoring.score_texts(judge, prompts, texts)
+    return Pool(answers.read_answers(prompts, texts, kl), rewards)
 
 
 def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
@@ -127,11 +126,11 @@ def best_of(pool: Pool, n: int) -> dict:
     def mean_of(values: np.ndarray) -> float:
         return float(best_of_n_curve(pool.rewards, values, [n]).mean())
 
-    means = {"n": n, "reward": mean_of(pool.rewards), "words": mean_of(pool.answers.words)}
-    means["kl"] = float(measured_kl(pool, best_probs(pool, n)).mean())
-    if pool.answers.gold is not None:
-        means["gold"] = mean_of(pool.answers.gold)
-        means["kinds"] = {k: mean_of(1.0 * (pool.answers.kind == k)) for k in answers.KINDS}
+    read, kl = pool.answers, float(measured_kl(pool, best_probs(pool, n)).mean())
+    means = {"n": n, "kl": kl, "reward": mean_of(pool.rewards), "words": mean_of(read.words)}
+    if read.gold is not None:
+        means["gold"] = mean_of(read.gold)
+        means["kinds"] = {kind: mean_of(read.kind == kind) for kind in answers.KINDS}
     return means
 
 
@@ -160,11 +159,12 @@ def measure_cost(
     return {"n": ns, "alone": alone.tolist(), "shared": shared}
 
 
-def passes_of_reward_model(tokenizer, pairs: list[dict]) -> int:
-    """Tokens that pass through a reward model in one epoch of pairs; backwards counts twice."""
+def training_cost(tokenizer, pairs: list[dict]) -> dict:
+    """What a reward model of these pairs took: labels, and tokens through it in one pass."""
     texts = [row[side] for side in preferences.SIDES for row in pairs]
-    asked = [row["prompt"] for row in pairs] * 2
-    return 3 * int(scoring.encode_for_reward(tokenizer, asked, texts)["attention_mask"].sum())
+    read = scoring.encode_for_reward(tokenizer, [row["prompt"] for row in pairs] * 2, texts)
+    tokens = int(read["attention_mask"].sum())
+    return {"labels": len(pairs), "token_passes": 3 * tokens}  # backwards counts twice
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -274,31 +274,24 @@ def main(argv: list[str] | None = None) -> dict:
     args = runs.start(build_parser(), argv, "best_of_n", smoke={"n": 4, "prompts": 8})
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
     model, tokenizer = load_sft_model(args.model, args.device, **sft, output_dir=args.output_dir)
+    ask = {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     if args.dataset:
-        limits = {"seed": args.seed, "prompts": args.prompts or 16, **args.reading}
-        limits |= {"alone": bool(args.reward_model), "max_new_tokens": args.max_new_tokens}
-        pairs, _, prompts = read.own_pairs(args.dataset, tokenizer, **limits)
+        limits = {"prompts": args.prompts or 16, "alone": bool(args.reward_model), **args.reading}
+        pairs, _, prompts = read.own_pairs(args.dataset, tokenizer, **ask, **limits)
     else:
         pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
         prompts = [q.prompt for q in preferences.questions("test")[: args.prompts or 256]]
     folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
     judge = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
     judge = find_reward_model(args.reward_model, folder, *judge)
-    print(
-        f"{args.model}: {2 * args.n} answers each to {len(prompts)} prompts; a reward model chooses"
-    )
-    ask = {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
-    pool = make_pool(model, tokenizer, judge, prompts, 2 * args.n, **ask)
+    count = 2 * args.n
+    print(f"{args.model}: {count} answers each to {len(prompts)} prompts; a reward model chooses")
+    pool = make_pool(model, tokenizer, judge, prompts, count, **ask)
     print_candidates(prompts[0], pool)
     cost = measure_cost(model, tokenizer, judge, prompts[:2], args.n, args.max_new_tokens)
     if not args.dataset and not args.reward_model:  # what it was trained on is known
         labelled = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed)
-        cost["labels"] = len(labelled)
-        cost["token_passes"] = passes_of_reward_model(judge[1], labelled)
-        print(
-            f"\nthe reward model was trained on {len(labelled):,} labelled pairs: "
-            f"{cost['token_passes']:,} tokens through it"
-        )
+        cost |= training_cost(judge[1], labelled)
     curve = [best_of(pool, n) for n in powers_of_two(args.n)]
     methods = {"SFT": curve[0], f"best of {args.n}": curve[-1]}
     if args.adapter or "chosen" in pairs[0]:
@@ -307,7 +300,7 @@ def main(argv: list[str] | None = None) -> dict:
             policy = models.load_adapter(model, args.adapter)
         else:
             policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
-        dpo_pool = make_pool(policy, tokenizer, judge, prompts, 2 * args.n, **ask)
+        dpo_pool = make_pool(policy, tokenizer, judge, prompts, count, **ask)
         methods |= {"DPO": best_of(dpo_pool, 1), "both": best_of(dpo_pool, args.n)}
     answers.print_table(["", *methods], answers.rows_of(list(methods.values())))
     metrics = {"curve": curve, "methods": methods, "cost": cost}

@@ -27,7 +27,7 @@ import installed  # noqa: F401
 import numpy as np
 
 from common import answers, figures, models, runs, saving, training
-from common.preferences import make_pairs, questions
+from common.preferences import SIDES, make_pairs, questions
 from common.prompts import as_messages
 from common.scoring import pair_logps
 
@@ -84,51 +84,39 @@ def train_dpo(
     batch_size: int = 8,
     lora_r: int = 8,
     schedule="linear",  # this and what follows are no flags: studies set them
-    loss_type=("sigmoid",),
-    label_smoothing=0.0,
-    trainer_class=None,
     seed: int = 0,
     reference=None,
+    trainer_class=None,
     name: str = "DPO",
     look=None,
     look_at=(),
-    checkpoints: Path | None = None,
-    resume_from: Path | None = None,
+    **settings,
 ):
     """(policy, history): a LoRA adapter trained on rows of prompt, chosen, rejected; TRL's log.
 
     TRL takes the model with the adapter off as the reference: one model in memory, not two. If the
     model already has an adapter, it goes on training that one; `reference` is what it is held to.
     `look(step, policy)` is called at step 0, every sixth of the way (or `look_at`), at the end.
+    `settings` are more of TRL's DPOConfig, such as `loss_type`.
     """
     import torch
     from trl import DPOConfig, DPOTrainer
 
     shared = training.trl_settings(model, seed) | training.pair_settings(model, epochs)
-    if checkpoints:
-        shared |= {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
-        shared |= {"output_dir": str(checkpoints)}
     config = DPOConfig(
         beta=beta,
-        loss_type=list(loss_type),
-        label_smoothing=label_smoothing,
         learning_rate=learning_rate or default_rate(model),
         lr_scheduler_type=schedule,
         warmup_steps=0.1,  # a share of all steps; "constant" has none
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(batch_size),
-        **shared,
+        **shared | settings,
     )
     torch.manual_seed(seed)  # LoRA starts at random
-    trainer = (trainer_class or DPOTrainer)(
-        model=model,
-        ref_model=reference,
-        args=config,
-        train_dataset=training.as_dataset(pairs),
-        processing_class=tokenizer,
-        peft_config=None if reference else lora_config(model, lora_r),
-    )
-    history = training.run_trainer(trainer, name, look, look_at, resume_from)
+    data = {"train_dataset": training.as_dataset(pairs), "processing_class": tokenizer}
+    lora = None if reference else lora_config(model, lora_r)
+    trainer = (trainer_class or DPOTrainer)(model, reference, config, **data, peft_config=lora)
+    history = training.run_trainer(trainer, name, look, look_at, config.resume_from_checkpoint)
     return trainer.model, history
 
 
@@ -137,26 +125,22 @@ def default_rate(model) -> float:
     return 7e-4 if models.is_embedded(model.name_or_path) else 3e-4
 
 
-def dpo_settings(model, pairs, **hyperparameters) -> dict:
+def dpo_settings(model, pairs, **given) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
-    settings = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
-    for name in [*runs.hyperparameters(train_dpo), *("schedule", "loss_type", "label_smoothing")]:
-        settings[name] = train_dpo.__kwdefaults__[name]
-    settings |= {"seed": 0, "learning_rate": default_rate(model)}
-    return settings | {name: value for name, value in hyperparameters.items() if value is not None}
+    data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
+    defaults = {**runs.hyperparameters(train_dpo), "learning_rate": default_rate(model), "seed": 0}
+    return data | defaults | {name: value for name, value in given.items() if value is not None}
 
 
-def dpo_policy(folder: Path, model, tokenizer, pairs, **hyperparameters):
+def dpo_policy(folder: Path, model, tokenizer, pairs, **settings):
     """The policy of a DPO training: the one in `folder` where it was trained so, else trained."""
-    policy = None
 
     def train() -> tuple:
-        nonlocal policy
-        policy, _ = train_dpo(model, tokenizer, pairs, **hyperparameters)
+        policy, _ = train_dpo(copy.deepcopy(model), tokenizer, pairs, **settings)
         return policy, tokenizer
 
-    saving.load_or_train(folder, dpo_settings(model, pairs, **hyperparameters), train)
-    return models.load_adapter(model, folder) if policy is None else policy
+    saving.load_or_train(folder, dpo_settings(model, pairs, **settings), train)
+    return models.load_adapter(model, folder)
 
 
 def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
@@ -164,17 +148,16 @@ def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
 
     `chosen`, `rejected`: how much log p of the answer has changed since the reference. `margin` is
     the difference of the implicit rewards beta log(pi / pi_ref); above 0 the pair is `ranked` as
-    labelled. `likelier`: whether the chosen text is the likelier one.
+    labelled.
     """
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)  # each (2, N): chosen, rejected
     chosen, rejected = logps - ref_logps
-    margin = beta * (chosen - rejected)
-    measured = {"chosen": chosen, "rejected": rejected, "margin": margin, "ranked": margin > 0}
-    measured |= {"likelier": logps[0] > logps[1], "loss": dpo_loss(*logps, *ref_logps, beta)}
-    return {name: values.numpy().astype(float) for name, values in measured.items()}
+    margin, loss = beta * (chosen - rejected), dpo_loss(*logps, *ref_logps, beta)
+    read = {"chosen": chosen, "rejected": rejected, "margin": margin, "ranked": margin > 0}
+    return {name: values.numpy().astype(float) for name, values in {**read, "loss": loss}.items()}
 
 
-def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[Path | None, list[dict]]:
+def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[str | None, list[dict]]:
     """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
 
     Without --resume what is there goes. Raises UserError where there is none with these settings.
@@ -182,15 +165,14 @@ def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[Path | N
     if not resume:
         remove_checkpoints(folder)
         return None, []
-    left, steps = saving.read_json(folder / "looks.json"), {}
-    for state in folder.glob("checkpoint-*/trainer_state.json"):  # the last file of a checkpoint
-        if saving.read_json(state):  # it is whole
-            steps[int(state.parent.name.split("-")[1])] = state.parent
-    if not steps or left.get("settings") != json.loads(json.dumps(settings)):
+    states = folder.glob("checkpoint-*/trainer_state.json")  # the last file of a checkpoint
+    steps = {saving.read_json(state).get("global_step", 0): state.parent for state in states}
+    left, last = saving.read_json(folder / "looks.json"), max(steps, default=0)
+    if not last or left.get("settings") != settings:
         reason = f"{folder} holds no killed training with these settings"
         raise runs.UserError(f"--resume: {reason}; leave --resume out")
-    print(f"going on from {steps[max(steps)]}")
-    return steps[max(steps)], [look for look in left["looks"] if look["step"] <= max(steps)]
+    print(f"going on from {steps[last]}")
+    return str(steps[last]), [look for look in left["looks"] if look["step"] <= last]
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -211,9 +193,8 @@ model, tokenizer = load_causal_lm({})
 write = pipeline("text-generation", model, tokenizer=tokenizer)"""
 
 
-def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt) -> None:
-    """The adapter, with a README that says how to load it; in a second folder the merged model."""
-    folder, *merged = folders
+def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> None:
+    """The adapter, with a README that says how to load it."""
     base = policy.peft_config["default"].base_model_name_or_path
     load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
     template = Path(__file__).with_name("how_to_use_an_adapter.md").read_text(encoding="utf-8")
@@ -223,9 +204,6 @@ def save_adapter(folders: list[Path], settings: dict, policy, tokenizer, prompt)
         chat=json.dumps(as_messages(prompt)),
     )
     saving.save_model(folder, settings, policy, tokenizer, readme=readme)
-    for folder in merged:
-        whole = copy.deepcopy(policy).merge_and_unload()
-        saving.save_model(folder, {**settings, "merged": True}, whole, tokenizer)
 
 
 # --- 3. The figure ---
@@ -241,8 +219,10 @@ def draw(history: list[dict], looks: list[dict], own_data: bool = False):
         title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
     figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
     log_panel(axes[0], history)
-    for panel, ax in zip((sides_panel, kinds_panel, distance_panel), axes[1:], strict=False):
-        panel(ax, looks)
+    sides_panel(axes[1], looks)
+    if not own_data:
+        kinds_panel(axes[2], looks)
+        distance_panel(axes[3], looks)
     for ax in axes[:3]:  # over steps
         ax.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -267,16 +247,15 @@ def log_panel(ax, history: list[dict]) -> None:
 
 def sides_panel(ax, looks: list[dict]) -> None:
     """What became of the probabilities of held-out answers, the same ones at every step."""
-    steps = [look["step"] for look in looks]
+    steps, count = [look["step"] for look in looks], looks[0]["first_pairs"]["count"]
     ax.axhline(0, color="black", lw=0.8)
-    for side in ("chosen", "rejected"):
+    for side in SIDES:
         values = [look["first_pairs"][side] for look in looks]
         ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
         last = f"  {values[-1]:+.{1 if abs(values[-1]) > 0.1 else 2}f}"
         ax.text(steps[-1], values[-1], last.replace("-", "\N{MINUS SIGN}"), va="center")
-    ax.set_xlabel(f"step (at each the same {looks[0]['first_pairs']['count']} pairs)")
-    ax.set(title="Held-out pairs: which answers became likelier")
-    ax.set(ylabel="change of log p (nats)", xlim=(0, 1.16 * steps[-1]))
+    ax.set(title="Held-out pairs: which answers became likelier", xlim=(0, 1.16 * steps[-1]))
+    ax.set(xlabel=f"step (at each the same {count} pairs)", ylabel="change of log p (nats)")
     figures.legend_below(ax, ncols=2)
 
 
@@ -301,28 +280,30 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
     ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
     ax.plot(kl, gold, "o-", color=color)
     below = {"xytext": (3, -17), "textcoords": "offset points"}
-    for look in {k: looks[k] for k in (0, len(looks) // 3, len(looks) - 1)}.values():
-        ax.annotate(f"{what} {look['step']}", (look["kl"], look["gold"]), **below)
-    ax.set(title="Quality against distance from the SFT model")
-    ax.set(xlabel="measured KL (nats)", xlim=(0, 1.3 * max(kl)), ylim=(min(gold) - 0.3, 4.2))
-    ax.set_ylabel(figures.GOLD)
+    for k in {0, len(looks) // 3, len(looks) - 1}:
+        ax.annotate(f"{what} {looks[k]['step']}", (kl[k], gold[k]), **below)
+    ax.set(title="Quality against distance from the SFT model", xlabel="measured KL (nats)")
+    ax.set(ylabel=figures.GOLD, xlim=(0, 1.3 * max(kl)), ylim=(min(gold) - 0.3, 4.2))
 
 
 # --- 4. The run ---
 
+# TRL's settings of a training that can go on after it was killed.
+CHECKPOINTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
 
-def train_and_look(
-    model, tokenizer, data, hyper: dict, looks: list, *, settings: dict, sampling: dict, second_look
-) -> tuple:
-    """(policy, history): trained on data = (pairs, held-out pairs, prompts), `looks` filled.
+
+def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
+    """(policy, history, looks): trained on data = (pairs, held-out pairs, prompts).
 
     On the way 100 held-out pairs are read, and two answers to a prompt; at the end all pairs, and
     three answers. Of your own data 16 pairs and one answer; at the end all pairs, and two answers.
+    In `folder` is what a training that was killed needs to `resume`.
     """
     pairs, held, asked = data
-    n_on_the_way, few = (1, 16) if second_look else (2, 100)
-    first_pairs = list(held)[:few]
+    n, few = (1, 16) if second_look else (2, 100)  # on the way
     last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
+    settings = dpo_settings(model, pairs, **hyper)
+    checkpoint, looks = left_by_a_kill(folder, settings, resume)
     name = Path(model.name_or_path).name
     print(f"{name} on {len(pairs)} pairs, {last} steps; judged by answers to {len(asked)} prompts")
     if second_look:
@@ -331,29 +312,30 @@ def train_and_look(
 
     def look(step: int, policy) -> None:
         nonlocal sampled, changes
-        n = n_on_the_way + 1 if step in (0, last) else n_on_the_way
-        rows = held if step == last else first_pairs
-        sampled = answers.sample_answers(policy, tokenizer, asked, n, **sampling)
+        more = 1 if step in (0, last) else 0
+        sampled = answers.sample_answers(policy, tokenizer, asked, n + more, **sampling)
+        rows = held if step == last else list(held)[:few]
         changes = read_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
-        first = {side: float(changes[side][:few].mean()) for side in ("chosen", "rejected")}
-        means |= {"pairs": len(rows), "first_pairs": {"count": len(first_pairs), **first}}
-        looks.append({"step": step, **sampled.means(), **means, "texts": sampled.texts[:2]})
-        kept = {"settings": settings, "looks": looks}
-        saving.write_json(hyper["checkpoints"] / "looks.json", kept)
+        first = {side: float(changes[side][:few].mean()) for side in SIDES}
+        first["count"] = min(few, len(rows))
+        means |= {"pairs": len(rows), "first_pairs": first, "texts": sampled.texts[:2]}
+        looks.append({"step": step, **sampled.means(), **means})
+        saving.write_json(folder / "looks.json", {"settings": settings, "looks": looks})
         if step == 0:
             print(f"loss before training {means['loss']:.4f}, ln 2 = {math.log(2):.4f}")
         if second_look:
             second_look.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
-    policy, history = train_dpo(model, tokenizer, pairs, **hyper, look=look)
-    ranked = ("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs")
+    kept = {**CHECKPOINTS, "output_dir": str(folder), "resume_from_checkpoint": checkpoint}
+    policy, history = train_dpo(model, tokenizer, pairs, **hyper, **kept, look=look)
     rows, texts = answers.rows_of([looks[0], looks[-1]]), (looks[0]["texts"], looks[-1]["texts"])
-    answers.print_before_after(asked, *texts, [*rows, ranked], 2)
+    rows.append(("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs"))
+    answers.print_before_after(asked, *texts, rows, 2)
     if second_look and sampled:
         second_look.after(tokenizer, held, sampled, changes, history[0]["loss"])
-    logged = ("step", "loss", "rewards/accuracies", "rewards/margins")
-    return policy, [{name: row[name] for name in logged} for row in history]
+    logged = ("step", "loss", "rewards/accuracies")
+    return policy, [{name: row[name] for name in logged} for row in history], looks
 
 
 def build_parser():
@@ -377,13 +359,14 @@ def main(argv: list[str] | None = None) -> dict:
     """Train, look on the way, print, draw and save; returns the metrics."""
     smoke = {"pairs": 64, "prompts": 16}
     args = runs.start(build_parser(), argv, "dpo_training", train_dpo, smoke)
-    parts = ("dpo", "dpo-checkpoints", *(["dpo-merged"] if args.merge else []))
+    parts = ("dpo", "dpo-checkpoints", "dpo-merged")
     places = [args.output_dir / runs.name_run(part, args.changed) for part in parts]
-    adapter, checkpoints, *merged = places
-    saving.check_ours(adapter, *merged)
-    own = {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
-    place = {"seed": args.seed, "output_dir": args.output_dir}
-    model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
+    adapter, checkpoints, merged = places
+    written = [adapter, merged] if args.merge else [adapter]
+    saving.check_ours(*written)
+    sft = {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
+    sft |= {"seed": args.seed, "output_dir": args.output_dir}
+    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
     second_look, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
     if args.dataset:
@@ -401,18 +384,20 @@ def main(argv: list[str] | None = None) -> dict:
         held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
         asked = [question.prompt for question in questions("test")[: args.prompts or 256]]
         data = pairs, held, asked
+    how = {"resume": args.resume, "second_look": second_look}
+    run = train_and_look(model, tokenizer, data, args.training, sampling, checkpoints, **how)
+    policy, history, looks = run
     settings = dpo_settings(model, data[0], **args.training)
-    resume_from, looks = left_by_a_kill(checkpoints, settings, args.resume)
-    hyper = {**args.training, "checkpoints": checkpoints, "resume_from": resume_from}
-    about = {"settings": settings, "sampling": sampling, "second_look": second_look}
-    policy, history = train_and_look(model, tokenizer, data, hyper, looks, **about)
-    save_adapter([adapter, *merged], settings, policy, tokenizer, data[2][0])
+    save_adapter(adapter, settings, policy, tokenizer, data[2][0])
+    if args.merge:
+        settings["merged"] = True
+        saving.save_model(merged, settings, policy.merge_and_unload(), tokenizer)
     remove_checkpoints(checkpoints)
     metrics = {"before": looks[0], "after": looks[-1], "looks": looks, "training": history}
     if second_look:
         metrics |= second_look.metrics()
     figure = draw(history, looks, own_data=bool(second_look))
-    return runs.finish(args, metrics, figure, next_step, [adapter, *merged])
+    return runs.finish(args, metrics, figure, next_step, written)
 
 
 if __name__ == "__main__":

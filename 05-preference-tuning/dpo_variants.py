@@ -78,7 +78,8 @@ def cdpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta: float, *lengths)
     return 0.9 * as_labelled + 0.1 * other_way_round
 
 
-# To add a loss of pairs that TRL lacks: write it above, name it here, and give it a beta below.
+# To add a loss of pairs that TRL lacks: write it above, name it here, and give it a beta below if
+# 0.3 does not suit it.
 OWN_LOSSES = {"cdpo": cdpo_loss}
 SINGLE_LOSSES = ("kto", "apo_zero_unpaired")  # of TRL's KTOTrainer, for single answers
 PAIR_LOSSES = (  # of TRL's DPOTrainer
@@ -138,15 +139,9 @@ def train_kto(
         **training.trl_settings(model, seed),
     )
     torch.manual_seed(seed)  # LoRA starts at random
-    trainer = KTOTrainer(
-        model=model,
-        args=config,
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=dpo.lora_config(model, lora_r),
-    )
-    history = training.run_trainer(trainer, name, look, look_at)
-    return trainer.model, history
+    rest = {"processing_class": tokenizer, "peft_config": dpo.lora_config(model, lora_r)}
+    trainer = KTOTrainer(model, args=config, train_dataset=data, **rest)
+    return trainer.model, training.run_trainer(trainer, name, look, look_at)
 
 
 def single_answers(rows, seed: int):
@@ -166,8 +161,8 @@ def single_answers(rows, seed: int):
     return unpair_preference_dataset(training.as_dataset(rows)).shuffle(seed)
 
 
-def train_own_loss(loss, model, tokenizer, pairs, **hyperparameters):
-    """(policy, history): TRL's DPOTrainer with a loss of pairs of this file in place of its own."""
+def trainer_with(loss):
+    """TRL's DPOTrainer with a loss of pairs of this file in place of its own."""
     from trl import DPOTrainer
 
     class OwnLossTrainer(DPOTrainer):
@@ -176,30 +171,31 @@ def train_own_loss(loss, model, tokenizer, pairs, **hyperparameters):
             text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
             labels = inputs["input_ids"].masked_fill(answered == 0, -100)
             logps = model(**text, labels=labels, fused_lm_head=True).log_probs.sum(1)  # (2B,)
-            if self.precompute_ref_logps:
-                ref_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-            else:
-                ref_logps = self.compute_ref_log_probs(model, inputs)
+            ref_logps = self.compute_ref_log_probs(model, inputs)
             lengths = answered.sum(1).chunk(2)
             return loss(*logps.chunk(2), *ref_logps, self.beta, *lengths).mean()
 
-    return dpo.train_dpo(model, tokenizer, pairs, trainer_class=OwnLossTrainer, **hyperparameters)
+    return OwnLossTrainer
 
 
 def train_variant(
     losses, model, tokenizer, rows, *, beta=None, learning_rate=None, **hyperparameters
 ):
     """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
-    hyperparameters["beta"] = beta or LOSS_BETAS[losses[0]]
+    first = losses[0]
+    hyperparameters["beta"] = beta or LOSS_BETAS[first]
     hyperparameters["learning_rate"] = learning_rate or rate_for(model)
     model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
-    if losses[0] in SINGLE_LOSSES:
-        return train_kto(model, tokenizer, rows, loss_type=losses[0], **hyperparameters)
-    if losses[0] in OWN_LOSSES:
-        return train_own_loss(OWN_LOSSES[losses[0]], model, tokenizer, rows, **hyperparameters)
+    if first in SINGLE_LOSSES:
+        return train_kto(model, tokenizer, rows, loss_type=first, **hyperparameters)
+    if first in OWN_LOSSES:
+        hyperparameters["trainer_class"] = trainer_with(OWN_LOSSES[first])
+        hyperparameters["precompute_ref_log_probs"] = False
+    else:
+        hyperparameters["loss_type"] = list(losses)
     if {"robust", "exo_pair"} & {*losses}:
         hyperparameters["label_smoothing"] = 0.1
-    return dpo.train_dpo(model, tokenizer, rows, loss_type=losses, **hyperparameters)
+    return dpo.train_dpo(model, tokenizer, rows, **hyperparameters)
 
 
 def choose_variants(losses, rows) -> list[tuple]:
@@ -220,10 +216,9 @@ def choose_variants(losses, rows) -> list[tuple]:
 def judge_pairs(judge, tokenizer, pairs) -> np.ndarray:
     """P(the judge says A) of each pair, (2, N): with chosen shown as A, then with chosen as B."""
     shown = []
-    for first, second in (preferences.SIDES, preferences.SIDES[::-1]):
-        for row in pairs:
-            asked = prompts.as_text(row["prompt"])
-            shown.append(preferences.judge_prompt(asked, row[first], row[second]))
+    for a, b in (preferences.SIDES, preferences.SIDES[::-1]):
+        texts = [(prompts.as_text(row["prompt"]), row[a], row[b]) for row in pairs]
+        shown += [preferences.judge_prompt(*row) for row in texts]
     says_a, _ = scoring.judge_first_better(judge, tokenizer, shown)
     return says_a.double().numpy().reshape(2, -1)
 
@@ -289,17 +284,13 @@ def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, set
     return texts, measured, sampled, changes
 
 
-def print_answers(asked: list, texts: dict) -> None:
-    """The first answer of every policy to a question that the tuned ones answer differently."""
+def print_results(asked: list, texts: dict, measured: dict) -> None:
+    """Every policy's first answer to a question that the tuned ones answer differently; a table."""
     firsts = [[row[0] for row in rows] for rows in zip(*texts.values(), strict=True)]  # by question
     k = int(np.argmax([len(set(given[1:])) > 1 for given in firsts]))
     print(f"\n{answers.in_short(asked[k])}")
     for name, text in zip(texts, firsts[k], strict=True):
         print(f"  {name:<10} {answers.in_short(text, 66)}{answers.marks(asked[k], text)}")
-
-
-def table_of(measured: dict) -> list[tuple]:
-    """Rows (what, a number for SFT and for every variant, unit)."""
     columns = list(measured.values())
     rows = answers.rows_of(columns)
     for what, key, unit in (
@@ -308,7 +299,7 @@ def table_of(measured: dict) -> list[tuple]:
         ("loss before training", "first_loss", "ln 2 is 0.69"),
     ):
         rows.append((what, *(column.get(key) for column in columns), unit))
-    return rows
+    answers.print_table(("", *measured), rows)
 
 
 # --- 5. The figure ---
@@ -342,16 +333,15 @@ def stops_panel(ax, betas: dict[str, float]) -> None:
     h = torch.linspace(-10, 25, 351, dtype=torch.float64)
     pair = (h / 2, -h / 2, torch.zeros_like(h), torch.zeros_like(h))
     good = torch.tensor([[True], [False]])  # the chosen answer is, the rejected is not
-    kto = kto_loss(torch.stack(pair[:2]), pair[2], good, 0, betas["kto"]).sum(0)
-    curves = (
-        ("DPO", dpo.dpo_loss(*pair, betas["sigmoid"]), "lab:dpo"),
-        ("conservative DPO", cdpo_loss(*pair, betas["cdpo"]), "lab:other"),
-        ("IPO", ipo_loss(*pair, betas["ipo"], ANSWER_TOKENS, ANSWER_TOKENS), "lab:ipo"),
-        ("KTO", kto, "lab:kto"),
-    )
-    for name, loss, color in curves:
-        loss, least = loss / loss[100], int(loss.argmin())  # h[100] is 0
-        stops = least < len(h) - 1
+    curves = {
+        "DPO": dpo.dpo_loss(*pair, betas["sigmoid"]),
+        "conservative DPO": cdpo_loss(*pair, betas["cdpo"]),
+        "IPO": ipo_loss(*pair, betas["ipo"], ANSWER_TOKENS, ANSWER_TOKENS),
+        "KTO": kto_loss(torch.stack(pair[:2]), pair[2], good, 0, betas["kto"]).sum(0),
+    }
+    for name, loss in curves.items():
+        color, least = COLOR_OF.get(name, "lab:other"), int(loss.argmin())
+        loss, stops = loss / loss[100], least < len(h) - 1  # h[100] is 0
         told = f"stops at {h[least]:.1f}" if stops else "never stops"
         ax.plot(h, loss, color=color, label=f"{name}: {told}")
         ax.plot(h[least], loss[least], "v" if stops else "", color=color, ms=9)
@@ -432,9 +422,9 @@ def main(argv: list[str] | None = None) -> dict:
     if len(losses) > 1 and not {*losses} <= {*PAIR_LOSSES}:
         alone = ", ".join((*SINGLE_LOSSES, *OWN_LOSSES))
         raise runs.UserError(f"--loss-type: {alone} cannot be part of a sum")
-    own = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps}
-    place = {"seed": args.seed, "output_dir": args.output_dir}
-    model, tokenizer = training.load_sft_model(args.model, args.device, **own, **place)
+    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
+    sft["output_dir"] = args.output_dir
+    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
     tokens = args.max_new_tokens
     if args.dataset:
         from own_data.look import SecondLook
@@ -458,12 +448,10 @@ def main(argv: list[str] | None = None) -> dict:
         labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)
         variants.append(("AI labels", ("sigmoid",), labelled))
 
-    sampling = (asked, 1 if second else 2, args.seed, tokens)
-    texts, measured, *last = train_and_judge(
-        variants, model, tokenizer, held, sampling, args.training
-    )
-    print_answers(asked, texts)
-    answers.print_table(("", *measured), table_of(measured))
+    ask = (asked, 1 if second else 2, args.seed, tokens)
+    results = train_and_judge(variants, model, tokenizer, held, ask, args.training)
+    texts, measured, *last = results
+    print_results(asked, texts, measured)
     metrics = {"variants": measured}
     if second:  # the last one is the asked loss, where one is asked for
         second.after(tokenizer, held, *last)
