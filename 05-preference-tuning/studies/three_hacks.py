@@ -30,6 +30,7 @@ from reward_model import reward_model_in
 from common import figures
 from common.answers import SHOWN, answers_of_points, sample_answers
 from common.claims import Claim, run_study, study_folder
+from common.intervals import around_the_best
 from common.preferences import BIASES, liked_amount, pairs_of_wrong_users, questions, wrong_users
 from common.scoring import score_texts
 from common.training import load_sft_model
@@ -103,23 +104,26 @@ def mean_of_hacks(row: dict[str, float]) -> float:
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, choose and read: the cells of the table by row and hack, and what is drawn."""
     count, n = (10, 16) if smoke else (64, 64)
-    ns = [k for k in AMONG if k <= n]
     prompts = [question.prompt for question in wrong_users("test", count, seed)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    judges = train_judges(seed, smoke)
+    judges, policies = train_judges(seed, smoke), train_policies(seed, smoke)
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
-    policies = {group: train_dpo_on(group, seed, smoke) for group in LABELLED_BY}
     dpo = {g: sample_answers(policy, tokenizer, prompts, 4, seed) for g, policy in policies.items()}
-    gold = {name: answered.gold.mean() for name, answered in {"sft": pool, **dpo}.items()}
-    gained = {g: score_texts(judges[g], prompts, dpo[g].texts).mean() for g in BIASES}
-    gained = {group: reward - rewards[group].mean() for group, reward in gained.items()}
+    gold = {group: answered.gold.mean() for group, answered in dpo.items()}
+    gained = {}
+    for group in BIASES:
+        after = score_texts(judges[group], prompts, dpo[group].texts)
+        gained[group] = float(after.mean() - rewards[group].mean())
+    ns = [k for k in AMONG if k <= n]
     rewards |= planted_rewards(prompts, pool)
     curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
     return {
         "ns": ns,
-        **cells_of_dpo(gained, gold),
-        **choose_harder(curves, curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
+        "reward_goes_up": gained,
+        "quality_goes_down": {group: float(pool.gold.mean() - gold[group]) for group in BIASES},
+        "bias_costs_quality": {group: float(gold["human"] - gold[group]) for group in BIASES},
+        **choose_harder(curves | curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
         "answers": answers_to_read(policies, judges, seed),
     }
 
@@ -127,7 +131,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
 def train_judges(seed: int, smoke: bool) -> dict[str, tuple]:
     """A (reward model, tokenizer) of each group, and of each other strength of TRAINED."""
     whose = {group: (group, None) for group in LABELLED_BY}
-    whose |= {name: ("length", k) for k, name in TRAINED.items() if name not in whose}
+    whose |= {name: ("length", strength) for strength, name in TRAINED.items()}
     judges = {}
     for name, (group, strength) in whose.items():
         labelled = pairs_of_wrong_users(32 if smoke else 1200, group, seed, strength=strength)
@@ -136,25 +140,17 @@ def train_judges(seed: int, smoke: bool) -> dict[str, tuple]:
     return judges
 
 
-def train_dpo_on(group: str, seed: int, smoke: bool):
-    """The policy of three passes of DPO over 384 pairs that the group labelled."""
+def train_policies(seed: int, smoke: bool) -> dict:
+    """The policy of three passes of DPO over 384 pairs that each group labelled."""
     labels, epochs = (16, 1) if smoke else (384, 3)
-    base, tokenizer = load_sft_model()
-    place = study_folder(seed, smoke) / f"hacked_dpo_{group}"
     training = {"beta": 0.3, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-    return dpo_policy(place, base, tokenizer, pairs_of_wrong_users(labels, group, seed), **training)
-
-
-def cells_of_dpo(gained: dict[str, float], gold: dict[str, float]) -> dict[str, dict]:
-    """Rows of cells: the reward gained by DPO on each biased group's labels, and the quality lost.
-
-    `gold` are means of gold utility after DPO on each group's labels, and of the SFT model's.
-    """
-    return {
-        "reward_goes_up": {group: float(gained[group]) for group in BIASES},
-        "quality_goes_down": {group: float(gold["sft"] - gold[group]) for group in BIASES},
-        "bias_costs_quality": {group: float(gold["human"] - gold[group]) for group in BIASES},
-    }
+    policies = {}
+    for group in LABELLED_BY:
+        base, tokenizer = load_sft_model()
+        labelled = pairs_of_wrong_users(labels, group, seed)
+        place = study_folder(seed, smoke) / f"hacked_dpo_{group}"
+        policies[group] = dpo_policy(place, base, tokenizer, labelled, **training)
+    return policies
 
 
 def planted_rewards(prompts: list[str], pool) -> dict[str, np.ndarray]:
@@ -168,55 +164,39 @@ def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
     """Answers before and after each hacked DPO, with the flawed rewards, for the reader."""
     shown = [question.prompt for question in questions("test", seed=seed)[:SHOWN]]
     sft, tokenizer = load_sft_model()
-    first, points, texts, rewards = sample_answers(sft, tokenizer, shown, 1, seed).texts, [], [], []
+    before = sample_answers(sft, tokenizer, shown, 1, seed).texts
+    points, texts, rewards = [], [], []
     for group, name in HACK_NAMES.items():
         points.append({"method": "DPO", "series": group, "label": name})
         texts.append(sample_answers(policies[group], tokenizer, shown, 1, seed).texts)
-        both = {"before": first, "after": texts[-1]}
-        rewards.append(
-            {when: score_texts(judges[group], shown, of)[:, 0] for when, of in both.items()}
-        )
+        both = {"before": before, "after": texts[-1]}
+        scores = {when: score_texts(judges[group], shown, of)[:, 0] for when, of in both.items()}
+        rewards.append(scores)
     return answers_of_points(shown, points, texts, rewards)
 
 
 # --- Choosing harder, and the law of over-optimisation ---
 
 
-def choose_harder(curves: dict[str, np.ndarray], by_errors: dict, ns: list[int]) -> dict:
+def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
     """What the best of n gains up to its best n, and loses from there to the last.
 
     Curves (P, len(ns)) are of gold utility: by the rewards of groups and of planted biases, and by
-    ERRORS.
+    ERRORS. Where a curve of a trained reward has a hump, the law is judged by it.
     """
-    everything = curves | by_errors
-    gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in everything.items()}
-    around = {name: around_the_peak(curve) for name, curve in everything.items()}
+    gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in curves.items()}
+    around = {name: around_the_best(curve) for name, curve in curves.items()}
     distance, fitted = np.sqrt(best_of_n_kl_bound(np.array(ns))), ns.index(FITTED) + 1
-    trained = [name for name in curves if not name.startswith("planted")]
-    margins = {name: forecast_margin(gains[name], distance, fitted) for name in trained}
+    trained = [name for name in curves if name in (*LABELLED_BY, *TRAINED.values())]
     humps = [name for name in trained if has_hump(gains[name])]
+    margins = [forecast_margin(gains[name], distance, fitted) for name in humps or trained]
     return {
         "gains": {name: gain.tolist() for name, gain in gains.items()},
         "rises_first": {name: gained for name, (gained, _) in around.items()},
         "chosen_harder_it_falls": {name: lost for name, (_, lost) in around.items()},
         "error_falls": around["sd_6"][1],
-        "humps": humps,
-        "forecast_margin": float(np.mean([margins[name] for name in humps or trained])),
+        "forecast_margin": float(np.mean(margins)),
     }
-
-
-def around_the_peak(curve: np.ndarray) -> tuple[float, float]:
-    """Gold utility gained up to the best n, and lost from there to the last; curve (P, K).
-
-    The best of many noisy measurements is partly luck. So each half of the prompts is measured at
-    the n that is best for the other half.
-    """
-    gained, lost = np.empty(len(curve)), np.empty(len(curve))
-    for half in (0, 1):
-        best, other = curve[half::2].mean(0).argmax(), slice(1 - half, None, 2)
-        gained[other] = curve[other, best] - curve[other, 0]
-        lost[other] = curve[other, best] - curve[other, -1]
-    return float(gained.mean()), float(lost.mean())
 
 
 def has_hump(gain: np.ndarray) -> bool:
@@ -242,19 +222,18 @@ def curves_by_errors(texts: list[list[str]], gold: np.ndarray, ns: list[int], se
     """Gold utility of the best of n by gold utility plus an error: {name of ERRORS: (P, len(ns))}.
 
     `sd_3`, `sd_6`: one error for each text of a prompt, as a reward model has it; `of_samples`: a
-    new one for each sample, of sd 3.
+    new one for each sample, of sd 3. Each curve is the mean of ten draws.
     """
-    rng = np.random.default_rng(seed)
-    draw_error = {
-        "sd_3": partial(noise_of_texts, texts, 3.0, rng),
-        "sd_6": partial(noise_of_texts, texts, 6.0, rng),
-        "of_samples": partial(rng.normal, 0, 3.0, gold.shape),
-    }
-    curves = {}
-    for name, error in draw_error.items():  # the mean of ten draws
-        curves[name] = np.mean(
-            [best_of_n_curve(gold + error(), gold, ns) for _ in range(10)], axis=0
-        )
+    rng, curves = np.random.default_rng(seed), {}
+    for name, sd in (("sd_3", 3.0), ("sd_6", 6.0), ("of_samples", 3.0)):
+        drawn = []
+        for _ in range(10):
+            if name == "of_samples":
+                error = rng.normal(0, sd, gold.shape)
+            else:
+                error = noise_of_texts(texts, sd, rng)
+            drawn.append(best_of_n_curve(gold + error, gold, ns))
+        curves[name] = np.mean(drawn, axis=0)
     return curves
 
 
