@@ -59,8 +59,7 @@ def find_exercise(name: str, known: Sequence[str]) -> str:
 def main() -> None:
     parser = runs.OneLineParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="file or function; default: all")
-    args, unknown = parser.parse_known_args()
-    states = grade_all(Path(__file__).resolve().parent, args.names + unknown)
+    states = grade_all(Path(__file__).resolve().parent, parser.parse_args().names)
     sys.exit("wrong" in states)
 
 

@@ -9,9 +9,7 @@ Predict first: what is left for lambda = 0, and what for lambda = 1 and gamma = 
 import numpy as np
 
 
-def generalized_advantage_estimate(
-    rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float
-) -> np.ndarray:
+def generalized_advantage_estimate(rewards, values, gamma: float, lam: float) -> np.ndarray:
     """The advantage of every step of one response.
 
     rewards, values: (T,), in units of the reward; behind the last step the value is 0. gamma

@@ -21,21 +21,26 @@ from common.saving import write_json
 from common.training import load_sft_model
 
 FOLDER = Path(__file__).resolve().parent / "runs"
-FAULTS = {"d1": "marks", "d2": "labels", "d3": "reference", "d4": "passes"}
-SETTINGS = {  # pairs, beta, passes; else those of dpo_trainer.py
-    "marks": (768, 0.1, 1),
-    "reference": (1024, 0.3, 1),
-    "passes": (256, 0.01, 5),
+FAULTS = {  # of each run what is wrong, its pairs, beta, passes; else it is dpo_trainer.py's
+    "d1": ("marks", 768, 0.1, 1),
+    "d2": ("labels", 768, 0.3, 1),
+    "d3": ("reference", 1024, 0.3, 1),
+    "d4": ("passes", 256, 0.01, 5),
 }
 SPOIL = {  # what is done to a pair
     "labels": swap_sides,
     "marks": lambda row: {**row, "chosen": "Answer: " + row["chosen"]},
 }
+OF_PAIRS = {  # what is read in held-out pairs
+    "chosen": ("change of log p, chosen", "nats, held-out pairs"),
+    "rejected": ("change of log p, rejected", "nats, held-out pairs"),
+    "margin": ("margin: beta x the gap of these two", "log-odds, held-out pairs"),
+    "ranked": ("ranked as labelled", "% of held-out pairs"),
+}
 
 
-def train_badly(fault: str) -> dict:
-    """The log of every step, and what is seen on the way."""
-    count, beta, epochs = SETTINGS.get(fault, (768, 0.3, 1))
+def train_badly(fault: str, count: int, beta: float, epochs: int) -> tuple[list[dict], list[dict]]:
+    """(the log of every step, what is seen on the way)."""
     spoil, looks = SPOIL.get(fault, dict), []
     pairs = [spoil(row) for row in make_pairs(count, seed=0)]
     held = [spoil(row) for row in make_pairs(100, "test", seed=0)]
@@ -49,7 +54,7 @@ def train_badly(fault: str) -> dict:
         ten = [answers.in_short(row[0], 100) for row in sampled.texts[:10]]
         marked = sum("Answer" in text for text in ten)
         means |= {"step": step, "marked": marked, "first_pairs": {"count": 100, **means}}
-        looks.append(sampled.means() | means | {"texts": ten})
+        looks.append(sampled.means() | means | {"asked": asked[:10], "texts": ten})
 
     broken = contextlib.nullcontext()
     if fault == "reference":  # nobody turns the adapter off
@@ -58,34 +63,25 @@ def train_badly(fault: str) -> dict:
     settings = {"beta": beta, "epochs": epochs}
     with broken:
         _, log = dpo_trainer.train_dpo(model, tokenizer, pairs, **settings, look=look)
-    return {"pairs": count, "log": log, "looks": looks, "asked": asked[:10]}
+    return log, looks
 
 
-def report(name: str, run: dict) -> str:
+def report(name: str, count: int, log: list[dict], before: dict, after: dict) -> str:
     """What the reader gets to see, in Markdown: what the run printed, curves, answers."""
-    before, after, log = run["looks"][0], run["looks"][-1], run["log"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        print(f"tiny-gpt2 on {run['pairs']} pairs, {len(log)} steps of 8")
+        print(f"tiny-gpt2 on {count} pairs, {len(log)} steps of 8")
         print(f"loss before training {before['loss']:.4f}\n")
         print("     steps    loss   pairs of these steps ranked as labelled")
         for part in np.array_split(np.arange(len(log)), 6):
             lost, ranked = mean_of_log([log[k] for k in part])
             print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
-        told = {
-            "chosen": ("change of log p, chosen", "nats, held-out pairs"),
-            "rejected": ("change of log p, rejected", "nats, held-out pairs"),
-            "margin": ("margin: beta x the gap of these two", "log-odds, held-out pairs"),
-            "ranked": ("ranked as labelled", "% of held-out pairs"),
-        }
-        rows = [(what, before[key], after[key], unit) for key, (what, unit) in told.items()]
-        answers.print_table(("", "before", "after"), answers.rows_of([before, after]) + rows)
-    said = zip(run["asked"], before["texts"], after["texts"], strict=True)
-    ten = "\n".join(f"- {asked}\n  - before: {old}\n  - after: {new}" for asked, old, new in said)
-    parts = (
-        f"# {name}: what is wrong with this training?",
-        f"```\n{printed.getvalue().strip()}\n```",
-    )
-    return "\n\n".join([*parts, f"![Curves of the run]({name}.png)", ten]) + "\n"
+        rows = answers.rows_of([before, after])
+        rows += [(what, before[key], after[key], unit) for key, (what, unit) in OF_PAIRS.items()]
+        answers.print_table(("", "before", "after"), rows)
+    said = zip(before["asked"], before["texts"], after["texts"], strict=True)
+    ten = "".join(f"- {asked}\n  - before: {old}\n  - after: {new}\n" for asked, old, new in said)
+    head = f"# {name}: what is wrong with this training?\n\n```\n{printed.getvalue().strip()}\n```"
+    return f"{head}\n\n![Curves of the run]({name}.png)\n\n{ten}"
 
 
 def mean_of_log(rows: list[dict]) -> tuple:
@@ -93,17 +89,16 @@ def mean_of_log(rows: list[dict]) -> tuple:
     return tuple(np.mean([row[key] for row in rows]) for key in ("loss", "rewards/accuracies"))
 
 
-def save_curves(run: dict, path: Path) -> None:
+def save_curves(log: list[dict], looks: list[dict], path: Path) -> None:
     """Three panels of the lesson's figure, in few colours."""
     from PIL import Image
 
     figure, axes = figures.new_figure(1, 3, "The run, step by step")
-    dpo_trainer.log_panel(axes[0], run["log"])
-    dpo_trainer.sides_panel(axes[1], run["looks"])
-    dpo_trainer.kinds_panel(axes[2], run["looks"])
+    dpo_trainer.log_panel(axes[0], log)
+    dpo_trainer.sides_panel(axes[1], looks)
+    dpo_trainer.kinds_panel(axes[2], looks)
     for ax, title in zip(axes, ("Log", "Held-out pairs", "Answers"), strict=True):
-        ax.set_title(title)
-        ax.set_xlabel("step")
+        ax.set(title=title, xlabel="step")
     raw = io.BytesIO()
     figure.savefig(raw, dpi=80)
     few = Image.open(raw).convert("RGB").quantize(48, Image.Quantize.FASTOCTREE)
@@ -112,14 +107,14 @@ def save_curves(run: dict, path: Path) -> None:
 
 def main() -> None:
     init_compute("cpu")
-    for name, fault in FAULTS.items():
-        run = train_badly(fault)
-        save_curves(run, FOLDER / f"{name}.png")
-        (FOLDER / f"{name}.md").write_text(report(name, run), encoding="utf-8")
-        loss, trained = mean_of_log(run["log"][-12:])
-        kept = {"fault": fault, "pairs": run["pairs"], "steps": len(run["log"])}
-        kept |= {"loss": loss, "trained": trained}
-        for when, look in (("before", run["looks"][0]), ("after", run["looks"][-1])):
+    for name, (fault, count, beta, epochs) in FAULTS.items():
+        log, looks = train_badly(fault, count, beta, epochs)
+        save_curves(log, looks, FOLDER / f"{name}.png")
+        text = report(name, count, log, looks[0], looks[-1])
+        (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
+        loss, trained = mean_of_log(log[-12:])
+        kept = {"fault": fault, "pairs": count, "steps": len(log), "loss": loss, "trained": trained}
+        for when, look in (("before", looks[0]), ("after", looks[-1])):
             kept[when] = {key: value for key, value in look.items() if np.isscalar(value)}
         write_json(FOLDER / f"{name}.json", kept)
         print(f"{name}: {FOLDER / name}.md", flush=True)

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -61,8 +61,8 @@ READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words")  # in ans
 class MadeUp:
     """Trainings that take no time: the larger rank answers better, or the smaller, if exchanged."""
 
-    def __init__(self, exchanged: bool = False, shift: float = 0.0):
-        self.exchanged, self.shift, self.trained, self.asked = exchanged, shift, [], []
+    def __init__(self, exchanged: bool):
+        self.exchanged, self.trained, self.asked = exchanged, [], []
 
     def load(self, *_, **__) -> tuple:
         return SimpleNamespace(rank=0, seed=0, name_or_path="tiny-gpt2"), SimpleNamespace()
@@ -77,14 +77,14 @@ class MadeUp:
         if policy.rank:
             self.asked.append({"prompts": list(prompts), "n": n, "seed": seed})
         luck, change = np.random.default_rng(policy.seed).normal([0.5, 0.05], [0.05, 0.02])
-        value = self.shift + luck + change * ((policy.rank > 8) != self.exchanged)
+        value = luck + change * ((policy.rank > 8) != self.exchanged)
         of = {name: np.full((len(prompts), n), value) for name in READ}
         return SimpleNamespace(**of, means=lambda: dict.fromkeys(READ, float(value)))
 
 
-def measured(file: Path, seed: int = 0, **what) -> tuple[dict, dict, MadeUp]:
+def measured(file: Path, seed: int = 0, exchanged: bool = False) -> tuple[dict, dict, MadeUp]:
     """(the study's names, what it measures, what it did to measure it)."""
-    world = MadeUp(**what)
+    world = MadeUp(exchanged)
     with (
         mock.patch("dpo_trainer.train_dpo", world.train),
         mock.patch("common.training.load_sft_model", world.load),
@@ -101,12 +101,11 @@ def grade_study(folder: Path) -> Graded:
     try:
         study, metrics, world = measured(file)
         _, _, of_other_seed = measured(file, seed=1)
-        _, better, _ = measured(file, shift=0.1)
         _, exchanged, _ = measured(file, exchanged=True)
         with careful(file, 60):
             claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
             fault = fault_of_plan(claim, seeds) or fault_of_pairing(world, of_other_seed)
-            fault = fault or fault_of_claim(claim.of, metrics, better, exchanged)
+            fault = fault or fault_of_claim(claim.of(metrics), claim.of(exchanged))
         runs = [] if fault else [measured(file, seed)[1] for seed in seeds]
         with careful(file, 60):
             fault = fault or fault_of_figure(study["draw"](runs), judge(claim, runs)["ci95"])
@@ -148,14 +147,11 @@ def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
     return None
 
 
-def fault_of_claim(of: Callable, metrics: dict, better: dict, exchanged: dict) -> str | None:
-    """Whether `of` is a difference: of measured trainings, better ones, and exchanged ones."""
-    value = of(metrics)
-    if value == 0 or not np.isclose(value, of(better)):
-        return "`of` is no difference: it stays where both ranks answer better, and is not 0"
-    if value < 0 or not np.isclose(value, -of(exchanged)):
-        return "`of` has the wrong sign: the larger rank minus the smaller"
-    return None
+def fault_of_claim(value: float, exchanged: float) -> str | None:
+    """Whether a value is a difference, by that of trainings whose ranks are exchanged."""
+    if value == 0 or not np.isclose(value, -exchanged):
+        return "`of` is no difference: it is 0, or keeps its sign where the ranks are exchanged"
+    return "`of` has the wrong sign: the larger rank minus the smaller" if value < 0 else None
 
 
 def fault_of_figure(figure, ends: Sequence[float]) -> str | None:
