@@ -76,11 +76,8 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 def _as_json(value: object):
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # of NumPy
-        return value.tolist()
-    raise TypeError(f"{value!r} cannot be written as JSON")
+    """A number or an array of NumPy, or a path; TypeError for anything else."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def read_json(path: Path) -> dict:
@@ -122,8 +119,7 @@ def versions() -> dict[str, str]:
 def save_model(folder: Path, settings: dict, *parts, readme: str = "") -> None:
     """Save model, tokenizer, ..., a README and the settings that made them, all or nothing.
 
-    Replaces what the lab wrote there before, and raises UserError where anything else is in the
-    way.
+    Replaces what the lab wrote there before; anything else in the way is a UserError.
     """
     check_ours(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

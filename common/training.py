@@ -3,7 +3,6 @@
 What is particular to a method stands in its lesson; here is what no lesson is about.
 """
 
-import contextlib
 import math
 import os
 import random
@@ -20,7 +19,7 @@ from common.saving import load_or_train
 
 SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
 
-# --- Several processes ---
+# --- Several processes, which share each batch of their first training ---
 
 
 def process_count() -> int:
@@ -31,6 +30,28 @@ def process_count() -> int:
 def is_main_process() -> bool:
     """Whether this is the process that speaks: the first."""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def batch_share(batch_size: int) -> int:
+    """What each process takes of a batch."""
+    return -(-batch_size // process_count())
+
+
+def go_on_alone() -> None:
+    """End all processes but the first, which goes on as if `accelerate launch` had started no more.
+
+    Until then all do the same: what follows their first training is measured and written once.
+    """
+    if process_count() > 1:
+        from accelerate.state import AcceleratorState, PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+        if not is_main_process():
+            sys.exit(0)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name, None)
 
 
 # --- What TRL's configs share ---
@@ -57,11 +78,6 @@ def trl_settings(model, seed: int) -> dict:
         "seed": seed,
         "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),
     }
-
-
-def batch_share(batch_size: int) -> int:
-    """What each process takes of a batch."""
-    return -(-batch_size // process_count())
 
 
 def pair_settings(model, epochs: int) -> dict:
@@ -113,28 +129,9 @@ def run_trainer(trainer, name: str, look=None, look_at=(), resume_from=None) -> 
     trainer.add_callback(watch(name, look, look_at))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
-    with contextlib.suppress(OSError):
-        Path(trainer.args.output_dir).rmdir()  # TRL makes it, though nothing is kept there
     go_on_alone()
     trainer.model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
-
-
-def go_on_alone() -> None:
-    """End all processes but the first, which goes on as if `accelerate launch` had started no more.
-
-    Until then all do the same: what follows their first training is measured and written once.
-    """
-    if process_count() > 1:
-        from accelerate.state import AcceleratorState, PartialState
-
-        PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
-        if not is_main_process():
-            sys.exit(0)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            os.environ.pop(name)
 
 
 def watch(name: str, look: Callable | None, look_at: Sequence[int]):
@@ -201,31 +198,43 @@ def load_sft_model(
         settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
         folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
         load_or_train(folder, settings, lambda: train_sft(name, sft_steps, seed, device))
-        return load_causal_lm(str(folder), device)
+        name = str(folder)
     return load_causal_lm(name, device)
 
 
 def train_sft(name: str, sft_steps: int, seed: int, device: str) -> tuple:
     """Supervised fine-tuning of all weights on answers in every style: (model, tokenizer)."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     model, tokenizer = load_causal_lm(name, device)
     rng, rows = random.Random(seed), []
     for _ in range(16 * sft_steps):
         question = rng.choice(questions("train", unseen=None))
         text = write_response(question, draw_style(question, rng), rng)
-        row = format_pair({"prompt": question.prompt, "chosen": text, "rejected": text})
-        rows.append({"prompt": row["prompt"], "completion": row["chosen"]})
+        rows.append({"prompt": question.prompt, "chosen": text, "rejected": text})
+    settings = {"learning_rate": 2e-4, "per_device_train_batch_size": 16}
+    settings |= {"seed": seed, "name": f"SFT of {name}"}
+    return train_on_chosen(model, tokenizer, rows, **settings), tokenizer
+
+
+def train_on_chosen(model, tokenizer, pairs, *, seed: int, name: str, lora=None, **settings):
+    """The model, or its adapter, after one pass over the chosen answers; rejected are not read."""
+    import torch
+    from trl import SFTConfig, SFTTrainer
+
     config = SFTConfig(
-        learning_rate=2e-4,
         lr_scheduler_type="linear",
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=1,
-        per_device_train_batch_size=16,
         **trl_settings(model, seed),
+        **settings,
     )
-    rows = Dataset.from_list(rows)
-    trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
-    run_trainer(trainer, f"SFT of {name}")
-    return model, tokenizer
+    rows = as_dataset(pairs).remove_columns("rejected")
+    torch.manual_seed(seed)  # LoRA starts at random
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows.rename_column("chosen", "completion"),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    run_trainer(trainer, name)
+    return trainer.model
