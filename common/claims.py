@@ -53,9 +53,7 @@ def judge(claim: Claim, metrics: Sequence[dict], published: str = "") -> dict:
     """
     measured = t_interval([claim.of(of_seed) for of_seed in metrics])
     ci95 = measured["ci95"]
-    told = {key: value for key, value in claim._asdict().items() if key != "of"}
-    return {
-        **told,
+    judged = claim._asdict() | {
         "true": [None if math.isinf(border) else float(border) for border in claim.true],
         "mean": round(measured["mean"], 6),
         "ci95": ci95 and [round(end, 6) for end in ci95],
@@ -63,6 +61,8 @@ def judge(claim: Claim, metrics: Sequence[dict], published: str = "") -> dict:
         "verdict": verdict(ci95, claim.true, claim.smallest),
         "published": published,
     }
+    del judged["of"]
+    return judged
 
 
 def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float = 0.0) -> str:
@@ -92,39 +92,26 @@ def where_true(borders: Sequence[float | None]) -> str:
 # --- Many claims, and claims that are left open ---
 
 
-def false_discovery(claims: Sequence[dict]) -> dict[str, float]:
-    """id -> adjusted p of each judged claim that holds or does not hold (Benjamini-Hochberg).
+def discoveries(claims: Sequence[dict], rate: float = 0.05) -> set[str]:
+    """The ids of judged claims that stand at a false-discovery rate (Benjamini, Hochberg 1995).
 
-    The largest of them is the false-discovery rate at which all decided claims stand. A p-value is
-    the two-sided normal one of the distance from the mean to the nearest border, in standard errors
-    as the interval implies them. Undecided claims count among the tests; "no difference" does not,
+    Of m sorted p-values those up to the last with p_k <= rate k / m stand. A p-value is the
+    two-sided normal one of the distance from the mean to the nearest border, in standard errors as
+    the interval implies them. Undecided claims count among the tests; "no difference" does not,
     since it is told by another test.
     """
     tested = [claim for claim in claims if claim["ci95"] and claim["verdict"] != "no difference"]
-    adjusted = zip(tested, benjamini_hochberg(list(map(_p_value, tested))), strict=True)
-    return {claim["id"]: p for claim, p in adjusted if claim["verdict"] != "undecided"}
+    ranked = sorted((_p_value(claim), claim["id"]) for claim in tested)
+    low = [k for k, (p, _) in enumerate(ranked, start=1) if p <= rate * k / len(ranked)]
+    return {name for _, name in ranked[: max(low, default=0)]}
 
 
 def _p_value(claim: dict) -> float:
-    mean, (low, high) = claim["mean"], claim["ci95"]
-    borders = [border for border in claim["true"] if border is not None]
-    distance = min((border - mean for border in borders), key=abs)
-    towards = high - mean if distance > 0 else mean - low
-    if towards <= 0:
+    low, high = claim["ci95"]
+    distance = min(abs(border - claim["mean"]) for border in claim["true"] if border is not None)
+    if low == high:
         return float(distance == 0)
-    return 2 * NormalDist().cdf(-abs(distance) * Z95 / towards)
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: the lowest false-discovery rate at which each is still a discovery.
-
-    Of m sorted p-values the k-th becomes min over j >= k of p_j m / j (Benjamini, Hochberg 1995).
-    """
-    order, count = np.argsort(p_values), len(p_values)
-    scaled = np.asarray(p_values, dtype=float)[order] * count / np.arange(1, count + 1)
-    adjusted = np.empty(count)
-    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
-    return adjusted.tolist()
+    return 2 * NormalDist().cdf(-distance * 2 * Z95 / (high - low))
 
 
 # --- The run of a study ---
@@ -272,7 +259,7 @@ def link_papers(text: str) -> str:
 def write_claims_table(path: Path, results: dict[str, dict]) -> None:
     """Markdown: every claim of every study, by its title, with interval and verdict.
 
-    Below it, at which false-discovery rate the decided claims stand (Benjamini & Hochberg 1995).
+    Below it, how many of the decided claims stand at a false-discovery rate of 5 %.
     """
     names = ("study", "claim", "measured", "mean and 95 % interval", "true", "predicted")
     names += ("verdict", "published: what was found, and how it was read")
@@ -283,11 +270,11 @@ def write_claims_table(path: Path, results: dict[str, dict]) -> None:
             row = [title, claim["says"], claim["measured"], interval(claim)]
             row += [where_true(claim["true"]), claim["predicted"], claim["verdict"]]
             rows.append([*row, link_papers(claim["published"])])
-    adjusted = false_discovery(claims).values()
-    stand = sum(p <= 0.05 for p in adjusted)
+    decided = {claim["id"] for claim in claims if claim["verdict"] in ("holds", "does not hold")}
+    stand = len(decided & discoveries(claims))
     counts = Counter(claim["verdict"] for claim in claims)
     verdicts = ", ".join(f"{name}: {counts[name]}" for name in VERDICTS)
-    told = f"{len(claims)} claims ({verdicts}). Of the {len(adjusted)} that are decided, {stand}"
+    told = f"{len(claims)} claims ({verdicts}). Of the {len(decided)} that are decided, {stand}"
     failed = sum(claim["predicted"] != claim["verdict"] for claim in claims)
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---" * len(names) + "|")

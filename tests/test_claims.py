@@ -14,8 +14,7 @@ from common.claims import (
     ABOVE_ZERO,
     INFINITY,
     Claim,
-    benjamini_hochberg,
-    false_discovery,
+    discoveries,
     judge,
 )
 
@@ -83,18 +82,6 @@ P_VALUES = (0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.04
 P_VALUES += (0.4262, 0.5719, 0.6528, 0.7590, 1.0000)
 
 
-def test_benjamini_hochberg_by_its_own_example():
-    adjusted = benjamini_hochberg(P_VALUES)
-    assert sum(p <= 0.05 for p in adjusted) == 4
-    by_hand = [15 * 0.0001, 15 / 2 * 0.0004, 15 / 3 * 0.0019, 15 / 4 * 0.0095, 15 / 5 * 0.0201]
-    by_hand += [15 / 7 * 0.0298, 15 / 7 * 0.0298]  # the sixth is no less sure than the seventh
-    assert adjusted[:7] == pytest.approx(by_hand)
-    order = np.random.default_rng(0).permutation(15)
-    shuffled = benjamini_hochberg(np.array(P_VALUES)[order])
-    assert shuffled == pytest.approx(np.array(adjusted)[order])
-    assert benjamini_hochberg([]) == []
-
-
 def judged_at(p: float, region=ABOVE_ZERO, below: bool = False) -> dict:
     """A claim whose interval implies this p-value, `below` the lower border or above it."""
     distance = NormalDist().inv_cdf(1 - p / 2) / 1.96  # in half-widths of 1
@@ -104,24 +91,37 @@ def judged_at(p: float, region=ABOVE_ZERO, below: bool = False) -> dict:
     return {**judged, "verdict": claims.verdict(ci95, region)}
 
 
-def test_false_discovery_of_claims():
+@pytest.mark.parametrize(
+    ("rate", "count"),
+    [
+        (15 * 0.0001, 1),
+        (15 / 3 * 0.0019, 3),  # of the second alone it would be 15 / 2 * 0.0004
+        (0.05, 4),
+        (15 / 5 * 0.0201, 5),
+        (0.063, 5),
+        (15 / 7 * 0.0298, 7),  # the sixth is no less sure than the seventh
+        (0.5, 10),
+    ],
+)
+def test_discoveries_by_their_own_example(rate, count):
     judged = [judged_at(p, below=k % 2 == 1) for k, p in enumerate(P_VALUES)]
     assert {claim["verdict"] for claim in judged} == {"holds", "does not hold", "undecided"}
-    adjusted = false_discovery(judged)
-    assert list(adjusted) == [f"p {p}" for p in P_VALUES[:9]]  # decided; the others only count
-    assert list(adjusted.values()) == pytest.approx(benjamini_hochberg(P_VALUES)[:9], rel=1e-3)
+    expected = {f"p {p}" for p in P_VALUES[:count]}
+    rate *= 1 + 1e-9  # the intervals give the p-values but for rounding
+    assert discoveries(judged, rate) == discoveries(judged[::-1], rate) == expected
     no_interval = {**judged[0], "id": "none", "ci95": None, "verdict": "undecided"}
     equal = {**judged[0], "id": "equal", "verdict": "no difference"}
-    assert false_discovery([*judged, no_interval, equal]) == adjusted
-    assert false_discovery([]) == {}
+    assert discoveries([*judged, no_interval, equal], rate) == expected
+    assert discoveries([]) == set()
 
 
-def test_false_discovery_looks_at_the_nearest_border_and_its_side():
+def test_a_p_value_looks_at_the_nearest_border():
     claim = {"id": "a", "true": [0.0, 10.0], "verdict": "holds"}
-    near_top = {**claim, "mean": 9.0, "ci95": [8.9, 9.98]}
+    near_top = {**claim, "mean": 9.0, "ci95": [8.02, 9.98]}
     p = 2 * NormalDist().cdf(-1.0 * 1.96 / 0.98)
-    assert false_discovery([near_top])["a"] == pytest.approx(p)
-    assert false_discovery([{**claim, "mean": 5.0, "ci95": [5.0, 5.0]}])["a"] == 0
+    assert discoveries([near_top], 1.001 * p) == {"a"} and not discoveries([near_top], 0.999 * p)
+    assert discoveries([{**claim, "mean": 5.0, "ci95": [5.0, 5.0]}], 0) == {"a"}
+    assert not discoveries([{**claim, "mean": 0.0, "ci95": [0.0, 0.0]}], 0.99)
 
 
 # --- The run of a study ---
