@@ -56,8 +56,8 @@ def test_sft_reads_the_chosen_answers_alone(monkeypatch):
     made = []
     monkeypatch.setattr(training, "run_trainer", lambda trainer, name: made.append(trainer))
     model, tokenizer = load_causal_lm("tiny-gpt2")
-    settings = {"learning_rate": 1e-3, "seed": 0, "name": "SFT"}
-    policy = study.train_sft_on_chosen(model, tokenizer, PAIRS[:8], **settings)
+    settings = {"seed": 0, "name": "SFT", "lora": study.lora_config(model)}
+    policy = training.train_on_chosen(model, tokenizer, PAIRS[:8], **settings)
     texts = [tokenizer.decode(row["input_ids"]) for row in made[0].train_dataset]
     for text, pair in zip(texts, PAIRS, strict=False):
         assert pair["prompt"] in text and pair["chosen"] in text and pair["rejected"] not in text
@@ -81,7 +81,8 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
     says_a = lambda _, __, rows: (np.ones(len(rows)), np.zeros(len(rows)))  # noqa: E731
     monkeypatch.setattr(study, "train_dpo", train_dpo)
     monkeypatch.setattr(study, "train_kto", train_dpo)
-    monkeypatch.setattr(study, "train_sft_on_chosen", train_sft)
+    monkeypatch.setattr(training, "train_on_chosen", train_sft)
+    monkeypatch.setattr(study, "lora_config", lambda model: "an adapter")
     monkeypatch.setattr(study, "sample_answers", sample)
     monkeypatch.setattr(dpo_variants, "judge_pairs", says_a)
     monkeypatch.setattr(training, "load_sft_model", lambda: ("sft", None))
@@ -93,6 +94,7 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
         assert same.count(False) == swapped
         assert settings == {"beta": 0.3, "learning_rate": 1.4e-3, "seed": 3}
     assert trained["ai labels"][0] == pairs == trained["sft on chosen"][0]
+    assert trained["sft on chosen"][1]["lora"] == "an adapter"
     singles, settings = trained["kto singles"]
     assert len(singles) == 768 and sum(row["label"] for row in singles) == 192
     assert settings["beta"] == 1.0 and len(trained) == 7

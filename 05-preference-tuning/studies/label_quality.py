@@ -105,7 +105,8 @@ def measure(seed: int, smoke: bool = False) -> dict:
         if name == "kto_singles":
             policy, _ = train_kto(*start, beta=1.0, **settings)
         elif name == "sft_on_chosen":
-            policy = train_sft_on_chosen(*start, **settings)
+            lora = {"per_device_train_batch_size": 8, "lora": lora_config(model)}
+            policy = training.train_on_chosen(*start, **lora, **settings)
         else:
             policy, _ = train_dpo(*start, beta=0.3, **settings)
         found[name] = sample_answers(policy, tokenizer, prompts, 2, seed)
@@ -118,32 +119,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "points": points,
         "answers": answers_of_points(prompts, points, [found[key].texts for key in OF_PLANE]),
     }
-
-
-def train_sft_on_chosen(model, tokenizer, pairs, *, learning_rate: float, seed: int, name: str):
-    """The policy that imitates the chosen answers with an adapter; rejected ones are not read."""
-    import torch
-    from trl import SFTConfig, SFTTrainer
-
-    data = training.as_dataset(pairs).remove_columns("rejected")
-    config = SFTConfig(
-        learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=0.1,  # a share of all steps
-        num_train_epochs=1,
-        per_device_train_batch_size=8,
-        **training.trl_settings(model, seed),
-    )
-    torch.manual_seed(seed)  # LoRA starts at random
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=data.rename_column("chosen", "completion"),
-        processing_class=tokenizer,
-        peft_config=lora_config(model),
-    )
-    training.run_trainer(trainer, name)
-    return trainer.model
 
 
 # --- The figure ---
