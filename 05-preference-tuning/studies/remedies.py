@@ -44,16 +44,11 @@ REMEDIES = {
     "strong_kl": "DPO: 5 times beta",
 }
 GROUPS = (*BIASES, "human")  # columns; "human" has no bias
+MEMBERS = (2, 3)  # of an ensemble of the same labels, beside the group's own reward model
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
 BETA, TIMES = 0.3, 5  # the KL term as a remedy: so many times beta
 GAINED = "gold utility gained, log-odds, "
 LIKE_LENGTH = "labels that prefer length"
-
-
-def mean_over_biases(*rows: dict[str, float]) -> float:
-    """The mean of the cells in which something is wrong."""
-    return float(np.mean([row[group] for row in rows for group in BIASES]))
-
 
 claim_on_remedies = partial(Claim, smallest=0.05)  # less is not worth calling a difference
 CLAIMS = (
@@ -86,13 +81,13 @@ CLAIMS = (
         "mixed_labels_mitigate",
         "diversified annotators mitigate hacking",
         f"{GAINED}mixed minus biased labels; mean of best of 64 and DPO, and of the three hacks",
-        of=lambda m: mean_over_biases(m["mixed_reward"], m["mixed_dpo"]),
+        of=lambda m: np.mean([m[f"mixed_{by}"][g] for by in ("reward", "dpo") for g in BIASES]),
     ),
     claim_on_remedies(
         "remedies_cost_where_nothing_is_wrong",
         "where nothing is wrong, a remedy costs quality",
         "gold utility lost, log-odds, without minus with it; unbiased labels; mean of all remedies",
-        of=lambda m: -float(np.mean([m[remedy]["human"] for remedy in REMEDIES])),
+        of=lambda m: -np.mean([m[remedy]["human"] for remedy in REMEDIES]),
     ),
     claim_on_remedies(
         "length_inflates_win_rates",
@@ -128,11 +123,11 @@ def measure(seed: int, smoke: bool = False) -> dict:
 
 def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
     """A (reward model, tokenizer) for each group and for mixed labels, and members of ensembles."""
-    arms = [(group, group, seed) for group in (*GROUPS, "mixed")]
+    arms = {name: (name, seed) for name in (*GROUPS, "mixed")}
     for group in ("length", "human"):  # other random starts of the head, other orders of the pairs
-        arms += [(f"{group}_{k}", group, seed + 1000 * (k - 1)) for k in (2, 3)]
+        arms |= {f"{group}_{k}": (group, seed + 1000 * (k - 1)) for k in MEMBERS}
     judges = {}
-    for name, group, its_seed in arms:
+    for name, (group, its_seed) in arms.items():
         pairs = pairs_labelled_by(group, 32 if smoke else 1200, seed)
         place = study_folder(seed, smoke) / f"wrong_users_{name}"
         judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
@@ -142,15 +137,15 @@ def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
 def answers_by_dpo(prompts: list[str], seed: int, smoke: bool) -> dict[str, Answers]:
     """Four answers to each prompt by DPO on each group's labels, mixed ones, and a larger beta."""
     count, epochs = (16, 1) if smoke else (384, 3)
-    arms = [(group, group, BETA) for group in (*GROUPS, "mixed")]
-    arms += [(f"strong_kl_{group}", group, TIMES * BETA) for group in ("length", "human")]
+    training = {"learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+    arms = {name: (name, BETA) for name in (*GROUPS, "mixed")}
+    arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in ("length", "human")}
     answered = {}
-    for name, group, beta in arms:
+    for name, (group, beta) in arms.items():
         base, tokenizer = load_sft_model()
-        pairs, place = pairs_labelled_by(group, count, seed), f"hacked_dpo_{name}"
-        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-        folder = study_folder(seed, smoke) / place
-        policy = dpo_policy(folder, base, tokenizer, pairs, **training)
+        pairs = pairs_labelled_by(group, count, seed)
+        place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
+        policy = dpo_policy(place, base, tokenizer, pairs, beta=beta, **training)
         answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
     return answered
 
@@ -161,10 +156,7 @@ def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> di
     def best(scores: np.ndarray, among: int = n) -> float:
         return float(best_of_n_curve(scores, pool.gold, [among]).mean())
 
-    words, cells = pool.words, {"same_labels": {}}
-    for group in ("length", "human"):
-        members = [rewards[name] for name in (group, f"{group}_2", f"{group}_3")]
-        cells["same_labels"][group] = best(worst_case(members)) - best(rewards[group])
+    words, cells = pool.words, {}
     for group in GROUPS:
         reward = rewards[group]
         with_remedy = {
@@ -174,6 +166,9 @@ def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> di
             "three_groups": best(worst_case([rewards[name] for name in BIASES])),
             "mixed_reward": best(rewards["mixed"]),
         }
+        if f"{group}_2" in rewards:
+            members = [rewards[f"{group}_{k}"] for k in MEMBERS]
+            with_remedy["same_labels"] = best(worst_case([reward, *members]))
         for remedy, gold in with_remedy.items():
             cells.setdefault(remedy, {})[group] = gold - best(reward)
     length = rewards["length"] - rewards["length"].mean()
@@ -186,9 +181,8 @@ def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> di
 
 def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
     """The reward with its linear dependence on length regressed out, within prompts; (P, M)."""
-    centred_rewards = rewards - rewards.mean(1, keepdims=True)
-    centred_words = words - words.mean(1, keepdims=True)
-    slope = (centred_words * centred_rewards).sum() / max((centred_words**2).sum(), 1e-12)
+    centred = words - words.mean(1, keepdims=True)
+    slope = (centred * rewards).sum() / max((centred**2).sum(), 1e-12)
     return rewards - slope * words
 
 
@@ -228,13 +222,10 @@ def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
 
 def draw(runs: list[dict]):
     """The table of cells, and what reward / words is worth at every level of the reward."""
-    apart, alike = (
-        np.mean([run[remedy]["length"] for run in runs])
-        for remedy in ("three_groups", "same_labels")
-    )
-    title = f"Ensembles against verbosity: of three groups {apart:+.2f}, "
-    title += f"of the same labels {alike:+z.2f}"
-    figure, axes = figures.new_figure(1, 2, title, height=4.8)
+    names = ("three_groups", "same_labels")
+    apart, alike = (np.mean([run[name]["length"] for run in runs]) for name in names)
+    title = f"Ensembles against verbosity: of three groups {apart:+.2f}, of the same labels "
+    figure, axes = figures.new_figure(1, 2, f"{title}{alike:+z.2f}", height=4.8)
     axes[0].get_gridspec().set_width_ratios([1.7, 1])
     hacks = {hack.annotators: name for name, hack in HACKS.items()} | {"human": "unbiased"}
     values = [[[run[remedy].get(g) for g in GROUPS] for remedy in REMEDIES] for run in runs]
