@@ -21,7 +21,6 @@ from grade import Graded, compare, grade, is_mistake, outcome_of
 from helpers import SCRIPTS, run_script
 from mistakes_of_losses import LOSSES
 from mistakes_of_samples import SAMPLES
-from mistakes_of_tokens import TOKENS
 from rlhf_objectives import kl_regularized_optimum, make_bandit
 
 from common.runs import COMMITTED, UserError
@@ -29,7 +28,7 @@ from common.saving import read_json
 from common.scoring import response_logps
 
 FOLDER = SCRIPTS / "exercises"
-EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES, *TOKENS)}
+EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES)}
 FILES = tuple(sorted([*EXERCISES, loop.FILE]))
 ALL = {file: f"{file}.py" for file in FILES}  # by name, the file to write in
 ALL |= {name: f"{name}.toml" for name in of_runs.DEBUGS} | {of_runs.STUDY: f"{of_runs.STUDY}.py"}
@@ -201,7 +200,7 @@ ODD_ANSWERS = {
     SIGNATURE + "raise ValueError": f"raises ValueError {LINE_2}, for chosen_rewards = [1]",
     SIGNATURE
     + "int(); raise NotImplementedError('no such dtype')": "raises NotImplementedError: no such",
-    SIGNATURE + "exit()": "ends Python",
+    SIGNATURE + "exit()": "raises SystemExit",
     SIGNATURE + "while True: pass": "does not end: stopped after 0 s",
     SIGNATURE + "while True:\n        try: 1 / 0\n        except Exception: pass": "does not end",
     SIGNATURE + "return bradley_terry_loss(1, 2)": "raises RecursionError: ",

@@ -25,10 +25,9 @@ def graders() -> dict:
     from mistakes_of_losses import LOSSES
     from mistakes_of_runs import DEBUGS, STUDY, grade_debug, grade_study
     from mistakes_of_samples import SAMPLES
-    from mistakes_of_tokens import TOKENS
     from mistakes_of_training import FILE, grade_training
 
-    known = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES, *TOKENS)}
+    known = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES)}
     known = dict(sorted([*known.items(), (FILE, grade_training)]))
     known |= {name: partial(grade_debug, name) for name in DEBUGS}
     return known | {STUDY: grade_study}

@@ -229,9 +229,7 @@ def careful(file: Path, seconds: float) -> Iterator[None]:
             yield
     except _OutOfTime:
         raise Failed(f"does not end: stopped after {seconds:.0f} s") from None
-    except SystemExit:
-        raise Failed(f"ends Python ({file.name}): return the answer instead") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, NotImplementedError) and not error.args:  # torch's own says something
             raise NotBegun from None
         frames = traceback.extract_tb(error.__traceback__)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from dpo_trainer import lora_config, train_dpo
 from grade import Exercise, Graded, careful
-from mistakes_of_tokens import OF_LOGITS, answer_logps
+from mistakes_of_losses import OF_LOGITS, answer_logps
 from torch.nn.utils.rnn import pad_sequence
 
 from common import runs
