@@ -5,20 +5,19 @@
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl --model FOLDER
 
 looked at    1,500 pairs of answers, labelled by noisy annotators without a bias
-by           counting; one prompt is written down in the tutorial's three formats and in KTO's
-             (unpaired), all from the same noisy impression
+by           counting; one prompt is shown in the tutorial's three formats and in KTO's (unpaired)
 judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if it is on topic,
              -0.15 for a word of filler; differences are log-odds
 writes       outputs/preference_data.png, outputs/preference_data.json
 
 About 2 seconds. With --dataset: what is wrong with your pairs, or with your answers labelled good
-and bad; with --model too, counted in the tokens of that model. Left out: which format recovers more
+and bad; with --model also which rows that model cannot read. Left out: which format recovers more
 of the true order (studies/pairs_or_scores.py).
 """
 
-import itertools
 import random
 import shlex
+import sys
 import textwrap
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ from common import runs
 from common.answers import count_words, in_short, marks, print_table
 from common.figures import legend_below, new_figure
 
-# --- 1. From qualities to rankings, and to scores: one person's 4 is another's 3 ---
+# --- 1. Rankings, and scores: one person's 4 is another's 3 ---
 
 
 def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
@@ -47,10 +46,10 @@ def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
 
 
 class Rater(NamedTuple):
-    """How people turn a perceived utility into a score; arrays of one shape."""
+    """How people turn what they perceive into a score; arrays of one shape."""
 
-    offset: np.ndarray  # in points of the score: how lenient
-    scale: np.ndarray  # 1: the average rater's
+    offset: np.ndarray  # how lenient: points that are added to the score
+    scale: np.ndarray  # how far apart their scores are; 1: as the average rater's
 
 
 def draw_raters(count: int, rng: np.random.Generator) -> Rater:
@@ -73,11 +72,11 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
     rng, count = np.random.default_rng(seed), len(utilities)
     first, second = draw_raters(count, rng), draw_raters(count, rng)
     one_look, other_look = world.annotate(utilities, rng), world.annotate(utilities, rng)
-    scores, scores_of_second = rate(one_look, first), rate(other_look, second)  # (N,)
-    table = np.histogram2d(scores, scores_of_second, bins=np.arange(0.5, 6))[0]
+    scores, of_second = rate(one_look, first), rate(other_look, second)  # (N,)
+    table = np.histogram2d(scores, of_second, bins=np.arange(0.5, 6))[0]
     return {
-        "second_given_first": (table / np.maximum(table.sum(1, keepdims=True), 1)).tolist(),
-        "two_raters_agree": float((scores == scores_of_second).mean()),
+        "second_given_first": table / np.maximum(table.sum(1, keepdims=True), 1),
+        "two_raters_agree": float((scores == of_second).mean()),
         "one_rater_asked_twice_agrees": float((scores == rate(other_look, first)).mean()),
     }
 
@@ -86,20 +85,23 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
 
 
 def example_in_every_format(seed: int) -> dict:
-    """Four answers to one prompt, read once; pair, scores and labels show two of the four."""
+    """Four answers to one prompt, each perceived once, in four formats.
+
+    Pair, scores and labels show two of the answers, the ranking all four.
+    """
     rng, noise = random.Random(seed), np.random.default_rng(seed)
-    question = next(filter(world.holds_wrong_belief, world.questions("train")))
+    (question,) = world.wrong_users("train", 1)
     styles = ("concise", "verbose", "sycophantic", "expert")
     texts = [world.write_response(question, style, rng) for style in styles]
     utilities = [world.gold_utility(question.prompt, text) for text in texts]
     perceived = world.annotate(np.array(utilities), noise)
-    sides = dict(zip(world.SIDES, np.argsort(-perceived[:2]), strict=True))
-    pair = {"prompt": question.prompt} | {side: texts[k] for side, k in sides.items()}
-    offset, scale = draw_raters(3, noise)
-    scores = rate(perceived, Rater(offset[:, None], scale[:, None]))  # (3 raters, 4)
+    chosen, rejected = np.argsort(-perceived[:2])
+    pair = {"prompt": question.prompt, "chosen": texts[chosen], "rejected": texts[rejected]}
+    raters = draw_raters(3, noise)
+    scores = [" ".join(map(str, rate(one, raters))) for one in perceived[:2]]
     return {
         "pairwise": pair,
-        "pointwise": {side: " ".join(map(str, scores[:, k])) for side, k in sides.items()},
+        "pointwise": {"chosen": scores[chosen], "rejected": scores[rejected]},
         "listwise": [{"text": texts[k], "utility": utilities[k]} for k in np.argsort(-perceived)],
         "unpaired": world.make_unpaired([pair]),
     }
@@ -107,13 +109,13 @@ def example_in_every_format(seed: int) -> dict:
 
 def describe_sides(rows: list[dict]) -> dict:
     """Of chosen and rejected: how often each style, how many words; and how often length wins."""
-    words, sides = np.array([[count_words(row[side]) for side in world.SIDES] for row in rows]), {}
-    for side, counts in zip(world.SIDES, words.T, strict=True):
-        styles = np.array([row[f"{side}_style"] for row in rows])
-        shares = {style: float((styles == style).mean()) for style in world.STYLES}
-        sides[side] = {"styles": shares, "words": counts.tolist()}
-    longer = (np.sign(words @ [1, -1]) + 1) / 2  # a tie counts half
-    return {**sides, "longer_is_chosen": float(longer.mean())}
+    sides = {}
+    for side in world.SIDES:
+        styles = [row[f"{side}_style"] for row in rows]
+        shares = {style: styles.count(style) / len(rows) for style in world.STYLES}
+        sides[side] = {"styles": shares, "words": [count_words(row[side]) for row in rows]}
+    longer = np.sign(np.subtract(*(sides[side]["words"] for side in world.SIDES)))
+    return {**sides, "longer_is_chosen": float((longer.mean() + 1) / 2)}  # a tie counts half
 
 
 # --- 3. The figure ---
@@ -129,8 +131,8 @@ def draw(metrics: dict):
     cards_panel(figure.add_subplot(grid[0, :]), metrics["example"])
     raters_panel(axes[3], metrics["raters"]["second_given_first"])
     styles_panel(axes[4], sides)
-    bins = np.arange(0, 2 + max(max(sides[side]["words"]) for side in world.SIDES)) - 0.5
-    counted = {side: np.histogram(sides[side]["words"], bins) for side in world.SIDES}
+    edges = np.arange(max(sides["chosen"]["words"] + sides["rejected"]["words"]) + 2) - 0.5
+    counted = {side: np.histogram(sides[side]["words"], edges) for side in world.SIDES}
     lengths_panel(axes[5], counted, "What is chosen, by length", "words")
     axes[5].legend()
     return figure
@@ -143,7 +145,9 @@ def cards_of(example: dict) -> dict[str, list[tuple[str, str]]]:
         "Pairwise: which is better?": [(f"{side}:", pair[side]) for side in world.SIDES],
         "Pointwise: three people, 1 to 5": [(f"{scores[s]}:", pair[s]) for s in world.SIDES],
         "Listwise: a ranking": [(f"{k}.", row["text"]) for k, row in enumerate(ranked, 1)],
-        "Unpaired, for KTO: good or bad?": [("good:", pair["chosen"]), ("bad:", pair["rejected"])],
+        "Unpaired, for KTO: good or bad?": [
+            ("good:" if row["label"] else "bad:", row["completion"]) for row in example["unpaired"]
+        ],
     }
 
 
@@ -151,29 +155,31 @@ def cards_panel(ax, example: dict) -> None:
     """The same answers to one prompt as each format records them; wrong ones are marked."""
     from matplotlib.patches import Rectangle
 
+    prompt = example["pairwise"]["prompt"]
     for left, (heading, cards) in enumerate(cards_of(example).items()):
         ax.text(left, 1, heading.replace(": ", "\n"), weight="bold", va="bottom")
         colors = ("lab:chosen", "lab:rejected") if left in (0, 3) else 4 * ("#888888",)
         y = 1.4
         for (told, text), color in zip(cards, colors, strict=False):
-            wrong = "(wrong) " if "[wrong" in marks(example["pairwise"]["prompt"], text) else ""
+            wrong = "(wrong) " if "[wrong" in marks(prompt, text) else ""
             most = {"max_lines": 10 // len(cards), "placeholder": " ..."}
             lines = textwrap.wrap(f"{told} {wrong}{text}", 30, **most)
             ax.add_patch(Rectangle((left, y), 0.97, len(lines) + 0.4, color=color, alpha=0.2, lw=0))
             for k, line in enumerate(lines):
                 ax.text(left + 0.02, y + k + 0.9, line, size=8, parse_math=False)
             y += len(lines) + 0.8
-    ax.set_title(f"The prompt: {example['pairwise']['prompt']}", parse_math=False)
+    ax.set_title(f"The prompt: {prompt}", parse_math=False)
     ax.set(xlim=(0, 4), ylim=(12, -0.8))
     ax.set_axis_off()
 
 
-def raters_panel(ax, shares: list[list[float]]) -> None:
-    """P(second rater's score | first rater's score) for the same answer."""
+def raters_panel(ax, shares) -> None:
+    """P(second rater's score | first rater's score) for the same answer, (5, 5)."""
     ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
     for (first, second), share in np.ndenumerate(shares):
-        color = {"color": "white" if share > 0.5 else "black"}
-        ax.text(second + 1, first + 1, f"{100 * share:.0f}", ha="center", va="center", **color)
+        color = "white" if share > 0.5 else "black"
+        centred = {"ha": "center", "va": "center", "color": color}
+        ax.text(second + 1, first + 1, f"{100 * share:.0f}", **centred)
     ax.grid(visible=False)
     ax.set(title="What a second rater says (%)", xlabel="second score", ylabel="first score")
 
@@ -193,10 +199,9 @@ def styles_panel(ax, sides: dict) -> None:
 
 def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> None:
     """How long answers of two kinds are: {label: (counts, edges)}; the first: chosen, or good."""
-    for side, (label, (counts, edges)) in zip(world.SIDES, counted.items(), strict=False):
-        filled = side == "chosen"
-        style = {"color": f"lab:{side}"} if filled else {"ec": f"lab:{side}", "lw": 1.6}
-        ax.stairs(counts, edges, fill=filled, label=label, **style)
+    styles = {"fill": True, "color": "lab:chosen"}, {"ec": "lab:rejected", "lw": 1.6}
+    for (label, (counts, edges)), style in zip(counted.items(), styles, strict=False):
+        ax.stairs(counts, edges, label=label, **style)
     ax.set(title=title, xlabel=xlabel, ylabel="answers")
 
 
@@ -204,38 +209,30 @@ def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> Non
 
 
 def draw_own_data(found: dict):
-    """Lengths of your pairs and what is wrong with them; or of answers with a label."""
-    pairs, unit, counted = found["kind"] == "pairs", found["unit"], {}
-    what = "pairs" if pairs else "answers with a label"
+    """How long your answers are, and how many rows have which fault."""
+    what = "pairs" if found["kind"] == "pairs" else "answers with a label"
     title = f"{found['usable']:,} of {found['rows']:,} rows are usable {what}"
-    figure, axes = new_figure(1, 3 if pairs else 2, title)
-    for kind in world.SIDES if pairs else ("good", "bad"):
-        if kind in found["lengths"]:
-            bars = found["lengths"][kind]
-            told = f"{sum(bars['counts']):,} {kind}, mean {found['words'][kind]['mean']:.1f}"
-            counted[told] = bars["counts"], bars["edges"]
-    lengths_panel(axes[0], counted, "How long the answers are", f"{unit} (last bin: or more)")
-    legend_below(axes[0], ncols=1)
-    if pairs:
-        bars = found["lengths"]["difference"]
-        axes[1].stairs(bars["counts"], bars["edges"], fill=True, color="#888888")
-        axes[1].axvline(0, color="black", lw=0.8, ls=":")
-        axes[1].set(title="Length of chosen - rejected", ylabel="pairs", xlabel=unit)
-    faults_panel(axes[-1], found)
+    figure, (left, right) = new_figure(1, 2, title)
+    counted = {}
+    for side, bars in found["lengths"].items():
+        if side != "difference":
+            label = f"{sum(bars['counts']):,} {side}, mean {found['words'][side]['mean']:.1f}"
+            counted[label] = bars["counts"], bars["edges"]
+    lengths_panel(left, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
+    legend_below(left, ncols=1)
+    faults = {reason: len(rows) for reason, rows in found["dropped"].items()}
+    faults["labelled both ways"] = found["contradictory"]
+    if "leaked" in found:
+        faults[f"of {found['held_out']} held out: prompt in the rest, too"] = found["leaked"]
+    names = [textwrap.fill(name, 22) for name in faults]
+    right.bar_label(right.barh(names, faults.values(), color="#888888"), padding=3)
+    right.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *faults.values())))
+    right.invert_yaxis()
+    right.grid(axis="y", visible=False)
     return figure
 
 
-def faults_panel(ax, found: dict) -> None:
-    """How many rows have which fault."""
-    counts = {reason: len(rows) for reason, rows in found["dropped"].items()}
-    counts["labelled both ways"] = found["contradictory"]
-    if found["kind"] == "pairs":
-        counts[f"of {found['held_out']} held out: prompt in the rest, too"] = found["leaked"]
-    names = [textwrap.fill(name, 22) for name in counts]
-    ax.bar_label(ax.barh(names, counts.values(), color="#888888"), padding=3)
-    ax.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *counts.values())))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+# --- 5. The run ---
 
 
 def print_found(example: dict, raters: dict, sides: dict) -> None:
@@ -243,8 +240,10 @@ def print_found(example: dict, raters: dict, sides: dict) -> None:
     prompt = example["pairwise"]["prompt"]
     print(f"\n{prompt}")
     for heading, cards in cards_of(example).items():
-        for name, (told, text) in itertools.zip_longest(heading.split(": "), cards, fillvalue=""):
-            print(f"  {name:<20} {told:<9} {in_short(text, 38)}{marks(prompt, text)}")
+        for told, text in cards:
+            print(
+                f"  {heading.split(':')[0]:<18}{told:<10}{in_short(text, 38)}{marks(prompt, text)}"
+            )
     rows = [
         ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
         ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
@@ -273,9 +272,8 @@ def main(argv: list[str] | None = None) -> dict:
         print_description(metrics)
         kto = "dpo_variants.py --loss-type kto"
         trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
-        given = {"dataset": args.dataset, "model": args.model, **args.reading}
-        flags = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in given.items() if v]
-        next_step = f"python 05-preference-tuning/{trainer} {' '.join(flags)}"
+        given = shlex.join(sys.argv[1:] if argv is None else argv)
+        next_step = f"python 05-preference-tuning/{trainer} {given}"
         return runs.finish(args, metrics, draw_own_data(metrics), next_step)
 
     print(f"{args.pairs:,} pairs of answers, labelled by noisy annotators without a bias")

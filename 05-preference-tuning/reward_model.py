@@ -66,24 +66,20 @@ def train_reward_model(
     import torch
     from accelerate import Accelerator
 
-    learning_rate = learning_rate or (5e-4 if models.is_embedded(model.name_or_path) else 1e-4)
+    rate = learning_rate or (5e-4 if models.is_embedded(model.name_or_path) else 1e-4)
     batches = batches_of_similar_length(pairs, batch_size, epochs, random.Random(seed))
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01, fused=True)
-    total = len(batches) + 1
-    one_cycle = {
-        "total_steps": total,
-        "pct_start": max(0.1, 1.5 / total),
-    }  # 1 step up would divide by 0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, **one_cycle)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
+    steps, losses = len(batches) + 1, []
+    rise = {"total_steps": steps, "pct_start": max(0.1, 1.5 / steps)}  # for more than one step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, **rise)
     accelerator = Accelerator(device_placement=False)  # the model is where it should be
     shared, optimizer = accelerator.prepare(model, optimizer)
     shared.eval()  # no dropout, as in TRL: a fifth of the time, and pairs are hardly read twice
-    losses = []
     for batch in show_progress(batches, name):
         with accelerator.split_between_processes(batch, apply_padding=True) as mine:
             rows = [pairs[i] for i in mine]
         asked = [row["prompt"] for row in rows]
-        texts = [row["chosen"] for row in rows] + [row["rejected"] for row in rows]
+        texts = [row[side] for side in preferences.SIDES for row in rows]
         inputs = scoring.encode_for_reward(tokenizer, asked * 2, texts).to(model.device)
         with models.autocast(model):
             rewards = shared(**inputs).logits.squeeze(-1).float()  # (2 B,)
@@ -94,9 +90,8 @@ def train_reward_model(
         schedule.step()
         optimizer.zero_grad()
         losses.append(accelerator.reduce(loss.detach(), "mean").item())
-        training.check_finite(name, len(losses), losses[-1], learning_rate)
+        training.check_finite(name, len(losses), losses[-1], rate)
     training.go_on_alone()  # of several processes the first one measures, draws and writes
-    model.eval()
     return losses
 
 
@@ -104,15 +99,14 @@ def batches_of_similar_length(
     pairs: Sequence[dict], batch_size: int, epochs: int, rng: random.Random
 ) -> list[list[int]]:
     """Row numbers, for little padding: shuffled, sorted within 16 batches, shuffled as batches."""
-    lengths = [  # in characters
-        len(prompts.as_text(row["prompt"])) + max(len(row["chosen"]), len(row["rejected"]))
-        for row in pairs
-    ]
-    batches = []
+    lengths, batches = [], []
+    for row in pairs:  # in characters
+        longer = max(len(row[side]) for side in preferences.SIDES)
+        lengths.append(len(prompts.as_text(row["prompt"])) + longer)
     for _ in range(epochs):
         order, of_epoch = rng.sample(range(len(pairs)), len(pairs)), []
         for start in range(0, len(order), 16 * batch_size):
-            block = sorted(order[start : start + 16 * batch_size], key=lambda i: lengths[i])
+            block = sorted(order[start : start + 16 * batch_size], key=lengths.__getitem__)
             of_epoch += [block[i : i + batch_size] for i in range(0, len(block), batch_size)]
         rng.shuffle(of_epoch)
         batches += of_epoch
@@ -152,26 +146,22 @@ def reward_settings(backbone: str, pairs: Sequence[dict], **hyperparameters) -> 
 
 
 def gold_order(pairs: Sequence[dict]) -> list[dict]:
-    """The pairs with the better response by gold utility as `chosen`; ties are left out.
-
-    `reason` is the style of the worse one.
-    """
+    """The pairs with the better answer by gold utility as `chosen`; ties are left out."""
     rows = []
     for row in pairs:
         gap = row["chosen_utility"] - row["rejected_utility"]
-        ordered = row if gap > 0 else preferences.swap_sides(row)
         if abs(gap) > 1e-9:
-            rows.append({**ordered, "reason": ordered["rejected_style"]})
+            rows.append(row if gap > 0 else preferences.swap_sides(row))
     return rows
 
 
 def pair_hits(rewards: np.ndarray) -> np.ndarray:
-    """Per pair (N, 2): 1 where the first response scores higher, 0 where lower, 1/2 at a tie."""
+    """Per pair (N, 2): 1 where the first answer scores higher, 0 where lower, 1/2 at a tie."""
     return (1 + np.sign(rewards[:, 0] - rewards[:, 1])) / 2
 
 
 def prefer_shorter(pairs: Sequence[dict]) -> np.ndarray:
-    """Control: rewards (N, 2) that prefer the shorter response, which this world mostly rewards."""
+    """Control: rewards (N, 2) that prefer the shorter answer, which this world mostly rewards."""
     words = [[answers.count_words(row[side]) for side in preferences.SIDES] for row in pairs]
     return -np.array(words, dtype=float)
 
@@ -179,13 +169,24 @@ def prefer_shorter(pairs: Sequence[dict]) -> np.ndarray:
 def bayes_limits(gaps: np.ndarray) -> dict[str, float]:
     """The best expected accuracy and loss (nats) on labels drawn with p = sigmoid(gap).
 
-    Gaps (N,) are differences of gold utility. The least loss is the entropy of the labels: their
-    noise.
+    Gaps (N,) are differences of gold utility. The least loss is the labels' entropy: their noise.
     """
-    gaps = np.asarray(gaps, dtype=float)
-    p = 1 / (1 + np.exp(-gaps))
-    loss = p * np.logaddexp(0, -gaps) + (1 - p) * np.logaddexp(0, gaps)
-    return {"accuracy": float(np.maximum(p, 1 - p).mean()), "loss": float(loss.mean())}
+    size = np.abs(np.asarray(gaps, dtype=float))
+    p = 1 / (1 + np.exp(-size))  # of the better answer
+    loss = p * np.logaddexp(0, -size) + (1 - p) * np.logaddexp(0, size)
+    return {"accuracy": float(p.mean()), "loss": float(loss.mean())}
+
+
+def judge_rewards(model, tokenizer, held: Sequence[dict], new_facts: list[dict]) -> tuple:
+    """(rewards (N, 2) of held-out pairs, what labels and gold utility say of them).
+
+    Without `new_facts`, pairs in gold order, nobody knows the better answer.
+    """
+    rewards = scoring.score_pairs(model, tokenizer, held)
+    found = on_labels(rewards, held)
+    if new_facts:
+        found |= by_gold(rewards, held, scoring.score_pairs(model, tokenizer, new_facts))
+    return rewards, found
 
 
 def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
@@ -207,34 +208,41 @@ def on_labels(rewards: np.ndarray, pairs: Sequence[dict]) -> dict:
     }
 
 
-def by_gold(model, tokenizer, rewards: np.ndarray, held: list[dict], new: list[dict]) -> dict:
+def by_gold(rewards: np.ndarray, held: list[dict], of_new_facts: np.ndarray) -> dict:
     """What gold utility says of the rewards (N, 2) of held-out pairs.
 
     `in_order`: the share in which the better answer gets more, by what is wrong with the worse one;
-    `new` are pairs of facts that no training pair asks about.
+    `of_new_facts` are rewards of pairs in gold order whose facts no training pair asks about.
     """
-    gold = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in held])
-    styles = np.array([[row["chosen_style"], row["rejected_style"]] for row in held])
-    gaps, ordered = gold[:, 0] - gold[:, 1], gold_order(held)
-    better_first = np.where(gaps[:, None] > 0, rewards, rewards[:, ::-1])
-    hits = pair_hits(better_first[np.abs(gaps) > 1e-9])
-    reasons = np.array([row["reason"] for row in ordered])
-    in_order = {"all": hits, "shorter": pair_hits(prefer_shorter(ordered))}
-    in_order["new facts"] = pair_hits(scoring.score_pairs(model, tokenizer, gold_order(new)))
-    by_style = {}
+    gold = np.array([[row[f"{side}_utility"] for side in preferences.SIDES] for row in held])
+    styles = np.array([[row[f"{side}_style"] for side in preferences.SIDES] for row in held])
+    gaps = gold[:, 0] - gold[:, 1]
+    differ, better_first = np.abs(gaps) > 1e-9, np.sign(gaps)[:, None]
+    hits, shorter = (pair_hits(r * better_first)[differ] for r in (rewards, prefer_shorter(held)))
+    worse = np.where(gaps > 0, styles[:, 1], styles[:, 0])[differ]
+    in_order = {"all": hits, "shorter": shorter, "new facts": pair_hits(of_new_facts)}
+    by_style, centred = {}, rewards - rewards.mean()  # the level of the rewards is free
     for style in preferences.STYLES:
-        in_order[style], its = hits[reasons == style], styles == style
-        if its.any():  # the level of the rewards is free, so both are told from their means
-            of_style = np.quantile(rewards[its], (0.05, 0.25, 0.5, 0.75, 0.95)) - rewards.mean()
-            its_gold = float(gold[its].mean() - gold.mean())
-            by_style[style] = {"rewards": of_style.tolist(), "gold": its_gold}
+        in_order[style], its = hits[worse == style], styles == style
+        if its.any():
+            of_style = np.quantile(centred[its], (0.05, 0.25, 0.5, 0.75, 0.95))
+            by_style[style] = {"rewards": of_style, "gold": gold[its].mean() - gold.mean()}
     in_order = {name: float(values.mean()) for name, values in in_order.items() if len(values)}
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
-def reward_rows(before: dict, after: dict) -> list[tuple]:
-    """Rows (what, untrained, trained, at best, unit); noisy labels cannot all be foretold."""
-    rows, limits = [], after.get("limits", {})
+def print_rewards(judge: tuple, prompt: prompts.Prompt, texts: Sequence[str]) -> None:
+    """Answers to a prompt, the one with the highest reward first."""
+    rewards = scoring.score_texts(judge, [prompt], [list(texts)])[0]
+    print(f"\n{answers.in_short(prompt)}")
+    for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):
+        marks = answers.marks(prompt, text)
+        print(f"  {reward:+6.2f}  {answers.in_short(text, 90 - len(marks))}{marks}")
+
+
+def print_judgement(before: dict, after: dict) -> None:
+    """What the model makes of held-out pairs; noisy labels cannot all be foretold."""
+    limits, shorter, rows = after.get("limits", {}), after.get("in_order", after)["shorter"], []
     orders = {
         "all": "held-out pairs in the right order",
         "wrong": "... of which the worse answer is only wrong",
@@ -242,20 +250,11 @@ def reward_rows(before: dict, after: dict) -> list[tuple]:
     }
     for name, what in orders.items() if limits else ():
         rows.append((what, before["in_order"][name], after["in_order"][name], 1.0, "%"))
-    labels = {"held-out labels foretold": ("accuracy", "%"), "loss on the labels": ("loss", "nats")}
-    for what, (name, unit) in labels.items():
+    told = ("accuracy", "held-out labels foretold", "%"), ("loss", "loss on the labels", "nats")
+    for name, what, unit in told:
         rows.append((what, before[name], after[name], limits.get(name), unit))
-    shorter = after.get("in_order", after)["shorter"]
-    return [*rows, ("preferring the shorter answer instead", None, shorter, None, "%")]
-
-
-def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]) -> None:
-    """Answers to a prompt, the one with the highest reward first."""
-    rewards = scoring.score_texts((model, tokenizer), [prompt], [list(texts)])[0]
-    print(f"\n{answers.in_short(prompt)}")
-    for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):
-        marks = answers.marks(prompt, text)
-        print(f"  {reward:+6.2f}  {answers.in_short(text, 90 - len(marks))}{marks}")
+    rows.append(("preferring the shorter answer instead", None, shorter, None, "%"))
+    answers.print_table(("", "untrained", "trained", "at best"), rows)
 
 
 # --- 4. The figure ---
@@ -263,12 +262,11 @@ def print_rewards(model, tokenizer, prompt: prompts.Prompt, texts: Sequence[str]
 
 def draw(losses: list[float], look: dict):
     """Four panels of the run that was just done; two where nobody knows the better answer."""
-    share, shorter, what = look["accuracy"], look["shorter"], "your held-out labels foretold"
     known = "in_order" in look
-    if known:
-        share, shorter = look["in_order"]["all"], look["in_order"]["shorter"]
-        what = "held-out pairs in the right order"
-    title = f"Reward model: {100 * share:.0f} % of {what}"
+    what = "held-out pairs in the right order" if known else "your held-out labels foretold"
+    right = look["in_order"]["all"] if known else look["accuracy"]
+    shorter = look.get("in_order", look)["shorter"]
+    title = f"Reward model: {100 * right:.0f} % of {what}"
     title += f"; preferring the shorter: {100 * shorter:.0f} %"
     figure, axes = figures.new_figure(2 if known else 1, 2, title)
     reward_loss_panel(axes[0], losses, look.get("limits"))
@@ -346,25 +344,20 @@ def reasons_panel(ax, in_order: dict) -> None:
 
 OF_ENCODERS = 'inputs = tokenizer(prompt, answer, return_tensors="pt", truncation="only_second")'
 OF_CAUSAL_MODELS = """\
-chat = [{{"role": "user", "content": prompt}}]
-text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-text += {blank}answer + (tokenizer.eos_token or "")
+chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+text = tokenizer.apply_chat_template(chat, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")"""
 
 
 def readme_of(folder: Path, settings: dict, tokenizer, row: dict) -> str:
     """How to use the model without the lab, with the prompt and the answer of a row."""
     template = Path(__file__).with_name("how_to_use_a_reward_model.md")
-    encode = OF_ENCODERS
-    if not prompts.reads_pairs(tokenizer):
-        blank = '" " + ' if prompts.is_plain(tokenizer) else ""
-        encode = OF_CAUSAL_MODELS.format(blank=blank)
     return template.read_text(encoding="utf-8").format(
         settings=", ".join(f"{k} {v}" for k, v in settings.items() if v is not None),
         folder=json.dumps(str(folder.resolve())),
         prompt=json.dumps(prompts.as_text(row["prompt"])),
         answer=json.dumps(row["chosen"]),
-        encode=encode,
+        encode=OF_ENCODERS if prompts.reads_pairs(tokenizer) else OF_CAUSAL_MODELS,
     )
 
 
@@ -386,7 +379,7 @@ def build_parser():
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge before and after, print, draw and save; returns the metrics."""
     args = runs.start(build_parser(), argv, "reward_model", train_reward_model, {"pairs": 64})
-    folder, seed, second = args.output_dir / args.run_name, args.seed, None
+    folder, seed, second, new_facts = args.output_dir / args.run_name, args.seed, None, []
     saving.check_ours(folder)
     model, tokenizer = fresh_reward_model(args.model, args.device, seed)
     if args.dataset:
@@ -402,23 +395,19 @@ def main(argv: list[str] | None = None) -> dict:
     else:
         pairs = preferences.make_pairs(args.pairs or 6400, seed=seed)
         held = preferences.make_pairs(100 if args.smoke else 1000, "test", seed=seed)
-        new = preferences.make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True)
-        question = preferences.wrong_users("test", 1)[0]
+        unseen = preferences.make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True)
+        new_facts = gold_order(unseen)
+        (question,) = preferences.wrong_users("test", 1)
         contrasts = preferences.contrasts_of(question, seed)
         asked, texts = question.prompt, {text for row in contrasts for text in row[2:4]}
 
-    def look() -> tuple[np.ndarray, dict]:
-        rewards = scoring.score_pairs(model, tokenizer, held)
-        of_gold = {} if second else by_gold(model, tokenizer, rewards, held, new)
-        return rewards, {**on_labels(rewards, held), **of_gold}
-
     print(f"{args.model} on {len(pairs)} pairs; {len(held)} held-out pairs to judge by")
-    _, before = look()
+    _, before = judge_rewards(model, tokenizer, held, new_facts)
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
-    rewards, after = look()
+    rewards, after = judge_rewards(model, tokenizer, held, new_facts)
     print(f"{len(losses)} steps; loss of the first {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-    print_rewards(model, tokenizer, asked, texts)
-    answers.print_table(("", "untrained", "trained", "at best"), reward_rows(before, after))
+    print_rewards((model, tokenizer), asked, texts)
+    print_judgement(before, after)
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
     if second:
         second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])

@@ -10,8 +10,8 @@ judged by    gold utility, and the optimum, which has a formula (`kl_regularized
 writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
 About a second. A nat is the unit of natural logarithms: a log-probability that rises by 1 nat is a
-probability 2.7 times as high. Left out: tokens (an answer is one action), learned reward and value
-models (the mean of a batch stands in for the value), Adam. online_rl.py has a language model.
+probability 2.7 times as high. Left out: tokens (an answer is one choice), learned reward and value
+models (the mean of a batch takes the value's place), Adam. online_rl.py has a language model.
 """
 
 import random
@@ -67,12 +67,11 @@ def generalized_advantage_estimate(rewards, values, gamma: float, lam: float):
     (trust the values), lam = 1 with gamma = 1 all reward still to come minus V_t (trust the
     samples). Schulman et al. 2015 (arXiv 1506.02438), Eq. 16.
     """
-    numbers = library(values)
-    following = numbers.concatenate([values[..., 1:], 0 * values[..., :1]], -1)
-    deltas = rewards + gamma * following - values
-    advantages, later = numbers.zeros_like(deltas), 0.0
-    for t in reversed(range(deltas.shape[-1])):
-        advantages[..., t] = later = deltas[..., t] + gamma * lam * later
+    advantages, advantage, next_value = 0.0 * rewards, 0.0, 0.0
+    for t in reversed(range(rewards.shape[-1])):
+        delta = rewards[..., t] + gamma * next_value - values[..., t]
+        advantages[..., t] = advantage = delta + gamma * lam * advantage
+        next_value = values[..., t]
     return advantages
 
 
@@ -89,39 +88,37 @@ def kl_estimators(logp, ref_logp) -> dict:
 
 # --- 2. PPO in a world so small that its optimum is known ---
 
-ANSWER_STYLES = ("concise", "concise", "verbose", "verbose", "verbose", "expert", "expert", "wrong")
-ANSWER_STYLES += ("sycophantic", "off_topic")
+ANSWER_STYLES = ("concise",) * 2 + ("verbose",) * 3 + ("expert",) * 2
+ANSWER_STYLES += ("wrong", "sycophantic", "off_topic")
 
 
 class Bandit(NamedTuple):
-    """N questions with K answers each; arrays (N, K), utilities in log-odds."""
+    """N questions with K answers each; arrays (N, K)."""
 
     prompts: list[str]
     texts: list[list[str]]
     ref: np.ndarray  # probabilities of the reference, the SFT model's shares of styles
-    gold: np.ndarray  # gold utility: what is wanted
+    gold: np.ndarray  # gold utility: what is wanted, in log-odds
     reward: np.ndarray  # what is rewarded: gold utility + 0.3 for each word of filler
-    favourite: np.ndarray  # whether no other answer is rewarded more; where they tie, several
 
 
 def make_bandit(count: int, seed: int) -> Bandit:
     """Questions in which the user holds a wrong belief, so that every style can answer."""
-    rng, prompts, texts, utilities = random.Random(f"bandit {seed}"), [], [], []
-    pool = [question for question in world.questions("test") if world.holds_wrong_belief(question)]
+    rng, prompts, texts, gold, reward = random.Random(f"bandit {seed}"), [], [], [], []
+    pool = list(filter(world.holds_wrong_belief, world.questions("test")))
     for question in rng.sample(pool, count):
-        prompts.append(question.prompt)
-        texts.append([])
+        prompt, answers = question.prompt, []
         for style in ANSWER_STYLES:
-            while (text := world.write_response(question, style, rng)) in texts[-1]:
+            while (text := world.write_response(question, style, rng)) in answers:
                 pass
-            texts[-1].append(text)
-            both = (world.annotator_utility(prompts[-1], text, who) for who in ("human", "length"))
-            utilities.append([*both])
-    gold, reward = np.reshape(utilities, (count, len(ANSWER_STYLES), 2)).transpose(2, 0, 1)
+            answers.append(text)
+        prompts.append(prompt)
+        texts.append(answers)
+        gold.append([world.gold_utility(prompt, text) for text in answers])
+        reward.append([world.annotator_utility(prompt, text, "length") for text in answers])
     shares = [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
-    ref = np.tile(np.array(shares) / sum(shares), (count, 1))
-    favourite = np.isclose(reward, reward.max(-1, keepdims=True))
-    return Bandit(prompts, texts, ref, gold, reward, favourite)
+    ref = np.tile(shares / np.sum(shares), (count, 1))
+    return Bandit(prompts, texts, ref, np.array(gold), np.array(reward))
 
 
 def train_bandit(
@@ -177,9 +174,13 @@ def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> d
     `distance` is the total variation from the optimum: the probability that is elsewhere, 0 to 1.
     """
     probs = np.exp(log_probs)
-    read = {n: (probs * getattr(bandit, n)).sum(-1) for n in ("reward", "gold", "favourite")}
-    kl = (probs * (log_probs - np.log(bandit.ref))).sum(-1)  # it may round below 0
-    return read | {"kl": np.maximum(kl, 0.0), "distance": np.abs(probs - optimum).sum(-1) / 2}
+    kl = (probs * (log_probs - np.log(bandit.ref))).sum(-1)
+    return {
+        "reward": (probs * bandit.reward).sum(-1),
+        "gold": (probs * bandit.gold).sum(-1),
+        "kl": np.maximum(kl, 0.0),  # it may round below 0
+        "distance": np.abs(probs - optimum).sum(-1) / 2,
+    }
 
 
 def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
@@ -203,7 +204,8 @@ def memory(billions: float) -> dict[str, dict]:
     its gradient and of the square: eight bytes in fp32. With LoRA the reference is the policy, and
     the reward model the value model, with the adapter off. Gradients and activations come on top.
     """
-    adapter, table = 0.0006 * billions, {}  # rank 8 on q, v of a 7B Llama: 4.2 million parameters
+    adapter = 0.0006 * billions  # rank 8 on q, v of a 7B Llama: 4.2 million parameters
+    table = {}
     for method, trained, size, read in (
         ("PPO", ("policy", "value"), billions, ("reference", "reward")),
         ("DPO", ("policy",), billions, ("reference",)),
@@ -233,10 +235,10 @@ def clip_panel(ax, epsilon: float) -> None:
     """The clipped objective of a good and of a bad answer, and where its gradient is zero."""
     ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
     for advantage, name, k, told in ((1, "chosen", 3, "better"), (-1, "rejected", 0, "worse")):
-        objective, style = clipped_surrogate(ratio, advantage, epsilon), {"color": f"lab:{name}"}
-        ax.fill_between(ratio[k : k + 2], 0, objective[k : k + 2], alpha=0.25, lw=0, **style)
-        label = f"{told} than expected: advantage {advantage}"
-        ax.plot(ratio, objective, lw=1.8, label=label, **style)
+        objective, color = clipped_surrogate(ratio, advantage, epsilon), f"lab:{name}"
+        label, flat = f"{told} than expected: advantage {advantage}", slice(k, k + 2)
+        ax.fill_between(ratio[flat], 0, objective[flat], color=color, alpha=0.25, lw=0)
+        ax.plot(ratio, objective, color=color, lw=1.8, label=label)
     ax.fill_between([], [], color="#D0D0D0", label="shaded: no gradient")
     ax.set(title=f"The clip at ε = {epsilon:g}", ylabel="clipped objective", ylim=(-2.1, 3))
     ax.set_xlabel("ratio: probability / probability before the update")
@@ -261,19 +263,16 @@ def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
     """Reward and gold utility of the optimum for every beta, and the policies that PPO reached."""
     told = {"gold": "gold utility: 3 if right, 1 if on topic,\n-0.15 for a word of filler"}
     told["reward"] = "reward: gold utility + 0.3 for a word of filler"
+    kls = [end["kl"] for end in ppo]
     for name, label in told.items():
         ax.plot(optimum["kl"], optimum[name], color=f"lab:{name}", lw=1.8, label=label)
-        reached = [end["kl"] for end in ppo], [end[name] for end in ppo]
-        ax.plot(*reached, "o", color=f"lab:{name}", mec="black", ms=7)
-    offsets = ((3, -14), (-22, 8), (3, -14), (8, -3))  # of the names; that of --beta is above
-    named = {end["beta"]: (end, offset) for end, offset in zip(ppo, offsets, strict=True)}
-    for end, offset in named.values():
+        ax.plot(kls, [end[name] for end in ppo], "o", color=f"lab:{name}", mec="black", ms=7)
+    for end, offset in zip(ppo, ((3, -14), (-22, 8), (3, -14), (8, -3)), strict=True):
         at = end["kl"], end["reward"]
         ax.annotate(f"β = {end['beta']:g}", at, offset, textcoords="offset points")
     ax.plot([], [], "ow", mec="black", ms=7, label="PPO's policies; β = 0: no KL term")
-    ax.set_xlim(-0.3, 1.2 * max(end["kl"] for end in ppo))
     ax.set(title="The optimum for every β, and where PPO ended", ylim=(1, 10.5), ylabel="log-odds")
-    ax.set_xlabel("KL(π || reference), nats")
+    ax.set(xlabel="KL(π || reference), nats", xlim=(-0.3, 1.2 * max(kls)))
     ax.legend(loc="upper left")
 
 
@@ -295,32 +294,34 @@ def memory_panel(ax, held: dict, billions: float) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def print_results(bandit: Bandit, policies: dict, reads: list[dict], estimates: dict) -> None:
+def print_results(bandit: Bandit, policies: dict, metrics: dict) -> None:
     """What the policies answer, what they earn, how far they went; the KL from samples."""
-    head = f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}"
-    rows = []
+    print(f"question 1: {bandit.prompts[0]}")
+    head, rows = (
+        f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}",
+        [],
+    )
     for style in dict.fromkeys(ANSWER_STYLES):
         of_style = np.array(ANSWER_STYLES) == style
         k = of_style.argmax()
         what = f"{in_short(bandit.texts[0][k], 45):<46}"
         what += f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
-        shares = [float(np.exp(logs)[:, of_style].sum(-1).mean()) for logs in policies.values()]
+        shares = [np.exp(logs[:, of_style]).sum(-1).mean() for logs in policies.values()]
         rows.append((what, *shares, "%"))
-    print(f"question 1: {bandit.prompts[0]}")
     print_table((head, *policies), rows)
+    reads = metrics["before"], metrics["ppo"][1], metrics["ppo"][3]
     told = {
         "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
         "gold": ("gold utility: what is wanted, -3 to 4", "log-odds"),
         "kl": ("KL from the reference, exactly", "nats"),
-        "favourite": ("answers that are rewarded most", "%"),
         "distance": ("probability that lies elsewhere than the optimum's", "%"),
     }
     rows = [(what, *(read[n] for read in reads), unit) for n, (what, unit) in told.items()]
     print_table(("", *policies), rows)
     names = ("k1 = log p - log p_ref", "k2 = k1^2 / 2", "k3 = exp(-k1) - 1 + k1")
-    rows = [(k, *row.values(), "nats") for k, row in zip(names, estimates.values(), strict=True)]
+    estimates = zip(names, metrics["kl_estimators"].values(), strict=True)
     head = ("KL of PPO's policy, estimated from its samples", "mean", "spread of one sample")
-    print_table(head, rows)
+    print_table(head, [(name, *row.values(), "nats") for name, row in estimates])
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -345,22 +346,22 @@ def main(argv: list[str] | None = None) -> dict:
         read = read_bandit(log_probs, bandit, optimum)
         return {name: values.mean(-1).tolist() for name, values in read.items()}
 
-    before, betas = np.log(bandit.ref), (4.0, args.beta, 0.25, 0.0)
-    settings = [{**args.training, "beta": beta} for beta in betas]
-    trained = [train_bandit(bandit.ref, bandit.reward, **some)[-1] for some in settings]
-    ppo = [{"beta": beta, **means(logs)} for beta, logs in zip(betas, trained, strict=True)]
-    shown = np.geomspace(8, 0.05, 25)
-    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in shown])
-    estimates = expected_estimates(trained[1], before)
-    policies = {"before": before, "PPO": trained[1], "no KL term": trained[3]}
-    print_results(bandit, policies, [means(before), ppo[1], ppo[3]], estimates)
+    before, trained, ppo = np.log(bandit.ref), [], []
+    for beta in (4.0, args.beta, 0.25, 0.0):
+        how = {**args.training, "beta": beta}
+        trained.append(train_bandit(bandit.ref, bandit.reward, **how)[-1])
+        ppo.append({"beta": beta, **means(trained[-1])})
+    betas = np.geomspace(8, 0.05, 25)
+    optima = np.log([kl_regularized_optimum(bandit.ref, bandit.reward, beta) for beta in betas])
     metrics = {
         "before": means(before),
         "ppo": ppo,
-        "optimum": {"beta": shown.tolist(), **means(optima)},
-        "kl_estimators": estimates,
+        "optimum": {"beta": betas.tolist(), **means(optima)},
+        "kl_estimators": expected_estimates(trained[1], before),
         "memory": memory(args.billions),
     }
+    policies = {"before": before, "PPO": trained[1], "no KL term": trained[3]}
+    print_results(bandit, policies, metrics)
     next_step = "python 05-preference-tuning/studies/ppo_on_a_bandit.py: which settings go astray?"
     return runs.finish(args, metrics, draw(metrics, args.epsilon, args.billions), next_step)
 

@@ -156,20 +156,19 @@ def test_gold_order_ignores_the_labels():
     assert len(ordered) == sum(r["chosen_utility"] != r["rejected_utility"] for r in pairs)
 
 
-def test_rewards_are_judged_by_what_is_wrong_with_the_worse_response(monkeypatch):
-    held, new = make_pairs(600, "test"), make_pairs(100, "test", unseen=True)
-    monkeypatch.setattr(rm.scoring, "score_pairs", lambda *_: np.array([[1.0, 0.0]] * len(new)))
+def test_rewards_are_judged_by_what_is_wrong_with_the_worse_response():
+    held, new = make_pairs(600, "test"), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
     gold = utilities(held)
-    seen = rm.by_gold(None, None, 2 * gold + 5, held, new)
+    seen = rm.by_gold(2 * gold + 5, held, new)
     assert seen["in_order"]["all"] == seen["in_order"]["wrong"] == 1
-    assert seen["in_order"]["new facts"] == 1
-    assert rm.by_gold(None, None, -gold, held, new)["in_order"]["all"] == 0
+    assert seen["in_order"]["new facts"] == 0.75
+    assert rm.by_gold(-gold, held, new)["in_order"]["all"] == 0
     # The level is free: rewards by style stand beside gold utility without it.
     concise = seen["by_style"]["concise"]
     assert concise["rewards"][2] == pytest.approx(2 * concise["gold"], abs=0.3)
     # What ignores right and wrong is seen where the worse response is wrong and nothing else.
     words = np.array([[row[f"{side}_style"] == "wrong" for side in SIDES] for row in held])
-    blind = rm.by_gold(None, None, np.where(words.any(1)[:, None], 0.0, gold), held, new)
+    blind = rm.by_gold(np.where(words.any(1)[:, None], 0.0, gold), held, new)
     assert blind["in_order"]["wrong"] == 0.5 and blind["in_order"]["verbose"] > 0.8
 
 
