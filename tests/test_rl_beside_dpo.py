@@ -7,6 +7,7 @@ import pytest
 import rl_beside_dpo as study
 from dpo_trainer import train_dpo
 from helpers import run_script
+from online_rl import Update
 
 from common import preferences
 from common.claims import judge
@@ -39,7 +40,7 @@ def test_every_epoch_is_counted(monkeypatch, recipe, passes):
     monkeypatch.setattr(study, "load_sft_model", lambda: (None, None))
 
     def train_rl(*_, **how) -> tuple:
-        return None, [{"tokens": 7, "prompt_tokens": 1}, {"tokens": 10, "prompt_tokens": 20}], []
+        return None, [Update([], [], None, None, tokens=count) for count in (8, 22)]
 
     train_rl.__kwdefaults__ = study.train_rl.__kwdefaults__
     monkeypatch.setattr(study, "train_rl", train_rl)

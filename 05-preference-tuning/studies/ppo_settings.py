@@ -133,7 +133,7 @@ def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n:
         looks.append({"step": step, **seen.means(), "answers": seen, "rewards": rewards})
 
     how = {"look_at": (how["updates"] // 2,), **how, "look": look, "seed": seed}
-    policy, *_ = train_rl(model, tokenizer, judge, asked, **how)
+    policy, _ = train_rl(model, tokenizer, judge, asked, **how)
     looks[-1]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
     return looks
 

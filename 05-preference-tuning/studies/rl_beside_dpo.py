@@ -137,13 +137,11 @@ def train_online(judge: tuple, prompts: list, seed: int, smoke: bool, recipe: di
         rewards = score_texts(judge, prompts, seen.texts)[:, 0]  # of the first answers
         looks.append({"step": step, **seen.means(), "answers": seen, "rewards": rewards})
 
-    how = {"look_at": (0,), **recipe, "seed": seed, "look": look}
-    if smoke:
-        how |= {"updates": 3, "prompts_per_update": 8}
-    _, history, *_ = train_rl(model, tokenizer, judge, asked, **how)
+    how = recipe | ({"updates": 3, "prompts_per_update": 8} if smoke else {})
+    _, history = train_rl(model, tokenizer, judge, asked, **how, seed=seed, look=look)
     epochs = how.get("epochs", train_rl.__kwdefaults__["epochs"])
     passes = PASSES_OF_AN_UPDATE + PASSES_OF_AN_EPOCH * epochs
-    return looks, passes * (history[-1]["tokens"] + history[-1]["prompt_tokens"])
+    return looks, passes * sum(update.tokens for update in history)
 
 
 def tokens_of_pairs(tokenizer, pairs: list[dict]) -> int:
