@@ -28,7 +28,8 @@ def test_settings_without_clipping_equal_clipping_for_one_pass():
 def test_with_the_kl_term_ppo_ends_at_the_formulas_optimum_and_without_it_at_the_favourite():
     metrics = study.measure(1)
     assert metrics["end"]["with_kl"]["distance"] < study.CONVERGED
-    assert metrics["end"]["without_kl"]["favourite"] > 0.99
+    most = make_bandit(20, seed=1).reward.max(-1).mean()  # of the answer that is rewarded most
+    assert metrics["end"]["without_kl"]["reward"] == pytest.approx(most, abs=0.02)
     assert metrics["end"]["without_kl"]["distance"] > 0.3
 
 
@@ -61,6 +62,3 @@ def test_the_command(tmp_path):
         assert metrics["curves"][arm]["gold"][-1] == pytest.approx(end["gold"])
     kept = ends["with_kl"]["gold"] - ends["without_kl"]["gold"]
     assert metrics["gold_kept_by_kl"] == pytest.approx(kept)
-    far = metrics["kl_estimators"]["at the end"]["k1"]["mean"]
-    assert far == pytest.approx(ends["with_kl"]["kl"])
-    assert metrics["kl_estimators"]["after the first update"]["k1"]["mean"] < far

@@ -18,16 +18,10 @@ ten logits, without Adam, and the advantage needs no value model.
 import lessons  # noqa: F401
 
 import numpy as np
-from rlhf_objectives import (
-    expected_estimates,
-    kl_regularized_optimum,
-    make_bandit,
-    read_bandit,
-    train_bandit,
-)
+from rlhf_objectives import kl_regularized_optimum, make_bandit, read_bandit, train_bandit
 
 from common.claims import Claim, run_study
-from common.figures import new_figure, seed_lines
+from common.figures import legend_below, new_figure, seed_lines
 
 KL_WEIGHT, EPSILON = 1.0, 0.2
 LEARNING_RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
@@ -61,7 +55,7 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """PPO with the KL term and without, what its KL looks like in samples, and 50 settings."""
+    """PPO with the KL term and without, and 50 settings of it."""
     count, updates = (5, 40) if smoke else (20, 200)
     bandit = make_bandit(count, seed)
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, KL_WEIGHT)
@@ -73,15 +67,11 @@ def measure(seed: int, smoke: bool = False) -> dict:
         read = read_bandit(history, bandit, optimum)
         curves[name] = {key: read[key][looks].mean(-1).tolist() for key in ("reward", "gold")}
         end[name] = {key: float(values[-1].mean()) for key, values in read.items()}
-    estimates = {}
-    for when, place in (("after the first update", 1), ("at the end", -1)):
-        estimates[when] = expected_estimates(history[place], np.log(bandit.ref))
     return {
         "end": end,
         "gold_kept_by_kl": end["with_kl"]["gold"] - end["without_kl"]["gold"],
         "updates": looks,
         "curves": curves,
-        "kl_estimators": estimates,
         **compare_settings(bandit, optimum, updates // 2, seed),
     }
 
@@ -109,15 +99,14 @@ def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> di
 
 
 def draw(runs: list[dict]):
-    """Reward and quality by update; the distance by settings, clipped or not; KL from samples."""
+    """Reward and quality by update; the distance by settings, clipped or not."""
     ends = [np.mean([run["end"][arm]["gold"] for run in runs]) for arm in ("with_kl", "without_kl")]
     title = "PPO ends at a gold utility of {:.1f} with the KL term, of {:.1f} without it (no KL)"
-    title = title.format(*ends)
-    figure, axes = new_figure(2, 2, title)
+    figure, axes = new_figure(1, 2, title.format(*ends), height=4)
     updates_panel(axes[0], runs)
-    settings_panel(axes[1], runs, "unclipped", "lab:biased")
-    settings_panel(axes[2], runs, "clipped", "lab:rl")
-    estimators_panel(axes[3], runs)
+    settings_panel(axes[1], runs)
+    for ax in axes:
+        legend_below(ax, ncols=2)
     return figure
 
 
@@ -129,44 +118,24 @@ def updates_panel(ax, runs: list[dict]) -> None:
             style = {"ls": line, "marker": ""}
             seed_lines(ax, runs[0]["updates"], values, f"lab:{name}", f"{what}{told}", **style)
     ax.set(title="Without the KL term reward rises, quality falls", xscale="symlog")
-    ax.set(xlabel="PPO updates", ylabel="log-odds", ylim=(1, 9.5))
+    ax.set(xlabel="PPO updates", ylabel="log-odds")
     ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
-    ax.legend(loc="upper left", ncols=2)
 
 
-def settings_panel(ax, runs: list[dict], arm: str, color: str) -> None:
-    """The distance from the optimum by learning rate, for few and many epochs."""
-    for epochs, line in SHOWN_EPOCHS:
-        values = [run["distance"][arm][EPOCHS.index(epochs)] for run in runs]
-        label = f"{epochs} {'epoch' if epochs == 1 else 'epochs'} over each batch"
-        seed_lines(ax, LEARNING_RATES, values, color, label, ls=line)
-    farthest = max(np.max(run["distance"][arm]) for run in runs)
-    told = "With the clip" if arm == "clipped" else "Without the clip"
-    ax.set(title=f"{told} PPO ends up to {farthest:.2f} away", xscale="log", ylim=(-0.03, 1.4))
-    ax.set(xlabel="learning rate", ylabel="distance to the optimum\n(total variation)")
+def settings_panel(ax, runs: list[dict]) -> None:
+    """The distance from the optimum by learning rate, for few and many epochs, clipped or not."""
+    farthest = []
+    for arm, color in (("unclipped", "lab:biased"), ("clipped", "lab:rl")):
+        for epochs, line in SHOWN_EPOCHS:
+            values = [run["distance"][arm][EPOCHS.index(epochs)] for run in runs]
+            label = f"{arm}, {epochs} {'epoch' if epochs == 1 else 'epochs'}"
+            seed_lines(ax, LEARNING_RATES, values, color, label, ls=line)
+        farthest.append(max(np.max(run["distance"][arm]) for run in runs))
+    ax.set_title("Unclipped PPO ends up to {:.2f} away, clipped {:.2f}".format(*farthest))
+    ax.set(xscale="log", xlabel="learning rate")
+    ax.set_ylabel("distance to the optimum\n(total variation)")
     ax.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
     ax.minorticks_off()
-    ax.legend(loc="upper left")
-
-
-def estimators_panel(ax, runs: list[dict]) -> None:
-    """The spread of one sample's estimate of the KL, near the reference and far from it."""
-    names = ("k1 = -x", "k2 = x² / 2\n(biased)", "k3 =\nexp(x) - 1 - x")
-    for shift, when, shade in (
-        (-0.2, "after the first update", "#B0B0B0"),
-        (0.2, "at the end", "#505050"),
-    ):
-        found = [run["kl_estimators"][when] for run in runs]
-        kl = np.mean([estimators["k1"]["mean"] for estimators in found])
-        spreads = [[of["spread"] for of in estimators.values()] for estimators in found]
-        places, label = np.arange(3) + shift, f"{when}, KL = {kl:.2f} nats"
-        ax.bar(places, np.mean(spreads, axis=0), 0.38, color=shade, label=label)
-        ax.plot(places, np.transpose(spreads), ".", color="black", ms=3)
-    ax.set_xticks(range(3), names)
-    ax.set(title="k3 is steadier only near the reference")
-    ax.set_ylabel("standard deviation of one\nsample's KL estimate (nats)")
-    ax.set_xlabel("x = log (p of the reference / p of the policy)")
-    ax.legend(loc="upper left")
 
 
 if __name__ == "__main__":
