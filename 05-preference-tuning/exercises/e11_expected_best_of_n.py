@@ -13,7 +13,6 @@ def expected_best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = 
     """The mean over all subsets of n of the value of the response with the largest reward.
 
     rewards: (M,), rank the pool; values: (M,), are averaged (default: the rewards). Responses with
-    equal rewards share: each counts with their mean value. Raises ValueError for n outside 1 ... M.
-    M = 400 and n = 64 must not overflow.
+    equal rewards share: each counts with their mean value. M = 400 and n = 64 must not overflow.
     """
     raise NotImplementedError

@@ -1,8 +1,8 @@
 """Is an answer right, and if not, which mistake is it?
 
 A reader's function and the right one are called on the same cases, small ones first. Compared are
-exceptions, type, shape, dtype, values and gradients. Where they differ, the same cases are given to
-the named mistakes.
+shape, dtype, values and gradients. Where they differ, the same cases are given to the named
+mistakes.
 """
 
 import contextlib
@@ -24,8 +24,6 @@ SECONDS_OF_A_FORMULA = 10  # for each of its cases
 
 
 class Exercise(NamedTuple):
-    """A formula; an answer must raise a ValueError where the right function does."""
-
     file: str
     right: Callable
     cases: Sequence[dict]  # inputs by name, small ones first
@@ -39,22 +37,17 @@ class Graded(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a function made of a case: arrays by name ("" for a bare one), or an error."""
+    """What a function made of a case."""
 
-    values: dict[str, np.ndarray] | None = None
-    gradients: dict[str, np.ndarray] | None = None  # of the sum, by input
-    flows: bool = False  # whether any gradient does
-    kind: type | None = None
-    error: Exception | None = None
+    values: dict[str, np.ndarray]  # by name, "" for a bare one
+    gradients: dict[str, np.ndarray] | None  # of the sum, by input; None where none flows
 
 
 def cases(function: Callable, *rows: Sequence, array: Callable = np.float64) -> list[dict]:
     """The inputs of each row by their names; of a list an array of floats is made."""
-    names, found = inspect.signature(function).parameters, []
-    for row in rows:
-        values = [array(value) if isinstance(value, list) else value for value in row]
-        found.append(dict(zip(names, values, strict=False)))
-    return found
+    names = inspect.signature(function).parameters
+    made = [[array(value) if isinstance(value, list) else value for value in row] for row in rows]
+    return [dict(zip(names, row, strict=False)) for row in made]
 
 
 def grade(exercise: Exercise, folder: Path) -> Graded:
@@ -69,14 +62,12 @@ def grade(exercise: Exercise, folder: Path) -> Graded:
 
 
 def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
-    """What is said of a function. Raises Failed where it raises unasked, NotBegun for a gap."""
+    """What is said of a function. Raises Failed where it raises, NotBegun for a gap."""
     rows, faults = [], []
     for case in exercise.cases:
         right = outcome_of(exercise.right, case, exercise.trained)
         theirs = outcome_of(function, case, exercise.trained, file)
-        if theirs.error and not (right.error and theirs.error.__cause__):
-            raise Failed(f"{theirs.error}, for {shown(case)}")
-        rows.append((case, right, theirs))
+        rows.append((case, theirs))
         fault = difference(right, theirs)
         faults += [f"it {fault}, for {shown(case)}"] if fault else []
     if not faults:
@@ -86,15 +77,15 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
 
 
 def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
-    """Whether a named mistake gives what was given, wherever that is finite and no error is right.
+    """Whether a named mistake gives what was given, wherever that is finite.
 
     So a mistake has its name also where an exp overflows besides.
     """
     compared = []
-    for case, right, theirs in rows:
-        if not right.error and all(is_finite(array) for array in theirs.values.values()):
+    for case, theirs in rows:
+        if all(map(is_finite, theirs.values.values())):
             mistaken = outcome_of(exercise.mistakes[name], case, exercise.trained)
-            compared.append(difference(mistaken, theirs._replace(kind=mistaken.kind)))
+            compared.append(difference(mistaken, theirs))
     return bool(compared) and not any(compared)
 
 
@@ -104,21 +95,24 @@ def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
 def outcome_of(
     function: Callable, case: dict, trained: Sequence[str], file: Path = Path()
 ) -> Outcome:
-    """What a function makes of copies of the inputs."""
-    inputs, gradients = copy.deepcopy(case), ()
+    """What a function makes of copies of the inputs. Raises Failed where that is no array."""
+    inputs, gradients = copy.deepcopy(case), None
     leaves = [inputs[name].requires_grad_(True) for name in trained]
     try:
         with careful(file, SECONDS_OF_A_FORMULA):
             answer = function(*inputs.values())
     except Failed as error:
-        return Outcome(error=error)
-    flows = getattr(answer, "requires_grad", False)
-    if flows and trained:
-        unused = {"allow_unused": True, "materialize_grads": True}
-        gradients = map(as_array, torch.autograd.grad(answer.sum(), leaves, **unused))
+        raise Failed(f"{error}, for {shown(case)}") from None
     parts = answer if isinstance(answer, dict) else {"": answer}
     values = {str(name): as_array(part) for name, part in parts.items()}
-    return Outcome(values, dict(zip(trained, gradients, strict=flows)), flows, type(answer))
+    if any(array.dtype.kind not in "biuf" for array in values.values()):
+        told = f"a {type(answer).__name__}, which is no array of numbers"
+        raise Failed(f"returns {'None: is there a return?' if answer is None else told}")
+    if getattr(answer, "requires_grad", False):
+        unused = {"allow_unused": True, "materialize_grads": True}
+        found = torch.autograd.grad(answer.sum(), leaves, **unused) if leaves else ()
+        gradients = dict(zip(trained, map(as_array, found), strict=True))
+    return Outcome(values, gradients)
 
 
 def as_array(value) -> np.ndarray:
@@ -146,28 +140,17 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 
 def difference(right: Outcome, theirs: Outcome) -> str | None:
     """What is wrong with an outcome, in a few words; None where nothing is."""
-    if right.error:
-        raised, wanted = (type(each.error and each.error.__cause__) for each in (theirs, right))
-        told = raised.__name__ if theirs.error else "nothing"
-        fault = f"raises {told} where {wanted.__name__} is right"
-        return None if issubclass(raised, wanted) else fault
-    if theirs.kind is type(None):
-        return "returns None: is there a return?"
     if right.values.keys() != theirs.values.keys():
         given, wanted = (", ".join(each.values) or "one array" for each in (theirs, right))
         return f"returns {given} where {wanted} is right"
-    if any(array.dtype.kind not in "biuf" for array in theirs.values.values()):
-        return f"returns a {theirs.kind.__name__}, which is no array of numbers"
     for name, wanted in right.values.items():
         fault = difference_of_arrays(wanted, theirs.values[name])
         if fault:
             return f"{fault}, in {name}" if name else fault
-    if issubclass(right.kind, torch.Tensor) and not issubclass(theirs.kind, torch.Tensor):
-        return f"returns {theirs.kind.__name__} where a tensor is right"
-    if right.flows and not theirs.flows:
+    if right.gradients is not None and theirs.gradients is None:
         cut = ".detach(), .item(), float() or NumPy cuts it"
         return f"has the right values, but no gradient flows: {cut}"
-    for name, gradient in right.gradients.items():
+    for name, gradient in (right.gradients or {}).items():
         if not same(gradient, theirs.gradients[name]):
             return f"has the right values, but another gradient of {name}"
     return None

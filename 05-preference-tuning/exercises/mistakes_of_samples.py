@@ -165,7 +165,7 @@ def evenly(rewards: np.ndarray) -> np.ndarray:
 MANY = np.random.default_rng(0).normal(size=400)
 POOLS = cases(
     best_of,
-    *(([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1]), ([0, 1], 3), ([0, 1], 0)),
+    *(([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1])),
     *(([1, 3, 2, 2, 0], 3, [2, -1, 5, 1, 0.5]), (MANY, 64)),
 )
 OF_POOLS = {  # r: rewards, v: values
