@@ -282,8 +282,8 @@ def main(argv: list[str] | None = None) -> dict:
         pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
         prompts = [q.prompt for q in preferences.questions("test")[: args.prompts or 256]]
     folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
-    judge = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
-    judge = find_reward_model(args.reward_model, folder, *judge)
+    about = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
+    judge = find_reward_model(args.reward_model, folder, *about)
     count = 2 * args.n
     print(f"{args.model}: {count} answers each to {len(prompts)} prompts; a reward model chooses")
     pool = make_pool(model, tokenizer, judge, prompts, count, **ask)

@@ -25,9 +25,10 @@ from pathlib import Path
 import installed  # noqa: F401
 
 import numpy as np
+from own_data.look import SecondLook
+from own_data.read import own_pairs
 
-from common import answers, figures, models, runs, saving, training
-from common.preferences import SIDES, make_pairs, questions
+from common import answers, figures, models, preferences, runs, saving, training
 from common.prompts import as_messages
 from common.scoring import pair_logps
 
@@ -157,7 +158,9 @@ def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
     return {name: values.numpy().astype(float) for name, values in {**read, "loss": loss}.items()}
 
 
-def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[str | None, list[dict]]:
+def find_killed_training(
+    folder: Path, settings: dict, resume: bool
+) -> tuple[str | None, list[dict]]:
     """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
 
     Without --resume what is there goes. Raises UserError where there is none with these settings.
@@ -166,13 +169,13 @@ def left_by_a_kill(folder: Path, settings: dict, resume: bool) -> tuple[str | No
         remove_checkpoints(folder)
         return None, []
     states = folder.glob("checkpoint-*/trainer_state.json")  # the last file of a checkpoint
-    steps = {saving.read_json(state).get("global_step", 0): state.parent for state in states}
+    steps = {saving.read_json(file).get("global_step", 0): str(file.parent) for file in states}
     left, last = saving.read_json(folder / "looks.json"), max(steps, default=0)
     if not last or left.get("settings") != settings:
         reason = f"{folder} holds no killed training with these settings"
         raise runs.UserError(f"--resume: {reason}; leave --resume out")
     print(f"going on from {steps[last]}")
-    return str(steps[last]), [look for look in left["looks"] if look["step"] <= last]
+    return steps[last], [look for look in left["looks"] if look["step"] <= last]
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -249,7 +252,7 @@ def sides_panel(ax, looks: list[dict]) -> None:
     """What became of the probabilities of held-out answers, the same ones at every step."""
     steps, count = [look["step"] for look in looks], looks[0]["first_pairs"]["count"]
     ax.axhline(0, color="black", lw=0.8)
-    for side in SIDES:
+    for side in preferences.SIDES:
         values = [look["first_pairs"][side] for look in looks]
         ax.plot(steps, values, "o-", color=f"lab:{side}", label=f"{side} answers")
         last = f"  {values[-1]:+.{1 if abs(values[-1]) > 0.1 else 2}f}"
@@ -288,9 +291,6 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 
 # --- 4. The run ---
 
-# TRL's settings of a training that can go on after it was killed.
-CHECKPOINTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
-
 
 def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
     """(policy, history, looks): trained on data = (pairs, held-out pairs, prompts).
@@ -303,7 +303,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
     n, few = (1, 16) if second_look else (2, 100)  # on the way
     last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
     settings = dpo_settings(model, pairs, **hyper)
-    checkpoint, looks = left_by_a_kill(folder, settings, resume)
+    checkpoint, looks = find_killed_training(folder, settings, resume)
     name = Path(model.name_or_path).name
     print(f"{name} on {len(pairs)} pairs, {last} steps; judged by answers to {len(asked)} prompts")
     if second_look:
@@ -317,7 +317,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         rows = held if step == last else list(held)[:few]
         changes = read_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
-        first = {side: float(changes[side][:few].mean()) for side in SIDES}
+        first = {side: float(changes[side][:few].mean()) for side in preferences.SIDES}
         first["count"] = min(few, len(rows))
         means |= {"pairs": len(rows), "first_pairs": first, "texts": sampled.texts[:2]}
         looks.append({"step": step, **sampled.means(), **means})
@@ -327,7 +327,8 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         if second_look:
             second_look.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
-    kept = {**CHECKPOINTS, "output_dir": str(folder), "resume_from_checkpoint": checkpoint}
+    kept = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    kept |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
     policy, history = train_dpo(model, tokenizer, pairs, **hyper, **kept, look=look)
     rows, texts = answers.rows_of([looks[0], looks[-1]]), (looks[0]["texts"], looks[-1]["texts"])
     rows.append(("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs"))
@@ -364,15 +365,12 @@ def main(argv: list[str] | None = None) -> dict:
     adapter, checkpoints, merged = places
     written = [adapter, merged] if args.merge else [adapter]
     saving.check_ours(*written)
-    sft = {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
-    sft |= {"seed": args.seed, "output_dir": args.output_dir}
+    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
+    sft["output_dir"] = args.output_dir
     model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
     second_look, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
     if args.dataset:
-        from own_data.look import SecondLook
-        from own_data.read import own_pairs
-
         sizes = {"pairs": args.pairs, "prompts": args.prompts or 16, **args.reading, **sampling}
         data = own_pairs(args.dataset, tokenizer, **sizes)
         rate = args.learning_rate or default_rate(model)
@@ -380,13 +378,12 @@ def main(argv: list[str] | None = None) -> dict:
         flags = "--model {model} --dataset {dataset}".format(**second_look.flags)
         next_step = f"python 05-preference-tuning/best_of_n.py {flags}  # is it better?"
     else:
-        pairs = make_pairs(args.pairs or 768, seed=args.seed)
-        held = make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
-        asked = [question.prompt for question in questions("test")[: args.prompts or 256]]
+        pairs = preferences.make_pairs(args.pairs or 768, seed=args.seed)
+        held = preferences.make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
+        asked = [q.prompt for q in preferences.questions("test")[: args.prompts or 256]]
         data = pairs, held, asked
-    how = {"resume": args.resume, "second_look": second_look}
-    run = train_and_look(model, tokenizer, data, args.training, sampling, checkpoints, **how)
-    policy, history, looks = run
+    how = (args.training, sampling, checkpoints, args.resume, second_look)
+    policy, history, looks = train_and_look(model, tokenizer, data, *how)
     settings = dpo_settings(model, data[0], **args.training)
     save_adapter(adapter, settings, policy, tokenizer, data[2][0])
     if args.merge:

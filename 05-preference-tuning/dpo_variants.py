@@ -9,8 +9,8 @@
 
 trained on   384 pairs of answers, labelled by noisy annotators without a bias, in one pass;
              "AI labels": the same pairs, labelled by a language model that says A or B
-by           TRL's DPOTrainer and KTOTrainer with LoRA; tests hold ipo_loss and kto_loss below
-             against TRL's losses; a loss that TRL lacks (OWN_LOSSES) trains as it stands here
+by           TRL's DPOTrainer and KTOTrainer with LoRA; tests check that ipo_loss and kto_loss below
+             equal TRL's; a loss that TRL lacks (OWN_LOSSES) trains as it stands here
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_variants.png, outputs/dpo_variants.json
 
@@ -24,6 +24,8 @@ import installed  # noqa: F401
 
 import dpo_trainer as dpo
 import numpy as np
+from own_data.look import SecondLook
+from own_data.read import own_pairs
 
 from common import answers, figures, models, preferences, prompts, runs, scoring, training
 
@@ -78,8 +80,8 @@ def cdpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta: float, *lengths)
     return 0.9 * as_labelled + 0.1 * other_way_round
 
 
-# To add a loss of pairs that TRL lacks: write it above, name it here, and give it a beta below if
-# 0.3 does not suit it.
+# To add a loss of pairs that TRL lacks: write it above and name it here. Its beta is 0.3, if you
+# give it no other below.
 OWN_LOSSES = {"cdpo": cdpo_loss}
 SINGLE_LOSSES = ("kto", "apo_zero_unpaired")  # of TRL's KTOTrainer, for single answers
 PAIR_LOSSES = (  # of TRL's DPOTrainer
@@ -178,24 +180,20 @@ def trainer_with(loss):
     return OwnLossTrainer
 
 
-def train_variant(
-    losses, model, tokenizer, rows, *, beta=None, learning_rate=None, **hyperparameters
-):
+def train_variant(losses, model, tokenizer, rows, **settings):
     """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
     first = losses[0]
-    hyperparameters["beta"] = beta or LOSS_BETAS[first]
-    hyperparameters["learning_rate"] = learning_rate or rate_for(model)
+    settings["beta"] = settings.get("beta") or LOSS_BETAS[first]
+    settings["learning_rate"] = settings.get("learning_rate") or rate_for(model)
     model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
     if first in SINGLE_LOSSES:
-        return train_kto(model, tokenizer, rows, loss_type=first, **hyperparameters)
+        return train_kto(model, tokenizer, rows, loss_type=first, **settings)
     if first in OWN_LOSSES:
-        hyperparameters["trainer_class"] = trainer_with(OWN_LOSSES[first])
-        hyperparameters["precompute_ref_log_probs"] = False
-    else:
-        hyperparameters["loss_type"] = list(losses)
+        own = {"trainer_class": trainer_with(OWN_LOSSES[first]), "precompute_ref_log_probs": False}
+        return dpo.train_dpo(model, tokenizer, rows, **own, **settings)
     if {"robust", "exo_pair"} & {*losses}:
-        hyperparameters["label_smoothing"] = 0.1
-    return dpo.train_dpo(model, tokenizer, rows, **hyperparameters)
+        settings["label_smoothing"] = 0.1
+    return dpo.train_dpo(model, tokenizer, rows, loss_type=list(losses), **settings)
 
 
 def choose_variants(losses, rows) -> list[tuple]:
@@ -264,11 +262,11 @@ def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
     return {"chosen": change[good][:count], "rejected": change[~good][:count]}
 
 
-def quantiles(changes: dict[str, np.ndarray]) -> dict:
-    """The margin h: how much more log p of chosen has risen than that of rejected, in short."""
+def margins_of(changes: dict[str, np.ndarray]) -> dict:
+    """The margins h, by how much log p of chosen has risen more: mean, share above 0, spread."""
     h = changes["chosen"] - changes["rejected"]
-    ends = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
-    return {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": ends}
+    parts = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
+    return {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": parts}
 
 
 def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
@@ -280,7 +278,11 @@ def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, set
         sampled = answers.sample_answers(policy, tokenizer, *sampling)
         changes = changes_of(policy, tokenizer, held)
         texts[name] = sampled.texts
-        measured[name] = {"first_loss": history[0]["loss"], **sampled.means(), **quantiles(changes)}
+        measured[name] = {
+            "first_loss": history[0]["loss"],
+            **sampled.means(),
+            **margins_of(changes),
+        }
     return texts, measured, sampled, changes
 
 
@@ -319,7 +321,7 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
     margins_panel(axes[-1], measured)
     if with_gold:
         variants_panel(axes[1], measured)
-        spending_panel(axes[2], measured)
+        kl_panel(axes[2], measured)
     return figure
 
 
@@ -366,7 +368,7 @@ def variants_panel(ax, measured: dict) -> None:
     figures.legend_below(ax, ncols=2)
 
 
-def spending_panel(ax, measured: dict) -> None:
+def kl_panel(ax, measured: dict) -> None:
     """Good answers against the distance from the SFT model that they cost."""
     for name, of in measured.items():
         color = COLOR_OF.get(name, "lab:other")
@@ -427,9 +429,6 @@ def main(argv: list[str] | None = None) -> dict:
     model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
     tokens = args.max_new_tokens
     if args.dataset:
-        from own_data.look import SecondLook
-        from own_data.read import own_pairs
-
         reading = {"pairs": args.pairs, "max_new_tokens": tokens, **args.reading}
         reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not judge
         rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)

@@ -34,7 +34,7 @@ from common.scoring import score_pairs, score_texts
 from common.training import load_sft_model
 
 AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
-ONLY = 4  # a smaller n as a remedy
+FEWER = 4  # the smaller n that is tried as a remedy
 
 
 class Hack(NamedTuple):
@@ -64,8 +64,10 @@ def pairs_labelled_by(group: str, count: int, seed: int) -> list[dict]:
 
 
 def more_minus_less(pairs: Sequence[dict], values: np.ndarray, annotators: str) -> np.ndarray:
-    """Values (N, 2) of chosen and rejected as differences: of the answer with more of what the
-    annotators like, minus the other. Pairs with as much of it on both sides are left out."""
+    """The value of the answer with more of what the annotators like, minus that of the other.
+
+    values (N, 2) are of chosen and rejected. Pairs with as much of it on both sides are left out.
+    """
     amounts = []
     for row in pairs:
         texts = (row["chosen"], row["rejected"])
@@ -155,7 +157,7 @@ def worst_case(rewards: Sequence[np.ndarray]) -> np.ndarray:
 def try_remedies(hack: Hack, rewards: dict, pool, n: int) -> dict[str, np.ndarray]:
     """Gold utility of what is chosen with each remedy, (P,): beside none, and the best there is."""
     hacked = rewards[hack.annotators]
-    tried = {"one answer": (hacked, 1)} | {f"best of {k}": (hacked, k) for k in (n, ONLY)}
+    tried = {"one answer": (hacked, 1)} | {f"best of {k}": (hacked, k) for k in (n, FEWER)}
     if hack.annotators == "length":
         tried["reward / words"] = (per_word(hacked, pool.words), n)
     else:
@@ -300,7 +302,7 @@ def main(argv: list[str] | None = None) -> dict:
     remedies = try_remedies(hack, rewards, pool, args.n)
     metrics = {"ns": ns, "bias": bias, "curves": curves}
     metrics["remedies"] = {name: summary(gold) for name, gold in remedies.items()}
-    show_winners(hack, prompts, pool, rewards, (1, ONLY, args.n))
+    show_winners(hack, prompts, pool, rewards, (1, FEWER, args.n))
     answers.print_table(*table_by_n(hack, ns, curves))
     next_step = "python 05-preference-tuning/studies/remedies.py: what helps against which hack?"
     return runs.finish(args, metrics, draw(args.hack, metrics), next_step)

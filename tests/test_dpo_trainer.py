@@ -453,7 +453,7 @@ def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path):
     settings = {"seed": 1, "beta": 0.3}
     leave(tmp_path, settings, 5, 10, 15)
     (tmp_path / "checkpoint-15" / "trainer_state.json").write_text('{"gl')  # cut short
-    last, looks = dpo.left_by_a_kill(tmp_path, settings, resume=True)
+    last, looks = dpo.find_killed_training(tmp_path, settings, resume=True)
     assert last == str(tmp_path / "checkpoint-10") and [look["step"] for look in looks] == [
         0,
         5,
@@ -461,8 +461,8 @@ def test_the_last_whole_checkpoint_counts_with_the_looks_before_it(tmp_path):
     ]
     for folder, other in ((tmp_path, {"seed": 2}), (tmp_path / "nowhere", settings)):
         with pytest.raises(UserError, match="no killed training with these settings"):
-            dpo.left_by_a_kill(folder, other, resume=True)
-    assert dpo.left_by_a_kill(tmp_path, settings, resume=False) == (None, [])
+            dpo.find_killed_training(folder, other, resume=True)
+    assert dpo.find_killed_training(tmp_path, settings, resume=False) == (None, [])
     assert not tmp_path.exists()
 
 

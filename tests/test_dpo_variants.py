@@ -272,10 +272,10 @@ def test_training_with_each_kind_of_loss_raises_good_answers_over_bad_ones():
         policy, history = variants.train_variant(losses, model, tokenizer, PAIRS, **settings)
         assert len(history) == 8 and all(math.isfinite(row["loss"]) for row in history)
         changes = variants.changes_of(policy, tokenizer, PAIRS)
-        margin = variants.quantiles(changes)["margin"]
+        margin = variants.margins_of(changes)["margin"]
         assert margin > 0.3, losses
         swapped = variants.changes_of(policy, tokenizer, [swap_sides(row) for row in PAIRS])
-        assert variants.quantiles(swapped)["margin"] == pytest.approx(-margin, abs=1e-5)
+        assert variants.margins_of(swapped)["margin"] == pytest.approx(-margin, abs=1e-5)
     assert not hasattr(model, "peft_config")  # every variant starts from the same model
 
 
@@ -288,7 +288,7 @@ def test_changes_of_labelled_answers_are_those_of_the_pairs():
     of_answers = variants.changes_of(policy, tokenizer, rows)
     for side in ("chosen", "rejected"):
         np.testing.assert_allclose(of_answers[side], of_pairs[side], atol=1e-4)
-    h = variants.quantiles({"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)})
+    h = variants.margins_of({"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)})
     assert (h["margin"], h["ranked"]) == (0, 50 / 101) and h["margins"] == [-45, -25, 0, 25, 45]
 
 
