@@ -111,7 +111,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     return {
         "cost_exponent": growth(cost["alone"]),
         **compare_ways(pools),
-        "annotators": compare_annotators(pools),
+        "annotators": compare_annotators(pools["best of n", "6400"], pools["best of n", "length"]),
         "points": points,
         "answers": {**answers_of_pools(prompts, points, pools), "pools": whole},
     }
@@ -144,36 +144,35 @@ def growth(costs: np.ndarray) -> float:
 # --- What the claims compare ---
 
 
+def gold_by_n(pool: Pool, ns: list[int]) -> list[float]:
+    """Expected gold utility of the best of n by reward."""
+    return best_of_n_curve(pool.rewards, pool.answers.gold, ns).mean(0).tolist()
+
+
 def compare_ways(pools: dict[tuple, Pool]) -> dict:
     """Gold utility of each way to answer by the pairs of its budget, and their differences."""
-
-    def gold_of(method: str, series: str, n: int) -> float:
-        pool = pools[method, series]
-        return float(best_of_n_curve(pool.rewards, pool.answers.gold, [n]).mean())
-
-    sft = gold_of("best of n", "6400", 1)
-    found = {"sft": sft, "ways": {}, "share_of_dpo_gain": {}, "both_minus_better_single": {}}
-    for method, series in pools:
-        n = MOST_N if "best of n" in method else 1
-        found["ways"].setdefault(method, {})[series] = gold_of(method, series, n)
-    ways = found["ways"]
+    ways = {method: {} for method, _ in pools}
+    for (method, series), pool in pools.items():
+        (ways[method][series],) = gold_by_n(pool, [MOST_N if "best of n" in method else 1])
+    sft, at_cut, end = gold_by_n(pools["best of n", "6400"], [1, CUT_AT, MOST_N])
+    found = {"sft": sft, "ways": ways, "share_of_dpo_gain": {}, "both_minus_better_single": {}}
     for budget in JUDGE:
         best, dpo = ways["best of n"][JUDGE[budget]], ways[RECIPE[budget]][budget]
         found["share_of_dpo_gain"][budget] = (best - sft) / (dpo - sft)
         found["both_minus_better_single"][budget] = ways[BOTH][budget] - max(best, dpo)
-    at_cut = gold_of("best of n", "6400", CUT_AT)
-    steps = {"first_step": at_cut - sft, "second_step": ways["best of n"]["6400"] - at_cut}
-    return found | steps
+    return found | {"first_step": at_cut - sft, "second_step": end - at_cut}
 
 
-def compare_annotators(pools: dict[tuple, Pool]) -> dict:
+def compare_annotators(human: Pool, length: Pool) -> dict:
     """Gold utility by n, as the unbiased and the length-preferring annotators choose."""
-    human, length = pools["best of n", "6400"], pools["best of n", "length"]
-    ns, gold = sizes_for(human), human.answers.gold
-    curves = {"human": (human.rewards, gold), "length": (length.rewards, gold)}
-    curves["reward"] = (length.rewards, length.rewards)
-    means = {name: best_of_n_curve(*of, ns).mean(0).tolist() for name, of in curves.items()}
-    return {"n": ns, **means}
+    ns = sizes_for(human)
+    reward = best_of_n_curve(length.rewards, length.rewards, ns).mean(0).tolist()
+    return {
+        "n": ns,
+        "human": gold_by_n(human, ns),
+        "length": gold_by_n(length, ns),
+        "reward": reward,
+    }
 
 
 # --- The plane of gold utility against KL, and the answers ---
@@ -222,11 +221,12 @@ def answers_of_pools(prompts: list[str], points: list[dict], pools: dict) -> dic
     for point in of_pools:
         series = point["series"]
         pool = pools[point["method"], series]
-        best = pool.rewards[:, : point.get("n", 1)].argmax(1)
-        texts.append([[row[k]] for row, k in zip(pool.answers.texts, best, strict=True)])
-        after = pool.rewards[np.arange(len(best)), best]
+        first = pool.rewards[:, : point.get("n", 1)]
+        chosen = zip(pool.answers.texts, first.argmax(1), strict=True)
+        texts.append([[row[k]] for row, k in chosen])
         judge = series if point["method"] == "best of n" else JUDGE[series]
-        rewards.append({"before": pools["best of n", judge].rewards[:, 0], "after": after})
+        before = pools["best of n", judge].rewards[:, 0]
+        rewards.append({"before": before, "after": first.max(1)})
     return answers.answers_of_points(prompts, of_pools, texts, rewards)
 
 
@@ -294,15 +294,14 @@ def limit_panel(ax, seeds: list[list[dict]]) -> None:
         "768": ("lab:sft", "o-", "768, from the encoder"),
     }
     for series, (color, style, label) in lines.items():
-        paths, ends = limits, []
+        paths = limits
         if series != "gold":
-            paths = []
-            for points, limit in zip(seeds, limits, strict=True):
-                rows = [p for p in points if (p["method"], p["series"]) == ("best of n", series)]
-                paths.append([(point["kl"], point["gold"]) for point in rows])
-                at = next(point for point in rows if point["n"] == MOST_N)
-                ends.append(gain_and_share(at, limit)["share"])
-            shares.append(100 * np.mean(ends))
+            of = "best of n", series
+            rows = [[p for p in points if (p["method"], p["series"]) == of] for points in seeds]
+            paths = [[(point["kl"], point["gold"]) for point in of_seed] for of_seed in rows]
+            ends = [point for of_seed in rows for point in of_seed if point["n"] == MOST_N]
+            found = [gain_and_share(*end)["share"] for end in zip(ends, limits, strict=True)]
+            shares.append(100 * np.mean(found))
         fewest = min(map(len, paths))  # of pi* the pool can tell more for one seed than another
         kl, gold = np.array([path[:fewest] for path in paths]).transpose(2, 1, 0)
         ax.plot(kl, gold, color=color, lw=0.6, alpha=0.5)

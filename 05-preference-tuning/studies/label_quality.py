@@ -67,9 +67,6 @@ CLAIMS = (
 )
 
 
-# --- The labels ---
-
-
 def single_labels(pairs: list[dict], good_share: float, seed: int) -> list[dict]:
     """One answer of each pair with its label: the chosen one in `good_share` of the pairs."""
     order = random.Random(f"single {seed}").sample(range(len(pairs)), len(pairs))
@@ -82,9 +79,6 @@ def gold_agreement(pairs: list[dict]) -> float:
     """The share of labels that follow the gold order, among pairs that are no ties in gold."""
     gaps = np.array([row["chosen_utility"] - row["rejected_utility"] for row in pairs])
     return float((gaps[gaps != 0] > 0).mean())
-
-
-# --- The trainings ---
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
@@ -120,8 +114,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "answers": answers_of_points(prompts, points, [found[key].texts for key in OF_PLANE]),
     }
 
-
-# --- The figure ---
 
 TEACHERS = {  # name, colour
     "sft": ("SFT", "lab:sft"),

@@ -73,8 +73,6 @@ CLAIMS = (
     ),
 )
 
-# --- The experiment ---
-
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Pairs in the gold order by each reward: all, and where only a fact tells."""
@@ -133,9 +131,6 @@ def rewards_by(policy, tokenizer, heads: dict[str, tuple], rows: list[dict]) -> 
     logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
     rewards = {"implicit": logps - ref_logps, "log_p": ref_logps}
     return rewards | {way: score_pairs(*head, rows) for way, head in heads.items()}
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

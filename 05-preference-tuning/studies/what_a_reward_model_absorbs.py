@@ -72,8 +72,6 @@ CLAIMS = (
     ),
 )
 
-# --- The experiment ---
-
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Reward models of several groups of annotators, and what each made of its labels."""
@@ -163,9 +161,6 @@ def ordered_unlike(rewards: dict[str, np.ndarray]) -> dict[str, float]:
     order = {name: np.sign(table @ [1, -1]) for name, table in rewards.items()}
     unbiased = order.pop("human")
     return {name: float((of_group != unbiased).mean()) for name, of_group in order.items()}
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

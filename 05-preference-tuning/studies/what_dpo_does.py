@@ -47,9 +47,6 @@ CLAIMS = (
 )
 
 
-# --- The experiment ---
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """The default policy of a seed beside the SFT model."""
     pairs = make_pairs(64 if smoke else 768, seed=seed)
@@ -101,9 +98,6 @@ def gained_of_room(before: Answers, after: Answers) -> dict[str, float]:
         )
         gained[name] = float((now - then) / max(1 - then, 0.01))
     return gained
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):
