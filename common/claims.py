@@ -82,11 +82,11 @@ def verdict(ci95: Sequence[float] | None, true: Sequence[float], smallest: float
 
 
 def where_true(borders: Sequence[float | None]) -> str:
-    """The region in which a claim is true, in words; JSON has None for infinity."""
+    """The region in which a claim is true, in words; None is infinity."""
     low, high = borders
-    if low in (None, -INFINITY):
+    if low is None:
         return f"below {high:g}"
-    return f"above {low:g}" if high in (None, INFINITY) else f"between {low:g} and {high:g}"
+    return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
 
 
 # --- Many claims, and claims that are left open ---
@@ -126,7 +126,7 @@ def run_study(claims: Sequence[Claim], measure: Callable, draw: Callable) -> Non
     """The command line of a study: `measure(seed, smoke)` once a seed, verdicts, `draw(runs)`.
 
     Several seeds run side by side as processes of one thread; a seed that is done is not run again,
-    as long as no code has changed. `--claims` reads what is saved.
+    as long as no code has changed.
     """
     runs.run(lambda: _run_study(Path(sys.argv[0]), claims, measure, draw))
 
@@ -141,9 +141,8 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
     saved = folder / f"{name}.json"
     committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
     if args.claims:
-        results = read_json(saved)
-        few = len(results.get("seeds", ())) < FEWEST
-        tell_claims(committed if few and committed else results, claims, saved)
+        own = read_json(saved)
+        tell_claims(own if len(own.get("seeds", ())) >= FEWEST else committed or own)
         return
     check_writable(folder)
     check_results(folder, name)
@@ -234,21 +233,17 @@ def name_seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def tell_claims(results: dict, claims: Sequence[Claim], saved: Path) -> None:
-    """Every claim with what was measured, where it is true, and what was found and published.
-
-    `results` are the saved ones; where there are none, what is claimed is told alone.
-    """
-    found = {claim["id"]: claim for claim in results.get("claims", ())}
-    print(f"measured: {name_seeds(results['seeds'])}" if found else f"no results yet ({saved})")
-    for claim in claims:
-        judged = found.get(claim.id)
-        print(f"\n{claim.says}")
-        print(f"  measured   {claim.measured}; true {where_true(claim.true)}")
-        print(f"  predicted  {claim.predicted}")
-        if judged:
-            print(f"  found      {interval(judged, 3)}: {judged['verdict']}")
-            print(f"  published  {judged['published'] or 'nothing found'}")
+def tell_claims(results: dict) -> None:
+    """Every claim with what was measured, where it is true, and what was found and published."""
+    if not results:
+        raise runs.UserError("no results yet; run the study without --claims first")
+    print(f"measured: {name_seeds(results['seeds'])}")
+    for claim in results["claims"]:
+        print(f"\n{claim['says']}")
+        print(f"  measured   {claim['measured']}; true {where_true(claim['true'])}")
+        print(f"  predicted  {claim['predicted']}")
+        print(f"  found      {interval(claim, 3)}: {claim['verdict']}")
+        print(f"  published  {claim['published'] or 'nothing found'}")
 
 
 def link_papers(text: str) -> str:

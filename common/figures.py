@@ -1,8 +1,4 @@
-"""One style for all figures: palette, panels, seeds made visible, whole files.
-
-Colours have names, as matplotlib has "tab:blue": color="lab:gold". Okabe and Ito's palette, which
-colour-blind readers can tell apart, three greys, and three of Tol's; one meaning per colour.
-"""
+"""One style for all figures: palette, panels, seeds made visible, whole files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +7,8 @@ import numpy as np
 
 from common.saving import whole_file
 
+# Named as matplotlib has "tab:blue": color="lab:gold". Okabe and Ito's palette, which colour-blind
+# readers can tell apart, three greys, and three of Tol's; one meaning per colour.
 COLORS = {
     "sft": "#7A7A7A",
     "dpo": "#0072B2",
@@ -63,11 +61,11 @@ def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
     names = {f"lab:{name}": color for name, color in COLORS.items()}
     matplotlib.colors.get_named_colors_mapping().update(names)
     plt.rcParams.update(STYLE)
-    size = {"figsize": (8.4, height * rows + 0.4), "dpi": 150, "layout": "constrained"}
-    figure, axes = plt.subplots(rows, columns, squeeze=False, **size)
+    figure = plt.figure(figsize=(8.4, height * rows + 0.4), dpi=150, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     bold = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
     figure.suptitle(title, x=0.01, ha="left", **bold)
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, axes.flatten()
 
 
@@ -118,21 +116,18 @@ def draw_cells(ax, rows: Sequence[str], columns: Sequence[str], values) -> None:
     In each cell the mean over seeds, and how many seeds are above 0: green where all of them are,
     purple where none is, pale in between.
     """
-    from matplotlib.patches import Rectangle
-
     values = np.array(values, dtype=float)
-    rows, columns, count = list(rows), list(columns), len(values)
+    count = len(values)
     for (i, k), mean in np.ndenumerate(values.mean(0)):
         if np.isnan(mean):
             continue
         above = int((values[:, i, k] > 0).sum())
         color = COLORS["gold"] if 2 * above > count else COLORS["rejected"]
         strength = 0.75 if above in (0, count) and abs(mean) > 0.005 else 0.2
-        cell = {"color": color, "alpha": strength, "lw": 0}
-        ax.add_patch(Rectangle((k - 0.48, i - 0.46), 0.96, 0.92, **cell))
+        ax.barh(i, 0.96, 0.92, left=k - 0.48, color=color, alpha=strength, lw=0)
         told = f"{mean:+z.2f}" + (f"\n{above} of {count} above 0" if count > 1 else "")
-        white = {"color": "white"} if strength > 0.5 else {}
-        ax.text(k, i, told, ha="center", va="center", fontsize=8, **white)
+        ink = "white" if strength > 0.5 else "black"
+        ax.text(k, i, told, ha="center", va="center", fontsize=8, color=ink)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))

@@ -1,7 +1,4 @@
-"""Measured quantities: {mean, ci95, ...} of independent cases or of seeds, and in words.
-
-`summary` is of the cases of one run, `t_interval` of one number a seed.
-"""
+"""95 % intervals of the cases of one run (`summary`) or of one number a seed (`t_interval`)."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +12,7 @@ STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 
 
 def student_t(freedom: int) -> float:
     """The two-sided 95 % quantile of Student's t, to 0.005."""
-    if freedom <= len(STUDENT_T):
-        return STUDENT_T[freedom - 1]
-    return Z95 + 2.5 / freedom
+    return STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else Z95 + 2.5 / freedom
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -30,15 +25,14 @@ def t_interval(values: Sequence[float]) -> dict:
     """{mean, ci95, by_seed} of one number a seed: the 95 % t interval of the mean.
 
     Each seed draws its own pairs, training and test prompts, so its number is an independent draw
-    and the spread over seeds holds all three. It is for this world's test prompts. One seed has no
-    interval (ci95 None).
+    and the spread over seeds holds all three. One seed has no interval (ci95 None).
     """
     values = [float(value) for value in values]
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"mean": mean, "ci95": None, "by_seed": values}
-    half = half_width(values)
-    return {"mean": mean, "ci95": [mean - half, mean + half], "by_seed": values}
+    mean, ci95 = float(np.mean(values)), None
+    if len(values) > 1:
+        half = half_width(values)
+        ci95 = [mean - half, mean + half]
+    return {"mean": mean, "ci95": ci95, "by_seed": values}
 
 
 def wilson_ci(share: float, count: int) -> tuple[float, float]:
