@@ -10,9 +10,8 @@ import numpy as np
 
 
 def plackett_luce_nll(scores_in_rank_order: np.ndarray) -> np.ndarray:
-    """Negative log-probability of rankings, in nats.
+    """Negative log-probability of each ranking, in nats: (...).
 
-    scores_in_rank_order: (..., K), log-odds, the best response first. Returns (...), one number for
-    each ranking. Scores of 1000 must not overflow.
+    scores_in_rank_order: (..., K), log-odds, the best first. Scores of 1000 must not overflow.
     """
     raise NotImplementedError

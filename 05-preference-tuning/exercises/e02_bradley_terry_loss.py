@@ -10,9 +10,8 @@ import torch
 
 
 def bradley_terry_loss(chosen_rewards, rejected_rewards) -> torch.Tensor:
-    """Mean over the pairs of the negative log-probability that chosen beats rejected, in nats.
+    """Mean of the negative log-probability that chosen beats rejected, in nats: a tensor ().
 
-    chosen_rewards, rejected_rewards: tensors (B,), log-odds. Returns a tensor () with a
-    gradient. A margin of -900 must not overflow.
+    Both rewards: tensors (B,), log-odds. A margin of -900 must not overflow.
     """
     raise NotImplementedError

@@ -10,10 +10,9 @@ import numpy as np
 
 
 def kl_regularized_optimum(ref_probs: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
-    """The policy with the largest E[r] - beta KL(pi || pi_ref).
+    """The probabilities (..., K) with the largest E[r] - beta KL(pi || pi_ref).
 
-    ref_probs: (..., K), the reference's probabilities of K responses to each prompt; rewards:
-    (..., K); beta: in units of the reward. Returns (..., K), probabilities. A beta of 0.001 must
-    not overflow.
+    ref_probs, rewards: (..., K), of K responses to each prompt; beta: in units of the reward. A
+    beta of 0.001 must not overflow.
     """
     raise NotImplementedError

@@ -12,9 +12,8 @@ import numpy as np
 
 
 def clipped_surrogate(ratio: np.ndarray, advantage: np.ndarray, epsilon: float) -> np.ndarray:
-    """What PPO maximises, for each sample.
+    """What PPO maximises, for each sample: in the shape of the inputs.
 
-    ratio: pi / pi_old, any shape; advantage: the same shape, in units of the reward; epsilon: how
-    far the ratio may move from 1. Returns the same shape.
+    ratio: pi / pi_old; advantage: in units of the reward; epsilon: how far the ratio may move.
     """
     raise NotImplementedError

@@ -10,10 +10,9 @@ import numpy as np
 
 
 def kl_estimators(logp: np.ndarray, ref_logp: np.ndarray) -> dict[str, np.ndarray]:
-    """KL(pi || pi_ref) in nats, by each sample of pi alone.
+    """KL(pi || pi_ref) in nats, by each sample of pi alone: {"k1": ..., "k2": ..., "k3": ...}.
 
-    logp, ref_logp: log-probabilities of samples under the policy and under the reference, in nats,
-    any shape. Returns {"k1": ..., "k2": ..., "k3": ...}, each of that shape. In float32 k3 must not
-    fall below 0 where the two are nearly equal.
+    logp, ref_logp: of samples, under policy and reference, in nats, any shape; each estimator has
+    it, too. In float32 k3 must not fall below 0 where the two are nearly equal.
     """
     raise NotImplementedError

@@ -11,8 +11,5 @@ import numpy as np
 
 
 def leave_one_out_advantages(rewards: np.ndarray) -> np.ndarray:
-    """Reward minus the mean reward of the other responses to the same prompt.
-
-    rewards: (P, K), K responses to each of P prompts, in units of the reward. Returns (P, K).
-    """
+    """Advantages (P, K) from rewards (P, K): of K responses to each of P prompts."""
     raise NotImplementedError

@@ -12,10 +12,9 @@ import torch
 def dpo_loss(
     policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta
 ) -> torch.Tensor:
-    """DPO's loss of each pair, in nats.
+    """DPO's loss of each pair, in nats: (B,), with a gradient to the policy's log-probabilities.
 
-    All log-probabilities: tensors (B,), in nats, summed over the tokens of a response; beta:
-    log-odds per nat. Returns (B,), with a gradient to the policy's. A margin of -9000 nats must not
-    overflow.
+    All four: tensors (B,), in nats, summed over the tokens of a response; beta: log-odds per nat. A
+    margin of -9000 nats must not overflow.
     """
     raise NotImplementedError

@@ -18,10 +18,9 @@ def ipo_loss(
     chosen_lengths=1,
     rejected_lengths=1,
 ) -> torch.Tensor:
-    """IPO's loss of each pair, in nats squared.
+    """IPO's loss of each pair, in nats squared: (B,), with a gradient to the policy's.
 
     All log-probabilities: tensors (B,), in nats, summed over the tokens of a response; the lengths
-    (B,), in tokens, make a mean per token of each side's log-ratio, where they are given. Returns
-    (B,), with a gradient to the policy's.
+    (B,), in tokens, make a mean per token of each side's log-ratio, where they are given.
     """
     raise NotImplementedError

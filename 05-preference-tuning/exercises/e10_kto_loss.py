@@ -12,10 +12,9 @@ import torch
 def kto_loss(
     policy_logps, ref_logps, labels, kl, beta: float, desirable_weight=1.0, undesirable_weight=1.0
 ) -> torch.Tensor:
-    """KTO's loss of each response.
+    """KTO's loss of each response: (B,), with a gradient to policy_logps.
 
     policy_logps, ref_logps: tensors (B,), in nats, summed over tokens; labels: (B,), True for good
-    responses; kl: (), the reference point in nats, at least 0. Returns (B,), with a gradient to the
-    policy's.
+    responses; kl: (), the reference point in nats, at least 0.
     """
     raise NotImplementedError

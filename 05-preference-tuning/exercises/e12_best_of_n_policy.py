@@ -10,9 +10,8 @@ import numpy as np
 
 
 def best_of_n_policy(ref_probs: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
-    """The probability of each response to be the best of n independent draws.
+    """The probability (K,) of each response to be the best of n independent draws.
 
-    ref_probs: (K,), add up to 1; rewards: (K,). Responses with equal rewards share by their
-    probabilities. Returns (K,), probabilities.
+    ref_probs: (K,), add up to 1; rewards: (K,); equal ones share by their probabilities.
     """
     raise NotImplementedError

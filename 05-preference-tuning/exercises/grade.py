@@ -83,7 +83,7 @@ def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
     """
     compared = []
     for case, theirs in rows:
-        if all(map(is_finite, theirs.values.values())):
+        if all(np.isfinite(array).all() for array in theirs.values.values()):
             mistaken = outcome_of(exercise.mistakes[name], case, exercise.trained)
             compared.append(difference(mistaken, theirs))
     return bool(compared) and not any(compared)
@@ -125,10 +125,6 @@ def as_array(value) -> np.ndarray:
         return np.array(None)
 
 
-def is_finite(array: np.ndarray) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
-
-
 def same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays of the same shape hold nearly the same numbers."""
     digits = DIGITS.get(one.dtype.itemsize, DIGITS[8])
@@ -163,8 +159,9 @@ def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
     if same(right, theirs):
         narrow = theirs.dtype.kind == "f" and theirs.dtype.itemsize < right.dtype.itemsize
         return f"returns {theirs.dtype} where {right.dtype} came in" if narrow else None
-    overflow = ": an exp overflows or a log meets 0" * (is_finite(right) and not is_finite(theirs))
-    return f"gives {in_digits(theirs)}, right is {in_digits(right)}{overflow}"
+    fault = f"gives {in_digits(theirs)}, right is {in_digits(right)}"
+    overflow = np.isfinite(right).all() and not np.isfinite(theirs).all()
+    return f"{fault}: an exp overflows or a log meets 0" if overflow else fault
 
 
 def in_digits(array: np.ndarray) -> str:

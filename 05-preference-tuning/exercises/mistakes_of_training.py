@@ -56,26 +56,22 @@ def grade_training(folder: Path) -> Graded:
 
 def exercise_on_logps(model, tokenizer) -> Exercise:
     """Responses of different lengths, and the mistakes of exercise 15 or a lost EOS."""
+    pairs = make_pairs(3, seed=0)
+    case = {"prompts": [row["prompt"] for row in pairs]}
+    case["responses"] = [row["chosen"] for row in pairs]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in case["prompts"]]
+    told = [encode_response(tokenizer, response) for response in case["responses"]]
+    rows = [torch.tensor(a + b) for a, b in zip(asked, told, strict=True)]
+    ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    without_eos = torch.nn.functional.pad(mask[:, 1:], (0, 1))
+    logits, lengths = model(ids, attention_mask=mask).logits, torch.tensor([len(a) for a in asked])
 
-    def by(formula: Callable, end: int | None = None) -> Callable:
-        def logps(prompts: list[str], responses: list[str]) -> torch.Tensor:
-            asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-            told = [encode_response(tokenizer, text)[:end] for text in responses]
-            rows = [torch.tensor(a + b) for a, b in zip(asked, told, strict=True)]
-            ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-            mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-            logits = model(input_ids=ids, attention_mask=mask).logits
-            return formula(logits, ids, mask, torch.tensor([len(a) for a in asked]))
-
-        return logps
+    def by(formula: Callable, counted: torch.Tensor = mask) -> Callable:
+        return lambda prompts, responses: formula(logits, ids, counted, lengths)
 
     mistakes = {name: by(formula) for name, formula in OF_LOGITS.items()}
-    mistakes["the EOS that ends the response is missing"] = by(answer_logps, end=-1)
-    pairs = make_pairs(3, seed=0)
-    case = {
-        "prompts": [row["prompt"] for row in pairs],
-        "responses": [row["chosen"] for row in pairs],
-    }
+    mistakes["the EOS that ends the response is missing"] = by(answer_logps, without_eos)
     return Exercise(FILE, by(answer_logps), [case], mistakes)
 
 
