@@ -8,7 +8,6 @@ import contextlib
 import inspect
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,8 +30,8 @@ READING = ("split", "config", "held_out", "prompt_column", "chosen_column", "rej
 READING += ("completion_column", "label_column", "max_length")
 MODEL_FLAGS = ("model", "reward_backbone", "judge")  # a hub id, a folder, or an embedded model
 # Flags that shape what one lesson trains for another.
-OF_TRAINED = ("model", "reward_backbone", "dataset", *READING, "pairs", "seed", "smoke")
-OF_TRAINED += ("sft_steps",)
+OF_TRAINED = ("model", "reward_backbone", "dataset", "pairs", "seed", "sft_steps", "smoke")
+OF_TRAINED += READING
 HELP = {"beta": "how strongly the policy is held to its reference"}
 HELP |= {"epochs": "passes over the data", "lora_r": "rank of the LoRA adapter"}
 HELP |= {"batch_size": "rows a step, over all processes"}
@@ -108,13 +107,12 @@ def add_hyperparameters(parser: argparse.ArgumentParser, train: Callable, **text
 
 def hyperparameters(train: Callable) -> dict:
     """The keyword-only numbers and texts that a training function takes, with their defaults."""
-    found = {}
-    for name, parameter in inspect.signature(train).parameters.items():
-        kind = re.sub(r"<class '(\w+)'>", r"\1", str(parameter.annotation))
-        simple = re.fullmatch(r"(int|float|str)( \| None)?", kind) and name not in ("seed", "name")
-        if simple and parameter.kind is parameter.KEYWORD_ONLY:
-            found[name] = parameter.default
-    return found
+    kinds, others = (int, float, str, float | None), ("seed", "name")
+    return {
+        name: flag.default
+        for name, flag in inspect.signature(train).parameters.items()
+        if flag.kind is flag.KEYWORD_ONLY and flag.annotation in kinds and name not in others
+    }
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -221,19 +219,14 @@ def run_side_by_side(commands: dict[Path, Sequence], jobs: int) -> None:
 # --- The end ---
 
 
-def finish(
-    args, metrics: dict, figure, next_step: str, trained: Iterable[Path] = (), settings=None
-) -> dict:
-    """Write the JSON and the figure, say where, and what to try next; returns the metrics.
-
-    `settings` are what the script made of the flags, `trained` the folders that it wrote.
-    """
+def finish(args, metrics: dict, figure, next_step: str, trained: Iterable[Path] = ()) -> dict:
+    """Write the JSON and the figure, say where (`trained`: also the folders), and what to try."""
     from common.figures import save_figure
 
     seconds = round(time.time() - args.started, 1)
     written = [args.output_dir / f"{args.run_name}.{end}" for end in ("png", "json")]
-    about = {"script": args.script, "settings": {**args.settings, **(settings or {})}}
-    about |= {"versions": versions(), "seed": args.seed, "device": args.device}
+    about = {"script": args.script, "settings": args.settings, "versions": versions()}
+    about |= {"seed": args.seed, "device": args.device}
     # Before the figure: a PNG without its JSON would be nobody's.
     write_json(written[1], {**about, "wall_seconds": seconds, "metrics": metrics})
     save_figure(figure, written[0])

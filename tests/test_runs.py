@@ -167,10 +167,10 @@ def test_finish_writes_both_and_tells(tmp_path, capsys):
 
     args = start(tmp_path, "--seed", 2)
     figure, _ = new_figure(1, 1, "A title")
-    runs.finish(args, {"share": 0.5}, figure, "python next.py", settings={"rate": 7})
+    runs.finish(args, {"share": 0.5}, figure, "python next.py")
     place = tmp_path / "outputs" / "x_figure-seed-2"
     content = json.loads(place.with_suffix(".json").read_text())
-    assert content["metrics"] == {"share": 0.5} and content["settings"]["rate"] == 7
+    assert content["metrics"] == {"share": 0.5} and content["settings"]["beta"] == 0.5
     assert content["seed"] == 2 and content["script"] == "x.py" and "numpy" in content["versions"]
     assert "claims" not in content and place.with_suffix(".png").stat().st_size > 1000
     out = capsys.readouterr().out
