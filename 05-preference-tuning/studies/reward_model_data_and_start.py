@@ -27,13 +27,13 @@ from dpo_trainer import train_dpo
 from reward_model import gold_order, pair_hits, reward_model_in
 
 from common.claims import INFINITY, Claim, run_study, study_folder
-from common.figures import legend_below, new_figure, seed_columns, seed_dots
+from common.figures import new_figure, seed_columns
 from common.preferences import SIDES, make_pairs
 from common.scoring import pair_logps, score_pairs
 from common.training import load_sft_model
 
 HIDDEN = {"expert", "sycophantic"}  # styles that a training does not see
-TESTS = {"held": "pairs of the\nsame kind", "new_facts": "new facts", "new_style": "new styles"}
+TESTS = {"held": "same kind", "new_facts": "new facts", "new_style": "new styles"}  # of pairs
 REWARDS = {  # colour, name
     "log_p": ("lab:other", "log p of\nSFT model,\nno labels"),
     "implicit": ("lab:dpo", "DPO's\nimplicit\nreward"),
@@ -140,30 +140,21 @@ def draw(runs: list[dict]):
     title = f"Right from wrong: DPO's implicit reward {implicit:.0f} %, "
     title += f"a reward head on the same model {explicit:.0f} %"
     figure, axes = new_figure(1, 2, title, height=3.6)
-    shift_panel(axes[0], runs)
+    shift = {}
+    for test, told in TESTS.items():
+        for way, name in (("explicit", "head"), ("implicit", "DPO")):
+            shift[f"{told}, {name}"] = [100 * run["all"][test][way] for run in runs]
+    seed_columns(axes[0], shift, ("lab:sft", "lab:dpo") * len(TESTS), digits=0)
+    axes[0].set_title("The same model, the same 1,600 pairs")
     columns = {name: facts[way] for way, (_, name) in REWARDS.items()}
     seed_columns(axes[1], columns, [color for color, _ in REWARDS.values()], digits=0)
-    axes[1].tick_params(axis="x", labelsize=6.5)
     axes[1].set(title="Both answers concise: only a fact tells")
     for ax in axes:
+        ax.tick_params(axis="x", labelsize=6.5)
         ax.axhline(50, color="black", lw=0.8, ls=":")
         ax.text(ax.get_xlim()[1], 50, "by chance ", ha="right", va="top")
         ax.set(ylabel="% of pairs in the gold order", ylim=(40, 105))
     return figure
-
-
-def shift_panel(ax, runs: list[dict]) -> None:
-    """Explicit and implicit reward of the same model, on pairs like those of training and not."""
-    for k, way in enumerate(("explicit", "implicit")):
-        color, name = REWARDS[way]
-        for place, test in enumerate(TESTS):
-            shares = [100 * run["all"][test][way] for run in runs]
-            label = None if place else name.replace("\n", " ")
-            seed_dots(ax, 2 * place + 0.7 * k - 0.35, shares, color, label)
-            ax.text(2 * place + 0.7 * k - 0.35, 42, f"{np.mean(shares):.0f}", ha="center")
-    ax.set_xticks(range(0, 2 * len(TESTS), 2), TESTS.values())
-    ax.set(title="The same model, the same 1,600 pairs")
-    legend_below(ax, ncols=2)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from reward_model import gold_order, pair_hits, prefer_shorter, reward_model_in
 
 from common import preferences
 from common.claims import Claim, run_study, study_folder
-from common.figures import new_figure, seed_columns, seed_dots
+from common.figures import new_figure, seed_columns
 from common.preferences import BIASES, CHATTER, SIDES, WORTH, make_pairs
 from common.scoring import contrast_rewards, score_pairs
 
@@ -175,46 +175,41 @@ def draw(runs: list[dict]):
     seed_columns(disagree, columns, [color for _, color in OTHER_GROUPS.values()], digits=0)
     disagree.set(title="Two reward models disagree", ylim=(0, None))
     disagree.set_ylabel("% of held-out pairs ordered unlike\nthe model of unbiased annotators")
-    biased_labels_panel(labels, runs)
-    for place, group in enumerate(BIASES):
-        absorbed = [100 * run["encoded"][group]["share"] for run in runs]
-        seed_dots(share, place, absorbed, "lab:biased")
+    chosen, absorbed = {}, {}
+    for group, name in HACKED.items():
+        encoded = [run["encoded"][group] for run in runs]
+        for annotators, told in (("human", "unbiased"), (group, "like it")):
+            of_labels = [100 * of_run["labels"][annotators] for of_run in encoded]
+            chosen[f"{name}, {told}"] = of_labels
+        absorbed[name] = [100 * of_run["share"] for of_run in encoded]
+    seed_columns(labels, chosen, ("lab:human", "lab:biased") * len(HACKED), digits=0)
+    labels.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs")
+    seed_columns(share, absorbed, ["lab:biased"] * len(HACKED), digits=0)
     share.axhline(100, color="black", lw=0.8, ls=":")
-    share.text(1.5, 101, "all that is planted", ha="center", va="bottom")
     share.set(title="Reward models have taken over the bias", ylim=(0, 140))
     share.set_ylabel("% of the planted bias, by contrasts")
-    for ax in (labels, share):
-        ax.set_xticks(range(len(HACKED)), HACKED.values())
+    for ax in (components, labels):
+        ax.tick_params(axis="x", labelsize=6.5)
     return figure
 
 
 def components_panel(ax, runs: list[dict]) -> None:
     """The reward that each thing adds alone, beside what is planted in the annotators."""
-    for place, (component, (units, _)) in enumerate(COMPONENTS.items()):
+    columns, planted = {}, []
+    for component, (units, name) in COMPONENTS.items():
         if component in WORTH:
-            values = [units * run["contrasts"][component] for run in runs]
-            planted = units * WORTH[component]
+            columns[name] = [units * run["contrasts"][component] for run in runs]
+            planted.append(units * WORTH[component])
         else:
-            values = [run["on_topic_above"][component]["reward"] for run in runs]
-            planted = np.mean([run["on_topic_above"][component]["gold"] for run in runs])
-        seed_dots(ax, place, values, "lab:human", None if place else "unbiased annotators' model")
-        ax.plot(place, planted, "_", color="black", ms=11, mew=2)
-    ax.plot([], [], "_", color="black", ms=11, mew=2, label="planted in the annotators")
+            above = [run["on_topic_above"][component] for run in runs]
+            columns[name] = [of_run["reward"] for of_run in above]
+            planted.append(np.mean([of_run["gold"] for of_run in above]))
+    seed_columns(ax, columns, ["lab:human"] * len(columns), digits=1)
+    label = "planted in the annotators"
+    ax.plot(range(len(columns)), planted, "_", color="black", ms=11, mew=2, label=label)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set_xticks(range(len(COMPONENTS)), [name for _, name in COMPONENTS.values()], fontsize=7)
     ax.set(title="Reward of one thing alone", ylabel="reward that it adds (log-odds)")
     ax.legend(loc="upper right", fontsize=7)
-
-
-def biased_labels_panel(ax, runs: list[dict]) -> None:
-    """The biases in the labels: how often the answer with more of it is chosen."""
-    for place, group in enumerate(BIASES):
-        for name, color, at in (("human", "lab:human", -0.15), (group, "lab:biased", 0.15)):
-            values = [100 * run["encoded"][group]["labels"][name] for run in runs]
-            label = "unbiased annotators" if name == "human" else "annotators who like it"
-            seed_dots(ax, place + at, values, color, None if place else label)
-    ax.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs", ylim=(0, 100))
-    ax.legend(loc="upper left", fontsize=7)
 
 
 if __name__ == "__main__":

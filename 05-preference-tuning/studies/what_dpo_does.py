@@ -17,8 +17,8 @@ from dpo_trainer import dpo_policy, read_pairs
 
 from common.answers import Answers, sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.figures import new_figure, seed_dots
-from common.preferences import WORTH, contrasts_of, make_pairs, questions
+from common.figures import new_figure, seed_columns
+from common.preferences import SIDES, WORTH, contrasts_of, make_pairs, questions
 from common.scoring import pair_logps
 from common.training import load_sft_model
 
@@ -112,37 +112,31 @@ def draw(runs: list[dict]):
     spread = f" to {more.max():.0f}" if len(more) > 1 else ""
     answers.set(title=f"Good answers: {more.min():.0f}{spread} points more", xlim=(-0.3, 1.3))
     answers.set_ylabel("% of answers right and concise")
-    sides = [[run["pairs"][side] for run in runs] for side in ("chosen", "rejected")]
-    two_columns(likelier, sides, ("chosen", "rejected"), ("chosen answers", "rejected answers"))
-    told = [f"{np.mean(values):+.1f}".replace("-", "\N{MINUS SIGN}") for values in sides]
+    pairs = {f"{side} answers": [run["pairs"][side] for run in runs] for side in SIDES}
+    seed_columns(likelier, pairs, ("lab:chosen", "lab:rejected"), digits=1)
     likelier.axhline(0, color="black", lw=0.8)
-    likelier.set_title(f"log p: chosen {told[0]}, rejected {told[1]} nats")
+    chosen, rejected = map(np.mean, pairs.values())
+    likelier.set_title(f"log p: chosen {chosen:+.1f}, rejected {rejected:+.1f} nats")
     likelier.set_ylabel("change of log p, held-out pairs (nats)")
-    gained = [[100 * run["of_room"][name] for run in runs] for name in ("style", "substance")]
-    names = ("style:\nno filler, no preamble", "substance:\nright answers")
-    two_columns(mended, gained, ("dpo", "gold"), names)
-    style, facts = np.mean(gained, axis=1)
+    of_room = {
+        "style: no filler, no preamble": [100 * run["of_room"]["style"] for run in runs],
+        "substance: right answers": [100 * run["of_room"]["substance"] for run in runs],
+    }
+    seed_columns(mended, of_room, ("lab:dpo", "lab:gold"), digits=0)
+    style, facts = map(np.mean, of_room.values())
     mended.set_title(f"Mended: style {style:.0f} %, wrong facts {facts:.0f} %")
     mended.set_ylabel("% of what there was to gain")
-    shares = [
-        [100 * run["contrasts"][name]["share"] for run in runs] for name in ("filler", "right")
-    ]
-    names = ("style:\na word of filler", "substance:\nright instead of wrong")
-    two_columns(learned, shares, ("dpo", "gold"), names)
-    style, facts = np.mean(shares, axis=1)
+    shares = {
+        "style: a word of filler": [100 * run["contrasts"]["filler"]["share"] for run in runs],
+        "substance: right, not wrong": [100 * run["contrasts"]["right"]["share"] for run in runs],
+    }
+    seed_columns(learned, shares, ("lab:dpo", "lab:gold"), digits=0)
+    style, facts = map(np.mean, shares.values())
     learned.set_title(f"In DPO's reward: filler {style:.0f} %, facts {facts:.0f} %")
     learned.set_ylabel("% of its gold utility in the implicit\nreward beta log(pi / SFT model)")
     for ax in (answers, mended, learned):
         ax.set_ylim(0, 100)
     return figure
-
-
-def two_columns(ax, values, colors, names) -> None:
-    """Values of all seeds beside each other, (2, seeds)."""
-    seed_dots(ax, 0, values[0], f"lab:{colors[0]}")
-    seed_dots(ax, 1, values[1], f"lab:{colors[1]}")
-    ax.set_xticks([0, 1], names)
-    ax.set_xlim(-0.6, 1.6)
 
 
 if __name__ == "__main__":
