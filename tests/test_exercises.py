@@ -205,6 +205,8 @@ ODD_ANSWERS = {
     SIGNATURE + "pass": "returns None: is there a return?",
     SIGNATURE + "return 'text'": "returns a str, which is no array",
     SIGNATURE + "return chosen_rewards": "returns shape (1,) where () is right",
+    SIGNATURE + "return chosen_rewards.bfloat16()": "returns a Tensor, which is no array",
+    SIGNATURE + "x = chosen_rewards.exp(); return x.add_(1).mean()": "modified by an inplace",
     SIGNATURE + "return {'loss': 1}": "returns loss where one array is right",
     SIGNATURE + "return chosen_rewards, 1": "returns a tuple, which is no array",
     SIGNATURE + "import math; return math.log1p(math.exp(-1))": "no gradient flows",

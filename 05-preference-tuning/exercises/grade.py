@@ -101,6 +101,10 @@ def outcome_of(
     try:
         with careful(file, SECONDS_OF_A_FORMULA):
             answer = function(*inputs.values())
+            if getattr(answer, "requires_grad", False):
+                unused = {"allow_unused": True, "materialize_grads": True}
+                found = torch.autograd.grad(answer.sum(), leaves, **unused) if leaves else ()
+                gradients = dict(zip(trained, map(as_array, found), strict=True))
     except Failed as error:
         raise Failed(f"{error}, for {shown(case)}") from None
     parts = answer if isinstance(answer, dict) else {"": answer}
@@ -108,19 +112,13 @@ def outcome_of(
     if any(array.dtype.kind not in "biuf" for array in values.values()):
         told = f"a {type(answer).__name__}, which is no array of numbers"
         raise Failed(f"returns {'None: is there a return?' if answer is None else told}")
-    if getattr(answer, "requires_grad", False):
-        unused = {"allow_unused": True, "materialize_grads": True}
-        found = torch.autograd.grad(answer.sum(), leaves, **unused) if leaves else ()
-        gradients = dict(zip(trained, map(as_array, found), strict=True))
     return Outcome(values, gradients)
 
 
 def as_array(value) -> np.ndarray:
     """An array of a number, list, array or tensor; of anything else one of another dtype."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
     try:
-        return np.asarray(value)
+        return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # a tuple of a tensor and a number, say
         return np.array(None)
 
