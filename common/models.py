@@ -47,12 +47,14 @@ def local_folder(name: str) -> Path | None:
 
 
 def cached_folder(name: str) -> Path | None:
-    """Where the hub's cache has this model, if it has."""
+    """Where the hub's cache has this model, with its weights, if it has."""
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):  # no name that a hub can have
-        cached = try_to_load_from_cache(name, "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
+        file = try_to_load_from_cache(name, "config.json")
+        if isinstance(file, str) and any(Path(file).parent.glob("*.safetensors")):
+            return Path(file).parent
+    return None
 
 
 def adapter_base(name: str) -> str | None:
@@ -67,19 +69,18 @@ def adapter_base(name: str) -> str | None:
 
 
 def find_model(name: str) -> str:
-    """The folder of an embedded or local model or adapter, or a hub id, cached or to be fetched.
+    """The folder of an embedded, local or cached model or adapter, or a hub id to be fetched.
 
-    Raises UserError otherwise, within 4 seconds: the library itself would retry for a minute.
+    Raises UserError otherwise, within 4 seconds: the library itself would retry for minutes.
     """
-    folder = local_folder(name)
+    folder = local_folder(name) or cached_folder(name)
     if folder:
         check_folder(name, folder)
         return str(folder)
-    if Path(name).is_file() or name.startswith((".", "~", "/")) or name.count("/") > 1:
+    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if is_path or Path(name).is_file():
         raise UserError(f"no model {name}: there is no such folder")
-    if cached_folder(name):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    elif not hub_answers():
+    if not hub_answers():
         raise UserError(
             f"no model {name}: no such folder, and the model hub cannot be reached; "
             "give the folder of a downloaded model, or leave the flag out to use the embedded one"
@@ -134,19 +135,29 @@ def fingerprint(what) -> str:
     folder = local_folder(name) or cached_folder(name)
     if folder is None:
         return name
-    digest = hashlib.sha256()
+    digest, base = hashlib.sha256(), adapter_base(name)
     for path in sorted(folder.iterdir()):
         if path.suffix in OF_MODELS and path.is_file():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.name} {content}\n".encode())
-    base = adapter_base(name)
-    if base is not None:
-        digest.update(fingerprint(base).encode())
+    digest.update(fingerprint(base).encode() if base else b"")
     return digest.hexdigest()[:16]
 
 
 # --- Loading ---
+
+
+@contextlib.contextmanager
+def in_one_line(problem: str):
+    """A UserError with what a library says first; further on it lists classes and gives advice."""
+    try:
+        yield
+    except Exception as error:  # the libraries raise many kinds for a broken model
+        first, *others = (str(error).strip() or type(error).__name__).splitlines()
+        if first.endswith(":") and others:
+            first = f"{first} {others[0]}"
+        raise UserError(f"{problem}: {shorten(first, 200, placeholder=' ...')}") from None
 
 
 def load_causal_lm(name: str, device: str = "cpu") -> tuple:
@@ -184,13 +195,12 @@ def load_tokenizer(name: str):
         if base:
             return load_tokenizer(base)
         raise UserError(f"cannot load the model {name}: the folder holds no tokenizer")
-    try:
+    configured = path
+    while base:  # an adapter has no configuration of its own, and may be one to an adapter
+        configured, base = find_model(base), adapter_base(base)
+    with in_one_line(f"cannot load the model {name}"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        while base:  # an adapter has no configuration of its own, and may be one to an adapter
-            path, base = find_model(base), adapter_base(base)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # the libraries raise many kinds for a broken model
-        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
+        config = AutoConfig.from_pretrained(configured, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.sep_token
     if tokenizer.pad_token is None:
         raise UserError(f"cannot use the model {name}: {NO_EOS}")
@@ -215,11 +225,11 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
         check_checkpoint(name, path, auto_class.__name__)
         tokenizer = load_tokenizer(name)
         options |= {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-        try:
+        with in_one_line(f"cannot load the model {name}"):
             model, info = auto_class.from_pretrained(path, output_loading_info=True, **options)
-        except Exception as error:  # the libraries raise many kinds for a broken model
-            raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
         missing = sorted(info["missing_keys"])
+        if not local_folder(name):  # what is saved should name the hub's model, not the cache
+            model.name_or_path = model.config._name_or_path = name
     check_vocabulary(name, model, tokenizer)
     return model.to(device).eval(), tokenizer, missing
 
@@ -246,10 +256,8 @@ def check_checkpoint(name: str, path: str, auto_class: str) -> None:
     """
     from transformers import PreTrainedConfig
 
-    try:
+    with in_one_line(f"cannot load the model {name}"):
         config = PreTrainedConfig.get_config_dict(path)[0]
-    except Exception as error:  # whatever the library raises for a broken file
-        raise UserError(f"cannot load the model {name}: {in_brief(error)}") from None
     reason = why_no_weights(Path(path), config) or why_not_a(auto_class, config)
     if reason:
         raise UserError(f"cannot use the model {name}: {reason}")
@@ -301,14 +309,6 @@ def why_not_a(auto_class: str, config: dict) -> str | None:
     return None
 
 
-def in_brief(error: Exception) -> str:
-    """What a library says first. Further on it lists classes, and gives advice of its own."""
-    first, *others = (str(error).strip() or type(error).__name__).splitlines()
-    if first.endswith(":") and others:
-        first = f"{first} {others[0]}"
-    return shorten(first, 200, placeholder=" ...")
-
-
 # --- Adapters ---
 
 
@@ -327,14 +327,12 @@ def load_adapter(model, folder: Path, merge: bool = False):
     if base and local_folder(base) and fingerprint(base) != fingerprint(model):
         reason = f"it was made for {base}, not for {model.name_or_path}"
         raise UserError(f"{problem}: {reason}; give that one with --model")
-    try:
+    with in_one_line(problem):
         config = PeftConfig.from_pretrained(folder)
         if merge:  # a reward model can start from an adapter of a language model
             config.task_type = None
         policy = PeftModel.from_pretrained(model, folder, config=config).eval()
         model = policy.merge_and_unload() if merge else policy
-    except Exception as error:  # whatever the library raises for what does not fit
-        raise UserError(f"{problem}: {in_brief(error)}") from None
     if merge:  # to PEFT its name is now that of the adapter
         model.name_or_path = model.config._name_or_path = str(folder)
     return model

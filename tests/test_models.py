@@ -661,6 +661,24 @@ def test_a_hub_that_is_silent_is_given_up_in_time(monkeypatch):
         assert time.time() - started < 2
 
 
+def test_a_model_in_the_cache_is_loaded_without_the_hub(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    cached = tmp_path / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("a" * 40)
+    shutil.copytree(TINY / "tiny-gpt2", cached / "snapshots" / ("a" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the hub"))
+    model, _ = models.load_causal_lm("some/model")
+    assert model.name_or_path == "some/model"
+    assert models.fingerprint(model) == models.fingerprint("tiny-gpt2")
+    (cached / "snapshots" / ("a" * 40) / "model.safetensors").unlink()  # half of a download
+    monkeypatch.setattr(models, "hub_answers", lambda: False)
+    with pytest.raises(UserError, match="the model hub cannot be reached"):
+        models.find_model("some/model")
+
+
 def test_a_hub_that_refuses_has_answered(monkeypatch):
     class Refuses(BaseHTTPRequestHandler):
         def do_HEAD(self):
