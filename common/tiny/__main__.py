@@ -2,17 +2,14 @@
 
     python -m common.tiny          # about 20 minutes; writes into this folder, stores quality.json
 
-tiny-gpt2         GPT2LMHeadModel: pre-training on statements of the facts, then SFT on questions
-                  with answers in all styles, and on comparisons of two answers by noisy human
-                  annotators (A or B). It is the SFT model and the reference of DPO.
-tiny-distilbert   DistilBertForMaskedLM: masked language modelling and replaced-token detection on
-                  questions with right answers, so it was told which answer belongs to a question
-                  (as text from the web tells a real encoder), but no preference. It is the
-                  backbone of reward models.
+tiny-gpt2         the SFT model and the reference of DPO: pre-training on statements of the facts,
+                  then SFT on questions with answers in all styles, and on comparisons of two
+                  answers by noisy human annotators (A or B)
+tiny-distilbert   the backbone of reward models: masked language modelling and replaced-token
+                  detection on questions with right answers; it was told no preference
 
-Both see only the prompts of the training split. Weights are stored as float16 safetensors; the hash
-of this recipe and of its training text is stored with them (`recipe_hash`). Left out: what a real
-pre-training corpus would teach.
+Both see only the prompts of the training split. Weights are stored as float16 safetensors, with the
+hash of the recipe and of its training text (`recipe_hash`).
 """
 
 import json
@@ -46,9 +43,7 @@ def measure_quality(model, tokenizer) -> dict:
     for prompt, row in zip(prompts, drawn.texts, strict=True):
         styles.update(world.read_response(prompt, text).style for text in row)
     return {
-        "held_out_prompts": len(prompts),
         "greedy_on_topic": greedy.on_topic.mean(),
-        "greedy_good": greedy.good.mean(),
         "sampled_right_of_on_topic": drawn.correct[drawn.on_topic == 1].mean(),
         "sampled_good": drawn.good.mean(),
         "sampled_styles": {style: styles[style] / styles.total() for style in world.STYLES},
@@ -61,10 +56,10 @@ def measure_judge(model, tokenizer, test) -> dict:
     rng, shown, better = random.Random("judge"), [], []
     for question in test * 3:
         texts = [world.write_response(question, world.draw_style(question, rng), rng) for _ in "AB"]
-        utilities = [world.gold_utility(question.prompt, text) for text in texts]
-        if abs(utilities[0] - utilities[1]) >= 1:
+        first, second = (world.gold_utility(question.prompt, text) for text in texts)
+        if abs(first - second) >= 1:
             shown.append((question.prompt, *texts))
-            better.append(utilities[0] > utilities[1])
+            better.append(first > second)
     in_order = [world.judge_prompt(prompt, a, b) for prompt, a, b in shown]
     exchanged = [world.judge_prompt(prompt, b, a) for prompt, a, b in shown]
     forward, mass = judge_first_better(model, tokenizer, in_order)
@@ -73,7 +68,6 @@ def measure_judge(model, tokenizer, test) -> dict:
     return {
         "judge_answers_a_or_b": (mass > 0.5).float().mean().item(),
         "judge_agrees_with_gold": fmean(v == b for v, b in zip(verdicts, better, strict=True)),
-        "judge_position_bias": (forward + backward - 1).mean().item(),
     }
 
 
