@@ -127,11 +127,10 @@ def pools_of_policies(prompts: list, judges: dict, seed: int, smoke: bool) -> di
         policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed, **training)
         chooses = method == RECIPE[series]  # with best-of-n on top, which takes more answers
         many = 2 * MOST_N if chooses else 8
-        pools[method, series] = make_pool(
-            policy, tokenizer, judges[JUDGE[series]], prompts, many, seed
-        )
+        pool = make_pool(policy, tokenizer, judges[JUDGE[series]], prompts, many, seed)
+        pools[method, series] = pool
         if chooses:
-            pools[BOTH, series] = pools[method, series]
+            pools[BOTH, series] = pool
     return pools
 
 
@@ -250,9 +249,6 @@ def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
         **{name: of_texts.round(4).tolist() for name, of_texts in values.items()},
         "drawn": [distinct.index(text) for text in drawn],
     }
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

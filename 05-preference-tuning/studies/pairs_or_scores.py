@@ -200,8 +200,6 @@ def crossing(level: float, curve: Sequence[float], factors=NOISE_FACTORS) -> flo
     return float(np.exp(np.interp(-level, -falling, np.log(factors))))
 
 
-# --- The figure ---
-
 OLIVE, INDIGO, BROWN = "#999933", "#332288", "#8C564B"  # rankings, pairs, scores
 FORMATS = {  # label, style, colour, answers read for one annotation
     "listwise": ("rankings of 4", "-", OLIVE, 4),

@@ -95,9 +95,6 @@ CLAIMS = (
 )
 
 
-# --- The pairs ---
-
-
 def tied_pairs(count: int, seed: int, share: float = 0.75) -> list[dict]:
     """The world's pairs, but a `share` of them are two answers of equal gold utility.
 
@@ -125,9 +122,6 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
         rejected = preferences.write_response(question, "verbose", rng)
         rows.append({"prompt": question.prompt, "chosen": chosen, "rejected": rejected})
     return rows
-
-
-# --- The trainings ---
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
@@ -195,9 +189,6 @@ def gold_at(looks: dict, kl: float = EQUAL_KL) -> float:
     reached = int(np.argmax(np.array(looks["kl"]) >= kl)) or len(looks["kl"]) - 1
     until = slice(reached - 1, reached + 1)
     return float(np.interp(kl, looks["kl"][until], looks["gold"][until]))
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):
