@@ -141,19 +141,13 @@ class Policy:
     def __init__(self):
         self.rounds = []
 
-    def state_dict(self) -> dict:
-        return {"rounds": self.rounds}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rounds = list(state["rounds"])
-
 
 def test_sources_rounds_references_and_rates(monkeypatch):
     checkpoint, sampled, trained = Policy(), [], []
 
     def sample_pairs(policy, tokenizer, count, seed):
-        sampled.append((policy is checkpoint, list(policy.rounds), count, seed))
-        return "old" if policy is checkpoint else "fresh"
+        sampled.append((list(policy.rounds), count, seed))
+        return "fresh" if policy.rounds else "old"
 
     def train_dpo(policy, tokenizer, rows, **settings):
         assert policy is not checkpoint
@@ -164,18 +158,14 @@ def test_sources_rounds_references_and_rates(monkeypatch):
     monkeypatch.setattr(on_policy_pairs, "load_sft_model", lambda: (checkpoint, None))
     monkeypatch.setattr(on_policy_pairs, "sample_pairs", sample_pairs)
     monkeypatch.setattr(on_policy_pairs, "train_dpo", train_dpo)
-    ends = {source: list(p.rounds) for source, p in on_policy_pairs.train_on_samples(30, seed=5)}
+    sources = ("sft", "policy")
+    ends = {name: on_policy_pairs.train_on_samples(name, 30, seed=5).rounds for name in sources}
     assert ends == {"sft": ["old"] * 3, "policy": ["old", "fresh", "fresh"]}
-    # From the checkpoint? After which rounds? How many, and with which seed?
-    assert sampled == [
-        (True, [], 10, 15),  # one first round for both
-        (True, [], 10, 16),
-        (True, [], 10, 17),
-        (False, ["old"], 10, 16),
-        (False, ["old", "fresh"], 10, 17),
-    ]
+    # After which rounds? How many, and with which seed? The first round is the same for both.
+    assert sampled[:3] == [([], 10, 15), ([], 10, 16), ([], 10, 17)]
+    assert sampled[3:] == [([], 10, 15), (["old"], 10, 16), (["old", "fresh"], 10, 17)]
     assert checkpoint.rounds == []
-    assert [settings["reference"] for settings in trained] == [None] + [checkpoint] * 4
+    assert [settings["reference"] for settings in trained] == [None, *[checkpoint] * 2] * 2
     assert {settings["learning_rate"] for settings in trained} == {2 * 7e-4}
     assert {settings["seed"] for settings in trained} == {5}
 

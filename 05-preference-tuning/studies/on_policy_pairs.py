@@ -12,7 +12,6 @@ throughout. Judged by sampled answers to 256 held-out questions, beside DPO on a
 """
 
 import copy
-from collections.abc import Iterator
 
 import lessons  # noqa: F401
 
@@ -56,35 +55,29 @@ def measure(seed: int, smoke: bool = False) -> dict:
     pairs, folder = make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
     written = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     answers["written"] = sample_answers(written, tokenizer, prompts, 3, seed)
-    for source, policy in train_on_samples(count, seed):
+    for source in SAMPLERS:
+        policy = train_on_samples(source, count, seed)
         answers[source] = sample_answers(policy, tokenizer, prompts, 2, seed)
     name = "on-policy DPO"
     points = [point_of(name, "policy", name, answers["policy"], count)]
     return {
-        "sources": {source: seen.means() for source, seen in answers.items()},
+        "sources": {source: of_source.means() for source, of_source in answers.items()},
         "points": points,
         "answers": answers_of_points(prompts, points, [answers["policy"].texts]),
     }
 
 
-def train_on_samples(count: int, seed: int) -> Iterator[tuple]:
-    """(source, policy after all rounds on `count` pairs); the next one takes its place."""
+def train_on_samples(source: str, count: int, seed: int):
+    """The policy after all rounds, on `count` pairs in all."""
     reference, tokenizer = load_sft_model()
-    per_round = max(1, count // ROUNDS)
-
-    def train_round(k: int, policy, sampler):
-        rows = sample_pairs(sampler, tokenizer, per_round, ROUNDS * seed + k)
+    policy = copy.deepcopy(reference)
+    for k in range(ROUNDS):
+        sampler = policy if source == "policy" else reference
+        rows = sample_pairs(sampler, tokenizer, max(1, count // ROUNDS), ROUNDS * seed + k)
         settings = {"learning_rate": LEARNING_RATE, "seed": seed, "name": f"round {k + 1}"}
-        settings["reference"] = reference if k else None
-        return train_dpo(policy, tokenizer, rows, **settings)[0]
-
-    policy = train_round(0, copy.deepcopy(reference), reference)
-    after_first = copy.deepcopy(policy.state_dict())
-    for source in SAMPLERS:
-        policy.load_state_dict(after_first)
-        for k in range(1, ROUNDS):
-            policy = train_round(k, policy, policy if source == "policy" else reference)
-        yield source, policy
+        held_to = reference if k else None  # at first: the model without its new adapter
+        policy, _ = train_dpo(policy, tokenizer, rows, **settings, reference=held_to)
+    return policy
 
 
 # --- The figure ---

@@ -203,10 +203,7 @@ def ends_panel(ax, runs: list[dict]) -> None:
     kl, gold = ([[look[key] for look in run["path"]] for run in runs] for key in ("kl", "gold"))
     ax.plot(np.transpose(kl), np.transpose(gold), color="lab:rl", lw=0.7, alpha=0.4)
     kl, gold = np.mean(kl, axis=0), np.mean(gold, axis=0)
-    ax.plot(kl, gold, "o-", color="lab:rl", lw=2, ms=3, label="PPO, after so many updates")
-    for place, look in enumerate(runs[0]["path"][:-1]):
-        at = {"xytext": (4, -11), "textcoords": "offset points"}
-        ax.annotate(look["step"], (kl[place], gold[place]), fontsize=8, **at)
+    ax.plot(kl, gold, "o-", color="lab:rl", lw=2, ms=3, label="PPO on its way")
     for name, label, marker, color in (
         ("RLOO, 6400", "RLOO", "^", "lab:rl"),
         ("DPO, 6400", "DPO", "s", "lab:dpo"),

@@ -40,21 +40,20 @@ from common.training import load_sft_model
 
 
 class Arm(NamedTuple):
-    """One arm of the experiment; `settings` are those of train_dpo that differ."""
+    """One arm of the experiment."""
 
     label: str
     line: str  # its style in the figure
-    settings: dict = {}  # noqa: RUF012
-    annotator: str = "human"
-    sampled: bool = False  # pairs of the SFT model's own answers
+    pairs: str  # of which annotators; "sampled": the SFT model's own answers
+    settings: dict  # those of train_dpo that differ
 
 
 TRAININGS = {
-    "unbiased": Arm("unbiased annotators", "-"),
-    "biased": Arm("annotators prefer long answers", "-", annotator="length"),
-    "likelihood": Arm("likelihood term", "--", {"loss_type": ("sigmoid", "sft")}),
-    "high_beta": Arm("beta 1", ":", {"beta": 1.0}),
-    "on_policy": Arm("pairs sampled by the SFT model", "-.", sampled=True),
+    "unbiased": Arm("unbiased annotators", "-", "human", {}),
+    "biased": Arm("annotators prefer long answers", "-", "length", {}),
+    "likelihood": Arm("likelihood term", "--", "human", {"loss_type": ("sigmoid", "sft")}),
+    "high_beta": Arm("beta 1", ":", "human", {"beta": 1.0}),
+    "on_policy": Arm("pairs sampled by the SFT model", "-.", "sampled", {}),
 }
 MALFORMED = "malformed"
 
@@ -181,9 +180,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
 def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
     """One training from the SFT model on `count` pairs; what is seen before and on the way."""
     model, tokenizer = load_sft_model()
-    rows = preferences.make_pairs(count, annotator=arm.annotator, seed=seed)
-    if arm.sampled:
+    if arm.pairs == "sampled":
         rows = sample_pairs(model, tokenizer, count, seed)
+    else:
+        rows = preferences.make_pairs(count, annotator=arm.pairs, seed=seed)
     settings = {"beta": 0.3, "epochs": 1 if count < 200 else 5, **arm.settings}
     per_epoch, looks = -(-count // 8), []
 
@@ -223,7 +223,7 @@ def frontier_points(looks: dict[str, list[dict]], default: Answers, count: int) 
     points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
     for series, arm in TRAININGS.items():
         differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
-        about = {"biased": arm.annotator != "human", "beta": arm.settings.get("beta", 0.3)}
+        about = {"biased": arm.pairs == "length", "beta": arm.settings.get("beta", 0.3)}
         for look in looks[series][1:]:
             epoch, answers = look["epoch"], look["answers"]
             label = f"{epoch:.3g} epoch{'s' * (epoch != 1)}, beta {about['beta']:.3g}{differs}"
@@ -244,10 +244,16 @@ def draw(runs: list[dict]):
     title = f"Five passes of DPO: {shares[0]:.0f} % of the answers are texts that nobody wrote;\n"
     title += f"with a likelihood term on the chosen answers {shares[2]:.0f} %"
     figure, (unbiased, biased, log, arms) = new_figure(2, 2, title, 3.6)
-    kinds_by_look(unbiased, runs, "unbiased")
-    kinds_by_look(biased, runs, "biased")
-    legend_below(unbiased, ncols=2)
-    biased.text(0, -0.3, "malformed, black: a thin line for each seed", transform=biased.transAxes)
+    kinds = (*KINDS, MALFORMED)
+    for ax, name in ((unbiased, "unbiased"), (biased, "biased")):
+        epochs, of_runs = over_looks(runs, name, "kinds")
+        table = [[[100 * look[kind] for look in looks] for kind in kinds] for looks in of_runs]
+        percent = np.mean(table, axis=0)  # over seeds: (kinds, looks)
+        ax.stackplot(epochs, percent, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
+        ax.text(epochs[-1], 96, f"{percent[-1, -1]:.0f} % ", color="white", ha="right", va="top")
+        ax.set(title=f"Answers: {TRAININGS[name].label}", ylabel="% of answers", ylim=(0, 100))
+        ax.set(xlabel="passes over the pairs", xlim=(0, epochs[-1]))
+        legend_below(ax, ncols=2)
     for name in ("unbiased", "likelihood"):
         for side in ("chosen", "rejected"):
             label, line = f"{side}, {TRAININGS[name].label}", TRAININGS[name].line
@@ -255,11 +261,10 @@ def draw(runs: list[dict]):
     log.axhline(0, color="black", lw=0.8)
     log.set(title="Meanwhile: log p of the trained pairs", ylabel="change of log p (nats)")
     for name, arm in TRAININGS.items():
-        epochs, kinds = over_looks(runs, name, "kinds")
-        percent = [[100 * look[MALFORMED] for look in of_run] for of_run in kinds]
+        epochs, of_runs = over_looks(runs, name, "kinds")
+        percent = [[100 * look[MALFORMED] for look in looks] for looks in of_runs]
         color = "lab:biased" if name == "biased" else "lab:dpo"
         seed_lines(arms, epochs, percent, color, arm.label, ls=arm.line)
-    arms.annotate(f" {shares[2]:.0f} %", (epochs[-1], shares[2]), va="center")
     arms.set(title="Malformed answers in every training", ylabel="% of answers", ylim=(0, None))
     for ax in (log, arms):
         legend_below(ax, handlelength=3.5)
@@ -271,20 +276,6 @@ def over_looks(runs: list[dict], arm: str, name: str) -> tuple[list, list]:
     """(epochs, values of every run): one entry of the curve of an arm."""
     curves = [run["arms"][arm]["curve"] for run in runs]
     return [look["epoch"] for look in curves[0]], [[look[name] for look in c] for c in curves]
-
-
-def kinds_by_look(ax, runs: list[dict], arm: str) -> None:
-    """What the answers are, stacked areas of the mean over seeds; malformed is on top."""
-    epochs, kinds = over_looks(runs, arm, "kinds")
-    names = (*KINDS, MALFORMED)
-    shares = np.array([[[100 * look[name] for name in names] for look in run] for run in kinds])
-    colors = [*(f"lab:{kind}" for kind in KINDS), "0.15"]
-    ax.stackplot(epochs, shares.mean(0).T, colors=colors, labels=names)
-    ax.plot(epochs, 100 - shares[:, :, -1].T, color="0.55", lw=0.7)
-    told = f"{shares[:, -1, -1].mean():.0f} % "
-    ax.text(epochs[-1], 96, told, color="white", fontweight="bold", ha="right", va="top")
-    ax.set(title=f"Answers: {TRAININGS[arm].label}", ylabel="% of answers")
-    ax.set(xlabel="passes over the pairs", xlim=(0, epochs[-1]), ylim=(0, 100))
 
 
 if __name__ == "__main__":
