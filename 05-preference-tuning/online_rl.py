@@ -63,10 +63,10 @@ def leave_one_out_advantages(rewards):
 
 
 def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float):
-    """How much better than expected each token was. "gae": than the value head expects.
+    """How much better than expected each token was.
 
-    "leave-one-out": a whole answer, than the other answers to its prompt, which are the rows
-    beside it.
+    "gae" expects what the value head says; "leave-one-out" the mean of the other answers to the
+    prompt, for a whole answer. The `samples` answers to one prompt are rows one after the other.
     """
     if kind == "gae":  # behind an answer rewards and values are 0: nothing flows back from there
         return mask * ppo.generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
@@ -89,9 +89,8 @@ class Update(NamedTuple):
     prompts: list
     sampled: list  # (P, K) of Response
     rewards: np.ndarray  # (P, K), log-odds, without the KL term
-    advantages: np.ndarray  # (P, K), the mean over the answer's tokens
-    kl: float = 0.0  # nats, from the samples
-    loss: float = 0.0  # a token, the mean over the epochs
+    advantages: np.ndarray  # (P, K), the mean over an answer's tokens
+    kl: float = 0.0  # nats, from these answers
     tokens: int = 0  # of all answers, each with its prompt
 
 
@@ -117,7 +116,7 @@ def train_rl(
     look=None,
     look_at=(),
 ) -> tuple:
-    """(policy, history): a LoRA adapter trained on its own answers; all that each Update saw.
+    """(policy, history): a LoRA adapter trained on its own answers, and an Update for each step.
 
     `judge`: (reward model, tokenizer). `look(update, policy)` is called at 0, `look_at`, the end.
     """
@@ -128,16 +127,16 @@ def train_rl(
     if look:
         look(0, policy)
     for update in show_progress(range(1, updates + 1), "online RL"):
-        # Rollout and reward are here; advantage and update are in `learn`.
+        # Here are rollout and reward; `learn`, below, has advantage and update.
         prompts = [next(in_turn) for _ in range(prompts_per_update)]
-        number = 1000 * (seed + 1) + update
-        sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=number)
+        draw_with = 1000 * (seed + 1) + update
+        sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=draw_with)
         texts = [[answer.text for answer in row] for row in sampled]
         rewards = scoring.score_texts(judge, prompts, texts)
         batches = batches_of_answers(tokenizer, prompts, sampled)
         learned = learn(policy, value_head, optimizer, batches, rewards, **how)
-        history.append(Update(prompts, sampled, rewards, *learned))
-        training.check_finite("online RL", update, history[-1].loss, learning_rate)
+        training.check_finite("online RL", update, learned.pop("loss"), learning_rate)
+        history.append(Update(prompts, sampled, rewards, **learned))
         if look and update in (*look_at, updates):
             look(update, policy)
     return policy, history
@@ -145,21 +144,21 @@ def train_rl(
 
 def learn(
     policy, value_head, optimizer, batches, scores, *, kind, beta, epsilon, lam, epochs
-) -> tuple:
-    """One update by scores (P, K): mean advantage of each answer, KL, loss, tokens (see Update).
+) -> dict:
+    """One update by the scores (P, K) of the answers; returns the loss, and what Update keeps.
 
     An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
     """
     import torch
 
-    old_logps, values, mask = read_all(policy, value_head, batches)
+    old_logps, old_values, mask = read_all(policy, value_head, batches)
     with policy.disable_adapter():
         ref_logps, _, _ = read_all(policy, value_head, batches)
-    # Reward: the score on the last token of an answer, on every token its part of the KL term.
-    flat = torch.as_tensor(scores.reshape(-1), dtype=torch.float32, device=mask.device)
-    rewards = token_rewards(flat, old_logps, ref_logps, mask, beta)
+    # Reward: on every token its part of the KL term, on the last one of an answer also its score.
+    of_answers = torch.as_tensor(scores.reshape(-1), dtype=torch.float32, device=mask.device)
+    rewards = token_rewards(of_answers, old_logps, ref_logps, mask, beta)
     # Advantage: how much better than expected each token was.
-    advantages = token_advantages(kind, rewards, values, mask, scores.shape[1], lam)
+    advantages = token_advantages(kind, rewards, old_values, mask, scores.shape[1], lam)
     # Update: what was better becomes likelier; the value head learns the reward still to come.
     to_come, tokens, total = rewards.flip(-1).cumsum(-1).flip(-1), mask.sum(), 0.0
     for _ in range(epochs):
@@ -173,10 +172,13 @@ def learn(
             total += loss.item()
         optimizer.step()
         optimizer.zero_grad()
-    of_answers = (advantages.sum(-1) / mask.sum(-1)).reshape(scores.shape)
-    kl = (mask * (old_logps - ref_logps)).sum(-1).mean().item()
-    read = sum(attention_mask.sum().item() for _, _, attention_mask, _ in batches)
-    return of_answers.cpu().numpy(), kl, total / (epochs * tokens.item()), read
+    mean = (advantages.sum(-1) / mask.sum(-1)).reshape(scores.shape)
+    return {
+        "advantages": mean.cpu().numpy(),
+        "kl": (mask * (old_logps - ref_logps)).sum(-1).mean().item(),
+        "loss": total / (epochs * tokens.item()),
+        "tokens": sum(attention_mask.sum().item() for _, _, attention_mask, _ in batches),
+    }
 
 
 def new_policy(model, learning_rate: float, seed: int) -> tuple:
@@ -229,7 +231,7 @@ def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
 
 
 def read_all(policy, value_head, batches: list) -> tuple:
-    """The same of all batches in one table each, and the mask of answers' tokens: (N, T)."""
+    """Three tables (N, T) of all answers: log pi, the values, and 1 on the tokens of the answer."""
     import torch
 
     size = sum(len(rows) for rows, *_ in batches), max(mask.shape[1] for *_, mask in batches)
@@ -315,14 +317,13 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
     return reward_model.reward_model_in(folder, backbone, pairs, **how)
 
 
-def train_and_look(
-    model, tokenizer, judge, asked: list, held_out: list, hyper: dict, dpo: Path, pairs
-) -> tuple:
-    """(looks, DPO's look, history, last answers): what training makes of the answers, printed.
+def train_and_look(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
+    """(metrics, history, last answers): what training makes of the answers, printed.
 
-    DPO stands beside it where `dpo`, its folder, is there, and its `pairs` are known.
+    `data`: prompts to train on, held-out prompts, DPO's pairs. Where its folder `dpo` is there, DPO
+    stands beside it.
     """
-    looks, seen, end = [], [], hyper["updates"]
+    (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 
     def look(step: int, policy) -> None:
         n = 3 if step in (0, end) else 2
@@ -341,7 +342,10 @@ def train_and_look(
         columns["DPO"] = {**looks.pop(), "step": None}
     rows = answers.rows_of(list(columns.values()))
     answers.print_before_after(held_out, first.texts, last.texts, rows, 2, ["", *columns])
-    return looks, columns.get("DPO"), history, last
+    reward = np.array([update.rewards.mean() for update in history])
+    kl = np.array([update.kl for update in history])
+    curve = {"reward": reward, "kl": kl, "optimized": reward - hyper["beta"] * kl}
+    return {"looks": looks, "dpo": columns.get("DPO"), "training": curve}, history, last
 
 
 def build_parser():
@@ -384,13 +388,8 @@ def main(argv: list[str] | None = None) -> dict:
     judge = find_reward_model(args.reward_model, folder, *judge)
     print(f"{args.model}: {args.updates} updates; {len(held_out)} held-out prompts to judge by")
     dpo = runs.trained_folder(args, "dpo", without=("reward_backbone",))
-    prompts = asked, held_out
-    found = train_and_look(model, tokenizer, judge, *prompts, args.training, dpo, pairs)
-    looks, of_dpo, history, last = found
-    curve = {"reward": [float(update.rewards.mean()) for update in history]}
-    curve["kl"] = [update.kl for update in history]
-    curve["optimized"] = [r - args.beta * kl for r, kl in zip(*curve.values(), strict=True)]
-    metrics = {"looks": looks, "dpo": of_dpo, "training": curve}
+    data, hyper = (asked, held_out, pairs), args.training
+    metrics, history, last = train_and_look(model, tokenizer, judge, data, hyper, dpo)
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()

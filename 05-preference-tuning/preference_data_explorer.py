@@ -2,7 +2,6 @@
 
     python 05-preference-tuning/preference_data_explorer.py
     python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl  # yours
-    python 05-preference-tuning/preference_data_explorer.py --dataset pairs.jsonl --model FOLDER
 
 looked at    1,500 pairs of answers, labelled by noisy annotators without a bias
 by           counting; one prompt is shown in the tutorial's three formats and in KTO's (unpaired)
@@ -11,8 +10,8 @@ judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if
 writes       outputs/preference_data.png, outputs/preference_data.json
 
 About 2 seconds. With --dataset: what is wrong with your pairs, or with your answers labelled good
-and bad; with --model also which rows that model cannot read. Left out: which format recovers more
-of the true order (studies/pairs_or_scores.py).
+and bad; with --model FOLDER also which rows that model cannot read. Left out: which format tells
+more of the true order (studies/pairs_or_scores.py).
 """
 
 import random
@@ -85,10 +84,7 @@ def rater_disagreement(utilities: np.ndarray, seed: int) -> dict:
 
 
 def example_in_every_format(seed: int) -> dict:
-    """Four answers to one prompt, each perceived once, in four formats.
-
-    Pair, scores and labels show two of the answers, the ranking all four.
-    """
+    """Four answers to one prompt, each perceived once; all but the ranking show two of them."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
     (question,) = world.wrong_users("train", 1)
     styles = ("concise", "verbose", "sycophantic", "expert")
@@ -177,9 +173,8 @@ def raters_panel(ax, shares) -> None:
     """P(second rater's score | first rater's score) for the same answer, (5, 5)."""
     ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
     for (first, second), share in np.ndenumerate(shares):
-        color = "white" if share > 0.5 else "black"
-        centred = {"ha": "center", "va": "center", "color": color}
-        ax.text(second + 1, first + 1, f"{100 * share:.0f}", **centred)
+        ink = {"color": "white" if share > 0.5 else "black", "ha": "center", "va": "center"}
+        ax.text(second + 1, first + 1, f"{100 * share:.0f}", **ink)
     ax.grid(visible=False)
     ax.set(title="What a second rater says (%)", xlabel="second score", ylabel="first score")
 
@@ -240,10 +235,9 @@ def print_found(example: dict, raters: dict, sides: dict) -> None:
     prompt = example["pairwise"]["prompt"]
     print(f"\n{prompt}")
     for heading, cards in cards_of(example).items():
+        name, _ = heading.split(": ")
         for told, text in cards:
-            print(
-                f"  {heading.split(':')[0]:<18}{told:<10}{in_short(text, 38)}{marks(prompt, text)}"
-            )
+            print(f"  {name:<18}{told:<10}{in_short(text, 40)}{marks(prompt, text)}")
     rows = [
         ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
         ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
@@ -259,8 +253,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser = runs.make_parser(__file__, __doc__)
     runs.add_dataset_flags(parser)
     parser.add_argument("--model", type=runs.non_empty, help="says which rows it cannot read")
-    pairs = "of the world, to look at; default: 1500"
-    parser.add_argument("--pairs", type=runs.whole_number(1), default=1500, help=pairs)
+    parser.add_argument("--pairs", type=runs.whole_number(1), default=1500, help="default: 1500")
     args = runs.start(parser, argv, "preference_data", smoke={"pairs": 200})
     if args.model and not args.dataset:
         raise runs.UserError("--model says how it reads your pairs: give them with --dataset")

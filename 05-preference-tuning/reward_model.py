@@ -60,8 +60,7 @@ def train_reward_model(
 ) -> list[float]:
     """Train all weights in place on rows of prompt, chosen, rejected; the loss of every step.
 
-    One forward pass reads chosen and rejected together. Under `accelerate launch` the processes
-    share each batch, and a last one that cannot be shared evenly repeats a row.
+    Several processes share each batch; where it cannot be shared evenly a row is repeated.
     """
     import torch
     from accelerate import Accelerator
@@ -70,19 +69,18 @@ def train_reward_model(
     batches = batches_of_similar_length(pairs, batch_size, epochs, random.Random(seed))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
     steps, losses = len(batches) + 1, []
-    rise = {"total_steps": steps, "pct_start": max(0.1, 1.5 / steps)}  # for more than one step
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, **rise)
+    rise = max(0.1, 1.5 / steps)  # in this share of the steps the rate rises: more than one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise)
     accelerator = Accelerator(device_placement=False)  # the model is where it should be
     shared, optimizer = accelerator.prepare(model, optimizer)
     shared.eval()  # no dropout, as in TRL: a fifth of the time, and pairs are hardly read twice
     for batch in show_progress(batches, name):
         with accelerator.split_between_processes(batch, apply_padding=True) as mine:
             rows = [pairs[i] for i in mine]
-        asked = [row["prompt"] for row in rows]
         texts = [row[side] for side in preferences.SIDES for row in rows]
-        inputs = scoring.encode_for_reward(tokenizer, asked * 2, texts).to(model.device)
+        inputs = scoring.encode_for_reward(tokenizer, [row["prompt"] for row in rows] * 2, texts)
         with models.autocast(model):
-            rewards = shared(**inputs).logits.squeeze(-1).float()  # (2 B,)
+            rewards = shared(**inputs.to(model.device)).logits.squeeze(-1).float()  # (2 B,)
         loss = bradley_terry_loss(*rewards.chunk(2))
         accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -231,17 +229,16 @@ def by_gold(rewards: np.ndarray, held: list[dict], of_new_facts: np.ndarray) -> 
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
-def print_rewards(judge: tuple, prompt: prompts.Prompt, texts: Sequence[str]) -> None:
-    """Answers to a prompt, the one with the highest reward first."""
+def print_results(judge: tuple, prompt: prompts.Prompt, texts, before: dict, after: dict) -> None:
+    """Answers to a prompt with their rewards; what is made of held-out pairs.
+
+    Nobody can foretell all labels, since they are noisy.
+    """
     rewards = scoring.score_texts(judge, [prompt], [list(texts)])[0]
     print(f"\n{answers.in_short(prompt)}")
     for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):
         marks = answers.marks(prompt, text)
         print(f"  {reward:+6.2f}  {answers.in_short(text, 90 - len(marks))}{marks}")
-
-
-def print_judgement(before: dict, after: dict) -> None:
-    """What the model makes of held-out pairs; noisy labels cannot all be foretold."""
     limits, shorter, rows = after.get("limits", {}), after.get("in_order", after)["shorter"], []
     orders = {
         "all": "held-out pairs in the right order",
@@ -330,10 +327,9 @@ def reasons_panel(ax, in_order: dict) -> None:
     names |= {"shorter": "(preferring\nthe shorter)"}
     shown = {label: 100 * in_order[name] for name, label in names.items() if name in in_order}
     colors = ["lab:reward"] * (len(shown) - 1) + ["lab:other"]
-    bars = ax.barh(range(len(shown)), shown.values(), color=colors, alpha=0.8)
+    bars = ax.barh(list(shown), shown.values(), color=colors, alpha=0.8)
     ax.bar_label(bars, fmt="%.0f %%", padding=-32)
     ax.axvline(50, color="black", lw=0.8, ls=":")
-    ax.set_yticks(range(len(shown)), shown)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(title="Pairs in the right order, by the worse answer", xlim=(0, 100))
@@ -368,8 +364,7 @@ def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     backbone = "hub id or folder of an encoder or a causal LM; default: tiny-distilbert"
     parser.add_argument("--model", type=runs.non_empty, default="tiny-distilbert", help=backbone)
-    pairs = "to train on; default: 6400 of the world, all of yours"
-    parser.add_argument("--pairs", type=runs.whole_number(2), help=pairs)
+    parser.add_argument("--pairs", type=runs.whole_number(2), help="default: 6400, of yours all")
     runs.add_dataset_flags(parser)
     rate = "5e-4 for the embedded models, 1e-4 for others"
     runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate)
@@ -406,8 +401,7 @@ def main(argv: list[str] | None = None) -> dict:
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
     rewards, after = judge_rewards(model, tokenizer, held, new_facts)
     print(f"{len(losses)} steps; loss of the first {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-    print_rewards((model, tokenizer), asked, texts)
-    print_judgement(before, after)
+    print_results((model, tokenizer), asked, texts, before, after)
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
     if second:
         second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])

@@ -327,19 +327,17 @@ def print_results(bandit: Bandit, policies: dict, metrics: dict) -> None:
 def main(argv: list[str] | None = None) -> dict:
     """Train with the KL term and without, print, draw and save; returns the metrics."""
     parser = runs.make_parser(__file__, __doc__)
-    billions = "parameters of each model in the memory panel; default: 7"
-    parser.add_argument("--billions", type=runs.positive_float, default=7.0, help=billions)
-    told = {"beta": "1, in units of reward per nat", "epsilon": "0.2, PPO's clip"}
+    billions = {"default": 7.0, "help": "parameters of each model, for the memory; default: 7"}
+    parser.add_argument("--billions", type=runs.positive_float, **billions)
+    told = {"beta": "1, in units of reward per nat", "learning_rate": "0.3, of plain steps"}
     told |= {"batch_size": "samples of each question; default: 64"}
-    told |= {"epochs": "passes over each batch; default: 4", "learning_rate": "0.3, of plain steps"}
     runs.add_hyperparameters(parser, train_bandit, **told)
     args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})
     if args.epsilon >= 1:
         raise runs.UserError("--epsilon is below 1: no ratio of probabilities falls below 0")
 
     bandit = make_bandit(20, args.seed)
-    told = f"{args.updates} updates, beta {args.beta:g}; the annotator likes length"
-    print(f"PPO on ten answers to each of 20 questions, {told}")
+    print(f"PPO chooses among ten answers to each of 20 questions; beta {args.beta:g}")
     optimum = kl_regularized_optimum(bandit.ref, bandit.reward, args.beta)
 
     def means(log_probs: np.ndarray) -> dict:
