@@ -133,7 +133,6 @@ def train_kto(
         loss_type=loss_type,
         desirable_weight=(len(data) - good) / good,
         learning_rate=learning_rate or rate_for(model),
-        lr_scheduler_type="linear",
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(2 * batch_size),
@@ -147,10 +146,7 @@ def train_kto(
 
 
 def single_answers(rows, seed: int):
-    """Pairs, or rows of prompt, completion, label, as KTOTrainer reads them: single answers.
-
-    They are shuffled, since the trainer takes its rows in order.
-    """
+    """Pairs, or rows of prompt, completion, label, as single answers in the order of the steps."""
     from trl import unpair_preference_dataset
 
     def in_messages(row: dict) -> dict:
@@ -307,8 +303,7 @@ def print_results(asked: list, texts: dict, measured: dict) -> None:
 # --- 5. The figure ---
 
 ANSWER_TOKENS = 10  # of an answer, where a loss is drawn that counts per token
-COLOR_OF = {"SFT": "lab:sft", "DPO": "lab:dpo", "IPO": "lab:ipo", "KTO": "lab:kto"}
-COLOR_OF |= {"AI labels": "lab:ai"}
+COLOR_OF = {"SFT": "sft", "DPO": "dpo", "IPO": "ipo", "KTO": "kto", "AI labels": "ai"}
 
 
 def draw(measured: dict, beta: float | None, epochs: int, count: int):
@@ -342,7 +337,7 @@ def stops_panel(ax, betas: dict[str, float]) -> None:
         "KTO": kto_loss(torch.stack(pair[:2]), pair[2], good, 0, betas["kto"]).sum(0),
     }
     for name, loss in curves.items():
-        color, least = COLOR_OF.get(name, "lab:other"), int(loss.argmin())
+        color, least = f"lab:{COLOR_OF.get(name, 'other')}", int(loss.argmin())
         loss, stops = loss / loss[100], least < len(h) - 1  # h[100] is 0
         told = f"stops at {h[least]:.1f}" if stops else "never stops"
         ax.plot(h, loss, color=color, label=f"{name}: {told}")
@@ -371,7 +366,7 @@ def variants_panel(ax, measured: dict) -> None:
 def kl_panel(ax, measured: dict) -> None:
     """Good answers against the distance from the SFT model that they cost."""
     for name, of in measured.items():
-        color = COLOR_OF.get(name, "lab:other")
+        color = f"lab:{COLOR_OF.get(name, 'other')}"
         ax.plot(of["kl"], 100 * of["good"], "o", ms=9, color=color, label=name)
     ax.set(title="Good answers, and what they cost in KL", xlabel="measured KL (nats)")
     ax.set(ylabel="right and concise (% of answers)", ylim=(0, 100))
@@ -385,7 +380,7 @@ def margins_panel(ax, measured: dict) -> None:
             label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
             low, left, middle, right, high = of["margins"]
             ax.plot((low, high), (label, label), "k|-", lw=1, ms=10)
-            color = COLOR_OF.get(name, "lab:other")
+            color = f"lab:{COLOR_OF.get(name, 'other')}"
             ax.barh(label, right - left, 0.6, left, color=color, edgecolor="black", zorder=2)
             ax.plot((middle, middle), (label, label), "k|", ms=18)
     ax.axvline(0, color="black", lw=0.8, ls=":")

@@ -85,9 +85,8 @@ DIAMONDS = ("DPO + likelihood term", "RLOO")  # they share a colour with another
 def collect_points(output_dir: Path) -> list[list[dict]]:
     """Every study's points of (KL, gold utility), a list for each seed.
 
-    They are read from the output folder where all studies were run there with the same seeds, else
-    from the committed run: one seed of yours beside eight would not be alike. Raises UserError
-    where a result is missing, and says which command makes it.
+    From the output folder where all studies were run there with the same seeds, else from the
+    committed run: one seed of yours beside eight would not be alike.
     """
     for folder in (output_dir / "studies", runs.COMMITTED / "studies"):
         results = [read_json(folder / f"{study}.json") for study in SOURCES]
@@ -141,13 +140,10 @@ def limit_curve(points: list[dict]) -> list[tuple[float, float]]:
 
 
 def gain_and_share(point: dict, limit: list[tuple[float, float]]) -> dict[str, float]:
-    """Gold utility gained over the SFT model, and as a share of what pi* gains at the same KL.
-
-    Beyond the last KL of the limit pi* counts as flat.
-    """
+    """Gold utility gained over the SFT model, and as a share of what pi* gains at the same KL."""
     kl, gold = zip(*limit, strict=True)
     gain = point["gold"] - gold[0]
-    most = float(np.interp(point["kl"], kl, gold)) - gold[0]
+    most = float(np.interp(point["kl"], kl, gold)) - gold[0]  # flat beyond the limit's last KL
     return {"gain": gain, "share": gain / max(most, 0.05)}
 
 
