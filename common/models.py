@@ -238,9 +238,7 @@ def check_vocabulary(name: str, model, tokenizer) -> None:
     """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
-    if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
-        beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
-    if beyond:
+    if set(beyond) - {tokenizer.unk_token}:  # who reads bytes knows them all
         reason = f"it embeds {size} tokens, its tokenizer writes {len(beyond)} more"
         remedy = f"call resize_token_embeddings({len(tokenizer)}) on it and save it"
         raise UserError(f"cannot use the model {name}: {reason} ({beyond[0]!r:.30}); {remedy}")

@@ -108,15 +108,19 @@ def use_template(tokenizer) -> None:
 
 
 def end_with_prompt(tokenizer) -> None:
-    """Cut the template where a prompt goes on otherwise than before an answer."""
+    """Cut the template where text or tokens of a prompt go on otherwise than before an answer."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
     written, both = show_template(tokenizer)
-    shown = shared_prompt(tokenizer, written, both)
+    shown, tokens = written[: shared_length(written, both)], encode(both)
+    while (beginning := encode(shown)) != tokens[: len(beginning)]:
+        shown = shown[:-1]
     if QUESTION not in shown or ANSWER not in both[len(shown) :]:
-        raise UserError(
-            f"cannot use the model {tokenizer.name_or_path}: its chat template does not write a "
-            f"question and its answer; it makes {both!r:.80} of {QUESTION!r} and {ANSWER!r}. "
-            "Correct it, or remove it to have the plain format"
-        )
+        reason = "its chat template does not write a question and its answer; it makes "
+        reason += f"{both!r:.80} of {QUESTION!r} and {ANSWER!r}; correct it, or remove it"
+        raise UserError(f"cannot use the model {tokenizer.name_or_path}: {reason}")
     if shown != written:
         template = tokenizer.chat_template.removesuffix("\n")  # at an end Jinja leaves it out
         end = ascii(written[len(shown) :])
@@ -135,8 +139,7 @@ def loses_system(tokenizer) -> bool:
 
 def show_template(tokenizer, before: Sequence[dict] = ()) -> tuple[str, str]:
     """What the template makes of a question that is to be answered, and of one that has been."""
-    turns = [*before, {"role": "user", "content": QUESTION}]
-    turns += [{"role": "assistant", "content": ANSWER}]
+    turns = [*before, *as_messages(QUESTION), {"role": "assistant", "content": ANSWER}]
     try:
         asked = {"tokenize": False, "add_generation_prompt": True}
         written = tokenizer.apply_chat_template(turns[:-1], **asked)
@@ -144,18 +147,6 @@ def show_template(tokenizer, before: Sequence[dict] = ()) -> tuple[str, str]:
     except Exception as error:  # a template is a program and may raise anything
         reason = f"its chat template does not take a question and an answer: {error}"
         raise UserError(f"cannot use the model {tokenizer.name_or_path}: {reason}") from None
-
-
-def shared_prompt(tokenizer, written: str, both: str) -> str:
-    """The longest beginning of a prompt whose tokens also begin prompt and answer."""
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    shown, tokens = written[: shared_length(written, both)], encode(both)
-    while (beginning := encode(shown)) != tokens[: len(beginning)]:
-        shown = shown[:-1]
-    return shown
 
 
 def shared_length(one: Sequence, other: Sequence) -> int:

@@ -87,10 +87,10 @@ def pair_settings(model, epochs: int) -> dict:
     keeps them in a file that other processes would not find. Wide models read pairs of similar
     length together: their answers are longer than the world's, and padding costs.
     """
-    once = {"precompute_ref_log_probs": epochs > 1 and process_count() == 1}
+    settings = {"precompute_ref_log_probs": epochs > 1 and process_count() == 1}
     if is_wide(model):  # of all columns the trainer must keep that of the lengths
-        once |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
-    return once
+        settings |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    return settings
 
 
 def add_lengths(trainer) -> None:
