@@ -67,9 +67,8 @@ class Question(NamedTuple):
 @functools.cache
 def all_questions() -> dict[str, Question]:
     """Every prompt of the world: fact x phrasing x (no belief, right belief, wrong belief)."""
-    facts, found = [], {}
-    for name, relation in RELATIONS.items():
-        facts += [(name, *fact) for fact in relation["answers"].items()]
+    facts = [(name, *fact) for name in RELATIONS for fact in RELATIONS[name]["answers"].items()]
+    found = {}
     for i, (name, subject, answer) in enumerate(facts):
         phrasings = RELATIONS[name]["phrasings"]
         others = [other for other in RELATIONS[name]["answers"].values() if other != answer]
@@ -230,9 +229,7 @@ def gold_utility(prompt: str, response: str) -> float:
 # --- Annotators ---
 
 
-def annotator_utility(
-    prompt: str, response: str, annotator: str = "human", strength: float | None = None
-) -> float:
+def annotator_utility(prompt: str, response: str, annotator="human", strength=None) -> float:
     """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES.
 
     `strength`, in log-odds, takes the place of the bias in BIASES.
