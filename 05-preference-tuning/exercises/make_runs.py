@@ -56,13 +56,11 @@ def train_badly(fault: str, count: int, beta: float, epochs: int) -> tuple[list[
         means |= {"step": step, "marked": marked, "first_pairs": {"count": 100, **means}}
         looks.append(sampled.means() | means | {"asked": asked[:10], "texts": ten})
 
-    broken = contextlib.nullcontext()
-    if fault == "reference":  # nobody turns the adapter off
-        always_on = {"side_effect": lambda *_, **__: contextlib.nullcontext()}
-        broken = mock.patch("trl.trainer.dpo_trainer.use_adapter", **always_on)
-    settings = {"beta": beta, "epochs": epochs}
-    with broken:
-        _, log = dpo_trainer.train_dpo(model, tokenizer, pairs, **settings, look=look)
+    nothing = contextlib.nullcontext
+    always_on = mock.patch("trl.trainer.dpo_trainer.use_adapter", lambda *_, **__: nothing())
+    settings = {"beta": beta, "epochs": epochs, "look": look}
+    with always_on if fault == "reference" else nothing():  # nobody turns the adapter off
+        _, log = dpo_trainer.train_dpo(model, tokenizer, pairs, **settings)
     return log, looks
 
 
