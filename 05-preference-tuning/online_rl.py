@@ -29,9 +29,9 @@ import numpy as np
 import own_data.look  # and own_data.read with it
 import reward_model
 import rlhf_objectives as ppo
+from tqdm import tqdm
 
 from common import answers, figures, models, preferences, runs, scoring, training
-from common.basics import show_progress
 from common.sampling import sample
 
 ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
@@ -126,7 +126,7 @@ def train_rl(
     in_turn, history = shuffled(asked, seed), []
     if look:
         look(0, policy)
-    for update in show_progress(range(1, updates + 1), "online RL"):
+    for update in tqdm(range(1, updates + 1), "online RL", leave=False, delay=2, disable=None):
         # Here are rollout and reward; `learn`, below, has advantage and update.
         prompts = [next(in_turn) for _ in range(prompts_per_update)]
         draw_with = 1000 * (seed + 1) + update
@@ -317,7 +317,7 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
     return reward_model.reward_model_in(folder, backbone, pairs, **how)
 
 
-def train_and_look(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
+def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
     """(metrics, history, last answers): what training makes of the answers, printed.
 
     `data`: prompts to train on, held-out prompts, DPO's pairs. Where its folder `dpo` is there, DPO
@@ -389,7 +389,7 @@ def main(argv: list[str] | None = None) -> dict:
     print(f"{args.model}: {args.updates} updates; {len(held_out)} held-out prompts to judge by")
     dpo = runs.trained_folder(args, "dpo", without=("reward_backbone",))
     data, hyper = (asked, held_out, pairs), args.training
-    metrics, history, last = train_and_look(model, tokenizer, judge, data, hyper, dpo)
+    metrics, history, last = train_and_compare(model, tokenizer, judge, data, hyper, dpo)
     if second:
         second.after(tokenizer, held, last)
         metrics |= second.metrics()

@@ -233,7 +233,7 @@ def draw_own_data(found: dict):
 def print_found(example: dict, raters: dict, sides: dict) -> None:
     """One prompt in every format, and what was counted."""
     prompt = example["pairwise"]["prompt"]
-    print(f"\n{prompt}")
+    print(f"\n{prompt} (pointwise: scores by three people, 1 to 5)")
     for heading, cards in cards_of(example).items():
         name, _ = heading.split(": ")
         for told, text in cards:

@@ -229,7 +229,7 @@ def by_gold(rewards: np.ndarray, held: list[dict], of_new_facts: np.ndarray) -> 
     return {"limits": bayes_limits(gaps), "in_order": in_order, "by_style": by_style}
 
 
-def print_results(judge: tuple, prompt: prompts.Prompt, texts, before: dict, after: dict) -> None:
+def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, after: dict) -> None:
     """Answers to a prompt with their rewards; what is made of held-out pairs.
 
     Nobody can foretell all labels, since they are noisy.
@@ -401,7 +401,7 @@ def main(argv: list[str] | None = None) -> dict:
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
     rewards, after = judge_rewards(model, tokenizer, held, new_facts)
     print(f"{len(losses)} steps; loss of the first {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-    print_results((model, tokenizer), asked, texts, before, after)
+    print_rewards((model, tokenizer), asked, texts, before, after)
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
     if second:
         second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])
