@@ -153,9 +153,9 @@ def with_values(formula):
     return lambda r, n, values=None: formula(r, n, r if values is None else values)
 
 
-def untied(rewards: np.ndarray, sign: int) -> np.ndarray:
+def untie(rewards: np.ndarray, sign: int) -> np.ndarray:
     """Rewards of which the later (+1) or the earlier (-1) of equal ones is a little better."""
-    return rewards + sign * 1e-9 * np.arange(len(rewards))
+    return rewards + sign * 1e-12 * np.arange(len(rewards))
 
 
 def evenly(rewards: np.ndarray) -> np.ndarray:
@@ -175,12 +175,8 @@ OF_POOLS = {  # r: rewards, v: values
     "this is the best of the whole pool, whatever n is": with_values(lambda r, n, v: v[r.argmax()]),
     "the values choose; the rewards do": with_values(lambda r, n, v: best_of(v, n)),
     "the values are ignored: the rewards only choose": lambda r, n, v=None: best_of(r, n),
-    "equal rewards share; the first is taken": with_values(
-        lambda r, n, v: best_of(untied(r, -1), n, v)
-    ),
-    "equal rewards share; the last is taken": with_values(
-        lambda r, n, v: best_of(untied(r, 1), n, v)
-    ),
+    "equal rewards share; the first is taken": lambda r, n, *v: best_of(untie(r, -1), n, *v),
+    "equal rewards share; the last is taken": lambda r, n, *v: best_of(untie(r, 1), n, *v),
     "n is one too large": lambda r, n, *v: best_of(r, min(n + 1, len(r)), *v),
     "not divided by C(M, n) subsets": lambda r, n, *v: best_of(r, n, *v) * comb(len(r), n),
 }
@@ -204,8 +200,8 @@ OF_POLICIES = {  # p: the reference's probabilities, r: rewards
     "this is the worst of n": lambda p, r, n: policy_of(p, -r, n),
     "ranked by their places, not by rewards": lambda p, r, n: policy_of(p, np.arange(len(r)), n),
     "ranked by their probabilities, not by rewards": lambda p, r, n: policy_of(p, p, n),
-    "equal rewards share; the first is taken": lambda p, r, n: policy_of(p, untied(r, -1), n),
-    "equal rewards share; the last is taken": lambda p, r, n: policy_of(p, untied(r, 1), n),
+    "equal rewards share; the first is taken": lambda p, r, n: policy_of(p, untie(r, -1), n),
+    "equal rewards share; the last is taken": lambda p, r, n: policy_of(p, untie(r, 1), n),
     "equal rewards share alike, where they share by their probabilities": (
         lambda p, r, n: all_equal(p, r, n) / (r == r[:, None]).sum(-1)
     ),
