@@ -43,9 +43,6 @@ CLAIMS = (
 )
 
 
-# --- The experiment ---
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """Both sources, and written pairs beside them."""
     count = 64 if smoke else 768
@@ -78,9 +75,6 @@ def train_on_samples(source: str, count: int, seed: int):
         held_to = reference if k else None  # at first: the model without its new adapter
         policy, _ = train_dpo(policy, tokenizer, rows, **settings, reference=held_to)
     return policy
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

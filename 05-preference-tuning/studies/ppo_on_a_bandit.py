@@ -95,9 +95,6 @@ def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> di
     }
 
 
-# --- The figure ---
-
-
 def draw(runs: list[dict]):
     """Reward and quality by update; the distance by settings, clipped or not."""
     ends = [np.mean([run["end"][arm]["gold"] for run in runs]) for arm in ("with_kl", "without_kl")]

@@ -122,7 +122,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
 
 
 def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n: int = 2) -> list:
-    """PPO's n answers to each test prompt before, half-way (or at `look_at`) and at the end."""
+    """PPO's n answers to each test prompt before, half-way (or at `look_at`) and at the end.
+
+    There one answer to each validation prompt as well.
+    """
     model, tokenizer = load_sft_model()
     asked, looks = [question.prompt for question in preferences.questions("train")], []
     how = {"updates": UPDATES, **how} | ({"updates": 4, "prompts_per_update": 8} if smoke else {})
@@ -134,7 +137,8 @@ def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n:
 
     how = {"look_at": (how["updates"] // 2,), **how, "look": look, "seed": seed}
     policy, _ = train_rl(model, tokenizer, judge, asked, **how)
-    looks[-1]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
+    validation = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
+    looks[-1]["validation"] = float(validation.gold.mean())
     return looks
 
 
@@ -147,15 +151,9 @@ def dpo_ends(kept: Path, pairs: list[dict], prompts: dict, seed: int) -> dict:
         folder = kept / ("dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}")
         policy = dpo_policy(folder, model, tokenizer, pairs, **how)
         seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2, seed)
-        ends[rate, epochs] = seen.means()
-        ends[rate, epochs]["validation"] = validation_gold(policy, tokenizer, prompts, seed)
+        validation = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
+        ends[rate, epochs] = seen.means() | {"validation": float(validation.gold.mean())}
     return ends
-
-
-def validation_gold(policy, tokenizer, prompts: dict, seed: int) -> float:
-    """Mean gold utility of one answer to each validation prompt."""
-    seen = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
-    return float(seen.gold.mean())
 
 
 # --- What the claims compare ---
@@ -171,8 +169,7 @@ def with_finished(ends: dict[tuple, dict]) -> list[dict]:
     for (rate, epochs), end in ends.items():
         more = [ends[r, e]["validation"] for r, e in ends if r >= rate and e >= epochs]
         finished = all(gold - end["validation"] <= UNFINISHED for gold in more)
-        about = {"rate": rate, "epochs": epochs, "finished": finished}
-        rows.append({**about, **{name: end[name] for name in ("gold", "validation", "kl")}})
+        rows.append({"rate": rate, "epochs": epochs, "finished": finished, "gold": end["gold"]})
     return rows
 
 
@@ -212,9 +209,6 @@ def points_of_ends(prompts: list[str], length: dict[str, list[dict]], labels: in
     return points, answers.answers_of_points(prompts, points, texts, rewards)
 
 
-# --- The figure ---
-
-
 def name_of(rate: float, passes: int) -> str:
     """Times the default learning rate, and passes: "x3.3, 4"."""
     return f"x{rate:.2g}, {passes}"
@@ -224,15 +218,14 @@ def draw(runs: list[dict]):
     """Settings of PPO and DPO, clipping, passes over the same answers, the KL term."""
     figure, axes = figures.new_figure(2, 2, "What PPO depends on", height=3.4)
     grid_panel(axes[0], runs)
-    usual = [run["settings"]["PPO"][0]["gold"] for run in runs]
-    clipped, unclipped = ([run[name] for run in runs] for name in ("clipped", "unclipped"))
-    columns = {"default rate, clipped": usual, "x 3.3, clipped": clipped}
-    columns["x 3.3, unclipped"] = unclipped
+    columns = {"default rate, clipped": [run["settings"]["PPO"][0]["gold"] for run in runs]}
+    clipped = columns["x 3.3, clipped"] = [run["clipped"] for run in runs]
+    unclipped = columns["x 3.3, unclipped"] = [run["unclipped"] for run in runs]
     figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
     title = f"A high rate: {np.mean(clipped):.1f} with clipping, else {np.mean(unclipped):.1f}"
     axes[1].set(title=title, ylabel="gold utility (log-odds)")
     reuse_panel(axes[2], [run["passes"] for run in runs])
-    kl_panel(axes[3], runs)
+    equal_kl_panel(axes[3], runs)
     return figure
 
 
@@ -270,7 +263,7 @@ def reuse_panel(ax, seeds: list[dict]) -> None:
     figures.legend_below(ax, ncols=2)
 
 
-def kl_panel(ax, runs: list[dict]) -> None:
+def equal_kl_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL where annotators prefer length, with the KL term and without."""
     for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
         for k, run in enumerate(runs):

@@ -98,9 +98,6 @@ CLAIMS = (
 )
 
 
-# --- The measurement ---
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, and choose with and without each remedy: the cells by remedy and group."""
     count, n = (10, 16) if smoke else (64, 64)
@@ -215,9 +212,6 @@ def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
         step = np.linalg.solve(hessian, gradient)
         weights = weights - step / max(1, np.abs(step).max())
     return float(1 / (1 + np.exp(-weights[0])))
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

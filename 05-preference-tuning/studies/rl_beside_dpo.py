@@ -174,9 +174,6 @@ def points_of_looks(prompts: list[str], looks: dict[str, list[dict]]) -> tuple:
     return points, answers.answers_of_points(prompts, points, texts, rewards)
 
 
-# --- The figure ---
-
-
 def draw(runs: list[dict]):
     """Final gold utility with 768 and with 6,400 labels, the distance it took, the cost."""
     figure, axes = figures.new_figure(2, 2, "PPO and DPO from the same labels", height=3.4)

@@ -98,9 +98,6 @@ def mean_of_hacks(row: dict[str, float]) -> float:
     return float(np.mean([row[group] for group in BIASES]))
 
 
-# --- The measurement ---
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, choose and read: the cells of the table by row and hack, and what is drawn."""
     count, n = (10, 16) if smoke else (64, 64)
@@ -110,19 +107,16 @@ def measure(seed: int, smoke: bool = False) -> dict:
     judges, policies = train_judges(seed, smoke), train_policies(seed, smoke)
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
     dpo = {g: sample_answers(policy, tokenizer, prompts, 4, seed) for g, policy in policies.items()}
-    gold = {group: answered.gold.mean() for group, answered in dpo.items()}
-    gained = {}
-    for group in BIASES:
-        after = score_texts(judges[group], prompts, dpo[group].texts)
-        gained[group] = float(after.mean() - rewards[group].mean())
+    gold = {g: answered.gold.mean() for g, answered in dpo.items()}
+    reached = {g: score_texts(judges[g], prompts, dpo[g].texts).mean() for g in BIASES}
     ns = [k for k in AMONG if k <= n]
     rewards |= planted_rewards(prompts, pool)
     curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
     return {
         "ns": ns,
-        "reward_goes_up": gained,
-        "quality_goes_down": {group: float(pool.gold.mean() - gold[group]) for group in BIASES},
-        "bias_costs_quality": {group: float(gold["human"] - gold[group]) for group in BIASES},
+        "reward_goes_up": {g: float(reached[g] - rewards[g].mean()) for g in BIASES},
+        "quality_goes_down": {g: float(pool.gold.mean() - gold[g]) for g in BIASES},
+        "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
         **choose_harder(curves | curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
         "answers": answers_to_read(policies, judges, seed),
     }
@@ -164,14 +158,13 @@ def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
     """Answers before and after each hacked DPO, with the flawed rewards, for the reader."""
     shown = [question.prompt for question in questions("test", seed=seed)[:SHOWN]]
     sft, tokenizer = load_sft_model()
-    before = sample_answers(sft, tokenizer, shown, 1, seed).texts
+    first = sample_answers(sft, tokenizer, shown, 1, seed).texts
     points, texts, rewards = [], [], []
     for group, name in HACK_NAMES.items():
         points.append({"method": "DPO", "series": group, "label": name})
         texts.append(sample_answers(policies[group], tokenizer, shown, 1, seed).texts)
-        both = {"before": before, "after": texts[-1]}
-        scores = {when: score_texts(judges[group], shown, of)[:, 0] for when, of in both.items()}
-        rewards.append(scores)
+        before, after = (score_texts(judges[group], shown, of)[:, 0] for of in (first, texts[-1]))
+        rewards.append({"before": before, "after": after})
     return answers_of_points(shown, points, texts, rewards)
 
 
@@ -244,9 +237,6 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
         distinct, index = np.unique(candidates, return_inverse=True)
         errors.append(rng.normal(0, sd, len(distinct))[index])
     return np.array(errors)
-
-
-# --- The figure ---
 
 
 def draw(runs: list[dict]):

@@ -156,9 +156,6 @@ def label_answers(answers: Answers) -> np.ndarray:
     return labels
 
 
-# --- The experiment ---
-
-
 def measure(seed: int, smoke: bool = False) -> dict:
     """Every arm, and the points of `frontier.py` with their answers."""
     count = 64 if smoke else 768
@@ -235,18 +232,15 @@ def frontier_points(looks: dict[str, list[dict]], default: Answers, count: int) 
     return points, [*texts, default.texts]
 
 
-# --- The figure ---
-
-
 def draw(runs: list[dict]):
     """What answers become under two groups of annotators, what the log shows, what helps."""
     shares = [100 * np.mean([malformed(run, arm) for run in runs]) for arm in TRAININGS]
     title = f"Five passes of DPO: {shares[0]:.0f} % of the answers are texts that nobody wrote;\n"
     title += f"with a likelihood term on the chosen answers {shares[2]:.0f} %"
     figure, (unbiased, biased, log, arms) = new_figure(2, 2, title, 3.6)
-    kinds = (*KINDS, MALFORMED)
+    kinds, epochs = (*KINDS, MALFORMED), over_looks(runs, "unbiased", "epoch")[0]
     for ax, name in ((unbiased, "unbiased"), (biased, "biased")):
-        epochs, of_runs = over_looks(runs, name, "kinds")
+        of_runs = over_looks(runs, name, "kinds")
         table = [[[100 * look[kind] for look in looks] for kind in kinds] for looks in of_runs]
         percent = np.mean(table, axis=0)  # over seeds: (kinds, looks)
         ax.stackplot(epochs, percent, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
@@ -257,11 +251,11 @@ def draw(runs: list[dict]):
     for name in ("unbiased", "likelihood"):
         for side in ("chosen", "rejected"):
             label, line = f"{side}, {TRAININGS[name].label}", TRAININGS[name].line
-            seed_lines(log, *over_looks(runs, name, side), f"lab:{side}", label, ls=line)
+            seed_lines(log, epochs, over_looks(runs, name, side), f"lab:{side}", label, ls=line)
     log.axhline(0, color="black", lw=0.8)
     log.set(title="Meanwhile: log p of the trained pairs", ylabel="change of log p (nats)")
     for name, arm in TRAININGS.items():
-        epochs, of_runs = over_looks(runs, name, "kinds")
+        of_runs = over_looks(runs, name, "kinds")
         percent = [[100 * look[MALFORMED] for look in looks] for looks in of_runs]
         color = "lab:biased" if name == "biased" else "lab:dpo"
         seed_lines(arms, epochs, percent, color, arm.label, ls=arm.line)
@@ -272,10 +266,9 @@ def draw(runs: list[dict]):
     return figure
 
 
-def over_looks(runs: list[dict], arm: str, name: str) -> tuple[list, list]:
-    """(epochs, values of every run): one entry of the curve of an arm."""
-    curves = [run["arms"][arm]["curve"] for run in runs]
-    return [look["epoch"] for look in curves[0]], [[look[name] for look in c] for c in curves]
+def over_looks(runs: list[dict], arm: str, name: str) -> list:
+    """One entry of the curve of an arm, by run and look."""
+    return [[look[name] for look in run["arms"][arm]["curve"]] for run in runs]
 
 
 if __name__ == "__main__":
