@@ -303,7 +303,6 @@ def test_what_was_done_is_said_in_the_counting_line(tmp_path, capsys):
     said = capsys.readouterr().out
     for part in (
         "prompt is column question;",
-        "system message from column system (1)",
         "</s> cut from the end of answers;",
         "columns not read: id",
     ):

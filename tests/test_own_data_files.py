@@ -78,7 +78,7 @@ def test_empty_rows_and_line_ends_are_said(tmp_path):
     assert reading.rows["chosen"][0] == "c\nd"
     assert reading.remarks == [
         "texts whose lines ended in \\r\\n have \\n",
-        "empty rows: left out (2)",
+        "empty rows left out (2 rows, from row 2)",
     ]
 
 
@@ -130,7 +130,7 @@ REFUSED = {
     "a.jsonl.gz": (LINES.encode(), "cannot be read"),
     "b.jsonl.gz": (gzip.compress(LINES.encode())[:-9], "cannot be read"),
     "a.parquet": (b"no parquet", "cannot be read"),
-    "a.xlsx": (b"x", r"a spreadsheet; save it as CSV"),
+    "a.xlsx": (b"x", r"must end in .*and save a spreadsheet as CSV"),
     "a.gz": (b"x", "must end in"),
     "a.txt": (b"x", r"must end in \.json, .*or in one of these and \.gz"),
     "a.zip": (b"x", "must end in .*; unpack any other"),

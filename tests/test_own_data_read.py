@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from helpers import SCRIPTS
 from own_data.read import (
-    ReadData,
+    CONTRARY,
+    Source,
     count_by_reason,
     load_preferences,
     own_pairs,
@@ -46,10 +48,10 @@ def test_what_is_dropped_and_what_contradicts_is_counted(tmp_path, capsys):
     rows = [{"prompt": "p", "chosen": a, "rejected": b} for a, b in answers]
     rows += [pair(k) for k in range(3)]
     kept = usable(read_data(write(tmp_path / "a.jsonl", rows), "pairs"))
-    assert say_usable(kept)["row"][:] == [1, 2, 7, 8, 9, 10] and kept.contrary == {1, 2}
+    assert say_usable(kept)["row"][:] == [1, 2, 7, 8, 9, 10] and kept.places[CONTRARY] == {1, 2}
     said = capsys.readouterr().out
-    assert "6 pairs; dropped: 2 empty (row 4), 1 identical (row 3), 1 duplicate (row 6); " in said
-    assert "2 contradict another one (row 1; kept)" in said
+    assert "6 pairs; dropped: 1 identical (row 3), 2 empty (row 4), 1 duplicate (row 6); " in said
+    assert "labelled both ways, and kept (2 rows, from row 1)" in said
     with pytest.raises(UserError, match="no row is left to learn from"):
         say_usable(usable(read_data(write(tmp_path / "a.jsonl", rows[2:3]), "pairs")))
     with pytest.raises(UserError, match=r"row 4: an answer is empty \(2 rows are so\)"):
@@ -96,17 +98,6 @@ def test_another_file_is_held_out(tmp_path, tokenizer, capsys):
         own_pairs(path, tokenizer, 0, held_out=path)
 
 
-def test_near_twins_across_the_split_are_said(tmp_path, tokenizer, capsys):
-    rows = [pair(k) for k in range(20)]
-    twins = [pair(k, prompt=f"what is  {k}\0") for k in range(20)]
-    own_pairs(write(tmp_path / "a.jsonl", rows + twins), tokenizer, 0)
-    assert (
-        "held-out prompts are in training but for case, marks or blanks" in capsys.readouterr().out
-    )
-    own_pairs(write(tmp_path / "a.jsonl", rows), tokenizer, 0)
-    assert "but for case" not in capsys.readouterr().out
-
-
 def test_prompts_alone(tmp_path, tokenizer):
     rows = [{"prompt": f"What is {k % 9}?"} for k in range(12)]
     path = write(tmp_path / "a.jsonl", rows)
@@ -124,10 +115,11 @@ def test_prompts_alone(tmp_path, tokenizer):
 # --- What a model can read ---
 
 
-def find(rows: list[dict], tokenizer, room: int | None = 48, **limit: int) -> ReadData:
-    """What of these rows a model can read; their places begin at 0."""
-    numbered = datasets.Dataset.from_list([{"row": k, **row} for k, row in enumerate(rows)])
-    return usable(ReadData("--dataset", "pairs", numbered, {}, []), tokenizer, room, **limit)
+def find(rows: list[dict], tokenizer, room: int | None = 48, **limit: int) -> Source:
+    """What of these rows a model can read; their places begin at 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_data(write(Path(folder) / "a.jsonl", rows), "pairs")
+    return usable(found, tokenizer, room, **limit)
 
 
 def test_rows_are_left_out_before_the_split(tmp_path, tokenizer, capsys):
@@ -171,16 +163,16 @@ def wordpiece():
 def test_all_reasons_stand_in_one_line(wordpiece, capsys):
     why = {"prompt": "Why?", "chosen": "It scatters.", "rejected": "No."}
     rows = [
-        {**why, "row": 9, "prompt": "why " * 600},
-        {**why, "row": 4, "chosen": "see [SEP] there"},
-        {**why, "row": 2, "chosen": "红", "rejected": "绿"},
-        {**why, "row": 7},
-        {**why, "row": 3, "prompt": [{"role": "user", "content": "a [MASK] b"}]},
+        {**why, "prompt": "why " * 600},
+        {**why, "chosen": "see [SEP] there"},
+        {**why, "chosen": "红", "rejected": "绿"},
+        why,
+        {**why, "prompt": [{"role": "user", "content": "a [MASK] b"}]},
     ]
-    assert say_usable(find(rows[:4], wordpiece, None))["row"][:] == [7]
+    assert say_usable(find(rows[:4], wordpiece, None))["row"][:] == [4]
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "1 pairs; dropped: 1 longer than the " in said
-    assert "1 with [SEP], a token of the model (row 4)" in said
+    assert "1 with [SEP], a token of the model (row 2)" in said
     assert "1 with answers that are the same to the model (unknown characters)" in said
     with pytest.raises(UserError, match=r"no row is left .*: 1 with \[MASK\], a token"):
         say_usable(find(rows[4:], wordpiece, None))
@@ -190,8 +182,8 @@ def test_a_template_that_rejects_a_row_names_it(tokenizer):
     kept = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('no turns') }}"
     try:
-        with pytest.raises(UserError, match=r"--dataset, row 5: the chat template .*: no turns"):
-            find([pair(1, row=5)], tokenizer)
+        with pytest.raises(UserError, match=r"a\.jsonl, row 1: the chat template .*: no turns"):
+            find([pair(1)], tokenizer)
     finally:
         tokenizer.chat_template = kept
 
@@ -228,15 +220,6 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     assert written == format_prompt(moves_system, prompt)
     assert "Be brief." in written and written.endswith("Why is it so? [/INST]")
     assert moves_system.decode(chosen) == f" It is so.{moves_system.eos_token}"
-
-
-def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer):
-    use_template(moves_system)
-    rows = [pair(1), pair(2, chosen="    return 2\n"), pair(3)]
-    found = find(rows, moves_system)
-    assert found.rows["row"][:] == [0, 1, 2]
-    assert found.remarks == ["the model's template cuts blanks at the ends of answers in 1 rows"]
-    assert find(rows, tokenizer).remarks == []
 
 
 def test_a_reward_model_reads_the_templates_own_end(tokenizer):

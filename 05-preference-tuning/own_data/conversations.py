@@ -1,8 +1,7 @@
 """Conversations: the turns of a cell, however they are written, and the prompt of a row.
 
-A turn is (role, text). What follows the user's last turn is the answer; what precedes it is the
-prompt. Texts stay as they stand: blanks at their ends are content. Names and patterns stand in
-names.json, what is said of a row in refusals.json.
+What follows the user's last turn is the answer; what precedes it is the prompt. Texts stay as they
+stand: blanks at their ends are content. Names and patterns stand in names.json.
 """
 
 import ast
@@ -36,8 +35,8 @@ class DroppedRow(Exception):
     """A row that is left out, counted by its reason: it is `odd`, or else just teaches nothing."""
 
     def __init__(self, reason: str, why: str = "", odd: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.why, self.odd = reason, why or reason, odd  # why: of this row alone
+        super().__init__(why or reason)  # why: of this row alone
+        self.reason, self.odd = reason, odd
 
 
 def refuse(key: str, **words) -> DroppedRow | UserError:
@@ -48,14 +47,8 @@ def refuse(key: str, **words) -> DroppedRow | UserError:
     return DroppedRow(*(Template(text).substitute(words) for text in said), odd=True)
 
 
-# --- Turns that are written into one text ---
-
-
 def take_apart(cell, way: str):
-    """The messages, or texts, that a text holds in this way; the cell as it is if it holds none.
-
-    Turns of one role in a row are one. A last turn without text is kept: the answer follows it.
-    """
+    """The messages, or texts, that a text holds in this way; the cell as it is if it holds none."""
     if not isinstance(cell, str) or not way:
         return cell
     if way == IN_A_LIST:
@@ -66,7 +59,7 @@ def take_apart(cell, way: str):
     turns: list[dict] = []
     for role, said in zip(parts[::2], parts[1::2], strict=True):
         role, said = ROLES.get(role.lower(), role.lower()), without_marks(said)
-        if turns and turns[-1]["role"] == role:
+        if turns and turns[-1]["role"] == role:  # they are one turn
             said = "\n\n".join(filter(None, (turns.pop()["content"], said)))
         turns.append({"role": role, "content": said})
     return turns
@@ -78,10 +71,7 @@ def without_marks(text: str) -> str:
 
 
 def written_as(text: str) -> tuple[str, int]:
-    """(the way in which a text holds turns, how many); ("", 0) for a text that holds none.
-
-    Of the ways it is the strictest that finds a turn of the assistant.
-    """
+    """(the strictest way in which a text holds a turn of the assistant, or any; how many turns)."""
     if not STARTS_WITH_TURNS.match(text):
         return "", 0
     found = {way: take_apart(text, way) for way in (IN_A_LIST, *HEADERS)}
@@ -113,17 +103,9 @@ def end_mark(text: str) -> str:
     return "" if mark == "</s>" and "<s>" in text.lstrip()[1:] else mark
 
 
-# --- The turns of a cell ---
-
-
 def is_texts(cell) -> bool:
     """Whether a cell is a list of texts, of which some may be missing."""
     return isinstance(cell, list) and {str} <= {type(one) for one in cell} <= {str, type(None)}
-
-
-def is_several(cell) -> bool:
-    """Whether a cell is a list of several texts or conversations."""
-    return is_texts(cell) or (isinstance(cell, list) and {type(one) for one in cell} == {list})
 
 
 def is_message(cell) -> bool:
@@ -142,18 +124,14 @@ def message_of(cell) -> tuple:
 
 def texts_in(cell) -> list[str]:
     """All texts of a cell: itself, or those of its messages, with their roles."""
-    if isinstance(cell, dict):
-        cell = list(cell.values())
-    if isinstance(cell, list):
-        return [text for part in cell for text in texts_in(part)]
-    return [cell] if isinstance(cell, str) else []
+    if isinstance(cell, str):
+        return [cell]
+    parts = cell.values() if isinstance(cell, dict) else cell if isinstance(cell, list) else ()
+    return [text for part in parts for text in texts_in(part)]
 
 
 def read_turns(cell, role: str, what: str) -> list[Turn]:
-    """The turns of a cell; a text without roles is one turn of `role`. Raises DroppedRow.
-
-    Messages may be a list, a single one, or columns of lists; `what` names the cell.
-    """
+    """The turns of a cell, which `what` names; a text is one turn of `role`. Raises DroppedRow."""
     if isinstance(cell, dict) and isinstance(cell.get("full_text"), str):  # WebGPT
         cell = cell["full_text"]
     if isinstance(cell, str):
@@ -163,10 +141,10 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
     if isinstance(cell, dict) and isinstance(cell.get("messages"), list):  # OpenAI, torchtune
         refuse_other_inputs(cell)
         cell = [{"role": "system", "content": cell.get("system")}, *cell["messages"]]
-    if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
+    elif isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         columns = zip(*cell.values(), strict=False)
         cell = [dict(zip(cell, values, strict=True)) for values in columns]
-    if isinstance(cell, dict):
+    elif isinstance(cell, dict):
         cell = [{"role": role, **cell} if cell.keys() == {"content"} else cell]
     if not cell or (is_texts(cell) and len(cell) == 1):
         return [(role, cell[0] if cell else "")]
@@ -174,23 +152,20 @@ def read_turns(cell, role: str, what: str) -> list[Turn]:
         raise refuse("list of texts", what=what)
     if not isinstance(cell, list) or not all(message_of(one)[0] for one in cell):
         raise refuse("no messages", what=what, shown=f"{cell!r:.60}")
-    turns = [read_message(message, what) for message in cell]
+    for name in NAMES["beside_text"]:
+        if any(message.get(name) for message in cell):
+            raise refuse("beside text", what=what, name=name)
+    turns = []
+    for speaker, content in map(message_of, cell):
+        if speaker not in ROLES:
+            raise refuse("role", what=what, role=speaker, known=", ".join(ROLES))
+        texts = []
+        for part in content if isinstance(content, list) else [content or ""]:
+            texts.append(part.get("text") if isinstance(part, dict) else part)
+            if not isinstance(texts[-1], str):
+                raise refuse("no text", what=what, shown=f"{part!r:.60}")
+        turns.append((ROLES[speaker], "\n".join(texts)))
     return [turn for turn in turns if turn[0] != "system" or turn[1].strip()] or [(role, "")]
-
-
-def read_message(message: dict, what: str) -> Turn:
-    """(role, text) of a message, whose parts are joined. Raises DroppedRow."""
-    role, content = message_of(message)
-    for name in filter(message.get, NAMES["beside_text"]):
-        raise refuse("beside text", what=what, name=name)
-    if role not in ROLES:
-        raise refuse("role", what=what, role=role, known=", ".join(ROLES))
-    texts = []
-    for part in content if isinstance(content, list) else [content or ""]:
-        texts.append(part.get("text") if isinstance(part, dict) else part)
-        if not isinstance(texts[-1], str):
-            raise refuse("no text", what=what, shown=f"{part!r:.60}")
-    return ROLES[role], "\n".join(texts)
 
 
 def refuse_other_inputs(row: dict) -> None:
@@ -205,21 +180,25 @@ def bare(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: str) -> Prompt:
-    """What the last turns of the answers answer: a text, or a list of messages. Raises DroppedRow.
-
-    `prompt` are the turns of the prompt's column, empty without one.
-    """
+    """What the last turns of the answers answer, behind those of `prompt`. Raises DroppedRow."""
     for turns, side in zip(answers, SIDES, strict=False):
         if turns[-1][0] != "assistant":
             raise refuse("no answer", side=side, role=turns[-1][0])
     contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
     if any(bare(context) != bare(contexts[0]) for context in contexts):
-        why = "chosen and rejected do not answer the same prompt"
-        raise DroppedRow("that part before the last answer", why)
+        raise DroppedRow(*REFUSALS["parted"])  # which is not odd
     opened = [("assistant", ""), *bare(answers[0][-1:])] if answers else []
     if len(prompt) > 1 and bare(prompt)[-1] in opened:
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
-    turns = join_turns(prompt, contexts[0])
+    context = contexts[0]
+    if context and context[0][0] == "assistant":
+        turns = prompt + context  # the conversation goes on from the prompt
+    else:
+        turns, shorter = sorted((prompt, context), key=len, reverse=True)
+        count, known = len(shorter), bare(turns)
+        spoken = [turn for turn in known if turn[0] != "system"]
+        if count and bare(shorter) not in (known[-count:], known[:count], spoken[:count]):
+            raise refuse("two prompts")
     if system.strip() and ("system", system.strip()) not in bare(turns):
         if "system" in dict(turns):
             raise refuse("two systems")
@@ -229,15 +208,3 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
     if turns[-1][0] != "user":
         raise refuse("prompt ends", role=turns[-1][0])
     return as_prompt([{"role": role, "content": text} for role, text in turns])
-
-
-def join_turns(prompt: list[Turn], context: list[Turn]) -> list[Turn]:
-    """The prompt's column and the turns before the answers as one conversation."""
-    if context and context[0][0] == "assistant":
-        return prompt + context  # the conversation goes on from the prompt
-    longer, shorter = sorted((prompt, context), key=len, reverse=True)
-    count, known = len(shorter), bare(longer)
-    spoken = [turn for turn in known if turn[0] != "system"]
-    if count and bare(shorter) not in (known[-count:], known[:count], spoken[:count]):
-        raise refuse("two prompts")
-    return longer

@@ -37,22 +37,20 @@ PROBED = 32  # rows of which a model's probabilities are read before training, a
 TELLING = 3.5  # standard errors: chance reaches it for one word in two thousand
 ALONE = "\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces: every sign is a word
 WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
-EXPLORE = "preference_data_explorer.py --dataset {dataset}"
 
 
 class SecondLook:
-    """What was measured when, and the questions that it raised.
-
-    `reading` are the given flags that say how the data are read.
-    """
+    """What was measured when, and the questions that it raised."""
 
     def __init__(self, dataset, reading, model=None, learning_rate=None, max_new_tokens=48) -> None:
         flags = [(f"--{flag.replace('_', '-')}", str(v)) for flag, v in (reading or {}).items()]
-        again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])  # what the user typed
         rate, self.max_new_tokens = learning_rate or 1e-4, max_new_tokens
-        self.flags = {"dataset": shlex.join([str(dataset), *chain(*flags)]), "again": again}
-        self.flags |= {"model": shlex.quote(str(model)), "longer": 4 * max_new_tokens}
-        self.flags |= {"slower": rate / 3, "faster": rate * 5}
+        self.flags = {
+            "dataset": shlex.join([str(dataset), *chain(*flags)]),
+            "again": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),  # what the user typed
+            "model": shlex.quote(str(model)),
+            **{"longer": 4 * max_new_tokens, "slower": rate / 3, "faster": rate * 5},
+        }
         self.numbers, self.questions = {}, []  # numbers by when they were measured
 
     def ask(self, when: str, numbers: dict) -> None:
@@ -62,15 +60,12 @@ class SecondLook:
             if fires(check, numbers):
                 asks = re.sub(r"(\d)%", r"\1 %", texts["asks"].format(**numbers))
                 asks = "Second look, {}: {} (asked {side} {limit:g}).".format(when, asks, **texts)
-                asked = {"check": check, "when": when, "asks": asks}
-                self.questions.append({**asked, "next": self.next_command(check)})
+                command = texts["next"].format(**self.flags)
+                again = command == self.flags["again"]
+                next_step = None if again else f"python 05-preference-tuning/{command}"
+                asked = {"check": check, "when": when, "asks": asks, "next": next_step}
+                self.questions.append(asked)
                 print(fill(asks, 100, subsequent_indent="  "))
-
-    def next_command(self, check: str) -> str | None:
-        """What to run next, unless that is what has just been run."""
-        proposed = [overruled(c.format(**self.flags)) for c in (QUESTIONS[check]["next"], EXPLORE)]
-        again = overruled(self.flags["again"]).split()
-        return next((command for command in proposed if command.split() != again), None)
 
     def before(self, train, held, reference=None, tokenizer=None, seed: int = 0) -> None:
         """Print two pairs in full, words, and what the pairs (and a model) raise."""
@@ -82,8 +77,6 @@ class SecondLook:
             numbers |= read_start(reference, tokenizer, train, self.max_new_tokens, seed)
         if labelled:
             numbers.pop("unlike", None)  # what helps there, a term of SFT, needs pairs
-        if len(train) < 160:
-            print(f"{len(train)} pairs make few steps: too few to teach a model much")
         self.ask("before", numbers)
 
     def at(self, step: int, policy, tokenizer, held, answers: Answers, beta: float) -> None:
@@ -103,8 +96,8 @@ class SecondLook:
     ) -> None:
         """What the trained model raises, and what no check sees.
 
-        `changes` are those of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats;
-        `margins` (N,) a reward model's; `first_loss` is TRL's, where that starts at ln 2.
+        `changes` of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats, or a reward
+        model's `margins` (N,); `first_loss` is TRL's, where that starts at ln 2.
         """
         rose = None if changes is None else changes["chosen"]
         numbers = read_drift(tokenizer, answers, side_by_side(held), rose)
@@ -132,15 +125,6 @@ def fires(check: str, numbers: dict) -> bool:
     """Whether a check was made, and its number is beyond its limit."""
     beyond = gt if QUESTIONS[check]["side"] == "above" else lt
     return check in numbers and beyond(numbers[check], QUESTIONS[check]["limit"])
-
-
-def overruled(command: str) -> str:
-    """A command of this folder in which the last flag is given once, with its last value."""
-    last = re.search(r" (--[\w-]+)( [^-\s]\S*)?$", command)
-    if last:
-        value = r"[ =]\S+" if last[2] else ""
-        command = re.sub(rf" {last[1]}{value}(?= |$)", "", command[: last.start()]) + last[0]
-    return f"python 05-preference-tuning/{command}"
 
 
 def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
@@ -177,9 +161,9 @@ def print_texts(texts: dict[str, str | list], most: int = 2000) -> None:
 
 
 def telling_words(rows: Sequence[dict]) -> dict[str, float]:
-    """Words that tell chosen from rejected, the most telling first, with z; above 0: chosen.
+    """Words that tell chosen (z > 0) from rejected (z < 0), the most telling first.
 
-    Of the pairs where one answer has the word, (chosen - rejected) / sqrt(both): McNemar 1947.
+    Of the pairs where one answer has the word, z = (chosen - rejected) / sqrt(both): McNemar 1947.
     """
     difference, pairs = Counter(), Counter()
     for row in show_progress(rows, "comparing words"):
@@ -193,17 +177,13 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
 
 
 def by_side(telling: dict[str, float]) -> dict[str, list[str]]:
-    words = {side: [] for side in SIDES}
-    for word, z in telling.items():
-        words["chosen" if z > 0 else "rejected"].append(word)
-    return words
+    return {
+        side: [w for w, z in telling.items() if (z > 0) == (side == SIDES[0])] for side in SIDES
+    }
 
 
 def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
-    """Shares of training pairs: won by one order of lengths, repeated; of held-out pairs: twins.
-
-    Lengths are in characters. A twin has the same two answers, whichever was chosen.
-    """
+    """Shares of pairs that one order of lengths (in characters) wins, of repeats and of twins."""
     keys = [[read.key_of(*sorted(map(r.get, SIDES))) for r in rows] for rows in (train, held)]
     counts = Counter(keys[0])
     difference = np.array([len(row["chosen"]) - len(row["rejected"]) for row in train])
@@ -253,23 +233,17 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
 
 
 def read_ranking(margins: np.ndarray) -> dict:
-    """The end of the interval of a held-out accuracy that is to be compared with 0.5.
-
-    margins (N,) are above 0 where a pair is ranked as labelled. Few pairs tell of no chance.
-    """
+    """The end of the interval of an accuracy to compare with 0.5; margins (N,) > 0 are right."""
     accuracy = summary((1 + np.sign(margins)) / 2)
-    numbers, (low, high) = {"pairs": len(margins)}, accuracy["ci95"] or (0, 1)
-    numbers["accuracy"] = percent(accuracy)
+    low, high = accuracy["ci95"] or (0, 1)
+    numbers = {"pairs": len(margins), "accuracy": percent(accuracy)}
     if high < 0.5:
         return {**numbers, "reversed": high}
     return {**numbers, "chance": low} if len(margins) >= ENOUGH else numbers
 
 
 def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=None) -> dict:
-    """In nats a token: the KL of sampled answers, and what chosen ones have lost of log p.
-
-    rose (N,) is the change of log p of the chosen answers of the rows.
-    """
+    """In nats a token: the KL of sampled answers, and what chosen ones have lost: `-rose` (N,)."""
     lost = {}
     if answers is not None:
         lost["too_far"] = answers.kl.sum(), chain.from_iterable(answers.texts)
@@ -283,32 +257,35 @@ def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=No
 def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
     """What to know of your pairs, or answers with labels (`kind`), before training on them.
 
-    Of both: counts of rows, the share of texts with `marks`, `words` (side -> summary) in `unit`,
-    `lengths` (side -> a histogram), two `examples`. Rows that the model cannot read are dropped.
-    `leaked` are rows of a random eighth whose prompt is also in the rest. Raises UserError.
+    `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
     data = read.read_data(path, "pairs", "labels", **reading)
     tokenizer = load_tokenizer(model) if model else None
     room = 48 if tokenizer and not reads_pairs(tokenizer) else None
-    _, kind, rows, dropped, remarks, contrary = read.usable(data, tokenizer, room)
-    said = read.count_by_reason(dropped)
+    data = read.usable(data, tokenizer, room)
+    kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
-    columns = ("prompt", "completion") if kind == "labels" else COLUMNS
+    columns = COLUMNS if kind == "pairs" else ("prompt", "completion")
     prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
-    describe = describe_labels if kind == "labels" else describe_answers
-    found, words = describe(rows, prompts, seed)
+    if kind == "pairs":
+        found, words = describe_answers(rows, prompts, seed)
+    else:
+        good, counts = np.array(rows["label"]), np.array([*map(count_words, rows["completion"])])
+        both = len(np.intersect1d(prompts[good], prompts[~good]))
+        found = {"prompts_with_both": both, "good": summary(good)}
+        words = {"good": counts[good], "bad": counts[~good]}
     return {
         "kind": kind,
-        "rows": len(rows) + sum(map(len, dropped.values())),
+        "rows": len(rows) + sum(map(len, data.dropped.values())),
         "usable": len(rows),
         "said": said,
-        "remarks": remarks,
+        "remarks": data.remarks,
         **count_marks(rows),
-        "contradictory": len(contrary) // 2,
+        "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
         **found,
-        "dropped": {reason: places for reason, places in dropped.items() if places},
+        "dropped": {reason: places for reason, places in data.dropped.items() if places},
         "prompts": len(np.unique(prompts)),
         "unit": length_unit(row[name] for row in rows for name in columns[1:]),
         "examples": [{name: as_text(row[name]) for name in columns} for row in islice(rows, 2)],
@@ -334,15 +311,6 @@ def describe_answers(rows: Sequence[dict], prompts: np.ndarray, seed: int) -> tu
         "telling": by_side(telling_words(rows)),
     }
     return found, {"chosen": chosen, "rejected": rejected, "difference": chosen - rejected}
-
-
-def describe_labels(rows: Sequence[dict], prompts: np.ndarray, _) -> tuple[dict, dict]:
-    """Of answers with labels: how many are good, prompts with both kinds; lengths of answers."""
-    good = np.array(rows["label"])
-    words = np.array([count_words(row["completion"]) for row in rows])
-    both = np.intersect1d(prompts[good], prompts[~good])
-    found = {"prompts_with_both": len(both), "good": summary(good)}
-    return found, {"good": words[good], "bad": words[~good]}
 
 
 def histogram(values: np.ndarray) -> dict:

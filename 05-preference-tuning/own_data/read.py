@@ -1,7 +1,7 @@
 """Your own data: pairs, or answers with a label, read from a file or the hub, counted and split.
 
-Rows are read one after the other, twice: once to find their shape (shapes.py), once to take them
-apart (conversations.py). They lie in a mapped file, so that memory does not grow with their number.
+Rows are read twice: to find their shape, and to take them apart. What is made of them lies in a
+mapped file, so that memory does not grow with their number.
 """
 
 import csv
@@ -10,27 +10,28 @@ import io
 import json
 import re
 import tempfile
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, cycle, product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from common import models, prompts, scoring
 from common.basics import UserError, show_progress
-from common.preferences import COLUMNS, SIDES
+from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text, distinct_prompts
 from own_data import conversations as talk
 from own_data import shapes
 from own_data.conversations import DroppedRow, refuse
 from own_data.shapes import FEW_ODD, clean_name, find_column, holds_something
 
-Dataset = Sequence[dict]  # here a `datasets.Dataset`, mapped
+Dataset = Sequence[dict]  # a `datasets.Dataset`
 MOST_HELD = 1000  # pairs at most: an accuracy is then known to 0.03
+CONTRARY = "labelled both ways, and kept"
 LONGEST = 1024  # tokens of a prompt with its answer, unless --max-length says otherwise
+ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 TYPES = {
     "pairs": dict.fromkeys(SIDES, "string"),
     "labels": {"completion": "string", "label": "bool"},
@@ -38,15 +39,13 @@ TYPES = {
 }
 SAYS_MORE = re.compile(r"status|rating|score|prefer|winner|label|tie|agree|choice|vote|rank")
 
-# --- What lessons call ---
-
 
 def load_preferences(path: str, **reading: str | None) -> Dataset:
     """Your own pairs: a `datasets.Dataset` of prompt, chosen, rejected.
 
-    `reading` may be split, config, prompt_column, chosen_column, rejected_column. Answers are texts
-    as they stand, a missing one is empty. A prompt is a text, or a list of messages where it has
-    several turns or a system message. Raises UserError with file, row (from 1) and reason.
+    `reading` may be split, config, prompt_column, chosen_column, rejected_column. A missing answer
+    is empty. A prompt is a text, or a list of messages where it has several turns or a system
+    message. Raises UserError with file, row (from 1) and reason.
     """
     return read_data(path, "pairs", **reading).rows.remove_columns("row")
 
@@ -67,18 +66,16 @@ def own_pairs(
 ) -> tuple[Dataset, Dataset, list[Prompt]]:
     """(training rows, held-out rows, held-out prompts) for a language model.
 
-    Rows are prompt, chosen, rejected. Where the file holds other rows, they are prompt, completion,
-    label if `labelled`, and prompts alone if these will do (`alone`). What is left out is said in
-    one line. `held_out` is another file.
+    Rows are prompt, chosen, rejected; of a file with other rows prompt, completion, label if
+    `labelled`, and prompts if these will do (`alone`). What is left out is said in one line.
     """
     kinds = ["pairs", *["labels"] * labelled, *["prompts"] * alone]
-    found = read_data(path, *kinds, **reading)
-    files = [found, read_data(held_out, found.kind, **reading)] if held_out else [found]
-    fits = (tokenizer, max_new_tokens, max_length)
-    rows = [say_usable(usable(file, *fits)) for file in files]
+    found = [read_data(path, *kinds, **reading)]
+    found += [read_data(held_out, found[0].kind, **reading)] if held_out else []
+    rows = [say_usable(usable(file, tokenizer, max_new_tokens, max_length)) for file in found]
     train, held = split_rows(*rows, seed=seed, most=pairs)
     for rows in (train, held):
-        if found.kind == "labels" and len(set(rows["label"])) < 2:
+        if found[0].kind == "labels" and len(set(rows["label"])) < 2:
             reason = f"{len(rows)} training or held-out answers all have the same label"
             raise UserError(f"--dataset: {reason}; KTO needs both: more rows, or another --seed")
     return train, held, distinct_prompts(held["prompt"])[:prompts]
@@ -89,32 +86,21 @@ def own_reward_pairs(path: str, tokenizer, seed: int, **reading) -> tuple[Datase
     return own_pairs(path, tokenizer, seed, max_new_tokens=None, **reading)[:2]
 
 
-# --- Read a data set ---
-
-
-class ReadData(NamedTuple):
-    """Rows with their place in the file (`row`, from 1), and what to say of them."""
-
-    path: str
-    kind: str  # a key of TYPES
-    rows: Dataset
-    dropped: dict[str, list[int]]  # the places of rows that were left out, by reason
-    remarks: list[str]  # what was done to the rows, and what of them was not read
-    contrary: Collection[int] = ()  # the places of rows that contradict each other
-
-
 class Source:
-    """A data set that is read row by row, and what was done to its rows, counted."""
+    """A data set that is read row by row, and what was done to its rows, with their places."""
 
     def __init__(self, path: str, split=None, config=None, **columns: str | None) -> None:
-        self.path, self.split, self.config, self.place, self.used = path, split, config, 0, {""}
+        self.path, self.split, self.config, self.total, self.used = path, split, config, 0, {""}
         self.named = {flag.removesuffix("_column"): name for flag, name in columns.items() if name}
-        self.places: dict[tuple, set[int]] = defaultdict(set)  # of the rows, by what was done
-        self.total, self.survey, self.ways = 0, {}, {}
-        for row in self.rows():
+        self.kind, self.rows = "", ()  # a key of TYPES; a data set, with each row's place as `row`
+        self.places = defaultdict(set)  # of rows, by what was done to them
+        self.dropped, self.why, self.odd = defaultdict(list), {}, Counter()  # rows, by reason
+        self.choices: shapes.Choices = defaultdict(Counter)
+        self.survey, self.ways = defaultdict(shapes.Column), {}
+        for row in self.raw_rows():
             self.total += 1
             for name, cell in row.items():
-                self.survey.setdefault(name, shapes.Column()).add(cell)
+                self.survey[name].add(cell)
         self.marks = set()  # of templates, in more than a fifth of the cells of a column
         for name, column in self.survey.items():
             self.ways |= {name: column.way} if column.way else {}
@@ -123,24 +109,20 @@ class Source:
         # Columns of numbers, of which the one of the chosen answer should be higher.
         self.rated = shapes.twins(self.survey, shapes.OF_SCORES, SIDES)
 
-    def rows(self) -> Iterator[dict]:
-        """The rows that hold something, at `place`, with the columns of the command line, too.
-
-        Line ends are \\n, NaN is empty; once the file is looked over, turns are taken apart.
-        """
+    def raw_rows(self) -> Iterator[dict]:
+        """The rows that hold something; once the file is looked over, turns are taken apart."""
         self.place = 0  # of what is true of the whole file
         for cells in read_rows(self):
             self.place += 1
             row = {clean_name(name): self.plain(cell) for name, cell in cells.items()}
             if not any(map(holds_something, row.values())):
-                self.note("left out", under="empty rows")
+                self.note("empty rows left out")
                 continue
             for role, column in self.named.items():
-                name = clean_name(column)
-                if name not in row and self.place == 1:
+                if clean_name(column) not in row and self.place == 1:
                     known = f"the columns are {', '.join(row)}"
                     raise UserError(f"--{role}-column: {self.path} has no {column}; {known}")
-                row[role] = row.get(name)
+                row[role] = row.get(clean_name(column))
             for name, way in self.ways.items():
                 whole = row.get(name)
                 row[name] = talk.take_apart(whole, way)
@@ -159,85 +141,78 @@ class Source:
             return {key: self.plain(part) for key, part in cell.items()}
         return None if isinstance(cell, float) and cell != cell else cell
 
-    def note(self, done: str, under: str = "") -> None:
+    def note(self, done: str) -> None:
         """Count something that was done to the row at this place; twice is once."""
-        self.places[under, done].add(self.place)
+        self.places[done].add(self.place)
 
+    @property
     def remarks(self) -> list[str]:
-        """What to say of it, in phrases; choices under their column: A = response_a (9), ..."""
-        said = defaultdict(list)
-        for (under, done), places in self.places.items():
-            start = f" rows, from row {min(places)}" if min(places) > 1 and not under else ""
-            all_rows = 0 in places or (len(places) >= self.total and not under)
-            counted = "" if all_rows else f" ({len(places)}{start})"
-            said[f"{under}: " if under else done].append(done + counted)
-        remarks = [key * key.endswith(": ") + ", ".join(said[key]) for key in said]
+        """What to say of it, in phrases; what a column says: winner: A = response_a (9), ..."""
+        remarks = []
+        for done, places in self.places.items():
+            some = 0 not in places and len(places) != self.total
+            counted = f" ({len(places)} rows, from row {min(places)})" if some else ""
+            remarks.append(done + counted)
+        for name, counts in self.choices.items():
+            said = [f"{value} ({count})" for value, count in counts.items()]
+            remarks.append(f"{name}: {', '.join(said)}")
         unread = {name: column for name, column in self.survey.items() if name not in self.used}
-        rated = [name for pair in self.rated for name in pair]
         for name, column in unread.items():
-            few = column.is_coded and len(column.values) <= 6 and name not in rated
-            if few and SAYS_MORE.search(name):
+            few = column.is_coded and len(column.values) <= 6
+            if few and SAYS_MORE.search(name) and name not in chain(*self.rated):
                 remarks.append(f"{name}, which is not read, holds {column.shown()}")
-        names = [name + " (texts)" * shapes.is_prose(unread[name].example) for name in unread]
-        return remarks + ([f"columns not read: {', '.join(names)}"] if names else [])
-
-    def kind_of(self, kinds: Sequence[str]) -> str:
-        """Which of these kinds the rows are; pairs, if they are none of them."""
-        if len(kinds) == 1:
-            return kinds[0]
-        try:
-            pairs = shapes.find_shapes(self.survey, self.note)
-        except UserError:  # which is raised again when the pairs are read
-            return "pairs"
-        prompt = shapes.first_of(self.survey, "prompt")
-        kind = "labels" if shapes.label_column(self.survey) else "prompts" if prompt else "pairs"
-        return kind if kind in kinds and not pairs else "pairs"
+        return remarks + ([f"columns not read: {', '.join(unread)}"] if unread else [])
 
 
-def read_data(path: str, *kinds: str, **reading: str | None) -> ReadData:
+def read_data(path: str, *kinds: str, **reading: str | None) -> Source:
     """Rows of one of these kinds (keys of TYPES), in a mapped file. Raises UserError."""
-    datasets = import_datasets()
-    from datasets.arrow_writer import ArrowWriter
-    from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
-
-    source = Source(path, **reading)
-    kind = source.kind_of(kinds)
-    types = {name: datasets.Value(of) for name, of in {**TYPES[kind], "row": "int64"}.items()}
-    features = datasets.Features({"prompt": datasets.Json(), **types})
-    file = str(Path(tempfile.mkdtemp(dir=folder_that_goes()), "rows.arrow"))
-    dropped, why, wrong = defaultdict(list), {}, Counter()
     try:
-        with ArrowWriter(path=file, features=features) as writer:
-            for row in show_progress(read_source(source, kind), "reading rows"):
-                place = source.place
-                if isinstance(row, DroppedRow):
-                    dropped[row.reason].append(place)
-                    why.setdefault(row.reason, f"row {place}: {row.why}")
-                    wrong[row.reason] += row.odd
-                else:  # dumped, else Json() would read the text 007 as 7
-                    writer.write({**row, "prompt": json.dumps(row["prompt"]), "row": place})
+        import datasets
+        from datasets.arrow_writer import ArrowWriter
+        from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
+        from huggingface_hub.utils import logging
+    except ImportError:
+        raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    logging.set_verbosity_error()
+    source = Source(path, **reading)
+    prompt, label = shapes.first_of(source.survey, "prompt"), shapes.label_column(source.survey)
+    kind = "labels" if label else "prompts" if prompt else "pairs"
+    file = str(Path(tempfile.mkdtemp(dir=folder_that_goes()), "rows.arrow"))
+    try:
+        alone = len(kinds) == 1 or kind not in kinds  # of several kinds pairs are the first
+        pairs = alone or shapes.find_shapes(source.survey, source.choices)
+        source.kind = kinds[0] if pairs else kind
+        types = {**TYPES[source.kind], "row": "int64"}
+        features = {"prompt": datasets.Json(), **{n: datasets.Value(of) for n, of in types.items()}}
+        with ArrowWriter(path=file, features=datasets.Features(features)) as writer:
+            for row in show_progress(read_source(source), "reading rows"):
+                # The prompt is dumped, else Json() would read the text 007 as 7.
+                writer.write({**row, "prompt": json.dumps(row["prompt"]), "row": source.place})
             count, _ = writer.finalize()
     except UserError as error:
         raise UserError(error if str(error).startswith(path) else f"{path}: {error}") from None
-    many = wrong.total()
-    if many > FEW_ODD * source.total or not count:
-        worst = max(dropped, key=lambda reason: (wrong[reason], len(dropped[reason])))
-        others = f" ({many} of {source.total} rows are so)" if many > 1 else ""
-        raise UserError(f"{path}, {why[worst]}{others}")
-    return ReadData(path, kind, datasets.Dataset.from_file(file), dropped, source.remarks())
+    odd = source.odd.total()
+    if odd > FEW_ODD * source.total or not count:
+        worst = max(source.dropped, key=lambda why: (source.odd[why], len(source.dropped[why])))
+        others = f" ({odd} of {source.total} rows are so)" if odd > 1 else ""
+        raise UserError(f"{path}, {source.why[worst]}{others}")
+    source.rows = datasets.Dataset.from_file(file)
+    return source
 
 
-def read_source(source: Source, kind: str) -> Iterator[dict | DroppedRow]:
-    """All rows as TYPES has them, or why one is left out; of one row there may be several."""
-    survey, found, coding, rows = source.survey, [], None, source.rows()
+def read_source(source: Source) -> Iterator[dict]:
+    """The rows as TYPES has them; of one row there may be several, and others are dropped."""
+    kind, survey, found, coding = source.kind, source.survey, [], None
+    rows = source.raw_rows()
     if kind == "labels":
         coding = shapes.read_labels(survey)
     elif kind == "pairs" or not shapes.first_of(survey, "prompt"):
-        exports = [] if source.named else shapes.EXPORTS
-        for export in exports:
+        for export in [] if source.named else shapes.EXPORTS:
             if {*export["keys"]} <= survey.keys():
                 raise refuse("export", tool=export["tool"], line=export["line"])
-        found = shapes.find_shapes(survey, source.note)
+        found = shapes.find_shapes(survey, source.choices)
         if not found:
             raise shapes.explain_missing(survey)
         if found[0].by_prompt:
@@ -248,18 +223,16 @@ def read_source(source: Source, kind: str) -> Iterator[dict | DroppedRow]:
                 made = read_row(one, "pairs" if found else kind, source, coding)
                 yield {name: made[name] for name in ("prompt", *TYPES[kind])}
         except DroppedRow as drop:
-            yield drop
+            source.dropped[drop.reason].append(source.place)
+            source.why.setdefault(drop.reason, f"row {source.place}: {drop}")
+            source.odd[drop.reason] += drop.odd
 
 
 def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]:
-    """The row with chosen and rejected, by the first of the shapes that it has.
-
-    Of lists of answers there is one for each chosen with each rejected.
-    """
+    """The row by the first of the shapes that it has; once for each chosen with each rejected."""
     fits = [shape for shape in found if all(holds_something(row.get(n)) for n in shape.needs)]
     fits += [shape for shape in found if any(name in row for name in shape.needs)]
     if not fits:
-        shapes.refuse_misspelt(row)
         raise refuse("another shape", columns=", ".join(row))
     needs = " and ".join(fits[0].needs)
     if len(found) > 1 or fits[0].said:
@@ -269,49 +242,29 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
         row = fits[0].make(row)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise refuse("not as others", needs=needs) from None
-    shapes.refuse_misspelt(row)
     for better, worse in source.rated:
         numbers = [shapes.as_number(row.get(name)) for name in (better, worse)]
         if None not in numbers and numbers[0] <= numbers[1]:
             source.note(f"{better} is {'below' if numbers[0] < numbers[1] else 'equal to'} {worse}")
-    names = [find_column(row, role) for role in COLUMNS]
-    prompt, *sides = (row.get(name) for name in names)
-    if all(map(talk.is_texts, (prompt, *sides))):  # a conversation, turn by turn
-        if any(len(side) != len(prompt) for side in sides):
-            raise refuse("unlike lists")
-        source.used.add(names[0])
-        del row[names[0]]
-        turns = [chain.from_iterable(zip(prompt, side, strict=True)) for side in sides]
-        sides = [[alternate(texts)] for texts in turns]
-    else:
-        sides = [cell if talk.is_several(cell) else [cell] for cell in sides]
+    names = [find_column(row, side) for side in SIDES]
+    sides = [row.get(name) for name in names]
+    several = [isinstance(c, list) and c and not talk.is_message(c) for c in sides]
+    sides = [cell if many else [cell] for cell, many in zip(sides, several, strict=True)]
     if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
         raise refuse("shared lists")
     pairs = list(product(*sides))
     if len(pairs) > 1:
         source.note(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
-    return [{**row, **dict(zip(names[1:], pair, strict=True))} for pair in pairs]
-
-
-def alternate(texts: Iterable[str]) -> list[dict]:
-    """Messages of texts by the user and the assistant in turn; a missing one is empty."""
-    roles = cycle(("user", "assistant"))
-    return [{"role": role, "content": text or ""} for role, text in zip(roles, texts, strict=False)]
-
-
-# --- One row ---
+    return [{**row, **dict(zip(names, pair, strict=True))} for pair in pairs]
 
 
 def read_row(row: dict, kind: str, source: Source, coding: dict[str, bool] | None = None) -> dict:
-    """A row as TYPES has it: a prompt with its answers. Raises DroppedRow for what is no such row.
-
-    `coding` says which labels are good.
-    """
+    """A row as TYPES has it; `coding` says which labels are good. Raises DroppedRow."""
     talk.refuse_other_inputs(row)
     columns = {role: find_column(row, role) for role in ("prompt", "system", *TYPES[kind])}
     for role, name in columns.items():
         source.used.add(name)
-        if name not in (role, None) and role != "system":
+        if name not in (role, None):
             source.note(f"{role} is column {name}")
     label = coding.get(shapes.normalise(row.get(columns["label"]))) if coding else None
     if coding and label is None:
@@ -327,68 +280,55 @@ def read_row(row: dict, kind: str, source: Source, coding: dict[str, bool] | Non
         raise refuse("no prompt", columns=", ".join(row))
     said = talk.read_turns(row.get(columns["system"]), "system", "system")
     system = "\n".join(text for _, text in said)
-    if system.strip():
-        source.note(f"system message from column {columns['system']}")
     prompt = talk.prompt_of_turns(turns, answers, system)
     texts = clean_answers(prompt, [answer[-1][1] for answer in answers], source)
     if turns[-1:] == [("assistant", "")] and any(text.startswith(" ") for text in texts):
         texts = [text.removeprefix(" ") for text in texts]
         source.note("the blank behind the speaker's name cut from answers")
     for text in (as_text(prompt), *texts):
-        check_text(text, source)
+        mark = talk.find_markup(text)
+        if re.search("[\ud800-\udfff]", text):
+            raise refuse("half a character")
+        if mark in source.marks:  # in many rows; in a few it is what they are about
+            raise refuse("template mark", mark=mark)
+        for what in filter(None, (mark, "a NUL" if "\0" in text else "")):
+            source.note(f"{what} in a text, kept as it stands")
     return {"prompt": prompt, **dict(zip(sides, texts, strict=True)), "label": label}
-
-
-def check_text(text: str, source: Source) -> None:
-    """Raise DroppedRow for half a character, and for marks that many rows of the file hold."""
-    mark = talk.find_markup(text)
-    if re.search("[\ud800-\udfff]", text):
-        raise refuse("half a character")
-    if mark in source.marks:
-        raise refuse("template mark", mark=mark)
-    for what in filter(None, (mark, "a NUL" if "\0" in text else "")):
-        source.note(f"{what} in a text, kept as it stands")
 
 
 def prompt_turns(row: dict, column: str | None, source: Source) -> list[talk.Turn]:
     """The turns of the prompt's column, behind those of `history`; none without a column."""
     if column is None:
         return []
-    cell, history = row[column], row.get("history")
+    cell, history, earlier = row[column], row.get("history"), []
     if cell == row.get("instruction"):
         source.used |= {"instruction", "input"}
         if holds_something(row.get("input")):
             source.note("prompt is columns instruction and input")
             cell = f"{cell}\n{row['input']}"
-    turns = talk.read_turns(cell, "user", column)
-    if isinstance(history, list) and column != "history":
+    if column != "history" and isinstance(history, list):
         source.used.add("history")
-        if not all(talk.is_texts(exchange) and len(exchange) == 2 for exchange in history):
+        if not all([type(said) for said in exchange] == [str, str] for exchange in history):
             raise refuse("history", shown=f"{history!r:.60}")
-        earlier = alternate(chain.from_iterable(history))
-        turns = [*talk.read_turns(earlier, "user", "history"), *turns]
-    return turns
+        earlier = zip(("user", "assistant") * len(history), chain(*history), strict=True)
+    return [*earlier, *talk.read_turns(cell, "user", column)]
 
 
 def clean_answers(prompt: Prompt, texts: list[str], source: Source) -> list[str]:
     """The answers without a token that ends many, and without a prompt that all of them repeat."""
-    cleaned = []
-    for text in texts:
+    texts = list(texts)
+    for k, text in enumerate(texts):
         mark = talk.end_mark(text)
         if mark in source.marks:
             source.note(f"{mark} cut from the end of answers")
-            text = talk.without_marks(text)
-        cleaned.append(text)
+            texts[k] = talk.without_marks(text)
     asked = prompt.strip() if isinstance(prompt, str) else ""
-    repeated = texts and all(text.lstrip().startswith(asked) for text in cleaned)
+    repeated = texts and all(text.lstrip().startswith(asked) for text in texts)
     if len(asked) < 12 or not repeated:  # a short prompt may well begin an answer
-        return cleaned
+        return texts
     source.note("prompt cut from the beginning of answers")
-    rests = [text.lstrip()[len(asked) :] for text in cleaned]
+    rests = [text.lstrip()[len(asked) :] for text in texts]
     return [re.sub(r"\A(\s*\n| )", "", rest) for rest in rests]  # an indented line stays indented
-
-
-# --- Rows of a file, a folder, the hub ---
 
 
 def read_rows(source: Source) -> Iterator[dict]:
@@ -421,7 +361,7 @@ def read_stored(source: Source) -> Iterable[dict]:
     path = Path(name).expanduser()
     if not path.is_dir():
         hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-        if not hub_id or path.suffix.lower() in (*ENDINGS, *PACKED, *SPREADSHEETS):
+        if not hub_id or path.suffix.lower() in (*ENDINGS, *PACKED):
             raise UserError(f"{name}: there is no such file or folder")
         if not models.hub_answers():  # it may be in the cache
             datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
@@ -442,25 +382,6 @@ def read_stored(source: Source) -> Iterable[dict]:
     return parts[chosen]
 
 
-def import_datasets():
-    try:
-        import datasets
-        from huggingface_hub.utils import logging
-    except ImportError:
-        raise UserError('--dataset needs the package datasets: pip install -e ".[hf]"') from None
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    logging.set_verbosity_error()
-    return datasets
-
-
-# --- Formats ---
-
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-SPREADSHEETS = (".xlsx", ".xls", ".ods")
-
-
 def read_file(name: str) -> Iterator[dict]:
     """The rows of one file."""
     import pyarrow
@@ -470,8 +391,7 @@ def read_file(name: str) -> Iterator[dict]:
     *_, ending, last = ("", "", *map(str.lower, path.suffixes))
     ending = ending if last in PACKED else last
     if ending not in ENDINGS:
-        key = "spreadsheet" if ending in SPREADSHEETS else "ending"
-        raise refuse(key, name=name, known=", ".join(ENDINGS), packed=", ".join(PACKED))
+        raise refuse("ending", name=name, known=", ".join(ENDINGS), packed=", ".join(PACKED))
     with pyarrow.input_stream(str(path), compression=PACKED.get(last)) as file:
         if ending == ".parquet":
             for batch in parquet.ParquetFile(file).iter_batches(1000):
@@ -509,16 +429,17 @@ def rows_of_csv(text: str, name: str) -> Iterator[dict]:
 
 def rows_of_json(text: str, name: str) -> Iterator[dict]:
     """Rows in JSON: one object after the other, a list of them, columns, or rows under a key."""
-    decoder, blank, k, place = json.JSONDecoder(), re.compile(r"\s*"), 0, 0
-    while (place := blank.match(text, place).end()) < len(text):
+    decoder, blank, k = json.JSONDecoder(), re.compile(r"\s*"), 0
+    place = blank.match(text).end()
+    while place < len(text):
         if k and text[place] == ",":
             raise refuse("comma", name=name, k=k)
         try:
             value, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            where = {"line": error.lineno, "column": error.colno, "error": error.msg}
-            raise refuse("json", name=name, k=k + 1, **where) from None
-        alone = k == 0 and blank.match(text, place).end() == len(text)
+            raise refuse("json", name=name, k=k + 1, error=error) from None
+        place = blank.match(text, place).end()
+        alone = k == 0 and place == len(text)
         for row in rows_of_value(value) if alone else [value]:
             k += 1
             if not isinstance(row, dict):
@@ -544,18 +465,10 @@ def rows_of_value(value) -> Iterable:
     return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-# --- Counting ---
-
-
-def usable(reading: ReadData, tokenizer=None, room=None, limit=LONGEST) -> ReadData:
-    """The reading without rows that teach nothing, or that a model cannot read as they stand.
-
-    They are counted among the dropped rows. A language model keeps `room` for answers that it
-    samples; without one it is a reward model.
-    """
-    kept, places, contrary, cut = [], {}, set(), 0
-    dropped = defaultdict(list, {**reading.dropped, "empty": [], "identical": [], "duplicate": []})
-    for k, row in enumerate(show_progress(reading.rows, "looking at rows")):
+def usable(source: Source, tokenizer=None, room=None, limit=LONGEST) -> Source:
+    """The same without rows that teach nothing, or that a model that writes `room` cannot read."""
+    kept, places = [], {}
+    for k, row in enumerate(show_progress(source.rows, "looking at rows")):
         place, answers, label = row["row"], answers_of(row), row.get("label")
         said = key_of(row["prompt"], *answers, label)
         opposite = key_of(row["prompt"], *reversed(answers), None if label is None else not label)
@@ -568,37 +481,32 @@ def usable(reading: ReadData, tokenizer=None, room=None, limit=LONGEST) -> ReadD
             try:
                 fault = find_fault(row, tokenizer, room, limit)
             except UserError as error:  # of the chat template
-                raise UserError(f"{reading.path}, row {place}: {error}") from None
+                raise UserError(f"{source.path}, row {place}: {error}") from None
         if fault:
-            dropped[fault].append(place)
+            source.dropped[fault].append(place)
         else:
             kept.append(k)
-            contrary |= {places[opposite], place} if opposite in places else set()
-            cut += bool(tokenizer and room and cuts_blanks(row, tokenizer))
+            if opposite in places:
+                source.places[CONTRARY] |= {places[opposite], place}
         places.setdefault(said, place)
-    cuts = f"the model's template cuts blanks at the ends of answers in {cut} rows"
-    remarks = [*reading.remarks, *[cuts] * bool(cut)]
-    return reading._replace(
-        rows=reading.rows.select(kept), dropped=dropped, remarks=remarks, contrary=contrary
-    )
+    source.rows = source.rows.select(kept)
+    return source
 
 
-def say_usable(reading: ReadData) -> Dataset:
+def say_usable(source: Source) -> Dataset:
     """The rows of what is usable; what they are is said in one line."""
-    path, kind, rows, dropped, remarks, contrary = reading
-    reasons = count_by_reason(dropped)
+    path, rows, empty = source.path, source.rows, source.dropped["empty"]
+    reasons = count_by_reason(source.dropped)
     if not len(rows):
         raise UserError(f"{path}: no row is left to learn from (dropped: {reasons})")
-    counts, empty = [f"{len(rows)} {kind}"], dropped["empty"]
-    if len(empty) > FEW_ODD * (len(rows) + sum(map(len, dropped.values()))):
+    if len(empty) > FEW_ODD * (len(rows) + sum(map(len, source.dropped.values()))):
         raise UserError(f"{path}, row {empty[0]}: an answer is empty ({len(empty)} rows are so)")
-    if kind == "labels":
+    counts = [f"{len(rows)} {source.kind}"]
+    if source.kind == "labels":
         good = sum(rows["label"])
         counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
     counts += [f"dropped: {reasons}"] if reasons else []
-    if contrary:
-        counts.append(f"{len(contrary)} contradict another one (row {min(contrary)}; kept)")
-    print(f"{path}: {'; '.join([*counts, *remarks])}")
+    print(f"{path}: {'; '.join([*counts, *source.remarks])}")
     return rows
 
 
@@ -617,59 +525,35 @@ def key_of(*texts: Prompt | bool) -> int:
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big")
 
 
-# --- Splitting, and what a model can read ---
-
-
 def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=None) -> tuple:
-    """(training rows, held-out rows) in random order, all rows of a prompt on one side.
+    """(training rows, held-out rows) in random order: those of an eighth of the prompts, or `held`.
 
-    An eighth of the prompts is held out, unless there are rows of another file. At most `most` rows
-    are to train on. Which prompts are held out depends on them and the seed alone.
+    Which prompts are held out depends on them and the seed alone.
     """
-    keys, held_keys = (
-        np.array([key_of(str(seed), row["prompt"]) for row in of or ()], dtype=np.uint64)
-        for of in (rows, held)
-    )
+    keys = np.array([key_of(str(seed), prompt) for prompt in rows["prompt"]], dtype=np.uint64)
     if held is None:
-        held_keys = np.unique(keys)
-        if len(held_keys) < 2:
-            reason = f"{len(held_keys)} distinct prompts; at least 2 are needed to hold some out"
+        distinct = np.unique(keys)
+        if len(distinct) < 2:
+            reason = f"{len(distinct)} distinct prompts; at least 2 are needed to hold some out"
             raise UserError(f"--dataset: {reason}, or another file: --held-out")
-        held_keys = held_keys[: max(1, round(len(held_keys) / 8))]
-    order, inside = np.random.default_rng(seed).permutation(len(rows)), np.isin(keys, held_keys)
-    train = rows.select(order[~inside[order]][:most])
+        held_out = np.isin(keys, distinct[: max(1, round(len(distinct) / 8))])
+    else:
+        asked = {key_of(str(seed), prompt) for prompt in held["prompt"]}
+        held_out = np.array([int(key) in asked for key in keys])
+        if held_out.any():
+            print(f"{held_out.sum()} rows left out of training: their prompts are held out")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    train, rest = (rows.select(order[kept[order]]) for kept in (~held_out, held_out))
     if not len(train):
         raise UserError("--held-out: all prompts of --dataset are held out")
-    if held is None:
-        held = rows.select(order[inside[order]])
-    elif inside.any():
-        print(f"{inside.sum()} rows left out of training: their prompts are held out")
-    known = {bare_prompt(prompt) for prompt in train["prompt"]}
-    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(held["prompt"]))
-    if near:
-        print(f"{near} held-out prompts are in training but for case, marks or blanks")
-    return train, held.select(range(min(MOST_HELD, len(held))))
-
-
-def bare_prompt(prompt: Prompt) -> str:
-    """A prompt without case, marks, blanks, NULs, and ways to write a letter."""
-    text = unicodedata.normalize("NFKC", as_text(prompt)).casefold()
-    return re.sub(r"[\W\0]+", " ", text).strip()
-
-
-def cuts_blanks(row: dict, tokenizer) -> bool:
-    """Whether the chat template takes blanks away with which an answer begins or ends."""
-    blank = [text for text in answers_of(row) if text != text.strip()]
-    turns = [[*as_messages(row["prompt"]), {"role": "assistant", "content": t}] for t in blank]
-    written = [prompts.write_turns(tokenizer, conversation) for conversation in turns]
-    return any(text not in whole for text, whole in zip(blank, written, strict=True))
+    held = rest if held is None else held
+    return train.select(range(len(train))[:most]), held.select(range(len(held))[:MOST_HELD])
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
     """Why a model cannot read a row as it stands; nothing where it can. Raises UserError.
 
-    A cut answer would be another answer; a token of the model's own in a text would end a turn or
-    begin one; and what is unknown to a tokenizer may be all that tells two answers apart.
+    A cut answer would be another answer; a token of the model's own would end or begin a turn.
     """
     asked, answers = row["prompt"], answers_of(row)
     for token in tokenizer.all_special_tokens:
@@ -677,10 +561,9 @@ def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
             return f"with {token}, a token of the model"
     limit = min(limit, tokenizer.model_max_length)
     if room is None:
-        limit, prompt, encoded = min(limit, scoring.REWARD_LENGTH), [], []
-        for text in answers:
-            both = scoring.encode_for_reward(tokenizer, [asked], [text], cut=False)
-            encoded.append(both["input_ids"][0].tolist())
+        limit, prompt = min(limit, scoring.REWARD_LENGTH), []
+        both = [scoring.encode_for_reward(tokenizer, [asked], [t], cut=False) for t in answers]
+        encoded = [one["input_ids"][0].tolist() for one in both]
     else:
         prompt, *encoded = prompts.encode_answers(tokenizer, asked, answers)
         shown, turns = prompts.format_prompt(tokenizer, asked), as_messages(asked)

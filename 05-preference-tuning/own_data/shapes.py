@@ -1,19 +1,17 @@
 """Shapes of preference data: which columns hold the prompt, the better answer and the worse one.
 
-A file is looked over once before it is read: what its columns are and hold decides the shape, and a
-column that says which answer was chosen is understood as a whole or not at all.
+A column that says which answer was chosen is understood as a whole or not at all.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 from common.basics import UserError
-from common.preferences import COLUMNS, SIDES
+from common.preferences import SIDES
 from common.prompts import prompt_key
 from own_data import conversations as talk
 from own_data.conversations import NAMES, DroppedRow, is_texts, refuse
@@ -37,12 +35,6 @@ def clean_name(name) -> str:
 def holds_something(cell) -> bool:
     """Whether a cell is not empty: a text, messages, a number."""
     return bool(cell.strip()) if isinstance(cell, str) else cell not in (None, [], {})
-
-
-def is_prose(cell) -> bool:
-    """Whether a cell is a text of some words, and so could be a prompt."""
-    text = cell if isinstance(cell, str) else ""
-    return len(text.split()) > 2 or (len(text) > 4 and not text.isascii())
 
 
 def as_number(cell) -> float | None:
@@ -70,22 +62,18 @@ def find_column(row: dict, role: str) -> str | None:
     if len(filled) > 1:
         ordered = sorted(filled, key=lambda name: name not in ("context", "post"))
         joined = ' + "\\n\\n" + '.join(f'row["{name}"]' for name in ordered)
-        key = "several prompts" if role == "prompt" else "several"
-        raise refuse(key, role=role, names=" and ".join(filled[:3]), joined=joined)
+        raise refuse("several", role=role, names=" and ".join(filled[:3]), joined=joined)
     return (filled or present)[0]
 
 
-@dataclass
 class Column:
     """What a column holds, over all rows."""
 
-    filled: int = 0
-    example: object = None  # the first cell that is not empty
-    values: Counter = field(default_factory=Counter)  # that are short
-    texts: int = 0  # that cells are
-    ways: Counter = field(default_factory=Counter)  # in which they hold turns, see `written_as`
-    turns: Counter = field(default_factory=Counter)  # how many these are
-    marks: Counter = field(default_factory=Counter)  # of templates, in texts and at their ends
+    def __init__(self) -> None:
+        self.filled, self.example = 0, None  # cells that are not empty, and the first of them
+        self.values, self.texts = Counter(), 0  # short values; how many cells are texts
+        self.ways, self.turns = Counter(), Counter()  # see `written_as`
+        self.marks = Counter()  # of templates, in texts and at their ends
 
     def add(self, cell) -> None:
         if not holds_something(cell):
@@ -122,14 +110,13 @@ class Column:
 
 
 Survey = dict[str, Column]
+Choices = dict[str, Counter]  # how often a column said what
 
 
 def first_of(survey: Iterable[str], *roles: str) -> str | None:
     """The first of the usual names of these roles that is a column."""
     return next((name for role in roles for name in USUAL[role] if name in survey), None)
 
-
-# --- Which of two answers was chosen ---
 
 FILLERS, TIES, BESIDE_TIES = ({*NAMES[what]} for what in ("fillers", "ties", "beside_ties"))
 
@@ -195,10 +182,9 @@ def meaning(value: str, two: TwoAnswers) -> int | str | None:
 
 
 def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int | str] | None:
-    """What each normalised value of a choice column says; None where the column is no known coding.
+    """What each normalised value of a choice column says; None for no known coding, or two.
 
-    Words are letters, names of the columns, left and right; of numbers codings are known by the
-    tokens of the answers, and in HelpSteer's columns the sign decides. What fits two ways is none.
+    Codings of numbers are known by the tokens of the answers; in HelpSteer's columns the sign says.
     """
     seen = {normalise(value) for value in values}
     numbers = {value for value in seen if as_number(value) is not None}
@@ -218,17 +204,16 @@ def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int
 
 def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
     """The column that says which of two answers was chosen: the first that is named so."""
-    of_one, named = {name for pair in twins(survey, "", two.tokens) for name in pair}, []
-    for name, column in survey.items():
-        long = column.filled and not column.is_coded and is_prose(column.example)
-        other = re.search(f"_({'|'.join(NAMES['beside_choices'])})$", name) or name in of_one
-        if not (long or other or talk.is_message(column.example)) and re.search(OF_CHOICES, name):
+    other = f"_({'|'.join(NAMES['beside_choices'])})$"
+    of_one = {name for pair in twins(survey, "", two.tokens) for name in pair}
+    named = []
+    for name in [name for name in survey if re.search(OF_CHOICES, name)]:
+        example, coded = survey[name].example, survey[name].is_coded
+        long = not coded and isinstance(example, str) and len(example.split()) > 2
+        if not (long or re.search(other, name) or name in of_one or talk.is_message(example)):
             named.append(name)
     simple = [name for name in named if isinstance(survey[name].example, str | int | float)]
     return next(iter(simple or named), None)
-
-
-# --- Shapes ---
 
 
 class Shape(NamedTuple):
@@ -241,31 +226,31 @@ class Shape(NamedTuple):
     by_prompt: partial | None = None  # of rows: pairs, where several rows make one
 
 
-def find_shapes(survey: Survey, note) -> list[Shape]:
-    """The shapes that rows of the file may have, the most telling first. Raises UserError.
-
-    `note(what, column)` counts what was done to a row.
-    """
+def find_shapes(survey: Survey, choices: Choices) -> list[Shape]:
+    """The shapes of the file's rows, the most telling first; `choices` are to be counted."""
     roles = (*SIDES, "messages", "scores", "completion")
     chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
     two, shapes = find_two(survey), []
     if chosen and rejected:
-        pointers = find_pointers(survey, chosen, rejected, two, note)
-        if pointers:
-            return [pointers]
+        refuse_pointers(survey, chosen, rejected, two)
         shapes.append(Shape("", (), (chosen, rejected), dict))
     elif messages and rejected:
         said, columns = f"chosen is the last turn of {messages}", (messages, rejected)
         shapes.append(Shape(said, columns, columns, lambda row: {**row, "chosen": row[messages]}))
-    if {"info", "summaries", "choice"} <= survey.keys():
-        said = "the shape of summarize_from_feedback: choice says which summary is chosen"
-        columns = ("info", "summaries", "choice")
-        shapes.append(Shape(said, columns, columns[:2], choose_summary))
-    shapes += scored_shapes(survey)
+    for whose, answers, text, score_of in NAMES["scored"]:
+        example = survey[answers].example if answers in survey else None
+        first = example[0] if isinstance(example, list) and example else None
+        keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
+        if score_of in keys and (text is None or text in keys):
+            said = f"the shape of {whose}: best and worst answer by {score_of}"
+            columns = (answers,) if text else (answers, score_of)
+            make = partial(extremes, answers=answers, text=text, score=score_of)
+            shapes.append(Shape(said, columns, (answers,), make))
+            break
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
         try:
-            shapes += chosen_of_two(others, two, note)
+            shapes += chosen_of_two(others, two, choices)
         except UserError:  # of no interest where rows have another shape, too
             if not shapes:
                 raise
@@ -277,84 +262,57 @@ def find_shapes(survey: Survey, note) -> list[Shape]:
     return shapes
 
 
-def find_pointers(survey: Survey, chosen: str, rejected: str, two, note) -> Shape | None:
-    """The shape of rows whose chosen and rejected name other columns, where the texts stand."""
-    both, codes = [survey[chosen], survey[rejected]], two.tokens if two else ()
-    if not all(column.is_coded for column in both):
-        return None
-    values = {normalise(value) for column in both for value in column.values}
-    columns = {name: name for name in survey if name not in (chosen, rejected)}
-    for value in values if two else ():
-        side = meaning(value, two)
-        if side in (0, 1):
-            columns.setdefault(clean_name(value), two[side])
-    if not {*map(clean_name, values)} <= columns.keys():
-        if all(is_code(column, codes) for column in both):
-            shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
-            raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
-        return None
-
-    def follow(row: dict) -> dict:
-        named = [columns.get(clean_name(normalise(row[name]))) for name in (chosen, rejected)]
-        if None in named or named[0] == named[1]:
-            shown = f"{row[chosen]!r:.40} and {row[rejected]!r:.40}"
-            raise refuse("pointer", chosen=chosen, rejected=rejected, shown=shown)
-        note(f"{row[chosen]} = {named[0]}", chosen)
-        return row | {side: row[name] for side, name in zip(SIDES, named, strict=True)}
-
-    read = tuple(columns[clean_name(value)] for value in values)
-    return Shape("", read, (chosen, rejected), follow)
+def refuse_pointers(survey: Survey, chosen: str, rejected: str, two: TwoAnswers | None) -> None:
+    """Raise UserError where chosen and rejected only name the columns of the texts."""
+    both, tokens = [survey[chosen], survey[rejected]], two.tokens if two else ()
+    values = {clean_name(value) for column in both for value in column.values}
+    names = values <= survey.keys() and all(column.is_coded for column in both)
+    if names or all(is_code(column, tokens) for column in both):
+        shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
+        raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
 
 
-def chosen_of_two(survey: Survey, two: TwoAnswers, note) -> list[Shape]:
+def chosen_of_two(survey: Survey, two: TwoAnswers, choices: Choices) -> list[Shape]:
     """The shape of rows with two answers and what says which is better. Raises UserError."""
-    choice = choice_of(survey, two)
-    third = twins(survey, OF_ANSWERS, (two.tokens[0], {"b": "c", "2": "3"}.get(two.tokens[1], "")))
-    if third:
-        shown = f'"{two.first}", "{two.second}", "{third[0][1]}"'
-        raise refuse("more answers", answers=shown, first=two.first, choice=choice or "winner")
-    rated = twins(survey, OF_SCORES, two.tokens)
-    if not choice and not rated:
-        return []
-    columns, choose = by_choice(survey, two, choice) if choice else by_scores(survey, two, rated)
-    prompt = NAMES["prompt_of"].get(two.first)
-
-    def make(row: dict) -> dict:
-        side, said = choose(row)
-        note(f"{said} = {two[side]}" if side in (0, 1) else f"{said} dropped", columns[0])
-        if side not in (0, 1):
-            raise DroppedRow(side)
-        texts = dict(zip(SIDES, (row[two[side]], row[two[1 - side]]), strict=True))
-        asked = {"prompt": row[prompt]} if prompt in row else {}
-        return row | texts | asked
-
-    return [Shape("", (*two[:2], *columns, prompt or ""), two[:2], make)]
+    choice, rated = choice_of(survey, two), twins(survey, OF_SCORES, two.tokens)
+    if choice:
+        return [by_choice(survey, two, choice, choices)]
+    return [by_scores(survey, two, rated)] if rated else []
 
 
-def by_choice(survey: Survey, two: TwoAnswers, choice: str) -> tuple:
-    """(columns, what makes (side, what says so) of a row) by a coding or the name of a model."""
+def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: Choices) -> Shape:
+    """The shape of rows with a column that holds a known coding, or the name of a model."""
     held, models = survey[choice], next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
     coding = read_coding(choice, held.values, two) if held.is_coded else None
     shown = {"values": held.shown(), "value": repr(next(iter(held.values), "..."))}
     unknown = refuse("coding", column=choice, first=two.first, second=two.second, **shown)
     if not coding and not (models and isinstance(held.example, str)):
         raise unknown
+    prompt = NAMES["prompt_of"].get(two.first)
 
-    def choose(row: dict) -> tuple:
-        value = normalise(row[choice]) if holds_something(row.get(choice)) else ""
-        names = [] if coding else [normalise(row[name]) for name in models]
-        if value in names and names[0] != names[1]:
-            return names.index(value), f"the name in {models[names.index(value)]}"
-        side = coding[value] if coding else meaning(value, two)
-        if names and (side not in (TIE, UNLABELLED) or value in names):
-            raise unknown
-        return side, str(row[choice]) if value else "empty"
+    def make(row: dict) -> dict:
+        value = normalise(row.get(choice))
+        said = str(row[choice]) if holds_something(row.get(choice)) else "empty"
+        if coding:
+            side = coding.get(value, UNLABELLED)
+        else:
+            names = [normalise(row[name]) for name in models]
+            side = names.index(value) if names.count(value) == 1 else meaning(value, two)
+            if side not in (TIE, UNLABELLED) and names.count(value) != 1:
+                raise unknown
+            said = f"the name in {models[side]}" if side in (0, 1) else said
+        if side in (TIE, UNLABELLED):
+            choices[choice][f"{said} dropped"] += 1
+            raise DroppedRow(side)
+        choices[choice][f"{said} = {two[side]}"] += 1
+        asked = {"prompt": row[prompt]} if prompt in row else {}
+        return {**row, "chosen": row[two[side]], "rejected": row[two[1 - side]], **asked}
 
-    return (choice,) if coding else (choice, *models), choose
+    return Shape("", (*two[:2], choice, *models, prompt or ""), two[:2], make)
 
 
-def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> tuple:
-    """The same by two numbers: the higher one, or the lower one of ranks."""
+def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> Shape:
+    """The shape of rows with two numbers: the higher one is better, or the lower one of ranks."""
     overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
     numbers = [name for name, column in survey.items() if as_number(column.example) is not None]
     others = [pair for pair in twins(numbers, "", two.tokens) if not re.search(NO_SCORE, pair[0])]
@@ -367,53 +325,20 @@ def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> 
         if name not in numbers:
             shown = f"{survey[name].example!r:.60}"
             raise refuse("no number", name=name, shown=shown, first=first, second=second)
-    best = min if re.search(SMALL_IS_GOOD, first) else max
 
-    def choose(row: dict) -> tuple:
-        numbers = [as_number(row[name]) for name in scores]
-        if None in numbers:
-            return UNLABELLED, f"{first} or {second} empty"
-        if numbers[0] == numbers[1]:
-            return TIE, f"{first} equal to {second}"
-        said = "above" if numbers[0] > numbers[1] else "below"
-        return numbers.index(best(numbers)), f"{said} {second}"
+    def make(row: dict) -> dict:
+        lists = {name: [row[name], row[other]] for name, other in (two[:2], scores)}
+        return extremes({**row, **lists}, two.first, None, first)
 
-    return scores, choose
-
-
-def choose_summary(row: dict) -> dict:
-    """A row of summarize_from_feedback, its prompt as TRL writes it (tldr-preference)."""
-    info, choice = row["info"], row["choice"]
-    if choice not in (0, 1):
-        raise DroppedRow(UNLABELLED)
-    parts = {"SUBREDDIT: r/": "subreddit", "TITLE: ": "title", "POST: ": "post", "": "article"}
-    lines = [f"{start}{info[name]}" for start, name in parts.items() if info.get(name)]
-    texts = [summary["text"] for summary in row["summaries"]]
-    prompt = "\n\n".join([*lines, "TL;DR:"])
-    return {"prompt": prompt, "chosen": texts[choice], "rejected": texts[1 - choice]}
-
-
-def scored_shapes(survey: Survey) -> list[Shape]:
-    """The shape of rows with several answers and their scores, if it is known."""
-    for whose, answers, text, score in NAMES["scored"]:
-        example = survey[answers].example if answers in survey else None
-        first = example[0] if isinstance(example, list) and example else None
-        keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
-        if score in keys and (text is None or text in keys):
-            said = f"the shape of {whose}: best and worst answer by {score}"
-            columns = (answers,) if text else (answers, score)
-            make = partial(extremes, answers=answers, text=text, score=score)
-            return [Shape(said, columns, (answers,), make)]
-    return []
+    better = "lower" if re.search(SMALL_IS_GOOD, first) else "higher"
+    said = f"chosen is the answer with the {better} of {first} and {second}"
+    return Shape(said, (*two[:2], *scores), two[:2], make)
 
 
 def extremes(row: dict, answers: str, text: str | None, score: str) -> dict:
-    """The row with the best and the worst of its answers; of equal ones the first.
-
-    Answers and scores are two columns of lists, or, with `text`, keys of the same dictionaries.
-    """
+    """The row with the best and the worst of its answers, the first of equal ones."""
     cells, scores = row.get(answers) or [], row.get(score) or []
-    if text is not None:
+    if text is not None:  # answers and scores are keys of the same dictionaries
         cells, scores = [cell[text] for cell in cells], [cell.get(score) for cell in cells]
     numbers = map(as_number, scores)
     known = [(n, cell) for n, cell in zip(numbers, cells, strict=False) if n is not None]
@@ -440,7 +365,7 @@ def gather_by_prompt(source, rows: Iterable[dict], answer: str, score: str) -> I
 
 
 def label_column(survey: Survey) -> str | None:
-    """The column that says of one answer on each row whether it is good, as KTO takes them."""
+    """The column that says of one answer a row whether it is good, as KTO takes them."""
     return first_of(survey, "label") if first_of(survey, "completion", "messages") else None
 
 
@@ -456,62 +381,30 @@ def read_labels(survey: Survey) -> dict[str, bool]:
     raise refuse("no labels", column=column, values=survey[column].shown())
 
 
-# --- What cannot be read, and the way out ---
-
-
 def explain_missing(survey: Survey) -> UserError:
     """The error for rows that are no pairs, with the way out."""
+    examples = {name: c.example for name, c in survey.items() if not re.search(NO_SCORE, name)}
     answer, label = first_of(survey, "completion", "messages"), label_column(survey)
     missing = [side for side in SIDES if not first_of(survey, side)]
-    both, examples = len(missing) == 2, {name: c.example for name, c in survey.items()}
-    names = [name for name in survey if not re.search(NO_SCORE, name)]
-    texts = [name for name in names if talk.texts_in(examples[name])]
-    numbers = [name for name in names if as_number(examples[name]) is not None]
-    flags = [name for name in names if isinstance(examples[name], bool)]
+    texts = [name for name, cell in examples.items() if talk.texts_in(cell)]
+    numbers = [name for name, cell in examples.items() if as_number(cell) is not None]
+    flags = [name for name, cell in examples.items() if isinstance(cell, bool)]
     answers = [name for name in texts if re.search(OF_ANSWERS, name)]
-    says = [name for name in names if re.search(f"{OF_CHOICES}|rank", name) and name not in answers]
-    try:
-        refuse_misspelt(examples)
-    except DroppedRow as drop:
-        return UserError(drop.why)
-    if label and both:
-        read_labels(survey)
+    says = [n for n in examples if re.search(f"{OF_CHOICES}|rank", n) and n not in answers]
     reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
     reason += f"; {', '.join(says)} may say which answer is better" if says else ""
-    score, first, second = "".join(numbers[:1]), *[*answers, "", ""][:2]
-    best = ("idxmin", "idxmax") if re.search(SMALL_IS_GOOD, score) else ("idxmax", "idxmin")
     told = {"reason": reason, "answer": answer, "prompt": first_of(survey, "prompt") or "prompt"}
-    told |= {"scores": ", ".join(numbers), "score": score, "best": best[0], "worst": best[1]}
-    told |= {"label": label or "".join(flags[:1]), "first": first, "second": second}
-    told |= {"missing": missing[0], "flags": ", ".join(f"--{side}-column" for side in missing)}
-    fitting = {
-        "labels": label and both,
-        "nothing": not texts,
-        "one side": first_of(survey, "completion") and not both,
-        "scores": answer and numbers and both,
-        "flag": answer and flags and both,
-        "two answers": len(answers) == 2 and both,
-        "missing": True,
-    }
-    return refuse(next(key for key, fits in fitting.items() if fits), **told)
-
-
-def refuse_misspelt(row: dict) -> None:
-    """Raise DroppedRow for a row without a prompt or an answer, but with it under a like name."""
-    known = {name for names in USUAL.values() for name in names}
-    for role in COLUMNS:
-        if any(holds_something(row.get(name)) for name in USUAL[role]):
-            continue
-        for name, cell in row.items():
-            near = abs(len(name) - len(role)) <= 2 and edits(name, role) <= 2
-            if near and name not in known and holds_something(cell):
-                raise refuse("misspelt", role=role, name=name)
-
-
-@cache
-def edits(one: str, other: str) -> int:
-    """How many letters must be put in, left out or replaced to make one word of the other."""
-    if not one or not other:
-        return len(one) + len(other)
-    replaced = edits(one[1:], other[1:]) + (one[0] != other[0])
-    return min(replaced, 1 + edits(one[1:], other), 1 + edits(one, other[1:]))
+    if label and len(missing) == 2:
+        read_labels(survey)  # raises the error of a label that is none
+        return refuse("label", label=label, **told)
+    if not texts:
+        return refuse("nothing", **told)
+    if len(missing) == 2 and answer and numbers:
+        best = ["idxmax", "idxmin"][:: -1 if re.search(SMALL_IS_GOOD, numbers[0]) else 1]
+        told |= {"scores": ", ".join(numbers), "best": best[0], "worst": best[1]}
+        return refuse("scores", score=numbers[0], **told)
+    if len(missing) == 2 and answer and flags:
+        return refuse("label", label=flags[0], **told)
+    if len(missing) == len(answers) == 2:
+        return refuse("two answers", first=answers[0], second=answers[1], **told)
+    return refuse("missing", flags=", ".join(f"--{side}-column" for side in missing), **told)
