@@ -212,18 +212,17 @@ def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> Non
 # --- 3. The figure ---
 
 
-def draw(history: list[dict], looks: list[dict], own_data: bool = False):
+def draw(history: list[dict], looks: list[dict]):
     """Four panels of the run that was just done; two where nobody knows how good answers are."""
-    if own_data:
-        n, share = looks[-1]["pairs"], looks[-1]["ranked"]
-        title = f"DPO on your pairs: {n * share:.0f} of {n} held-out pairs ranked as labelled"
-    else:
+    with_gold, n, share = "kinds" in looks[0], looks[-1]["pairs"], looks[-1]["ranked"]
+    title = f"DPO on your pairs: {n * share:.0f} of {n} held-out pairs ranked as labelled"
+    if with_gold:
         good = [100 * look["kinds"]["right and concise"] for look in looks]
         title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
-    figure, axes = figures.new_figure(1 if own_data else 2, 2, title)
+    figure, axes = figures.new_figure(2 if with_gold else 1, 2, title)
     log_panel(axes[0], history)
     sides_panel(axes[1], looks)
-    if not own_data:
+    if with_gold:
         kinds_panel(axes[2], looks)
         distance_panel(axes[3], looks)
     for ax in axes[:3]:  # over steps
@@ -295,12 +294,12 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
     """(policy, history, looks): trained on data = (pairs, held-out pairs, prompts).
 
-    On the way 100 held-out pairs are read, and two answers to a prompt; at the end all pairs, and
-    three answers. Of your own data 16 pairs and one answer; at the end all pairs, and two answers.
-    In `folder` is what a training that was killed needs to `resume`.
+    A look reads 100 held-out pairs and two answers to each prompt; of your own data 16 and one. The
+    first and the last look read one answer more, the last one all pairs. `folder` keeps what is
+    needed to `resume` a training that was killed.
     """
     pairs, held, asked = data
-    n, few = (1, 16) if second_look else (2, 100)  # on the way
+    n, few = (1, 16) if second_look else (2, 100)
     last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
     settings = dpo_settings(model, pairs, **hyper)
     checkpoint, looks = find_killed_training(folder, settings, resume)
@@ -312,9 +311,9 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
 
     def look(step: int, policy) -> None:
         nonlocal sampled, changes
-        more = 1 if step in (0, last) else 0
-        sampled = answers.sample_answers(policy, tokenizer, asked, n + more, **sampling)
+        count = n + (step in (0, last))
         rows = held if step == last else list(held)[:few]
+        sampled = answers.sample_answers(policy, tokenizer, asked, count, **sampling)
         changes = read_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
         first = {side: float(changes[side][:few].mean()) for side in preferences.SIDES}
@@ -330,9 +329,10 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
     kept = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
     kept |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
     policy, history = train_dpo(model, tokenizer, pairs, **hyper, **kept, look=look)
-    rows, texts = answers.rows_of([looks[0], looks[-1]]), (looks[0]["texts"], looks[-1]["texts"])
-    rows.append(("held-out pairs ranked as labelled", None, looks[-1]["ranked"], "% of pairs"))
-    answers.print_before_after(asked, *texts, rows, 2)
+    before, after = looks[0], looks[-1]
+    rows = answers.rows_of([before, after])
+    rows.append(("held-out pairs ranked as labelled", None, after["ranked"], "% of pairs"))
+    answers.print_before_after(asked, before["texts"], after["texts"], rows, 2)
     if second_look and sampled:
         second_look.after(tokenizer, held, sampled, changes, history[0]["loss"])
     logged = ("step", "loss", "rewards/accuracies")
@@ -393,8 +393,7 @@ def main(argv: list[str] | None = None) -> dict:
     metrics = {"before": looks[0], "after": looks[-1], "looks": looks, "training": history}
     if second_look:
         metrics |= second_look.metrics()
-    figure = draw(history, looks, own_data=bool(second_look))
-    return runs.finish(args, metrics, figure, next_step, written)
+    return runs.finish(args, metrics, draw(history, looks), next_step, written)
 
 
 if __name__ == "__main__":

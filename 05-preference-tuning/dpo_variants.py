@@ -146,7 +146,7 @@ def train_kto(
 
 
 def single_answers(rows, seed: int):
-    """Pairs, or rows of prompt, completion, label, as single answers in the order of the steps."""
+    """Single answers of pairs, or of rows with a label; shuffled, as KTOTrainer keeps the order."""
     from trl import unpair_preference_dataset
 
     def in_messages(row: dict) -> dict:
@@ -266,7 +266,7 @@ def margins_of(changes: dict[str, np.ndarray]) -> dict:
 
 
 def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
-    """(texts, measured, answers, changes): of SFT and of every variant, then those of the last."""
+    """(texts, measured) by policy, SFT first; (answers, changes of log p) of the last one."""
     sampled, changes = answers.sample_answers(model, tokenizer, *sampling), {}
     texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
     for name, losses, rows in variants:
@@ -283,7 +283,7 @@ def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, set
 
 
 def print_results(asked: list, texts: dict, measured: dict) -> None:
-    """Every policy's first answer to a question that the tuned ones answer differently; a table."""
+    """A question that the tuned policies answer differently, with their answers; then a table."""
     firsts = [[row[0] for row in rows] for rows in zip(*texts.values(), strict=True)]  # by question
     k = int(np.argmax([len(set(given[1:])) > 1 for given in firsts]))
     print(f"\n{answers.in_short(asked[k])}")
@@ -388,9 +388,6 @@ def margins_panel(ax, measured: dict) -> None:
     ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
 
 
-# --- Main ---
-
-
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     at_least_1 = runs.whole_number(1)
@@ -414,8 +411,6 @@ def main(argv: list[str] | None = None) -> dict:
     """Train every variant, judge, print, draw; returns the metrics."""
     args = runs.start(build_parser(), argv, "dpo_variants", train_kto, {"pairs": 32, "prompts": 8})
     losses, second, judge = tuple(args.loss_type or ()), None, args.judge
-    if runs.process_count() > 1:
-        raise runs.UserError("several models are trained, one after another: start one process")
     if len(losses) > 1 and not {*losses} <= {*PAIR_LOSSES}:
         alone = ", ".join((*SINGLE_LOSSES, *OWN_LOSSES))
         raise runs.UserError(f"--loss-type: {alone} cannot be part of a sum")

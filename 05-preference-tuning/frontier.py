@@ -231,16 +231,9 @@ def ranking_panel(ax, rows: list[dict], name: str) -> None:
     ax.grid(axis="y", visible=False)
 
 
-# --- Main ---
-
-
-def build_parser():
-    return runs.make_parser(__file__, __doc__)
-
-
 def main(argv: list[str] | None = None) -> dict:
     """Collect, compare, print, draw; returns the metrics."""
-    args = runs.start(build_parser(), argv, "frontier")
+    args = runs.start(runs.make_parser(__file__, __doc__), argv, "frontier")
     seeds = collect_points(args.output_dir)
     points, rows = mean_points(seeds), compare_methods(seeds)
     limit, table = limit_curve(points), []

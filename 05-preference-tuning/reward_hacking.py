@@ -248,9 +248,6 @@ def remedies_panel(ax, remedies: dict) -> None:
     ax.set(title="Remedies: worth of the chosen answer", xlabel=figures.GOLD)
 
 
-# --- Main ---
-
-
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"
