@@ -55,7 +55,6 @@ def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.colors
     import matplotlib.pyplot as plt
 
     names = {f"lab:{name}": color for name, color in COLORS.items()}

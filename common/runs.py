@@ -206,9 +206,10 @@ def run_side_by_side(commands: dict[Path, Sequence], jobs: int) -> None:
             code = subprocess.run(command, stdout=file, stderr=file, env=one_thread).returncode
         result = "failed" if code else "done"
         print(f"{log.stem:<32} {result} in {time.time() - started:.0f} s", flush=True)
-        said = log.read_text(encoding="utf-8").split("\n")
-        last = ([line for line in said if line.strip()] or ["it said nothing"])[-1]
-        return f"{log.stem}: {last.removeprefix('error: ')} (see {log})" if code else None
+        if code == 0:
+            return None
+        last = (log.read_text(encoding="utf-8").strip() or "it said nothing").splitlines()[-1]
+        return f"{log.stem}: {last.removeprefix('error: ')} (see {log})"
 
     with ThreadPoolExecutor(jobs) as pool:
         failed = [message for message in pool.map(run_one, commands) if message]
