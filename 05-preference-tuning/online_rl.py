@@ -247,10 +247,7 @@ def read_all(policy, value_head, batches: list) -> tuple:
 
 
 def draw(metrics: dict, history: list[Update], method: str):
-    """The reward in training, the answers, their quality, what an update sees.
-
-    Two of the four panels where nobody knows how good the answers are.
-    """
+    """Four panels of the run; two where nobody knows how good the answers are."""
     curve, looks, dpo = (metrics[name] for name in ("training", "looks", "dpo"))
     steps, updates = [look["step"] for look in looks], range(1, len(curve["reward"]) + 1)
     rows, title = 2 if "kinds" in looks[0] else 1, f"Online RL by {method}: {steps[-1]} updates"
@@ -278,11 +275,8 @@ def draw(metrics: dict, history: list[Update], method: str):
 
 
 def update_panel(ax, history: list[Update]) -> None:
-    """The answers to one prompt as an update sees them: the one whose advantages differ most.
-
-    The second update: by then the value head has learned what to expect.
-    """
-    number = min(2, len(history))
+    """The answers to one prompt as an update sees them: the one whose advantages differ most."""
+    number = min(2, len(history))  # by the second one the value head has learned what to expect
     update = history[number - 1]
     row = np.ptp(update.advantages, axis=1).argmax()
     order = np.argsort(-update.rewards[row])
@@ -320,8 +314,7 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
 def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
     """(metrics, history, last answers): what training makes of the answers, printed.
 
-    `data`: prompts to train on, held-out prompts, DPO's pairs. Where its folder `dpo` is there, DPO
-    stands beside it.
+    `data`: prompts to train on, held-out prompts, pairs for DPO, which is shown where `dpo` is.
     """
     (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 

@@ -210,15 +210,12 @@ def draw_own_data(found: dict):
     figure, (left, right) = new_figure(1, 2, title)
     counted = {}
     for side, bars in found["lengths"].items():
-        if side != "difference":
-            label = f"{sum(bars['counts']):,} {side}, mean {found['words'][side]['mean']:.1f}"
-            counted[label] = bars["counts"], bars["edges"]
+        label = f"{sum(bars['counts']):,} {side}, mean {found['words'][side]['mean']:.1f}"
+        counted[label] = bars["counts"], bars["edges"]
     lengths_panel(left, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
     legend_below(left, ncols=1)
     faults = {reason: len(rows) for reason, rows in found["dropped"].items()}
     faults["labelled both ways"] = found["contradictory"]
-    if "leaked" in found:
-        faults[f"of {found['held_out']} held out: prompt in the rest, too"] = found["leaked"]
     names = [textwrap.fill(name, 22) for name in faults]
     right.bar_label(right.barh(names, faults.values(), color="#888888"), padding=3)
     right.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *faults.values())))
@@ -261,7 +258,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.dataset:
         from own_data.look import describe_pairs, print_description
 
-        metrics = describe_pairs(args.dataset, args.model, args.seed, **args.reading)
+        metrics = describe_pairs(args.dataset, args.model, **args.reading)
         print_description(metrics)
         kto = "dpo_variants.py --loss-type kto"
         trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"

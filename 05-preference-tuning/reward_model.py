@@ -93,9 +93,7 @@ def train_reward_model(
     return losses
 
 
-def batches_of_similar_length(
-    pairs: Sequence[dict], batch_size: int, epochs: int, rng: random.Random
-) -> list[list[int]]:
+def batches_of_similar_length(pairs: Sequence[dict], batch_size: int, epochs: int, rng) -> list:
     """Row numbers, for little padding: shuffled, sorted within 16 batches, shuffled as batches."""
     lengths, batches = [], []
     for row in pairs:  # in characters
@@ -119,9 +117,7 @@ def fresh_reward_model(backbone: str, device: str, seed: int) -> tuple:
     return models.load_reward_model(backbone, device)
 
 
-def reward_model_in(
-    folder: Path, backbone: str, pairs: Sequence[dict], *, device: str = "cpu", **hyperparameters
-) -> tuple:
+def reward_model_in(folder: Path, backbone: str, pairs, device="cpu", **hyperparameters) -> tuple:
     """(model, tokenizer) trained on the pairs: found in the folder, or trained into it."""
     settings = reward_settings(backbone, pairs, **hyperparameters)
 
@@ -230,10 +226,7 @@ def by_gold(rewards: np.ndarray, held: list[dict], of_new_facts: np.ndarray) -> 
 
 
 def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, after: dict) -> None:
-    """Answers to a prompt with their rewards; what is made of held-out pairs.
-
-    Nobody can foretell all labels, since they are noisy.
-    """
+    """Answers to a prompt, the best by reward first; then what is made of held-out pairs."""
     rewards = scoring.score_texts(judge, [prompt], [list(texts)])[0]
     print(f"\n{answers.in_short(prompt)}")
     for reward, text in sorted(zip(rewards, texts, strict=True), reverse=True):

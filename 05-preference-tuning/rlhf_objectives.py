@@ -184,9 +184,9 @@ def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> d
 
 
 def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
-    """Of each estimator of the KL the mean and the standard deviation of one sample, in nats.
+    """Of each estimator of the KL the exact mean and standard deviation of one sample, in nats.
 
-    Both are exact, from log-probabilities (N, K), and then averaged over the N questions.
+    From log-probabilities (N, K); averaged over the N questions.
     """
     log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
     probs, expected = np.exp(log_probs), {}
@@ -294,20 +294,17 @@ def memory_panel(ax, held: dict, billions: float) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def print_results(bandit: Bandit, policies: dict, metrics: dict) -> None:
+def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
     """What the policies answer, what they earn, how far they went; the KL from samples."""
     print(f"question 1: {bandit.prompts[0]}")
-    head, rows = (
-        f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}",
-        [],
-    )
+    rows = []
     for style in dict.fromkeys(ANSWER_STYLES):
         of_style = np.array(ANSWER_STYLES) == style
         k = of_style.argmax()
-        what = f"{in_short(bandit.texts[0][k], 45):<46}"
-        what += f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
+        worth = f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
         shares = [np.exp(logs[:, of_style]).sum(-1).mean() for logs in policies.values()]
-        rows.append((what, *shares, "%"))
+        rows.append((f"{in_short(bandit.texts[0][k], 45):<46}{worth}", *shares, "%"))
+    head = f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}"
     print_table((head, *policies), rows)
     reads = metrics["before"], metrics["ppo"][1], metrics["ppo"][3]
     told = {
@@ -359,7 +356,7 @@ def main(argv: list[str] | None = None) -> dict:
         "memory": memory(args.billions),
     }
     policies = {"before": before, "PPO": trained[1], "no KL term": trained[3]}
-    print_results(bandit, policies, metrics)
+    print_policies(bandit, policies, metrics)
     next_step = "python 05-preference-tuning/studies/ppo_on_a_bandit.py: which settings go astray?"
     return runs.finish(args, metrics, draw(metrics, args.epsilon, args.billions), next_step)
 
