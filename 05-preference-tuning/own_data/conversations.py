@@ -1,7 +1,6 @@
 """Conversations: the turns of a cell, however they are written, and the prompt of a row.
 
-What follows the user's last turn is the answer; what precedes it is the prompt. Texts stay as they
-stand: blanks at their ends are content. Names and patterns stand in names.json.
+The answer follows the user's last turn. Texts stay as they stand: blanks at the ends are content.
 """
 
 import ast
@@ -115,9 +114,8 @@ def is_message(cell) -> bool:
 
 def message_of(cell) -> tuple:
     """(role, content) of a message as they stand; the role is "" for what is none."""
-    keys = cell.keys() if isinstance(cell, dict) else ()
     for role, content in NAMES["message_keys"]:
-        if {role, content} <= {*keys}:
+        if isinstance(cell, dict) and {role, content} <= cell.keys():
             return str(cell[role]).strip().lower(), cell[content]
     return "", None
 

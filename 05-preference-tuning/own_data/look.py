@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, islice
-from operator import gt, lt
 from pathlib import Path
 from textwrap import fill, indent
 
@@ -57,7 +56,8 @@ class SecondLook:
         """Keep the numbers, and print the questions that they raise."""
         self.numbers[when] = numbers
         for check, texts in QUESTIONS.items():
-            if fires(check, numbers):
+            sign = 1 if texts["side"] == "above" else -1
+            if check in numbers and sign * numbers[check] > sign * texts["limit"]:
                 asks = re.sub(r"(\d)%", r"\1 %", texts["asks"].format(**numbers))
                 asks = "Second look, {}: {} (asked {side} {limit:g}).".format(when, asks, **texts)
                 command = texts["next"].format(**self.flags)
@@ -91,9 +91,7 @@ class SecondLook:
         known = {question["check"] for question in self.questions}
         self.ask(f"at step {step}", {k: v for k, v in numbers.items() if k not in known})
 
-    def after(
-        self, tokenizer, held, answers=None, changes=None, first_loss=None, margins=None
-    ) -> None:
+    def after(self, tokenizer, held, answers=None, changes=None, first_loss=None, margins=None):
         """What the trained model raises, and what no check sees.
 
         `changes` of log p of `chosen` and `rejected` (N,) in held-out pairs, in nats, or a reward
@@ -104,8 +102,8 @@ class SecondLook:
         if changes is not None:
             margins = rose - changes["rejected"]
             numbers["unmoved"] = float(np.abs(margins).mean())
-        if margins is not None and not fires("unmoved", numbers):  # else nothing could rank
-            numbers |= read_ranking(np.asarray(margins))
+        if margins is not None and numbers.get("unmoved", 1) >= QUESTIONS["unmoved"]["limit"]:
+            numbers |= read_ranking(np.asarray(margins))  # else nothing could rank
         if first_loss is not None:
             numbers["reference"] = abs(first_loss - math.log(2))
         print()
@@ -119,12 +117,6 @@ class SecondLook:
     def metrics(self) -> dict:
         """The numbers and the questions, for the JSON."""
         return {"second_look": {"numbers": self.numbers, "questions": self.questions}}
-
-
-def fires(check: str, numbers: dict) -> bool:
-    """Whether a check was made, and its number is beyond its limit."""
-    beyond = gt if QUESTIONS[check]["side"] == "above" else lt
-    return check in numbers and beyond(numbers[check], QUESTIONS[check]["limit"])
 
 
 def side_by_side(rows: Sequence[dict]) -> Sequence[dict]:
@@ -151,13 +143,12 @@ def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
         print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
 
 
-def print_texts(texts: dict[str, str | list], most: int = 2000) -> None:
-    """Print texts with their line ends; of a very long one the rest is counted."""
+def print_texts(texts: dict[str, str | list]) -> None:
+    """Print texts with their line ends; of a very long one the beginning."""
     print()
     for name, text in texts.items():
-        text = as_text(text)
-        more = f" ... ({len(text) - most} more characters)" if len(text) > most else ""
-        print(f"{name}:\n{indent(text[:most] + more, '    ')}")
+        shown = as_text(text)[:2000] + " ..." * (len(as_text(text)) > 2000)
+        print(f"{name}:\n{indent(shown, '    ')}")
 
 
 def telling_words(rows: Sequence[dict]) -> dict[str, float]:
@@ -176,10 +167,8 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
     return dict(sorted(z.items(), key=lambda item: (-abs(item[1]), item[0])))
 
 
-def by_side(telling: dict[str, float]) -> dict[str, list[str]]:
-    return {
-        side: [w for w, z in telling.items() if (z > 0) == (side == SIDES[0])] for side in SIDES
-    }
+def by_side(z: dict[str, float]) -> dict[str, list[str]]:
+    return {side: [w for w in z if (z[w] > 0) == (side == "chosen")] for side in SIDES}
 
 
 def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
@@ -254,23 +243,22 @@ def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=No
     return lost
 
 
-def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading: str) -> dict:
+def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
     """What to know of your pairs, or answers with labels (`kind`), before training on them.
 
     `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
     """
     reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
-    data = read.read_data(path, "pairs", "labels", **reading)
     tokenizer = load_tokenizer(model) if model else None
     room = 48 if tokenizer and not reads_pairs(tokenizer) else None
-    data = read.usable(data, tokenizer, room)
+    data = read.usable(read.read_data(path, "pairs", "labels", **reading), tokenizer, room)
     kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
     if not len(rows):
         raise UserError(f"{path}: no usable row: {said}")
     columns = COLUMNS if kind == "pairs" else ("prompt", "completion")
     prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     if kind == "pairs":
-        found, words = describe_answers(rows, prompts, seed)
+        found, words = describe_answers(rows, prompts)
     else:
         good, counts = np.array(rows["label"]), np.array([*map(count_words, rows["completion"])])
         both = len(np.intersect1d(prompts[good], prompts[~good]))
@@ -294,30 +282,25 @@ def describe_pairs(path: str, model: str | None = None, seed: int = 0, **reading
     }
 
 
-def describe_answers(rows: Sequence[dict], prompts: np.ndarray, seed: int) -> tuple[dict, dict]:
-    """Of pairs: who wins by length, leaks of a random eighth, telling words; lengths of answers."""
+def describe_answers(rows: Sequence[dict], prompts: np.ndarray) -> tuple[dict, dict]:
+    """Of pairs: who wins by length, and telling words; then the lengths of answers."""
     chosen, rejected = (np.array([count_words(row[side]) for row in rows]) for side in SIDES)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    held_out, training = np.split(order, [max(1, round(len(rows) / 8))])
     _, place = np.unique(prompts, return_inverse=True)
     hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
     pairs = np.bincount(place)
     wins = hits.sum() / pairs.sum()
     found = {
-        "held_out": len(held_out),
-        "leaked": int(np.isin(prompts[held_out], prompts[training]).sum()),
         # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
         "longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean()),
         "telling": by_side(telling_words(rows)),
     }
-    return found, {"chosen": chosen, "rejected": rejected, "difference": chosen - rejected}
+    return found, {"chosen": chosen, "rejected": rejected}
 
 
 def histogram(values: np.ndarray) -> dict:
-    """Counts per bin of whole numbers; the last bins hold what lies beyond 98 % of them, too."""
-    reach = max(3, int(np.percentile(np.abs(values), 98)))
-    start = -reach if values.min() < 0 else 0
-    edges = np.arange(start, reach + 2, max(1, (reach - start) // 25)) - 0.5
+    """Counts per bin of whole numbers; the last one holds what lies beyond 98 % of them, too."""
+    reach = max(3, int(np.percentile(values, 98)))
+    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     return {"counts": counts.tolist(), "edges": edges.tolist()}
 

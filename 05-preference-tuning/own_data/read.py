@@ -1,7 +1,6 @@
 """Your own data: pairs, or answers with a label, read from a file or the hub, counted and split.
 
-Rows are read twice: to find their shape, and to take them apart. What is made of them lies in a
-mapped file, so that memory does not grow with their number.
+Rows are read twice: to find their shape, and to take them apart, into a file that is mapped.
 """
 
 import csv
@@ -32,11 +31,8 @@ CONTRARY = "labelled both ways, and kept"
 LONGEST = 1024  # tokens of a prompt with its answer, unless --max-length says otherwise
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-TYPES = {
-    "pairs": dict.fromkeys(SIDES, "string"),
-    "labels": {"completion": "string", "label": "bool"},
-    "prompts": {},
-}
+LABELLED = {"completion": "string", "label": "bool"}
+TYPES = {"pairs": dict.fromkeys(SIDES, "string"), "labels": LABELLED, "prompts": {}}
 SAYS_MORE = re.compile(r"status|rating|score|prefer|winner|label|tie|agree|choice|vote|rank")
 
 
@@ -95,7 +91,7 @@ class Source:
         self.kind, self.rows = "", ()  # a key of TYPES; a data set, with each row's place as `row`
         self.places = defaultdict(set)  # of rows, by what was done to them
         self.dropped, self.why, self.odd = defaultdict(list), {}, Counter()  # rows, by reason
-        self.choices: shapes.Choices = defaultdict(Counter)
+        self.choices = defaultdict(Counter)  # how often a column said what
         self.survey, self.ways = defaultdict(shapes.Column), {}
         for row in self.raw_rows():
             self.total += 1
@@ -106,8 +102,7 @@ class Source:
             self.ways |= {name: column.way} if column.way else {}
             column.example = talk.take_apart(column.example, column.way)
             self.marks |= {m for m, n in column.marks.items() if n > FEW_ODD * column.filled}
-        # Columns of numbers, of which the one of the chosen answer should be higher.
-        self.rated = shapes.twins(self.survey, shapes.OF_SCORES, SIDES)
+        self.rated = shapes.twins(self.survey, shapes.OF_SCORES, SIDES)  # the first is higher
 
     def raw_rows(self) -> Iterator[dict]:
         """The rows that hold something; once the file is looked over, turns are taken apart."""
@@ -247,9 +242,8 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
         if None not in numbers and numbers[0] <= numbers[1]:
             source.note(f"{better} is {'below' if numbers[0] < numbers[1] else 'equal to'} {worse}")
     names = [find_column(row, side) for side in SIDES]
-    sides = [row.get(name) for name in names]
-    several = [isinstance(c, list) and c and not talk.is_message(c) for c in sides]
-    sides = [cell if many else [cell] for cell, many in zip(sides, several, strict=True)]
+    cells = [row.get(name) or "" for name in names]
+    sides = [c if isinstance(c, list) and not talk.is_message(c) else [c] for c in cells]
     if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
         raise refuse("shared lists")
     pairs = list(product(*sides))
@@ -526,10 +520,8 @@ def key_of(*texts: Prompt | bool) -> int:
 
 
 def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=None) -> tuple:
-    """(training rows, held-out rows) in random order: those of an eighth of the prompts, or `held`.
-
-    Which prompts are held out depends on them and the seed alone.
-    """
+    """(training rows, held-out rows: of an eighth of the prompts, or `held`) in random order."""
+    # By these keys: which prompts are held out depends on them and the seed alone.
     keys = np.array([key_of(str(seed), prompt) for prompt in rows["prompt"]], dtype=np.uint64)
     if held is None:
         distinct = np.unique(keys)
@@ -551,14 +543,11 @@ def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=No
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
-    """Why a model cannot read a row as it stands; nothing where it can. Raises UserError.
-
-    A cut answer would be another answer; a token of the model's own would end or begin a turn.
-    """
+    """Why a model cannot read a row uncut, as it stands; nothing where it can. Raises UserError."""
     asked, answers = row["prompt"], answers_of(row)
     for token in tokenizer.all_special_tokens:
         if re.match(r"[<\[|]", token) and any(token in t for t in (as_text(asked), *answers)):
-            return f"with {token}, a token of the model"
+            return f"with {token}, a token of the model"  # which would end or begin a turn
     limit = min(limit, tokenizer.model_max_length)
     if room is None:
         limit, prompt = min(limit, scoring.REWARD_LENGTH), []

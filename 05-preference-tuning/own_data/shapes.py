@@ -23,6 +23,7 @@ NAME_PARTS = ("answers", "choices", "scores", "writers", "small is good", "no sc
 OF_ANSWERS, OF_CHOICES, OF_SCORES, OF_WRITERS, SMALL_IS_GOOD, NO_SCORE = (
     "|".join(NAMES["parts_of_names"][kind]) for kind in NAME_PARTS
 )
+FILLERS, TIES, BESIDE_TIES = ({*NAMES[what]} for what in ("fillers", "ties", "beside_ties"))
 TIE, UNLABELLED = "tied", "not labelled"
 FEW_ODD = 0.2  # the share of rows, or of texts, that may be unlike the others
 
@@ -110,15 +111,11 @@ class Column:
 
 
 Survey = dict[str, Column]
-Choices = dict[str, Counter]  # how often a column said what
 
 
 def first_of(survey: Iterable[str], *roles: str) -> str | None:
     """The first of the usual names of these roles that is a column."""
     return next((name for role in roles for name in USUAL[role] if name in survey), None)
-
-
-FILLERS, TIES, BESIDE_TIES = ({*NAMES[what]} for what in ("fillers", "ties", "beside_ties"))
 
 
 class TwoAnswers(NamedTuple):
@@ -182,10 +179,7 @@ def meaning(value: str, two: TwoAnswers) -> int | str | None:
 
 
 def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int | str] | None:
-    """What each normalised value of a choice column says; None for no known coding, or two.
-
-    Codings of numbers are known by the tokens of the answers; in HelpSteer's columns the sign says.
-    """
+    """What each normalised value of a choice column says; None for no known coding, or two."""
     seen = {normalise(value) for value in values}
     numbers = {value for value in seen if as_number(value) is not None}
     words = {value: meaning(value, two) for value in ("", *(seen - numbers))}
@@ -226,7 +220,7 @@ class Shape(NamedTuple):
     by_prompt: partial | None = None  # of rows: pairs, where several rows make one
 
 
-def find_shapes(survey: Survey, choices: Choices) -> list[Shape]:
+def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
     """The shapes of the file's rows, the most telling first; `choices` are to be counted."""
     roles = (*SIDES, "messages", "scores", "completion")
     chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
@@ -249,8 +243,12 @@ def find_shapes(survey: Survey, choices: Choices) -> list[Shape]:
             break
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
+        choice, rated = choice_of(others, two), twins(others, OF_SCORES, two.tokens)
         try:
-            shapes += chosen_of_two(others, two, choices)
+            if choice:
+                shapes.append(by_choice(others, two, choice, choices))
+            elif rated:
+                shapes.append(by_scores(others, two, rated))
         except UserError:  # of no interest where rows have another shape, too
             if not shapes:
                 raise
@@ -272,15 +270,7 @@ def refuse_pointers(survey: Survey, chosen: str, rejected: str, two: TwoAnswers 
         raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
 
 
-def chosen_of_two(survey: Survey, two: TwoAnswers, choices: Choices) -> list[Shape]:
-    """The shape of rows with two answers and what says which is better. Raises UserError."""
-    choice, rated = choice_of(survey, two), twins(survey, OF_SCORES, two.tokens)
-    if choice:
-        return [by_choice(survey, two, choice, choices)]
-    return [by_scores(survey, two, rated)] if rated else []
-
-
-def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: Choices) -> Shape:
+def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: dict[str, Counter]) -> Shape:
     """The shape of rows with a column that holds a known coding, or the name of a model."""
     held, models = survey[choice], next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
     coding = read_coding(choice, held.values, two) if held.is_coded else None
