@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from textwrap import shorten
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -190,25 +190,36 @@ def _cell(value: float | None, unit: str) -> str:
 # --- Points of the plane: gold utility against KL ---
 
 
-def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> dict:
-    """A policy as frontier.py and the page read it, by its answers to the first FRONTIER_PROMPTS.
+class Point(TypedDict, total=False):
+    """A policy as frontier.py and the page read it, measured with one seed."""
 
-    `series`: which of its trainings, or which reward model. `annotations`: the labels that were
-    used, those of a reward model included. `rest`: `biased`, whether annotators with a bias gave
-    them, and `beta`, `n` of best-of-n, `epoch`. KL is measured, in nats from the SFT model.
-    """
+    method: str
+    series: str  # which of its trainings, or which reward model
+    label: str
+    kl: float  # nats, measured, from the SFT model
+    gold: float
+    good: float
+    annotations: int  # labels that were used, those of a reward model included
+    biased: bool  # whether annotators with a bias gave them
+    beta: float | None
+    n: int | None  # of best-of-n
+    epoch: float | None
+
+
+def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> Point:
+    """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
     point = {"method": method, "series": series, "label": label, "annotations": annotations}
     for name in ("kl", "gold", "good"):
         point[name] = float(getattr(answers, name)[:FRONTIER_PROMPTS].mean())
     return {**point, "biased": False, "beta": None, "n": None, "epoch": None, **rest}
 
 
-def point_name(point: dict) -> str:
+def point_name(point: Point) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
