@@ -268,7 +268,7 @@ def draw(metrics: dict, history: list[Update], method: str):
             axes[1].axhline(good, color="black", ls="--", lw=1, label=label)
             figures.legend_below(axes[1], ncols=2)
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
-            axes[2].set_xlim(0, 1.35 * max(dpo["kl"], looks[-1]["kl"]))
+            axes[2].set_xlim(0, 1.35 * max(look["kl"] for look in (dpo, *looks)))
             figures.legend_below(axes[2])
     update_panel(axes[-1], history)
     return figure
