@@ -135,13 +135,15 @@ def dpo_settings(model, pairs, **given) -> dict:
 
 def dpo_policy(folder: Path, model, tokenizer, pairs, **settings):
     """The policy of a DPO training: the one in `folder` where it was trained so, else trained."""
+    policy = None
 
     def train() -> tuple:
-        policy, _ = train_dpo(copy.deepcopy(model), tokenizer, pairs, **settings)
+        nonlocal policy
+        policy, _ = train_dpo(model, tokenizer, pairs, **settings)
         return policy, tokenizer
 
     saving.load_or_train(folder, dpo_settings(model, pairs, **settings), train)
-    return models.load_adapter(model, folder)
+    return policy or models.load_adapter(model, folder)
 
 
 def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:

@@ -204,7 +204,7 @@ def draw(runs: list[dict]):
     clean.set(title="Clean pairs, pass by pass", xlabel="passes over the pairs")
     clean.set_ylabel(GOLD, fontsize=8)
     legend_below(clean, ncols=3)
-    equal_kl_panel(distance, runs)
+    wrong_labels_panel(distance, runs)
     values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
     seed_columns(margins, values, ("lab:dpo", "lab:ipo"), digits=1)
     margins.set(title="Margins of one-sided pairs")
@@ -229,7 +229,7 @@ def costs_panel(ax, runs: list[dict]) -> None:
     ax.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
 
 
-def equal_kl_panel(ax, runs: list[dict]) -> None:
+def wrong_labels_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL along the training on swapped labels."""
     for loss, color, line in (("dpo", "dpo", "-"), ("kto", "kto", "-"), ("robust", "dpo", "--")):
         looks = [run["looks"][f"{loss}_flips"] for run in runs]
