@@ -18,16 +18,21 @@ import random
 import shlex
 import sys
 import textwrap
+from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import installed  # noqa: F401
 
 import numpy as np
+from own_data import look, read
 
+from common import answers, runs
 from common import preferences as world
-from common import runs
-from common.answers import count_words, in_short, marks, print_table
 from common.figures import legend_below, new_figure
+from common.intervals import percent, summary
+from common.models import load_tokenizer
+from common.prompts import as_text, reads_pairs
 
 # --- 1. Rankings, and scores: one person's 4 is another's 3 ---
 
@@ -109,7 +114,7 @@ def describe_sides(rows: list[dict]) -> dict:
     for side in world.SIDES:
         styles = [row[f"{side}_style"] for row in rows]
         shares = {style: styles.count(style) / len(rows) for style in world.STYLES}
-        sides[side] = {"styles": shares, "words": [count_words(row[side]) for row in rows]}
+        sides[side] = {"styles": shares, "words": [answers.count_words(row[side]) for row in rows]}
     longer = np.sign(np.subtract(*(sides[side]["words"] for side in world.SIDES)))
     return {**sides, "longer_is_chosen": float((longer.mean() + 1) / 2)}  # a tie counts half
 
@@ -157,7 +162,7 @@ def cards_panel(ax, example: dict) -> None:
         colors = ("lab:chosen", "lab:rejected") if left in (0, 3) else 4 * ("#888888",)
         y = 1.4
         for (told, text), color in zip(cards, colors, strict=False):
-            wrong = "(wrong) " if "[wrong" in marks(prompt, text) else ""
+            wrong = "(wrong) " if "[wrong" in answers.marks(prompt, text) else ""
             most = {"max_lines": 10 // len(cards), "placeholder": " ..."}
             lines = textwrap.wrap(f"{told} {wrong}{text}", 30, **most)
             ax.add_patch(Rectangle((left, y), 0.97, len(lines) + 0.4, color=color, alpha=0.2, lw=0))
@@ -203,6 +208,86 @@ def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> Non
 # --- 4. Your own data ---
 
 
+def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
+    """What to know of your pairs, or answers with labels (`kind`), before training on them.
+
+    `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
+    """
+    reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
+    tokenizer = load_tokenizer(model) if model else None
+    room = 48 if tokenizer and not reads_pairs(tokenizer) else None
+    data = read.usable(read.read_data(path, "pairs", "labels", **reading), tokenizer, room)
+    kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
+    if not len(rows):
+        raise runs.UserError(f"{path}: no usable row: {said}")
+    columns = world.COLUMNS if kind == "pairs" else ("prompt", "completion")
+    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
+    if kind == "pairs":
+        found, words = describe_answers(rows, prompts)
+    else:
+        good = np.array(rows["label"])
+        counts = np.array([*map(answers.count_words, rows["completion"])])
+        both = len(np.intersect1d(prompts[good], prompts[~good]))
+        found = {"prompts_with_both": both, "good": summary(good)}
+        words = {"good": counts[good], "bad": counts[~good]}
+    return {
+        "kind": kind,
+        "rows": len(rows) + sum(map(len, data.dropped.values())),
+        "usable": len(rows),
+        "said": said,
+        "remarks": data.remarks,
+        **look.count_marks(rows),
+        "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
+        **found,
+        "dropped": {reason: places for reason, places in data.dropped.items() if places},
+        "prompts": len(np.unique(prompts)),
+        "unit": answers.length_unit(row[name] for row in rows for name in columns[1:]),
+        "examples": [{name: as_text(row[name]) for name in columns} for row in islice(rows, 2)],
+        "words": {side: summary(counts) for side, counts in words.items() if len(counts)},
+        "lengths": {side: histogram(counts) for side, counts in words.items() if len(counts)},
+    }
+
+
+def describe_answers(rows: Sequence[dict], prompts: np.ndarray) -> tuple[dict, dict]:
+    """Of pairs: who wins by length, and telling words; then the lengths of answers."""
+    chosen, rejected = (np.array([*map(answers.count_words, rows[side])]) for side in world.SIDES)
+    _, place = np.unique(prompts, return_inverse=True)
+    hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
+    pairs = np.bincount(place)
+    wins = hits.sum() / pairs.sum()
+    found = {
+        # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
+        "longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean()),
+        "telling": look.by_side(look.telling_words(rows)),
+    }
+    return found, {"chosen": chosen, "rejected": rejected}
+
+
+def histogram(values: np.ndarray) -> dict:
+    """Counts per bin of whole numbers; the last one holds what lies beyond 98 % of them, too."""
+    reach = max(3, int(np.percentile(values, 98)))
+    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
+
+
+def print_description(found: dict) -> None:
+    """Print two rows in full, then what is wrong with the data, a line each."""
+    for k, row in enumerate(found["examples"], start=1):
+        texts = {f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row}
+        look.print_texts(texts)
+    kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
+    print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
+    shown = {k: v for k, v in found.items() if k != "mark" or v}
+    shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
+    shown["marked"] = round(100 * found["marks"])
+    shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}
+    lines = [f"dropped: {found['said']}"] if found["said"] else []
+    told = [text.format(**shown) for key, text in look.DESCRIBED.items() if key in shown]
+    for line in filter(None, [*lines, "; ".join(found["remarks"]), *told]):
+        print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))
+
+
 def draw_own_data(found: dict):
     """How long your answers are, and how many rows have which fault."""
     what = "pairs" if found["kind"] == "pairs" else "answers with a label"
@@ -234,7 +319,8 @@ def print_found(example: dict, raters: dict, sides: dict) -> None:
     for heading, cards in cards_of(example).items():
         name, _ = heading.split(": ")
         for told, text in cards:
-            print(f"  {name:<18}{told:<10}{in_short(text, 40)}{marks(prompt, text)}")
+            shown = answers.in_short(text, 40) + answers.marks(prompt, text)
+            print(f"  {name:<18}{told:<10}{shown}")
     rows = [
         ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
         ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),
@@ -242,7 +328,7 @@ def print_found(example: dict, raters: dict, sides: dict) -> None:
         *((f"length of the {s}", float(np.mean(sides[s]["words"])), "words") for s in world.SIDES),
         ("the longer answer is chosen", sides["longer_is_chosen"], "% of pairs"),
     ]
-    print_table(("", "measured"), rows)
+    answers.print_table(("", "measured"), rows)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -256,8 +342,6 @@ def main(argv: list[str] | None = None) -> dict:
         raise runs.UserError("--model says how it reads your pairs: give them with --dataset")
 
     if args.dataset:
-        from own_data.look import describe_pairs, print_description
-
         metrics = describe_pairs(args.dataset, args.model, **args.reading)
         print_description(metrics)
         kto = "dpo_variants.py --loss-type kto"

@@ -127,6 +127,57 @@ def test_the_sides_are_counted():
     assert sides["longer_is_chosen"] == 2.5 / 4  # a tie counts half
 
 
+# --- What is wrong with your pairs? ---
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def test_pairs_are_described(tmp_path, capsys):
+    answers = [("Human: So it is.", "No.")] * 6 + [("a", "a"), ("", "b")]
+    rows = [{"prompt": f"Why {k}?", "chosen": a, "rejected": b} for k, (a, b) in enumerate(answers)]
+    rows += [rows[0] | {"prompt": "Why 1?", "chosen": "No.", "rejected": "Human: So it is."}]
+    found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
+    assert (found["kind"], found["rows"], found["usable"], found["prompts"]) == ("pairs", 9, 7, 6)
+    assert found["dropped"] == {"empty": [8], "identical": [7]} and found["contradictory"] == 1
+    assert found["longer_wins"]["mean"] == pytest.approx(6 / 7) and found["mark"] == "Human:"
+    assert found["marks"] == pytest.approx(1 / 3) and found["unit"] == "words"
+    assert found["words"]["rejected"]["mean"] == pytest.approx(10 / 7)
+    assert sum(found["lengths"]["rejected"]["counts"]) == 7
+    explorer.print_description(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "9 rows, 7 usable pairs, 6 prompts dropped: 1 identical (row 7), 1 empty (row 8)" in said
+    assert "33 % of the texts hold marks such as 'Human:'" in said
+    assert "labelled both ways: 1" in said and said.startswith(
+        "row 1, prompt: Why 0? chosen: Human"
+    )
+
+
+def test_labels_are_described(tmp_path, capsys):
+    rows = [
+        {"prompt": f"What is {k}?", "completion": text, "label": text == "Good."}
+        for k in range(20)
+        for text in ("Good.", "A bad one.")
+    ]
+    rows += [rows[0], rows[0] | {"label": False}]
+    found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
+    assert (found["kind"], found["usable"], found["prompts_with_both"]) == ("labels", 41, 20)
+    assert found["contradictory"] == 1 and found["good"]["mean"] == pytest.approx(20 / 41)
+    assert found["words"]["good"]["mean"] == 1 and found["dropped"] == {"duplicate": [41]}
+    explorer.print_description(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "41 usable answers with a label" in said and "20 of 20 prompts have a good and a" in said
+
+
+def test_chinese_is_counted_in_characters(tmp_path):
+    chinese = {"chosen": "先把蔬菜洗干净，再用纸巾吸干水分。", "rejected": "放冰箱里。"}
+    rows = [{"prompt": f"怎么做 {k}?", **chinese} for k in range(2)]
+    found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows))
+    assert found["unit"] == "characters" and found["longer_wins"]["mean"] == 1
+
+
 # --- The command ---
 
 

@@ -17,12 +17,11 @@ from textwrap import fill, indent
 
 import numpy as np
 
-from common.answers import Answers, count_words, length_unit
-from common.basics import UserError, show_progress
+from common.answers import Answers
+from common.basics import show_progress
 from common.intervals import percent, summary
-from common.models import load_tokenizer
-from common.preferences import COLUMNS, SIDES
-from common.prompts import as_messages, as_text, encode_answers, encode_response, reads_pairs
+from common.preferences import SIDES
+from common.prompts import as_messages, as_text, encode_answers, encode_response
 from common.sampling import end_tokens, sample
 from common.scoring import pair_logps, response_logps
 from own_data import read
@@ -241,81 +240,3 @@ def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=No
     for check, (nats, texts) in lost.items():
         lost[check] = float(nats) / sum(len(encode_response(tokenizer, text)) for text in texts)
     return lost
-
-
-def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
-    """What to know of your pairs, or answers with labels (`kind`), before training on them.
-
-    `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
-    """
-    reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
-    tokenizer = load_tokenizer(model) if model else None
-    room = 48 if tokenizer and not reads_pairs(tokenizer) else None
-    data = read.usable(read.read_data(path, "pairs", "labels", **reading), tokenizer, room)
-    kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
-    if not len(rows):
-        raise UserError(f"{path}: no usable row: {said}")
-    columns = COLUMNS if kind == "pairs" else ("prompt", "completion")
-    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
-    if kind == "pairs":
-        found, words = describe_answers(rows, prompts)
-    else:
-        good, counts = np.array(rows["label"]), np.array([*map(count_words, rows["completion"])])
-        both = len(np.intersect1d(prompts[good], prompts[~good]))
-        found = {"prompts_with_both": both, "good": summary(good)}
-        words = {"good": counts[good], "bad": counts[~good]}
-    return {
-        "kind": kind,
-        "rows": len(rows) + sum(map(len, data.dropped.values())),
-        "usable": len(rows),
-        "said": said,
-        "remarks": data.remarks,
-        **count_marks(rows),
-        "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
-        **found,
-        "dropped": {reason: places for reason, places in data.dropped.items() if places},
-        "prompts": len(np.unique(prompts)),
-        "unit": length_unit(row[name] for row in rows for name in columns[1:]),
-        "examples": [{name: as_text(row[name]) for name in columns} for row in islice(rows, 2)],
-        "words": {side: summary(counts) for side, counts in words.items() if len(counts)},
-        "lengths": {side: histogram(counts) for side, counts in words.items() if len(counts)},
-    }
-
-
-def describe_answers(rows: Sequence[dict], prompts: np.ndarray) -> tuple[dict, dict]:
-    """Of pairs: who wins by length, and telling words; then the lengths of answers."""
-    chosen, rejected = (np.array([count_words(row[side]) for row in rows]) for side in SIDES)
-    _, place = np.unique(prompts, return_inverse=True)
-    hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
-    pairs = np.bincount(place)
-    wins = hits.sum() / pairs.sum()
-    found = {
-        # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
-        "longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean()),
-        "telling": by_side(telling_words(rows)),
-    }
-    return found, {"chosen": chosen, "rejected": rejected}
-
-
-def histogram(values: np.ndarray) -> dict:
-    """Counts per bin of whole numbers; the last one holds what lies beyond 98 % of them, too."""
-    reach = max(3, int(np.percentile(values, 98)))
-    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
-    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    return {"counts": counts.tolist(), "edges": edges.tolist()}
-
-
-def print_description(found: dict) -> None:
-    """Print two rows in full, then what is wrong with the data, a line each."""
-    for k, row in enumerate(found["examples"], start=1):
-        print_texts({f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row})
-    kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
-    print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
-    shown = {k: v for k, v in found.items() if k != "mark" or v}
-    shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
-    shown["marked"] = round(100 * found["marks"])
-    shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}
-    lines = [f"dropped: {found['said']}"] if found["said"] else []
-    told = [text.format(**shown) for key, text in DESCRIBED.items() if key in shown]
-    for line in filter(None, [*lines, "; ".join(found["remarks"]), *told]):
-        print(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
