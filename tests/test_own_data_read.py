@@ -11,6 +11,7 @@ import pytest
 from helpers import SCRIPTS
 from own_data.read import (
     CONTRARY,
+    CUT,
     Source,
     count_by_reason,
     load_preferences,
@@ -96,6 +97,17 @@ def test_another_file_is_held_out(tmp_path, tokenizer, capsys):
     assert [len(part) for part in own_reward_pairs(path, tokenizer, 0, held_out=held)] == [18, 6]
     with pytest.raises(UserError, match="all prompts of --dataset are held out"):
         own_pairs(path, tokenizer, 0, held_out=path)
+
+
+def test_near_twins_across_the_split_are_said(tmp_path, tokenizer, capsys):
+    rows = [pair(k) for k in range(20)]
+    said = "held-out prompts are in training but for case, marks or blanks"
+    for twin in ("what is  {}\0", "WHAT is {}!", "\uff37hat is {}?"):  # a wide W
+        twins = [pair(k, prompt=twin.format(k)) for k in range(20)]
+        own_pairs(write(tmp_path / "a.jsonl", rows + twins), tokenizer, 0)
+        assert said in capsys.readouterr().out
+    own_pairs(write(tmp_path / "a.jsonl", rows), tokenizer, 0)
+    assert said not in capsys.readouterr().out
 
 
 def test_prompts_alone(tmp_path, tokenizer):
@@ -220,6 +232,15 @@ def test_a_system_message_stays_in_the_prompt(moves_system, turns):
     assert written == format_prompt(moves_system, prompt)
     assert "Be brief." in written and written.endswith("Why is it so? [/INST]")
     assert moves_system.decode(chosen) == f" It is so.{moves_system.eos_token}"
+
+
+def test_blanks_that_a_template_cuts_are_counted(moves_system, tokenizer):
+    use_template(moves_system)
+    rows = [pair(1), pair(2, chosen="    return 2\n"), pair(3)]
+    found = find(rows, moves_system)
+    assert found.rows["row"][:] == [1, 2, 3]
+    assert found.remarks == [f"{CUT} (1 rows, from row 2)"]
+    assert find(rows, tokenizer).remarks == []
 
 
 def test_a_reward_model_reads_the_templates_own_end(tokenizer):

@@ -221,27 +221,54 @@ def test_what_a_choice_column_cannot_be_names_it(tmp_path):
         load_preferences(write(tmp_path, listed))
 
 
+POINTERS = [
+    ({**A_B, "chosen": "response_a", "rejected": "response_b"}, "chosen: response_a = response_a"),
+    ({**A_B, "chosen": "A", "rejected": "B"}, "chosen: A = response_a"),
+    ({**A_B, "better": "a", "worse": "b"}, "better: a = response_a"),
+    ({**ONE_TWO, "chosen": 1, "rejected": 2}, "chosen: 1 = response_1"),
+    (
+        {"prompt": "p", "ours": "c", "theirs": "r", "chosen": "ours", "rejected": "theirs"},
+        "chosen: ours = ours",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), POINTERS)
+def test_a_pointer_is_followed_and_said(tmp_path, capsys, row, told):
+    better, worse = [name for name in row if name in (*USUAL["chosen"], *USUAL["rejected"])]
+    turned = {**row, "prompt": "q", better: row[worse], worse: row[better]}
+    path = write(tmp_path, row, turned)
+    pairs = [PAIR, {"prompt": "q", "chosen": "r", "rejected": "c"}]
+    assert load_preferences(path).to_list() == pairs
+    assert load_preferences(path, chosen_column=better, rejected_column=worse).to_list() == pairs
+    assert f"{told} (1), {row[worse]} = " in said(path, capsys)
+
+
+def test_a_tie_among_pointers_is_no_text(tmp_path):
+    row = {**A_B, "chosen": "A", "rejected": "B"}
+    path = write(tmp_path, row, {**row, "chosen": "tie", "rejected": "tie"})
+    reading = read_data(path, "pairs")
+    assert reading.rows.to_list() == [{**PAIR, "row": 1}] and reading.dropped == {"tied": [2]}
+
+
 @pytest.mark.parametrize(
     "row",
     [
         {"prompt": "p", "chosen": "A", "rejected": "B"},
         {"prompt": "p", "chosen": 1, "rejected": 0},
         {**ONE_TWO, "chosen": 0, "rejected": 1},
-        {**A_B, "chosen": "response_a", "rejected": "response_b"},
-        {**A_B, "better": "a", "worse": "b"},
-        {"prompt": "p", "ours": "c", "theirs": "r", "chosen": "ours", "rejected": "theirs"},
     ],
 )
-def test_a_pointer_in_place_of_a_text_is_refused(tmp_path, row):
+def test_a_pointer_to_nothing_is_refused(tmp_path, row):
     with pytest.raises(UserError, match="which are no texts: name the columns") as error:
         load_preferences(write(tmp_path, *[row] * 3))
-    if "ours" in row or "response_a" in row.values():
+    if "response_1" in row:
         line = str(error.value).split("in Python: ")[1].split(", where")[0]
-        made = eval(line, {"rows": [row], "text_of": {name: name for name in row}})
+        text_of = {0: "response_1", 1: "response_2"}
+        made = eval(line, {"rows": [row], "text_of": text_of})
         assert load_preferences(write(tmp_path, *made)).to_list() == [PAIR]
-    sides = [name for name in row if name in (*USUAL["chosen"], *USUAL["rejected"])]
-    flags = {"chosen_column": sides[0], "rejected_column": sides[1]}
     with pytest.raises(UserError, match=r"no texts|knows no coding"):
+        flags = {"chosen_column": "chosen", "rejected_column": "rejected"}
         load_preferences(write(tmp_path, *[row] * 3), **flags)
 
 
@@ -315,14 +342,29 @@ def test_pairs_as_openai_has_them(tmp_path):
 
 
 def test_conversations_of_the_arena(tmp_path):
-    """Lists as JSON; several turns in lists are left out: nothing says that they alternate."""
+    """Lists as JSON: a conversation that parts at its first answer teaches nothing of its last."""
     lists = {"prompt": '["p", "q"]', "response_a": '["s", "r"]', "response_b": '["s", "c"]'}
-    row = ONE_ROW["Arena 55k"]
-    reading = read_data(write(tmp_path, *[row] * 8, {**row, **lists}), "pairs")
-    assert reading.rows.to_list() == [{**PAIR, "row": k} for k in range(1, 9)]
-    assert reading.dropped == {"that cannot be read": [9]}
-    with pytest.raises(UserError, match="so these are turns, not several answers: write them as m"):
-        load_preferences(write(tmp_path, {**row, **lists}))
+    row = {**ONE_ROW["Arena 55k"], **lists}
+    odd = [{**row, "response_a": '["t", "r"]'}, {**row, "prompt": '["p"]'}]
+    reading = read_data(write(tmp_path, *[row] * 8, *odd), "pairs")
+    first = reading.rows[0]
+    roles = [(turn["role"], turn["content"]) for turn in first["prompt"]]
+    assert roles == [("user", "p"), ("assistant", "s"), ("user", "q")]
+    assert (first["chosen"], first["rejected"]) == ("c", "r")
+    assert reading.dropped == {"that part before the last answer": [9], "that cannot be read": [10]}
+    assert "lists of texts read turn by turn (9 rows, from row 1)" in reading.remarks
+
+
+def test_summaries(tmp_path):
+    info = {"title": "T", "post": "Text.", "subreddit": "s", "article": None}
+    row = {"info": info, "summaries": [{"text": " r"}, {"text": " c"}], "choice": 1}
+    reading = read_data(write(tmp_path, *[row] * 5, {**row, "choice": None}), "pairs")
+    prompt = "SUBREDDIT: r/s\n\nTITLE: T\n\nPOST: Text.\n\nTL;DR:"
+    assert reading.rows[0] == {"prompt": prompt, "chosen": " c", "rejected": " r", "row": 1}
+    assert reading.dropped == {"of another shape": [6]}
+    news = {**row, "info": {"article": "News."}, "choice": 0}
+    (read,) = load_preferences(write(tmp_path, news)).to_list()
+    assert read == {"prompt": "News.\n\nTL;DR:", "chosen": " r", "rejected": " c"}
 
 
 def test_lists_of_answers_are_pairs_of_each_with_each(tmp_path, capsys):
@@ -498,10 +540,6 @@ TOOLS = {
         **{"text": "p", "options": [{"id": 1, "text": "c"}, {"id": 2, "text": "r"}]},
         **{"accept": [1], "answer": "accept"},
     },
-    "summarize_from_feedback": {
-        "info": {"title": "p", "post": None},
-        **{"summaries": [{"text": "r"}, {"text": "c"}], "choice": 1, "worker": "x"},
-    },
     "Step-DPO, whose answers go on from initial_reason_steps": {
         **{"prompt": "p", "initial_reason_steps": "", "chosen": "c", "rejected": "r"},
     },
@@ -523,10 +561,7 @@ def test_an_export_is_recognised_and_its_line_makes_pairs(tmp_path, tool):
     else:
         texts = load_preferences(write(tmp_path, made)).to_list()[0]
         assert (texts["chosen"], texts["rejected"]) == ("c", "r")
-        prompt = (
-            texts["prompt"] if isinstance(texts["prompt"], str) else texts["prompt"][-1]["content"]
-        )
-        assert prompt.split()[0] == "p"
+        assert texts["prompt"] == "p" or texts["prompt"][-1]["content"] == "p"
 
 
 def test_every_export_and_refusal_has_a_way_out():

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import tempfile
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, product
@@ -28,6 +29,7 @@ from own_data.shapes import FEW_ODD, clean_name, find_column, holds_something
 Dataset = Sequence[dict]  # a `datasets.Dataset`
 MOST_HELD = 1000  # pairs at most: an accuracy is then known to 0.03
 CONTRARY = "labelled both ways, and kept"
+CUT = "blanks at the ends of answers, which the model's template cuts"
 LONGEST = 1024  # tokens of a prompt with its answer, unless --max-length says otherwise
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -243,6 +245,14 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
             source.note(f"{better} is {'below' if numbers[0] < numbers[1] else 'equal to'} {worse}")
     names = [find_column(row, side) for side in SIDES]
     cells = [row.get(name) or "" for name in names]
+    asked = find_column(row, "prompt")
+    lists = [row.get(asked), *cells]
+    if all(map(talk.is_texts, lists)) and len({*map(len, lists)}) == 1:
+        source.used.add(asked)
+        source.note("lists of texts read turn by turn")
+        roles, asked = ["user", "assistant"] * len(lists[0]), row.pop(asked)
+        talks = [chain(*zip(asked, cell, strict=True)) for cell in cells]
+        cells = [{"role": roles, "content": list(texts)} for texts in talks]
     sides = [c if isinstance(c, list) and not talk.is_message(c) else [c] for c in cells]
     if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
         raise refuse("shared lists")
@@ -482,6 +492,8 @@ def usable(source: Source, tokenizer=None, room=None, limit=LONGEST) -> Source:
             kept.append(k)
             if opposite in places:
                 source.places[CONTRARY] |= {places[opposite], place}
+            if tokenizer and room and cuts_blanks(row, tokenizer):
+                source.places[CUT].add(place)
         places.setdefault(said, place)
     source.rows = source.rows.select(kept)
     return source
@@ -538,8 +550,27 @@ def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=No
     train, rest = (rows.select(order[kept[order]]) for kept in (~held_out, held_out))
     if not len(train):
         raise UserError("--held-out: all prompts of --dataset are held out")
-    held = rest if held is None else held
-    return train.select(range(len(train))[:most]), held.select(range(len(held))[:MOST_HELD])
+    train, held = train.select(range(len(train))[:most]), rest if held is None else held
+    known = {bare_prompt(prompt) for prompt in train["prompt"]}
+    near = sum(bare_prompt(prompt) in known for prompt in distinct_prompts(held["prompt"]))
+    if near:
+        print(f"{near} held-out prompts are in training but for case, marks or blanks")
+    return train, held.select(range(len(held))[:MOST_HELD])
+
+
+def bare_prompt(prompt: Prompt) -> str:
+    """A prompt without case, marks, blanks, NULs, and ways to write a letter."""
+    text = unicodedata.normalize("NFKC", as_text(prompt)).casefold()
+    return re.sub(r"[\W\0]+", " ", text).strip()
+
+
+def cuts_blanks(row: dict, tokenizer) -> bool:
+    """Whether the chat template takes blanks away with which an answer begins or ends."""
+    for text in answers_of(row):
+        turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
+        if text != text.strip() and text not in prompts.write_turns(tokenizer, turns):
+            return True
+    return False
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:

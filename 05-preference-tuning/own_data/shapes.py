@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from common.basics import UserError
@@ -226,11 +227,14 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
     chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
     two, shapes = find_two(survey), []
     if chosen and rejected:
-        refuse_pointers(survey, chosen, rejected, two)
-        shapes.append(Shape("", (), (chosen, rejected), dict))
+        texts = Shape("", (), (chosen, rejected), dict)
+        shapes.append(by_pointers(survey, chosen, rejected, two, choices) or texts)
     elif messages and rejected:
         said, columns = f"chosen is the last turn of {messages}", (messages, rejected)
         shapes.append(Shape(said, columns, columns, lambda row: {**row, "chosen": row[messages]}))
+    if {"info", "summaries", "choice"} <= survey.keys():
+        said, columns = "the shape of summarize_from_feedback", ("info", "summaries", "choice")
+        shapes.append(Shape(said, columns, columns, choose_summary))
     for whose, answers, text, score_of in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
@@ -260,14 +264,43 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
     return shapes
 
 
-def refuse_pointers(survey: Survey, chosen: str, rejected: str, two: TwoAnswers | None) -> None:
-    """Raise UserError where chosen and rejected only name the columns of the texts."""
-    both, tokens = [survey[chosen], survey[rejected]], two.tokens if two else ()
-    values = {clean_name(value) for column in both for value in column.values}
-    names = values <= survey.keys() and all(column.is_coded for column in both)
-    if names or all(is_code(column, tokens) for column in both):
-        shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
-        raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
+def by_pointers(
+    survey: Survey, chosen: str, rejected: str, two: TwoAnswers | None, choices: dict[str, Counter]
+) -> Shape | None:
+    """The shape of rows whose chosen and rejected name the columns of the texts, if they do."""
+    both, others = [survey[chosen], survey[rejected]], survey.keys() - {chosen, rejected}
+    if not all(column.is_coded for column in both):
+        return None
+    named = {}
+    for value in map(normalise, chain(*(column.values for column in both))):
+        side = meaning(value, two) if two else None
+        named[value] = two[side] if side in (0, 1) else side
+        if clean_name(value) in others:
+            named[value] = clean_name(value)
+    columns = {*named.values()} - {TIE, UNLABELLED}
+    if not columns or not columns <= others:
+        if all(is_code(column, two.tokens if two else ()) for column in both):
+            shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
+            raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
+        return None
+
+    def make(row: dict) -> dict:
+        sides = [named[normalise(row[column])] for column in (chosen, rejected)]
+        if not columns.issuperset(sides):
+            raise DroppedRow(TIE if TIE in sides else UNLABELLED)
+        choices[chosen][f"{row[chosen]} = {sides[0]}"] += 1
+        return {**row, "chosen": row[sides[0]], "rejected": row[sides[1]]}
+
+    return Shape("", (chosen, rejected, *columns), (chosen, rejected), make)
+
+
+def choose_summary(row: dict) -> dict:
+    """A row of summarize_from_feedback, its prompt as TRL writes it (tldr-preference)."""
+    info, texts = row["info"], [summary["text"] for summary in row["summaries"]]
+    starts = {"subreddit": "SUBREDDIT: r/", "title": "TITLE: ", "post": "POST: ", "article": ""}
+    parts = [start + info[name] for name, start in starts.items() if info.get(name)]
+    sides = {"chosen": texts[row["choice"]], "rejected": texts[1 - row["choice"]]}
+    return {"prompt": "\n\n".join([*parts, "TL;DR:"]), **sides}
 
 
 def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: dict[str, Counter]) -> Shape:
