@@ -257,6 +257,8 @@ def test_a_tie_among_pointers_is_no_text(tmp_path):
         {"prompt": "p", "chosen": "A", "rejected": "B"},
         {"prompt": "p", "chosen": 1, "rejected": 0},
         {**ONE_TWO, "chosen": 0, "rejected": 1},
+        {**A_B, "chosen": "A", "rejected": "C"},
+        {**A_B, "chosen": "B", "rejected": "It is a text that is much too long for a letter, " * 2},
     ],
 )
 def test_a_pointer_to_nothing_is_refused(tmp_path, row):

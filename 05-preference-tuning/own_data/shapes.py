@@ -233,7 +233,8 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
         said, columns = f"chosen is the last turn of {messages}", (messages, rejected)
         shapes.append(Shape(said, columns, columns, lambda row: {**row, "chosen": row[messages]}))
     if {"info", "summaries", "choice"} <= survey.keys():
-        said, columns = "the shape of summarize_from_feedback", ("info", "summaries", "choice")
+        said = "the shape of summarize_from_feedback: choice says which summary is chosen"
+        columns = ("info", "summaries", "choice")
         shapes.append(Shape(said, columns, columns, choose_summary))
     for whose, answers, text, score_of in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
@@ -269,17 +270,18 @@ def by_pointers(
 ) -> Shape | None:
     """The shape of rows whose chosen and rejected name the columns of the texts, if they do."""
     both, others = [survey[chosen], survey[rejected]], survey.keys() - {chosen, rejected}
-    if not all(column.is_coded for column in both):
-        return None
-    named = {}
-    for value in map(normalise, chain(*(column.values for column in both))):
+    named, known = {}, 0  # value -> column, TIE, UNLABELLED or None; how many cells it explains
+    for cell, count in chain(*(column.values.items() for column in both)):
+        value, name = normalise(cell), clean_name(cell)
         side = meaning(value, two) if two else None
         named[value] = two[side] if side in (0, 1) else side
-        if clean_name(value) in others:
-            named[value] = clean_name(value)
-    columns = {*named.values()} - {TIE, UNLABELLED}
-    if not columns or not columns <= others:
-        if all(is_code(column, two.tokens if two else ()) for column in both):
+        if name in others:
+            named[value] = name
+        known += count * (named[value] is not None)
+    columns, filled = others & {*named.values()}, both[0].filled + both[1].filled
+    if not columns or known < filled:
+        coded = all(is_code(column, two.tokens if two else ()) for column in both)
+        if coded or (columns and known > FEW_ODD * filled):
             shown = {"values": both[0].shown(4), "others": both[1].shown(4)}
             raise refuse("codes", chosen=chosen, rejected=rejected, **shown)
         return None
