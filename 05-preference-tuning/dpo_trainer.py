@@ -10,9 +10,10 @@ by           TRL's DPOTrainer with LoRA; a test checks that dpo_loss below equal
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_training.png, .json, and outputs/dpo/ (the adapter, and how to load it)
 
-About 40 seconds on one core. A killed training goes on with --resume. Not studied here: more passes
-(studies/too_much_dpo.py), pairs that the model samples itself (studies/on_policy_pairs.py), other
-losses (dpo_variants.py), FSDP. Several processes: accelerate launch --multi_gpu --num_processes 2.
+About 40 seconds on one core. A killed training goes on with --resume. Studied elsewhere: many
+passes (studies/too_much_dpo.py), pairs that the model samples itself (studies/on_policy_pairs.py),
+other losses (dpo_variants.py). Several processes: accelerate launch --multi_gpu --num_processes 2;
+FSDP is left out.
 """
 
 import contextlib
@@ -38,11 +39,12 @@ from common.scoring import pair_logps
 def dpo_loss(
     policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps, beta: float
 ):
-    """-log sigmoid(beta h) per pair in nats, h the log-ratio of chosen minus rejected; (B,).
+    """-log sigmoid(beta h) of each of B pairs, in nats: shape (B,).
 
-    Log-probabilities are natural logarithms (their unit is the nat), summed over the tokens of an
-    answer; the reference is the SFT model. At the start h = 0 and the loss is ln 2. Rafailov et al.
-    2023 (arXiv 2305.18290), Eq. 7.
+    h is log(pi / pi_ref) of the chosen answer (y_w in the paper) minus that of the rejected one
+    (y_l). Log-probabilities are natural logarithms (their unit is the nat), summed over the tokens
+    of an answer; the reference is the SFT model. At the start h = 0 and the loss is ln 2. Rafailov
+    et al. 2023 (arXiv 2305.18290), Eq. 7.
     """
     from torch.nn.functional import logsigmoid
 
@@ -95,8 +97,8 @@ def train_dpo(
 ):
     """(policy, history): a LoRA adapter trained on rows of prompt, chosen, rejected; TRL's log.
 
-    TRL takes the model with the adapter off as the reference: one model in memory, not two. If the
-    model already has an adapter, it goes on training that one; `reference` is what it is held to.
+    TRL takes the model with the adapter off as the reference: one model in memory, not two. A model
+    that already has an adapter goes on training it, if `reference`, what it is held to, is given.
     `look(step, policy)` is called at step 0, every sixth of the way (or `look_at`), at the end.
     `settings` are more of TRL's DPOConfig, such as `loss_type`.
     """
@@ -122,7 +124,7 @@ def train_dpo(
 
 
 def default_rate(model) -> float:
-    """The learning rate that suits a model; the embedded one's was found on validation prompts."""
+    """The learning rate that suits a model; that of tiny-gpt2 was found on validation prompts."""
     return 7e-4 if models.is_embedded(model.name_or_path) else 3e-4
 
 
@@ -146,7 +148,7 @@ def dpo_policy(folder: Path, model, tokenizer, pairs, **settings):
     return policy or models.load_adapter(model, folder)
 
 
-def read_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
+def measure_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
     """What the policy makes of pairs, arrays (N,), in nats.
 
     `chosen`, `rejected`: how much log p of the answer has changed since the reference. `margin` is
@@ -271,6 +273,8 @@ def kinds_panel(ax, looks: list[dict]) -> None:
     white = {"color": "white", "fontweight": "bold", "fontsize": 12, "va": "center"}
     for place, side in ((0, "left"), (-1, "right")):
         good = shares[0][place]
+        if good < 8:  # no room
+            continue
         ax.text(steps[place], good / 2, f" {good:.0f} % ", ha=side, **white)
     ax.set(title="What the sampled answers are", xlabel="step", ylabel="% of answers")
     ax.set(xlim=(0, steps[-1]), ylim=(0, 100))
@@ -302,7 +306,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
     """
     pairs, held, asked = data
     n, few = (1, 16) if second_look else (2, 100)
-    last = hyper["epochs"] * -(-len(pairs) // hyper["batch_size"])
+    last = hyper["epochs"] * math.ceil(len(pairs) / hyper["batch_size"])
     settings = dpo_settings(model, pairs, **hyper)
     checkpoint, looks = find_killed_training(folder, settings, resume)
     name = Path(model.name_or_path).name
@@ -316,7 +320,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         count = n + (step in (0, last))
         rows = held if step == last else list(held)[:few]
         sampled = answers.sample_answers(policy, tokenizer, asked, count, **sampling)
-        changes = read_pairs(policy, tokenizer, rows, hyper["beta"])
+        changes = measure_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
         first = {side: float(changes[side][:few].mean()) for side in preferences.SIDES}
         first["count"] = min(few, len(rows))

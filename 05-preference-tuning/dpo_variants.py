@@ -249,7 +249,7 @@ def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
     Of answers with a label the good ones stand for chosen; the bad ones have other prompts.
     """
     if "label" not in rows[0]:
-        return dpo.read_pairs(policy, tokenizer, rows, beta=1.0)
+        return dpo.measure_pairs(policy, tokenizer, rows, beta=1.0)
     ids = [prompts.encode_answers(tokenizer, row["prompt"], [row["completion"]]) for row in rows]
     asked, answered = [row[0] for row in ids], [row[1:] for row in ids]
     change = scoring.log_ratios(policy, tokenizer, asked, answered)[:, 0]

@@ -151,13 +151,13 @@ def test_the_open_loss_equals_trl_after_training(trained):
     assert loss == pytest.approx(trained.trl_loss(8), abs=1e-5)
     other = dpo.dpo_loss(*policy, *reference, 0.1).mean().item()
     assert abs(other - trained.trl_loss(8)) > 1e-3
-    read = dpo.read_pairs(trained.policy, trained.tokenizer, trained.pairs[:8], 0.2)
+    read = dpo.measure_pairs(trained.policy, trained.tokenizer, trained.pairs[:8], 0.2)
     assert read["loss"].mean() == pytest.approx(loss, abs=1e-6)
 
 
 def test_the_first_loss_is_ln_2_and_margins_grow(trained):
     assert trained.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
-    held = dpo.read_pairs(trained.policy, trained.tokenizer, trained.pairs, 0.2)
+    held = dpo.measure_pairs(trained.policy, trained.tokenizer, trained.pairs, 0.2)
     read = {name: values.mean() for name, values in held.items()}
     assert read["margin"] > 0.1 and read["ranked"] > 0.7 and read["loss"] < math.log(2)
     assert read["margin"] == pytest.approx(0.2 * (read["chosen"] - read["rejected"]), abs=1e-5)
@@ -171,7 +171,7 @@ def test_the_ranking_of_margins_is_not_that_of_likelihoods(monkeypatch):
         torch.tensor([[-12.0, -1.0], [-6.0] * 2]),
     )
     monkeypatch.setattr(dpo, "pair_logps", lambda *_: (logps, ref))
-    read = dpo.read_pairs(None, None, [], 0.1)
+    read = dpo.measure_pairs(None, None, [], 0.1)
     assert read["ranked"].tolist() == [1, 0] and (logps[0] > logps[1]).tolist() == [False, True]
     assert read["chosen"].tolist() == [3, -1] and read["rejected"].tolist() == [1, 3]
     np.testing.assert_allclose(read["margin"], [0.2, -0.4], atol=1e-6)
@@ -288,7 +288,7 @@ def test_log_probabilities_are_trls_whatever_the_tokenizer(tmp_path, monkeypatch
     model, tokenizer = load_causal_lm(str(tmp_path))
     pairs = make_pairs(24, seed=5)
     run = Watched(monkeypatch, model, tokenizer, pairs, learning_rate=3e-3)
-    losses = dpo.read_pairs(run.policy, tokenizer, pairs[:8], 0.3)["loss"]
+    losses = dpo.measure_pairs(run.policy, tokenizer, pairs[:8], 0.3)["loss"]
     assert losses.mean() == pytest.approx(run.trl_loss(8), abs=1e-5)
     for row, pair in zip(run.trainer.train_dataset, pairs, strict=True):
         assert row["prompt_ids"] == encode_prompt(tokenizer, pair["prompt"])
@@ -304,7 +304,7 @@ def test_a_policy_is_trained_once_and_found_as_it_was(tmp_path, capsys):
     def read(**settings) -> np.ndarray:
         model, tokenizer = load_causal_lm("tiny-gpt2")
         policy = dpo.dpo_policy(folder, model, tokenizer, pairs, **settings)
-        return dpo.read_pairs(policy, tokenizer, pairs, 0.3)["margin"]
+        return dpo.measure_pairs(policy, tokenizer, pairs, 0.3)["margin"]
 
     first = read(seed=1)
     np.testing.assert_array_equal(read(seed=1), first)

@@ -187,8 +187,10 @@ def test_two_scores(tmp_path, capsys, scores, higher):
     assert read_data(path, "pairs").rows["chosen"][:] == sides
     told = said(path, capsys)
     assert "1 tied (row 3), 1 with fewer than two scored answers (row 4)" in told
-    which = "higher" if higher else "lower"
-    assert f"chosen is the answer with the {which} of {scores[0]} and {scores[1]}" in told
+    counts = "higher = response_a (2), higher = response_b (1)"
+    if not higher:
+        counts = "lower = response_b (2), lower = response_a (1)"
+    assert f"{scores[0]}, {scores[1]}: {counts}" in told
     scored = {scores[0]: {"overall": 4}, scores[1]: {"overall": 2}}
     with pytest.raises(UserError, match=r"holds .*overall.*, no number") as error:
         load_preferences(write(tmp_path, {**A_B, **scored}))

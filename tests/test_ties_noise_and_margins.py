@@ -64,7 +64,7 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
     monkeypatch.setattr(study, "train_kto", train)
     monkeypatch.setattr(study, "sample_answers", sample)
     monkeypatch.setattr(study, "load_sft_model", lambda: (start, None))
-    monkeypatch.setattr(study, "read_pairs", lambda *_: {"margin": np.ones(len(_[2]))})
+    monkeypatch.setattr(study, "measure_pairs", lambda *_: {"margin": np.ones(len(_[2]))})
     metrics = study.measure(5)
     assert len(trained) == 10
     for name, (pairs, loss_type, settings) in trained.items():

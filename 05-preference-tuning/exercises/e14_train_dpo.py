@@ -1,7 +1,7 @@
 """Exercise 14. DPO from scratch: the loop itself.
 
 Two functions, about forty lines: what a model thinks of responses, and the training. Batches,
-log-probabilities, reference, loss, optimiser; no trainer. It is trained on the embedded model and
+log-probabilities, reference, loss, optimiser; no trainer. It is trained on the lab's tiny-gpt2 and
 compared with TRL's DPOTrainer: the losses of a few steps, then the share of good answers and the KL
 after a whole training.
 
@@ -34,7 +34,8 @@ def train_dpo(
     them in each step. The policy is a model with a LoRA adapter; inside `with
     policy.disable_adapter():` it is the reference. Only the adapter's weights require gradients.
 
-    As TRL does it: AdamW without weight decay; gradients clipped to a norm of 1; a learning rate
+    As TRL does it: AdamW without weight decay; gradients clipped to a norm of 1 (few steps reach
+    it, and the checker does not see whether you clip); a learning rate
     that rises for a tenth of the steps (rounded up) and falls linearly to 0, which is
     transformers.get_linear_schedule_with_warmup. Dropout is off: TRL's DPOTrainer turns it off
     (disable_dropout), and the checker has done so in this policy.

@@ -49,7 +49,7 @@ def train_badly(fault: str, count: int, beta: float, epochs: int) -> tuple[list[
 
     def look(step: int, policy) -> None:
         sampled = answers.sample_answers(policy, tokenizer, asked, 1)
-        of_pairs = dpo_trainer.read_pairs(policy, tokenizer, held, beta)
+        of_pairs = dpo_trainer.measure_pairs(policy, tokenizer, held, beta)
         means = {name: float(values.mean()) for name, values in of_pairs.items()}
         ten = [answers.in_short(row[0], 100) for row in sampled.texts[:10]]
         marked = sum("Answer" in text for text in ten)
@@ -68,13 +68,15 @@ def report(name: str, count: int, log: list[dict], before: dict, after: dict) ->
     """What the reader gets to see, in Markdown: what the run printed, curves, answers."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         print(f"tiny-gpt2 on {count} pairs, {len(log)} steps of 8")
+        print("judged by one answer to each of 100 questions")
         print(f"loss before training {before['loss']:.4f}\n")
         print("     steps    loss   pairs of these steps ranked as labelled")
         for part in np.array_split(np.arange(len(log)), 6):
             lost, ranked = mean_of_log([log[k] for k in part])
             print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
         rows = answers.rows_of([before, after])
-        rows += [(what, before[key], after[key], unit) for key, (what, unit) in OF_PAIRS.items()]
+        for key, (what, unit) in OF_PAIRS.items():  # before training no pair is ranked
+            rows.append((what, None if key == "ranked" else before[key], after[key], unit))
         answers.print_table(("", "before", "after"), rows)
     said = zip(before["asked"], before["texts"], after["texts"], strict=True)
     ten = "".join(f"- {asked}\n  - before: {old}\n  - after: {new}\n" for asked, old, new in said)

@@ -48,6 +48,9 @@ OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; 
     "beta divides the margin; it multiplies it": lambda *x: dpo(*x[:4], 1 / x[4]),
     "the log-ratios lack the reference": lambda pw, pl, rw, rl, b: dpo(pw, pl, 0, 0, b),
     "the rejected log-ratio is added": lambda pw, pl, rw, rl, b: dpo(pw, rl, rw, pl, b),
+    "the reference of rejected has the wrong sign": (
+        lambda pw, pl, rw, rl, b: dpo(pw, pl, rw, -rl, b)
+    ),
     "the rejected response is missing": lambda pw, pl, rw, rl, b: dpo(pw, 0, rw, 0, b),
     "the logarithm is missing: this is minus the probability": lambda *x: -torch.exp(-dpo(*x)),
     "the loss is multiplied by beta; the margin is": lambda *x: x[4] * dpo(*x[:4], 1.0),

@@ -159,7 +159,7 @@ def fault_at_sight(losses: np.ndarray, moved: bool) -> str | None:
     if not np.isfinite(losses).all():
         return f"a loss is not finite: {grade.in_digits(losses)}"
     if not moved:
-        return "no weight has changed: is the loss followed backward, and the optimiser stepped?"
+        return "no weight has changed: backward, optimizer.step or schedule.step is missing"
     if equal_nats(losses[0], BATCH * math.log(2)):
         return "a sum over the batch for a mean: the first loss is 8 ln 2"
     if not equal_nats(losses[0], math.log(2)):

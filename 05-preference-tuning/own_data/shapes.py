@@ -253,7 +253,7 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
             if choice:
                 shapes.append(by_choice(others, two, choice, choices))
             elif rated:
-                shapes.append(by_scores(others, two, rated))
+                shapes.append(by_scores(others, two, rated, choices))
         except UserError:  # of no interest where rows have another shape, too
             if not shapes:
                 raise
@@ -336,7 +336,9 @@ def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: dict[str, C
     return Shape("", (*two[:2], choice, *models, prompt or ""), two[:2], make)
 
 
-def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> Shape:
+def by_scores(
+    survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]], choices: dict[str, Counter]
+) -> Shape:
     """The shape of rows with two numbers: the higher one is better, or the lower one of ranks."""
     overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
     numbers = [name for name, column in survey.items() if as_number(column.example) is not None]
@@ -351,13 +353,16 @@ def by_scores(survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> 
             shown = f"{survey[name].example!r:.60}"
             raise refuse("no number", name=name, shown=shown, first=first, second=second)
 
+    better = "lower" if re.search(SMALL_IS_GOOD, first) else "higher"
+
     def make(row: dict) -> dict:
         lists = {name: [row[name], row[other]] for name, other in (two[:2], scores)}
-        return extremes({**row, **lists}, two.first, None, first)
+        made = extremes({**row, **lists}, two.first, None, first)
+        side = two.first if made["chosen"] == row[two.first] else two.second
+        choices[f"{first}, {second}"][f"{better} = {side}"] += 1
+        return made
 
-    better = "lower" if re.search(SMALL_IS_GOOD, first) else "higher"
-    said = f"chosen is the answer with the {better} of {first} and {second}"
-    return Shape(said, (*two[:2], *scores), two[:2], make)
+    return Shape("", (*two[:2], *scores), two[:2], make)
 
 
 def extremes(row: dict, answers: str, text: str | None, score: str) -> dict:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import lessons  # noqa: F401
 
 import numpy as np
-from dpo_trainer import read_pairs, train_dpo
+from dpo_trainer import measure_pairs, train_dpo
 from dpo_variants import train_kto
 
 from common import preferences
@@ -144,7 +144,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
             policy, seen = train_loss_arm(loss, *start, prompts, **settings)
             looks[name] = looks_of({0: sft, **seen})
             if kind == "one_sided":
-                margins[loss] = float(read_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
+                margins[loss] = float(measure_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
             if name in ("ipo_clean", "kto_clean"):
                 told = LOSS_NAMES[loss], loss, f"{passes} passes"
                 points.append(point_of(*told, seen[passes], count))

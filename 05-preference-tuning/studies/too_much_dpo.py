@@ -28,7 +28,7 @@ from typing import NamedTuple
 import lessons  # noqa: F401
 
 import numpy as np
-from dpo_trainer import dpo_policy, read_pairs, train_dpo
+from dpo_trainer import dpo_policy, measure_pairs, train_dpo
 
 from common import preferences
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
@@ -186,7 +186,7 @@ def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
 
     def look(step: int, policy) -> None:
         answers = sample_answers(policy, tokenizer, prompts, 2, seed + step)
-        of_pairs = read_pairs(policy, tokenizer, rows[:96], settings["beta"])
+        of_pairs = measure_pairs(policy, tokenizer, rows[:96], settings["beta"])
         looks.append({"epoch": step / per_epoch, "answers": answers, "pairs": of_pairs})
 
     at = [round(epoch * per_epoch) for epoch in (0.5, 1, 2, 3)]  # and at the end

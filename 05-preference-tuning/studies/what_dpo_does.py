@@ -13,7 +13,7 @@ the right answer with and without filler.
 import lessons  # noqa: F401
 
 import numpy as np
-from dpo_trainer import dpo_policy, read_pairs
+from dpo_trainer import dpo_policy, measure_pairs
 
 from common.answers import Answers, sample_answers
 from common.claims import Claim, run_study, study_folder
@@ -57,7 +57,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     before = sample_answers(model, tokenizer, prompts, n, seed)
     policy = dpo_policy(study_folder(seed, smoke) / "dpo", model, tokenizer, pairs, seed=seed)
     after = sample_answers(policy, tokenizer, prompts, n, seed)
-    of_pairs = read_pairs(policy, tokenizer, held, beta=0.3)  # the default of train_dpo
+    of_pairs = measure_pairs(policy, tokenizer, held, beta=0.3)  # the default of train_dpo
     contrasts = [pair for question in asked[:96] for pair in contrasts_of(question, seed)]
     return {
         "before": before.means(),
