@@ -1,8 +1,6 @@
 """Best-of-n and the limit: what does choosing among n answers gain, and how much could be had?
 
     python 05-preference-tuning/studies/best_of_n_and_the_limit.py  # one seed, 5 minutes
-    python 05-preference-tuning/studies/best_of_n_and_the_limit.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
-    python 05-preference-tuning/studies/best_of_n_and_the_limit.py --claims
 
 Best-of-n trains no policy, but its reward model is trained on labelled pairs. So every method is
 measured with 768 pairs and with 6,400 pairs, one pass over them: best-of-n, whose reward model

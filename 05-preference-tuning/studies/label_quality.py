@@ -1,8 +1,6 @@
 """Whose labels, and how good: what do wrong labels, AI feedback and single labels leave of DPO?
 
-    python 05-preference-tuning/studies/label_quality.py             # one seed, 50 seconds
-    python 05-preference-tuning/studies/label_quality.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/label_quality.py --claims    # what is claimed
+    python 05-preference-tuning/studies/label_quality.py  # one seed, 50 seconds
 
 One pass of DPO over 384 pairs, labelled by people (unbiased, noisy annotators of the world), by
 people of whose labels 15 or 30 % are swapped, by a coin, or by a language model that says A or B,

@@ -2,7 +2,6 @@
 
     python 05-preference-tuning/run_all.py --studies                      # measures what it reads
     python 05-preference-tuning/studies/methods_at_the_limit.py           # a second
-    python 05-preference-tuning/studies/methods_at_the_limit.py --claims  # what is claimed
 
 Trains nothing: it reads what the other studies measured with the same seed, each method at its own
 KL (how far its answers have moved from the SFT model's, in nats). The limit is pi*, the policy that

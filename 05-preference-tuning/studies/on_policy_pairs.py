@@ -1,8 +1,6 @@
 """On-policy pairs: is it better to train on what the policy says now than on what SFT said?
 
-    python 05-preference-tuning/studies/on_policy_pairs.py              # one seed, 40 seconds
-    python 05-preference-tuning/studies/on_policy_pairs.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/on_policy_pairs.py --claims     # what is claimed and found
+    python 05-preference-tuning/studies/on_policy_pairs.py  # one seed, 40 seconds
 
 DPO in three rounds on 256 pairs each, labelled by unbiased annotators. In the first round both
 answers of a pair are samples of the SFT model. In the others they are again, or they are samples of

@@ -1,8 +1,6 @@
 """Pairs or scores: which format of annotations recovers more of the true order of answers?
 
-    python 05-preference-tuning/studies/pairs_or_scores.py             # one seed, 2 seconds
-    python 05-preference-tuning/studies/pairs_or_scores.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/pairs_or_scores.py --claims    # what is claimed
+    python 05-preference-tuning/studies/pairs_or_scores.py  # one seed, 2 seconds
 
 Twelve answers to each of 150 questions, whose true order is known, are read again and again with
 the same noise. The readings are written down as pairs, rankings of four or scores; an order is

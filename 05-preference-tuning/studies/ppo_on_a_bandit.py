@@ -1,8 +1,6 @@
 """PPO on a bandit: does PPO find the optimum that the formula gives, and what leads it astray?
 
-    python 05-preference-tuning/studies/ppo_on_a_bandit.py             # one seed, 2 seconds
-    python 05-preference-tuning/studies/ppo_on_a_bandit.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/ppo_on_a_bandit.py --claims    # what is claimed
+    python 05-preference-tuning/studies/ppo_on_a_bandit.py  # one seed, 2 seconds
 
 A bandit is one choice without further steps: here a softmax over ten answers to each of the 20
 questions of rlhf_objectives.py, rewarded by an annotator who likes long answers. First PPO with the

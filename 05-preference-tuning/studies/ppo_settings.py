@@ -1,8 +1,6 @@
 """PPO's settings: which of learning rate, passes, clipping and KL term does it depend on?
 
-    python 05-preference-tuning/studies/ppo_settings.py             # one seed, 4 minutes
-    python 05-preference-tuning/studies/ppo_settings.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
-    python 05-preference-tuning/studies/ppo_settings.py --claims
+    python 05-preference-tuning/studies/ppo_settings.py  # one seed, 4 minutes
 
 PPO is trained by a reward model of 6,400 pairs, with its default learning rate and with 3.3 times
 that, and with four passes (epochs) over the answers of an update or one; with the higher rate also

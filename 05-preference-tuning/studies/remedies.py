@@ -1,8 +1,6 @@
 """Remedies: what gives back the quality that is lost to a flawed reward, and what does it cost?
 
-    python 05-preference-tuning/studies/remedies.py                     # one seed, 4 minutes
-    python 05-preference-tuning/studies/remedies.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/remedies.py --claims            # what is claimed
+    python 05-preference-tuning/studies/remedies.py  # one seed, 4 minutes
 
 The setting is that of three_hacks.py, whose models are used again where they are there: annotators
 who prefer long answers, an expert's tone, or agreement; their reward models choose the best of 64

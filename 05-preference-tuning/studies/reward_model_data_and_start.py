@@ -1,8 +1,6 @@
 """Data and start of a reward model: from which model, with how many pairs, or from DPO itself?
 
-    python 05-preference-tuning/studies/reward_model_data_and_start.py      # one seed, 3 minutes
-    python 05-preference-tuning/studies/reward_model_data_and_start.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/reward_model_data_and_start.py --claims  # what is claimed
+    python 05-preference-tuning/studies/reward_model_data_and_start.py  # one seed, 3 minutes
 
 Two rewards from the same SFT model and the same 1,600 pairs of unbiased annotators. Explicit: the
 model with a head that gives one number, as in InstructGPT. Implicit: log(pi / pi_ref) of a DPO

@@ -1,8 +1,6 @@
 """PPO beside DPO: which gets further with as many labels, and what does it cost?
 
-    python 05-preference-tuning/studies/rl_beside_dpo.py            # one seed, 5 minutes
-    python 05-preference-tuning/studies/rl_beside_dpo.py --seeds 0 1 2 3 4 5 6 7 --jobs 2
-    python 05-preference-tuning/studies/rl_beside_dpo.py --claims
+    python 05-preference-tuning/studies/rl_beside_dpo.py  # one seed, 5 minutes
 
 PPO, RLOO (PPO without a value model: an answer is compared with the others to the same prompt) and
 DPO start from the same SFT model and have the same labelled pairs: 768, or 6,400. DPO trains on

@@ -1,8 +1,6 @@
 """Three hacks: does a bias of the annotators reach the answers, and is their quality lost on it?
 
-    python 05-preference-tuning/studies/three_hacks.py                     # one seed, 2 minutes
-    python 05-preference-tuning/studies/three_hacks.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/three_hacks.py --claims            # what is claimed
+    python 05-preference-tuning/studies/three_hacks.py  # one seed, 2 minutes
 
 Annotators who prefer long answers, an expert's tone, or agreement with the user label the same
 pairs as unbiased ones. Their reward models choose the best of n answers of the SFT model, and DPO

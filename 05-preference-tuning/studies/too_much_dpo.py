@@ -1,8 +1,6 @@
 """Too much DPO: log p of the chosen answers falls; is that normal, and where does the mass go?
 
-    python 05-preference-tuning/studies/too_much_dpo.py                 # one seed, 90 seconds
-    python 05-preference-tuning/studies/too_much_dpo.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/too_much_dpo.py --claims        # what is claimed and found
+    python 05-preference-tuning/studies/too_much_dpo.py  # one seed, 90 seconds
 
 No question is asked more often by people who run DPO. Yes, it is normal: the loss sees only how far
 chosen is above rejected, so both may fall. But all probabilities sum to 1: what these answers lose,

@@ -1,8 +1,6 @@
 """What a reward model absorbs: does it learn what its annotators want, their faults included?
 
-    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py     # one seed, 2 minutes
-    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py --claims   # what is claimed
+    python 05-preference-tuning/studies/what_a_reward_model_absorbs.py  # one seed, 2 minutes
 
 The reward model of reward_model.py (6,400 pairs of unbiased annotators) orders 1,000 held-out
 pairs. Then reward models of 1,200 pairs in which the user is wrong, so that annotators can also

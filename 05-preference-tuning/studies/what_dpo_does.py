@@ -1,8 +1,6 @@
 """What DPO does: which answers become likelier, which answers are given, and is it style or facts?
 
-    python 05-preference-tuning/studies/what_dpo_does.py                # one seed, 20 seconds
-    python 05-preference-tuning/studies/what_dpo_does.py --seeds 0 1 2 3 4 5 6 7
-    python 05-preference-tuning/studies/what_dpo_does.py --claims       # what is claimed and found
+    python 05-preference-tuning/studies/what_dpo_does.py  # one seed, 20 seconds
 
 The default training of dpo_trainer.py: one pass over 768 pairs of unbiased annotators. Judged by
 500 held-out pairs, by three sampled answers to each of 256 held-out questions before and after, and
