@@ -97,8 +97,8 @@ def train_dpo(
 ):
     """(policy, history): a LoRA adapter trained on rows of prompt, chosen, rejected; TRL's log.
 
-    TRL takes the model with the adapter off as the reference: one model in memory, not two. A model
-    that already has an adapter goes on training it, if `reference`, what it is held to, is given.
+    TRL takes the model with the adapter off as the reference: one model in memory, not two. If the
+    model already has an adapter, give `reference`, what it is held to: that adapter is trained on.
     `look(step, policy)` is called at step 0, every sixth of the way (or `look_at`), at the end.
     `settings` are more of TRL's DPOConfig, such as `loss_type`.
     """
@@ -132,6 +132,7 @@ def dpo_settings(model, pairs, **given) -> dict:
     """All that shapes a DPO training: equal settings, equal policy."""
     data = {"model": models.fingerprint(model), "pairs": models.fingerprint(pairs)}
     defaults = {**runs.hyperparameters(train_dpo), "learning_rate": default_rate(model), "seed": 0}
+    defaults["schedule"] = train_dpo.__kwdefaults__["schedule"]
     return data | defaults | {name: value for name, value in given.items() if value is not None}
 
 
@@ -149,11 +150,11 @@ def dpo_policy(folder: Path, model, tokenizer, pairs, **settings):
 
 
 def measure_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray]:
-    """What the policy makes of pairs, arrays (N,), in nats.
+    """What the policy makes of N pairs, arrays (N,).
 
-    `chosen`, `rejected`: how much log p of the answer has changed since the reference. `margin` is
-    the difference of the implicit rewards beta log(pi / pi_ref); above 0 the pair is `ranked` as
-    labelled.
+    `chosen`, `rejected`: how much log p of the answer has changed since the reference, in nats.
+    `margin`: the difference of the implicit rewards beta log(pi / pi_ref); above 0 the pair is
+    `ranked` (1) as labelled. `loss`: that of DPO, in nats.
     """
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)  # each (2, N): chosen, rejected
     chosen, rejected = logps - ref_logps
@@ -167,7 +168,7 @@ def find_killed_training(
 ) -> tuple[str | None, list[dict]]:
     """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
 
-    Without --resume what is there goes. Raises UserError where there is none with these settings.
+    Without --resume what is left there is removed. Raises UserError where none has these settings.
     """
     if not resume:
         remove_checkpoints(folder)
@@ -218,8 +219,9 @@ def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> Non
 
 def draw(history: list[dict], looks: list[dict]):
     """Four panels of the run that was just done; two where nobody knows how good answers are."""
-    with_gold, n, share = "kinds" in looks[0], looks[-1]["pairs"], looks[-1]["ranked"]
-    title = f"DPO on your pairs: {n * share:.0f} of {n} held-out pairs ranked as labelled"
+    with_gold, last = "kinds" in looks[0], looks[-1]
+    title = f"DPO on your pairs: {last['pairs'] * last['ranked']:.0f} of {last['pairs']} held-out"
+    title += " pairs ranked as labelled"
     if with_gold:
         good = [100 * look["kinds"]["right and concise"] for look in looks]
         title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
@@ -300,9 +302,9 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
     """(policy, history, looks): trained on data = (pairs, held-out pairs, prompts).
 
-    A look reads 100 held-out pairs and two answers to each prompt; of your own data 16 and one. The
-    first and the last look read one answer more, the last one all pairs. `folder` keeps what is
-    needed to `resume` a training that was killed.
+    A look samples 2 answers to each prompt (the first and the last look 3) and reads 100 held-out
+    pairs (the last look all); with your own data 1, 2 and 16. `folder` keeps what is needed to
+    `resume` a training that was killed.
     """
     pairs, held, asked = data
     n, few = (1, 16) if second_look else (2, 100)
@@ -332,9 +334,9 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         if second_look:
             second_look.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
-    kept = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
-    kept |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
-    policy, history = train_dpo(model, tokenizer, pairs, **hyper, **kept, look=look)
+    checkpoints = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    checkpoints |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
+    policy, history = train_dpo(model, tokenizer, pairs, **hyper, **checkpoints, look=look)
     before, after = looks[0], looks[-1]
     rows = answers.rows_of([before, after])
     rows.append(("held-out pairs ranked as labelled", None, after["ranked"], "% of pairs"))

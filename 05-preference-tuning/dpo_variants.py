@@ -388,6 +388,9 @@ def margins_panel(ax, measured: dict) -> None:
     ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
 
 
+# --- 6. The run ---
+
+
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     at_least_1 = runs.whole_number(1)

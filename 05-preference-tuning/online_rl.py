@@ -66,7 +66,7 @@ def token_advantages(kind: str, rewards, values, mask, samples: int, lam: float)
     """How much better than expected each token was.
 
     "gae" expects what the value head says; "leave-one-out" the mean of the other answers to the
-    prompt, for a whole answer. The `samples` answers to one prompt are rows one after the other.
+    prompt, for a whole answer. Rows come in groups of `samples`: the answers to one prompt.
     """
     if kind == "gae":  # behind an answer rewards and values are 0: nothing flows back from there
         return mask * ppo.generalized_advantage_estimate(rewards, mask * values, 1.0, lam)
@@ -118,7 +118,8 @@ def train_rl(
 ) -> tuple:
     """(policy, history): a LoRA adapter trained on its own answers, and an Update for each step.
 
-    `judge`: (reward model, tokenizer). `look(update, policy)` is called at 0, `look_at`, the end.
+    `judge`: (reward model, tokenizer). `look(update, policy)` is called before the first update,
+    after those in `look_at`, and after the last.
     """
     learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
     policy, value_head, optimizer = new_policy(model, learning_rate, seed)
@@ -127,7 +128,7 @@ def train_rl(
     if look:
         look(0, policy)
     for update in tqdm(range(1, updates + 1), "online RL", leave=False, delay=2, disable=None):
-        # Here are rollout and reward; `learn`, below, has advantage and update.
+        # Generate and score here; advantage and update are in `learn`, below.
         prompts = [next(in_turn) for _ in range(prompts_per_update)]
         draw_with = 1000 * (seed + 1) + update
         sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=draw_with)
@@ -314,7 +315,8 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
 def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
     """(metrics, history, last answers): what training makes of the answers, printed.
 
-    `data`: prompts to train on, held-out prompts, pairs for DPO, which is shown where `dpo` is.
+    `data`: prompts to train on, held-out prompts, pairs for DPO. `dpo`: the folder of a DPO
+    training; where it exists, DPO stands beside.
     """
     (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 
@@ -349,7 +351,11 @@ def build_parser():
     parser.add_argument("--prompts", type=runs.whole_number(1), help="default: 256, of your own 16")
     parser.add_argument("--sft-steps", type=runs.whole_number(0), help="before; default: 300")
     runs.add_dataset_flags(parser)
-    runs.add_hyperparameters(parser, train_rl, learning_rate="3e-3 for tiny-gpt2, others 3e-4")
+    texts = {"learning_rate": "3e-3 for tiny-gpt2, others 3e-4"}
+    texts["epochs"] = "passes over the answers of an update; default: 4"
+    texts["epsilon"] = "the clip: how far a ratio may go from 1; default: 0.2"
+    texts["lam"] = "lambda of the advantages; default: 0.95"
+    runs.add_hyperparameters(parser, train_rl, **texts)
     return parser
 
 

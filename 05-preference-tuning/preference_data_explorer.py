@@ -315,12 +315,12 @@ def draw_own_data(found: dict):
 def print_found(example: dict, raters: dict, sides: dict) -> None:
     """One prompt in every format, and what was counted."""
     prompt = example["pairwise"]["prompt"]
-    print(f"\n{prompt} (pointwise: scores by three people, 1 to 5)")
+    print(f"\n{prompt}")
     for heading, cards in cards_of(example).items():
-        name, _ = heading.split(": ")
+        beside = iter(heading.split(": "))  # its name, and below it the question
         for told, text in cards:
             shown = answers.in_short(text, 40) + answers.marks(prompt, text)
-            print(f"  {name:<18}{told:<10}{shown}")
+            print(f"  {next(beside, ''):<23}{told:<10}{shown}")
     rows = [
         ("two raters give an answer the same score", raters["two_raters_agree"], "% of answers"),
         ("one rater, asked twice", raters["one_rater_asked_twice_agrees"], "% of answers"),

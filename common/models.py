@@ -47,13 +47,17 @@ def local_folder(name: str) -> Path | None:
 
 
 def cached_folder(name: str) -> Path | None:
-    """Where the hub's cache has this model, with its weights, if it has."""
+    """Where the hub's cache has the whole of this model, weights and tokenizer, if it has."""
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):  # no name that a hub can have
         file = try_to_load_from_cache(name, "config.json")
-        if isinstance(file, str) and any(Path(file).parent.glob("*.safetensors")):
-            return Path(file).parent
+        if isinstance(file, str):
+            folder = Path(file).parent
+            index = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+            weights = {*index.values()} or {"model.safetensors"}
+            if any(folder.glob("tokenizer*")) and all((folder / w).is_file() for w in weights):
+                return folder
     return None
 
 
@@ -138,11 +142,16 @@ def fingerprint(what) -> str:
     digest, base = hashlib.sha256(), adapter_base(name)
     for path in sorted(folder.iterdir()):
         if path.suffix in OF_MODELS and path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name} {content}\n".encode())
+            digest.update(f"{path.name} {_hash_file(path, path.stat().st_mtime_ns)}\n".encode())
     digest.update(fingerprint(base).encode() if base else b"")
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(path: Path, changed: int) -> str:
+    """The hash of a file; read once, as long as its time of change stays."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Loading ---
@@ -238,7 +247,9 @@ def check_vocabulary(name: str, model, tokenizer) -> None:
     """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
-    if set(beyond) - {tokenizer.unk_token}:  # who reads bytes knows them all
+    if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
+        beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
+    if beyond:
         reason = f"it embeds {size} tokens, its tokenizer writes {len(beyond)} more"
         remedy = f"call resize_token_embeddings({len(tokenizer)}) on it and save it"
         raise UserError(f"cannot use the model {name}: {reason} ({beyond[0]!r:.30}); {remedy}")

@@ -64,7 +64,7 @@ def make_parser(script: str, description: str) -> argparse.ArgumentParser:
 
 
 def bare_parser(script: str | Path, description: str) -> argparse.ArgumentParser:
-    """The parser of a script that takes several seeds and computes on the CPU."""
+    """The parser of a script, with what studies take as well: where to write, and --smoke."""
     parser = OneLineParser(Path(script).name, "%(prog)s [flags]", description=description)
     where = "results, figures and what was trained go here; default: outputs"
     parser.add_argument("--output-dir", type=folder, default=Path("outputs"), help=where)

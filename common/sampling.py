@@ -5,6 +5,7 @@ as fast on a CPU, because a prompt is read once for all its responses, responses
 leave the batch, and a token costs one random number instead of one per vocabulary entry.
 """
 
+import inspect
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -48,14 +49,15 @@ def sample(
     lengths = [len(ids) for ids in encoded]
     check_length(max(lengths) + max_new_tokens, tokenizer)
     ends, responses, was_training = end_tokens(model, tokenizer), {}, model.training
-    # A state would also read the padding of shorter prompts.
-    prompts_at_once = max(1, batch_size // n) if keeps_keys_and_values(model) else 1
+    sample_batch, prompts_at_once = _sample_batch, max(1, batch_size // n)
+    if not keeps_keys_and_values(model):
+        sample_batch, prompts_at_once = _generate_batch, 1  # a state would also read the padding
     model.eval()
     with torch.inference_mode(), autocast(model):
         for batch in batches_by_length(lengths, prompts_at_once, "sampling"):
             uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
             shown = [encoded[i] for i in batch]
-            rows = _sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
+            rows = sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
             answers = [_read_response(tokenizer, row, ends) for row in rows]
             responses |= {i: answers[k * n : (k + 1) * n] for k, i in enumerate(batch)}
     model.train(was_training)
@@ -95,13 +97,15 @@ def end_tokens(model, tokenizer) -> list[int]:
 
 
 def keeps_keys_and_values(model) -> bool:
-    """Whether keys and values are all that the model keeps of a text; Mamba, LFM2, ... do not."""
+    """Whether keys and values are all that the model keeps of a text: its rows can be taken out."""
     from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes_cache = "past_key_values" in inspect.signature(type(base).forward).parameters
+    if base._is_stateful or not takes_cache:
+        return False
     layers = DynamicCache(config=base.config).layers
-    states = [layer for layer in layers if isinstance(layer, LinearAttentionCacheLayerMixin)]
-    return not (base._is_stateful or states)
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def _read_response(tokenizer, token_ids: list[int], ends: list[int]) -> Response:
@@ -124,23 +128,20 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
     """n sequences of token ids for each encoded prompt, in order; uniforms (B n, tokens)."""
     import torch
 
-    def read(ids, mask, **cache):
-        """Logits (B, V) behind the last of `ids`, and what is kept of the text, by its name."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        inputs = {"attention_mask": mask, "position_ids": positions} if len(encoded) > 1 else {}
-        out = model(ids, **inputs, **cache, use_cache=True, logits_to_keep=1)
-        kept = "past_key_values" if "past_key_values" in out else "cache_params"
-        return out.logits[:, -1], {kept: out[kept]}
-
-    padded = tokenizer.pad({"input_ids": encoded}, padding_side="left", return_tensors="pt")
-    mask = padded["attention_mask"].to(model.device)  # (B, T)
-    logits, kept = read(padded["input_ids"].to(model.device), mask)
-    (cache,) = kept.values()
-    repeated = torch.arange(len(encoded), device=model.device).repeat_interleave(n)
-    cache.reorder_cache(repeated)
-    logits, mask = logits[repeated], mask[repeated]  # (B n, V), (B n, T)
-    sequences: list[list[int]] = [[] for _ in repeated]
-    rows = torch.arange(len(repeated))  # the sequence that each row of the batch belongs to
+    width = max(map(len, encoded))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded])  # (B, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    inputs = {"attention_mask": mask, "position_ids": positions}
+    out = model(ids, **inputs, use_cache=True, logits_to_keep=1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(n)
+    logits = out.logits[:, -1].repeat_interleave(n, 0)  # (B n, V)
+    mask = mask.repeat_interleave(n, 0)  # (B n, T)
+    sequences: list[list[int]] = [[] for _ in range(len(logits))]
+    rows = torch.arange(len(logits))  # the sequence that each row of the batch belongs to
 
     last, ends = uniforms.shape[1] - 1, torch.tensor(ends, device=model.device)
     for step, u in enumerate(uniforms.T):  # (B n,)
@@ -151,10 +152,43 @@ def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniform
         if len(alive) == 0 or step == last:
             break
         if len(alive) < len(tokens):
-            cache.reorder_cache(alive)
+            cache.batch_select_indices(alive)
             rows, tokens, mask = rows[alive.cpu()], tokens[alive], mask[alive]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits, _ = read(tokens[:, None], mask, **kept)
+        inputs = {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
+        out = model(tokens[:, None], **inputs, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1]
+    return sequences
+
+
+def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms, ends) -> list:
+    """The same for one encoded prompt, through `generate`."""
+    import torch
+
+    (prompt,) = encoded
+    ids = torch.tensor([prompt] * n, device=model.device)
+    columns = iter(uniforms.T)
+
+    def draw(_, logits):
+        """Scores (n, V) of which the drawn token has the highest."""
+        tokens = draw_tokens(logits, temperature, next(columns))
+        return torch.zeros_like(logits).scatter(1, tokens[:, None], 1.0)
+
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        logits_processor=[draw],
+        num_beams=1,  # a model may name settings of its own
+        repetition_penalty=1.0,
+        max_new_tokens=uniforms.shape[1],
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    sequences = []
+    for row in out[:, len(prompt) :].tolist():
+        length = next((k for k, token in enumerate(row, 1) if token in ends), len(row))
+        sequences.append(row[:length])
     return sequences
 
 

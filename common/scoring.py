@@ -29,6 +29,7 @@ from common.sampling import batches_by_length
 
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
 PADDED = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+PADDED["return_attention_mask"] = True  # some tokenizers do not by themselves
 
 # --- Log-probabilities and KL ---
 

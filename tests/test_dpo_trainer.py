@@ -172,7 +172,7 @@ def test_the_ranking_of_margins_is_not_that_of_likelihoods(monkeypatch):
     )
     monkeypatch.setattr(dpo, "pair_logps", lambda *_: (logps, ref))
     read = dpo.measure_pairs(None, None, [], 0.1)
-    assert read["ranked"].tolist() == [1, 0] and (logps[0] > logps[1]).tolist() == [False, True]
+    assert read["ranked"].tolist() == [1, 0]  # though its rejected answer is the likelier one
     assert read["chosen"].tolist() == [3, -1] and read["rejected"].tolist() == [1, 3]
     np.testing.assert_allclose(read["margin"], [0.2, -0.4], atol=1e-6)
 

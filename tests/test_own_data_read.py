@@ -326,3 +326,28 @@ def test_a_large_file_is_mapped_and_not_held_in_memory(tmp_path):
     assert many.stat().st_size > 80 * 2**20
     rows, *prompt, grown = run_python(MEMORY, str(few), str(many)).splitlines()[-1].split()
     assert int(rows) == 8_000 and prompt[0].startswith("第") and float(grown) < 50
+
+
+def test_a_history_is_of_questions_and_answers(tmp_path):
+    path, row = tmp_path / "a.jsonl", {"prompt": "p", "chosen": "c", "rejected": "r"}
+    reading = load_preferences(write(path, [{**row, "history": [["q", "a"], ["s", None]]}]))
+    assert [turn["content"] for turn in reading[0]["prompt"]] == ["q", "a", "s", "", "p"]
+    for history in ([{"role": "user", "content": "q"}], ["hi", "yo"], [1, 2], [None], [["q"]]):
+        with pytest.raises(UserError, match=r"history is .*, not a question and an answer"):
+            load_preferences(write(path, [{**row, "history": history}]))
+
+
+def test_a_list_of_messages_is_no_list_of_answers(tmp_path):
+    path, talk = tmp_path / "a.jsonl", [{"content": "p"}, {"content": "c"}]
+    with pytest.raises(UserError, match="neither a text nor a list of messages"):
+        load_preferences(write(path, [{"prompt": "p", "chosen": talk, "rejected": talk[:1]}]))
+    unlike = {"prompt": ["a"], "chosen": ["x", "more?"], "rejected": ["y"]}
+    with pytest.raises(UserError, match="turns, not several answers"):
+        load_preferences(write(path, [unlike]))
+
+
+def test_of_two_usual_columns_of_an_answer_one_is_chosen_not_joined(tmp_path):
+    row = {"prompt": "p", "accepted": "c", "better": "d", "rejected": "r"}
+    with pytest.raises(UserError, match="choose one with --chosen-column") as error:
+        load_preferences(write(tmp_path / "a.jsonl", [row]))
+    assert "join" not in str(error.value)

@@ -210,11 +210,16 @@ def test_scores_that_need_not_agree_are_refused(tmp_path):
 
 
 def test_what_a_choice_column_cannot_be_names_it(tmp_path):
-    three = {**A_B, "response_c": "s"}
-    with pytest.raises(UserError, match="winner holds 'c'"):
-        load_preferences(write(tmp_path, {**three, "winner": "c"}))
-    path = write(tmp_path, {**three, "winner": "b"})
-    assert load_preferences(path).to_list() == [{"prompt": "p", "chosen": "r", "rejected": "c"}]
+    three = {**A_B, "response_c": "s", "winner": "b"}
+    with pytest.raises(UserError, match="more than two answers on each row") as error:
+        load_preferences(write(tmp_path, three))
+    line = str(error.value).split("in Python: ")[1]
+    space = {"rows": [three]}
+    exec(line.replace('{"...": "response_a", ...}', '{"b": "response_b"}'), space)
+    assert [(p["chosen"], p["rejected"]) for p in space["pairs"]] == [("r", "c"), ("r", "s")]
+    scores = {"score_a": 1, "score_b": 2, "score_c": 9}
+    with pytest.raises(UserError, match="more than two answers on each row"):
+        load_preferences(write(tmp_path, {**A_B, "response_c": "s", **scores}))
     for value in (None, ["A", "B", "A"], {"annotator": "A"}):
         with pytest.raises(UserError, match=r"preference holds .* knows no coding"):
             load_preferences(write(tmp_path, {**A_B, "preference": value}))
@@ -365,7 +370,7 @@ def test_summaries(tmp_path):
     reading = read_data(write(tmp_path, *[row] * 5, {**row, "choice": None}), "pairs")
     prompt = "SUBREDDIT: r/s\n\nTITLE: T\n\nPOST: Text.\n\nTL;DR:"
     assert reading.rows[0] == {"prompt": prompt, "chosen": " c", "rejected": " r", "row": 1}
-    assert reading.dropped == {"of another shape": [6]}
+    assert reading.dropped == {"not labelled": [6]}
     news = {**row, "info": {"article": "News."}, "choice": 0}
     (read,) = load_preferences(write(tmp_path, news)).to_list()
     assert read == {"prompt": "News.\n\nTL;DR:", "chosen": " r", "rejected": " c"}

@@ -150,7 +150,7 @@ def test_pairs_are_described(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "9 rows, 7 usable pairs, 6 prompts dropped: 1 identical (row 7), 1 empty (row 8)" in said
     assert "33 % of the texts hold marks such as 'Human:'" in said
-    assert "labelled both ways: 1" in said and said.startswith(
+    assert "labelled both ways, and kept (2 rows" in said and said.startswith(
         "row 1, prompt: Why 0? chosen: Human"
     )
 

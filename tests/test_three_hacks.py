@@ -132,6 +132,15 @@ def test_few_good_texts_bend_gold_where_noise_belongs_to_a_text():
     assert sample[-1] > sample[1] and sample[-1] > text[-1] + 1
 
 
+def test_dpo_is_compared_with_sft_and_with_unbiased_labels():
+    gold = {"sft": 1.0, "human": 5.0, "length": 0.5, "style": 2.0, "agreement": -1.0}
+    rows = study.cells_of_dpo({"length": 3.0, "style": 2.0, "agreement": 1.0}, gold)
+    assert rows["reward_goes_up"] == {"length": 3, "style": 2, "agreement": 1}
+    assert rows["quality_goes_down"] == {"length": 0.5, "style": -1, "agreement": 2}
+    assert rows["bias_costs_quality"] == {"length": 4.5, "style": 3, "agreement": 6}
+    assert study.mean_of_hacks(rows["quality_goes_down"] | {"human": 99}) == 0.5
+
+
 # --- The command ---
 
 

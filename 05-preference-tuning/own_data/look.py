@@ -47,8 +47,8 @@ class SecondLook:
             "dataset": shlex.join([str(dataset), *chain(*flags)]),
             "again": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),  # what the user typed
             "model": shlex.quote(str(model)),
-            **{"longer": 4 * max_new_tokens, "slower": rate / 3, "faster": rate * 5},
         }
+        self.flags |= {"longer": 4 * max_new_tokens, "slower": rate / 3, "faster": rate * 5}
         self.numbers, self.questions = {}, []  # numbers by when they were measured
 
     def ask(self, when: str, numbers: dict) -> None:
@@ -59,8 +59,8 @@ class SecondLook:
             if check in numbers and sign * numbers[check] > sign * texts["limit"]:
                 asks = re.sub(r"(\d)%", r"\1 %", texts["asks"].format(**numbers))
                 asks = "Second look, {}: {} (asked {side} {limit:g}).".format(when, asks, **texts)
-                command = texts["next"].format(**self.flags)
-                again = command == self.flags["again"]
+                command, typed = texts["next"].format(**self.flags), self.flags["again"]
+                again = command.removeprefix(typed).strip() in typed  # nothing new in it
                 next_step = None if again else f"python 05-preference-tuning/{command}"
                 asked = {"check": check, "when": when, "asks": asks, "next": next_step}
                 self.questions.append(asked)

@@ -253,11 +253,12 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
         roles, asked = ["user", "assistant"] * len(lists[0]), row.pop(asked)
         talks = [chain(*zip(asked, cell, strict=True)) for cell in cells]
         cells = [{"role": roles, "content": list(texts)} for texts in talks]
-    sides = [c if isinstance(c, list) and not talk.is_message(c) else [c] for c in cells]
-    if any(text in sides[1] for text in sides[0]) and max(map(len, sides)) > 1:
-        raise refuse("shared lists")
+    # Several answers are texts or lists of turns; a list of messages is one.
+    sides = [c if isinstance(c, list) and dict not in map(type, c) else [c] for c in cells]
     pairs = list(product(*sides))
     if len(pairs) > 1:
+        if talk.is_texts(lists[0]) or any(text in sides[1] for text in sides[0]):
+            raise refuse("shared lists")
         source.note(f"lists of answers: each chosen with each rejected, {len(pairs)} pairs a row")
     return [{**row, **dict(zip(names, pair, strict=True))} for pair in pairs]
 
@@ -312,9 +313,10 @@ def prompt_turns(row: dict, column: str | None, source: Source) -> list[talk.Tur
             cell = f"{cell}\n{row['input']}"
     if column != "history" and isinstance(history, list):
         source.used.add("history")
-        if not all([type(said) for said in exchange] == [str, str] for exchange in history):
+        if not all(talk.is_texts(exchange) and len(exchange) == 2 for exchange in history):
             raise refuse("history", shown=f"{history!r:.60}")
-        earlier = zip(("user", "assistant") * len(history), chain(*history), strict=True)
+        said = [text or "" for text in chain(*history)]
+        earlier = zip(("user", "assistant") * len(history), said, strict=True)
     return [*earlier, *talk.read_turns(cell, "user", column)]
 
 
@@ -507,12 +509,10 @@ def say_usable(source: Source) -> Dataset:
         raise UserError(f"{path}: no row is left to learn from (dropped: {reasons})")
     if len(empty) > FEW_ODD * (len(rows) + sum(map(len, source.dropped.values()))):
         raise UserError(f"{path}, row {empty[0]}: an answer is empty ({len(empty)} rows are so)")
-    counts = [f"{len(rows)} {source.kind}"]
-    if source.kind == "labels":
-        good = sum(rows["label"])
-        counts = [f"{len(rows)} answers, {good} good and {len(rows) - good} bad"]
-    counts += [f"dropped: {reasons}"] if reasons else []
-    print(f"{path}: {'; '.join([*counts, *source.remarks])}")
+    what, dropped = source.kind, [f"dropped: {reasons}"] if reasons else []
+    if what == "labels":
+        what = "answers, {1} good and {0} bad".format(*np.bincount(rows["label"], minlength=2))
+    print(f"{path}: {'; '.join([f'{len(rows)} {what}', *dropped, *source.remarks])}")
     return rows
 
 
@@ -566,11 +566,10 @@ def bare_prompt(prompt: Prompt) -> str:
 
 def cuts_blanks(row: dict, tokenizer) -> bool:
     """Whether the chat template takes blanks away with which an answer begins or ends."""
-    for text in answers_of(row):
-        turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
-        if text != text.strip() and text not in prompts.write_turns(tokenizer, turns):
-            return True
-    return False
+    asked, ragged = as_messages(row["prompt"]), [t for t in answers_of(row) if t != t.strip()]
+    answered = [[*asked, {"role": "assistant", "content": text}] for text in ragged]
+    written = (prompts.write_turns(tokenizer, turns) for turns in answered)
+    return any(text not in shown for text, shown in zip(ragged, written, strict=True))
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:

@@ -64,7 +64,8 @@ def find_column(row: dict, role: str) -> str | None:
     if len(filled) > 1:
         ordered = sorted(filled, key=lambda name: name not in ("context", "post"))
         joined = ' + "\\n\\n" + '.join(f'row["{name}"]' for name in ordered)
-        raise refuse("several", role=role, names=" and ".join(filled[:3]), joined=joined)
+        why = "several" if role in ("prompt", "system") else "which one"
+        raise refuse(why, role=role, names=" and ".join(filled[:3]), joined=joined)
     return (filled or present)[0]
 
 
@@ -199,13 +200,14 @@ def read_coding(column: str, values: Iterable, two: TwoAnswers) -> dict[str, int
 
 def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
     """The column that says which of two answers was chosen: the first that is named so."""
-    other = f"_({'|'.join(NAMES['beside_choices'])})$"
+    beside = f"_({'|'.join(NAMES['beside_choices'])})$"
     of_one = {name for pair in twins(survey, "", two.tokens) for name in pair}
     named = []
-    for name in [name for name in survey if re.search(OF_CHOICES, name)]:
-        example, coded = survey[name].example, survey[name].is_coded
-        long = not coded and isinstance(example, str) and len(example.split()) > 2
-        if not (long or re.search(other, name) or name in of_one or talk.is_message(example)):
+    for name, column in survey.items():
+        text = column.example if isinstance(column.example, str) and not column.is_coded else ""
+        long = len(text.split()) > 2 or (len(text) > 4 and not text.isascii())
+        other = long or name in of_one or talk.is_message(column.example) or re.search(beside, name)
+        if re.search(OF_CHOICES, name) and not other:
             named.append(name)
     simple = [name for name in named if isinstance(survey[name].example, str | int | float)]
     return next(iter(simple or named), None)
@@ -235,7 +237,7 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
     if {"info", "summaries", "choice"} <= survey.keys():
         said = "the shape of summarize_from_feedback: choice says which summary is chosen"
         columns = ("info", "summaries", "choice")
-        shapes.append(Shape(said, columns, columns, choose_summary))
+        shapes.append(Shape(said, columns, columns[:2], choose_summary))
     for whose, answers, text, score_of in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
@@ -249,7 +251,13 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
         choice, rated = choice_of(others, two), twins(others, OF_SCORES, two.tokens)
+        third = twins(survey, OF_ANSWERS, (two.tokens[0], {"b": "c", "2": "3"}.get(two.tokens[1])))
         try:
+            if third and (choice or rated):
+                shown = f'"{two.first}", "{two.second}", "{third[0][1]}"'
+                raise refuse(
+                    "more answers", answers=shown, first=two.first, choice=choice or "best"
+                )
             if choice:
                 shapes.append(by_choice(others, two, choice, choices))
             elif rated:
@@ -301,6 +309,8 @@ def choose_summary(row: dict) -> dict:
     info, texts = row["info"], [summary["text"] for summary in row["summaries"]]
     starts = {"subreddit": "SUBREDDIT: r/", "title": "TITLE: ", "post": "POST: ", "article": ""}
     parts = [start + info[name] for name, start in starts.items() if info.get(name)]
+    if row["choice"] not in (0, 1):
+        raise DroppedRow(UNLABELLED)
     sides = {"chosen": texts[row["choice"]], "rejected": texts[1 - row["choice"]]}
     return {"prompt": "\n\n".join([*parts, "TL;DR:"]), **sides}
 

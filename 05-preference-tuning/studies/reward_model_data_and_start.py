@@ -31,7 +31,11 @@ from common.scoring import pair_logps, score_pairs
 from common.training import load_sft_model
 
 HIDDEN = {"expert", "sycophantic"}  # styles that a training does not see
-TESTS = {"held": "same kind", "new_facts": "new facts", "new_style": "new styles"}  # of pairs
+TESTS = {
+    "held": "same kind",
+    "new_facts": "new facts",
+    "new_style": "new styles",
+}  # kinds of test pairs
 REWARDS = {  # colour, name
     "log_p": ("lab:other", "log p of\nSFT model,\nno labels"),
     "implicit": ("lab:dpo", "DPO's\nimplicit\nreward"),

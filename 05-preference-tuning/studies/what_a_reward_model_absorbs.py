@@ -184,6 +184,7 @@ def draw(runs: list[dict]):
     labels.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs")
     seed_columns(share, absorbed, ["lab:biased"] * len(HACKED), digits=0)
     share.axhline(100, color="black", lw=0.8, ls=":")
+    share.text(2.4, 101, "all that is planted", ha="right", fontsize=8)
     share.set(title="Reward models have taken over the bias", ylim=(0, 140))
     share.set_ylabel("% of the planted bias, by contrasts")
     for ax in (components, labels):
@@ -206,7 +207,8 @@ def components_panel(ax, runs: list[dict]) -> None:
     label = "planted in the annotators"
     ax.plot(range(len(columns)), planted, "_", color="black", ms=11, mew=2, label=label)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(title="Reward of one thing alone", ylabel="reward that it adds (log-odds)")
+    ax.set_title("What one thing adds, unbiased annotators")
+    ax.set_ylabel("reward that it adds (log-odds)")
     ax.legend(loc="upper right", fontsize=7)
 
 
