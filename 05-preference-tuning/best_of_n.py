@@ -252,6 +252,9 @@ def cost_panel(ax, cost: dict) -> None:
     figures.legend_below(ax)
 
 
+# --- 5. The run ---
+
+
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")

@@ -231,6 +231,9 @@ def ranking_panel(ax, rows: list[dict], name: str) -> None:
     ax.grid(axis="y", visible=False)
 
 
+# --- 4. The run ---
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Collect, compare, print, draw; returns the metrics."""
     args = runs.start(runs.make_parser(__file__, __doc__), argv, "frontier")

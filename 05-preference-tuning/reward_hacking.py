@@ -248,6 +248,9 @@ def remedies_panel(ax, remedies: dict) -> None:
     ax.set(title="Remedies: worth of the chosen answer", xlabel=figures.GOLD)
 
 
+# --- 5. The run ---
+
+
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"

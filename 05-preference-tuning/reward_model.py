@@ -69,7 +69,7 @@ def train_reward_model(
     batches = batches_of_similar_length(pairs, batch_size, epochs, random.Random(seed))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
     steps, losses = len(batches) + 1, []
-    rise = max(0.1, 1.5 / steps)  # in this share of the steps the rate rises: more than one
+    rise = max(0.1, 1.5 / steps)  # share of rising steps; OneCycleLR needs more than one step
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise)
     accelerator = Accelerator(device_placement=False)  # the model is where it should be
     shared, optimizer = accelerator.prepare(model, optimizer)
@@ -211,8 +211,8 @@ def by_gold(rewards: np.ndarray, held: list[dict], of_new_facts: np.ndarray) -> 
     gold = np.array([[row[f"{side}_utility"] for side in preferences.SIDES] for row in held])
     styles = np.array([[row[f"{side}_style"] for side in preferences.SIDES] for row in held])
     gaps = gold[:, 0] - gold[:, 1]
-    differ, better_first = np.abs(gaps) > 1e-9, np.sign(gaps)[:, None]
-    hits, shorter = (pair_hits(r * better_first)[differ] for r in (rewards, prefer_shorter(held)))
+    differ, sign = np.abs(gaps) > 1e-9, np.sign(gaps)[:, None]  # -1: the rejected one is better
+    hits, shorter = (pair_hits(r * sign)[differ] for r in (rewards, prefer_shorter(held)))
     worse = np.where(gaps > 0, styles[:, 1], styles[:, 0])[differ]
     in_order = {"all": hits, "shorter": shorter, "new facts": pair_hits(of_new_facts)}
     by_style, centred = {}, rewards - rewards.mean()  # the level of the rewards is free
@@ -240,7 +240,7 @@ def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, aft
     }
     for name, what in orders.items() if limits else ():
         rows.append((what, before["in_order"][name], after["in_order"][name], 1.0, "%"))
-    told = ("accuracy", "held-out labels foretold", "%"), ("loss", "loss on the labels", "nats")
+    told = ("accuracy", "held-out labels predicted", "%"), ("loss", "loss on the labels", "nats")
     for name, what, unit in told:
         rows.append((what, before[name], after[name], limits.get(name), unit))
     rows.append(("preferring the shorter answer instead", None, shorter, None, "%"))
@@ -253,7 +253,7 @@ def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, aft
 def draw(losses: list[float], look: dict):
     """Four panels of the run that was just done; two where nobody knows the better answer."""
     known = "in_order" in look
-    what = "held-out pairs in the right order" if known else "your held-out labels foretold"
+    what = "held-out pairs in the right order" if known else "your held-out labels predicted"
     right = look["in_order"]["all"] if known else look["accuracy"]
     shorter = look.get("in_order", look)["shorter"]
     title = f"Reward model: {100 * right:.0f} % of {what}"
@@ -350,7 +350,7 @@ def readme_of(folder: Path, settings: dict, tokenizer, row: dict) -> str:
     )
 
 
-# --- Main ---
+# --- 6. The run ---
 
 
 def build_parser():

@@ -294,6 +294,9 @@ def memory_panel(ax, held: dict, billions: float) -> None:
     ax.grid(axis="y", visible=False)
 
 
+# --- 4. The run ---
+
+
 def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
     """What the policies answer, what they earn, how far they went; the KL from samples."""
     print(f"question 1: {bandit.prompts[0]}")

@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> Path:
     for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
         try:
             talk.append(main_slide(entry, metrics))
-        except LookupError:
+        except (LookupError, ValueError):
             missing.append(f"the slide {entry['title']!r}")
     write_deck(folder / "slides.html", talk, appendix)
     if missing:

@@ -116,13 +116,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-# --- Trainings ---
-
-
 def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n: int = 2) -> list:
     """PPO's n answers to each test prompt before, half-way (or at `look_at`) and at the end.
 
-    There one answer to each validation prompt as well.
+    At the end also one answer to each validation prompt.
     """
     model, tokenizer = load_sft_model()
     asked, looks = [question.prompt for question in preferences.questions("train")], []
@@ -152,9 +149,6 @@ def dpo_ends(kept: Path, pairs: list[dict], prompts: dict, seed: int) -> dict:
         validation = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
         ends[rate, epochs] = seen.means() | {"validation": float(validation.gold.mean())}
     return ends
-
-
-# --- What the claims compare ---
 
 
 def with_finished(ends: dict[tuple, dict]) -> list[dict]:

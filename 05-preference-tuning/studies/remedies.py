@@ -181,9 +181,6 @@ def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
     return rewards - slope * words
 
 
-# --- A judge with a bias ---
-
-
 def inflation_by_length(rewards: np.ndarray, lengths: np.ndarray) -> float:
     """Win rate by a judge minus what it would be between answers of equal length.
 

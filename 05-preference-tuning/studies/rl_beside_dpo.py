@@ -198,7 +198,7 @@ def ends_panel(ax, runs: list[dict]) -> None:
     kl, gold = ([[look[key] for look in run["path"]] for run in runs] for key in ("kl", "gold"))
     ax.plot(np.transpose(kl), np.transpose(gold), color="lab:rl", lw=0.7, alpha=0.4)
     kl, gold = np.mean(kl, axis=0), np.mean(gold, axis=0)
-    ax.plot(kl, gold, "o-", color="lab:rl", lw=2, ms=3, label="PPO on its way")
+    ax.plot(kl, gold, "o-", color="lab:rl", lw=2, ms=3, label="PPO, every second update")
     for name, label, marker, color in (
         ("RLOO, 6400", "RLOO", "^", "lab:rl"),
         ("DPO, 6400", "DPO", "s", "lab:dpo"),

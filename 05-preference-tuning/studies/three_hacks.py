@@ -175,9 +175,6 @@ def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
     return answers_of_points(shown, points, texts, rewards)
 
 
-# --- Choosing harder, and the law of over-optimisation ---
-
-
 def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
     """What the best of n gains up to its best n, and loses from there to the last.
 
@@ -213,9 +210,6 @@ def forecast_margin(gain: np.ndarray, distance: np.ndarray, fitted: int) -> floa
     design = np.column_stack([distance, distance**2])
     law, *_ = np.linalg.lstsq(design[:fitted], gain[:fitted], rcond=None)  # (a, -b)
     return float(FORECAST_ERROR - abs(design[-1] @ law - gain[-1]))
-
-
-# --- An error without a bias ---
 
 
 def curves_by_errors(texts: list[list[str]], gold: np.ndarray, ns: list[int], seed: int) -> dict:

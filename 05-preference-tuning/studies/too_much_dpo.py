@@ -1,4 +1,4 @@
-"""Too much DPO: log p of the chosen answers falls; is that normal, and where does the mass go?
+"""Too much DPO: log p of the chosen answers falls; is that normal, and where does probability go?
 
     python 05-preference-tuning/studies/too_much_dpo.py  # one seed, 90 seconds
 
@@ -10,12 +10,16 @@ joined at a word that they share ("Yes, it is Cuba is Cuba is Havana."). Gold ut
 not grammar, so a malformed text can count as right. A remedy helps by moving the model less: at
 equal KL (how far it is from the SFT model, in nats) it has as many malformed answers, or more.
 
-Five passes over 256 pairs at a constant learning rate, five times: pairs of unbiased annotators; of
-annotators who prefer long answers; unbiased again, with a likelihood term (the loss of supervised
-fine-tuning on the chosen answers, added with weight 1), with beta 1 instead of 0.3 (beta is the
-pull to the SFT model), and on pairs that the SFT model sampled itself. On the way the model gives
-two answers to each of 128 held-out questions, and reads 96 of the pairs that it is trained on, as a
-training log does.
+Five trainings, each of five passes over 256 pairs at a constant learning rate:
+
+    pairs of unbiased annotators
+    pairs of annotators who prefer long answers
+    unbiased, with a likelihood term: SFT's loss on the chosen answers, added with weight 1
+    unbiased, with beta 1 instead of 0.3 (beta is the pull to the SFT model)
+    pairs of two answers that the SFT model sampled itself
+
+On the way the model gives two answers to each of 128 held-out questions, and reads 96 of the pairs
+that it is trained on, as a training log does.
 """
 
 import re
@@ -59,7 +63,7 @@ CLAIMS = (
     Claim(
         "optimal_amount_exists",
         "there is an optimal amount of tuning",
-        "gold utility lost from the best measurement to the last, unbiased annotators, log-odds",
+        "gold utility lost from the best look to the last, unbiased annotators, log-odds",
         of=lambda m: m["arms"]["unbiased"]["gold_lost"],
         smallest=0.1,
     ),
@@ -105,9 +109,6 @@ CLAIMS = (
 def malformed(metrics: dict, arm: str, look: int = -1) -> float:
     """The share of malformed answers at a look."""
     return metrics["arms"][arm]["curve"][look]["kinds"][MALFORMED]
-
-
-# --- What the world can write ---
 
 
 @cache
@@ -196,7 +197,10 @@ def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
 def describe(looks: list[dict]) -> dict:
     """The curve of a training; from its best look to its last, what was lost and gained."""
     gold = np.transpose([look["answers"].gold.mean(1) for look in looks])  # (prompts, looks)
-    best, last = looks[1 + gold[:, 1:].mean(0).argmax()], looks[-1]  # before it no pair is ranked
+    best, last = (
+        looks[1 + gold[:, 1:].mean(0).argmax()],
+        looks[-1],
+    )  # not the first: there no pair is ranked
     curve = []
     for look in looks:
         labels = label_answers(look["answers"])
