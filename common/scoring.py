@@ -28,8 +28,12 @@ from common.prompts import (
 from common.sampling import batches_by_length
 
 REWARD_LENGTH = 512  # tokens that a reward model reads at most
-PADDED = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-PADDED["return_attention_mask"] = True  # some tokenizers do not by themselves
+PADDED = {
+    "padding": True,
+    "padding_side": "right",
+    "return_tensors": "pt",
+    "return_attention_mask": True,  # some tokenizers make none by themselves
+}
 
 # --- Log-probabilities and KL ---
 
