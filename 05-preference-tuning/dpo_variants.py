@@ -288,7 +288,7 @@ def print_results(asked: list, texts: dict, measured: dict) -> None:
     k = int(np.argmax([len(set(given[1:])) > 1 for given in firsts]))
     print(f"\n{answers.in_short(asked[k])}")
     for name, text in zip(texts, firsts[k], strict=True):
-        print(f"  {name:<10} {answers.in_short(text, 66)}{answers.marks(asked[k], text)}")
+        print(f"  {name:<12} {answers.in_short(text, 66)}{answers.marks(asked[k], text)}")
     columns = list(measured.values())
     rows = answers.rows_of(columns)
     for what, key, unit in (

@@ -155,6 +155,20 @@ def test_greedy_sampling_is_generate(family):
         assert response.token_ids == out[0, ids.shape[1] :].tolist()
 
 
+def test_a_model_that_keeps_nothing_of_a_text_is_sampled_too():
+    """GPT-1 reads the whole text again for every token."""
+    tokenizer = make_tokenizer()
+    use_template(tokenizer)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    config = transformers.OpenAIGPTConfig(vocab_size=len(tokenizer), **sizes)
+    torch.manual_seed(0)
+    model = transformers.OpenAIGPTLMHeadModel(config).eval()
+    assert not keeps_keys_and_values(model)
+    sampled = sample(model, tokenizer, PROMPTS, n=2, max_new_tokens=4)
+    assert [len(row) for row in sampled] == [2] * len(PROMPTS)
+    assert all(1 <= len(response.token_ids) <= 4 for row in sampled for response in row)
+
+
 def test_random_numbers_belong_to_the_place_of_a_prompt(family):
     _, model, tokenizer = family
     drawn = sample(model, tokenizer, PROMPTS, n=3, seed=4, max_new_tokens=8)
