@@ -324,6 +324,8 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         sampled = answers.sample_answers(policy, tokenizer, asked, count, **sampling)
         changes = measure_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
+        rate = hyper["learning_rate"] or default_rate(model)
+        training.check_finite("DPO", step, means["loss"], rate)
         first = {side: float(changes[side][:few].mean()) for side in preferences.SIDES}
         first["count"] = min(few, len(rows))
         means |= {"pairs": len(rows), "first_pairs": first, "texts": sampled.texts[:2]}

@@ -273,6 +273,8 @@ def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, set
         policy, history = train_variant(losses, model, tokenizer, rows, name=name, **settings)
         sampled = answers.sample_answers(policy, tokenizer, *sampling)
         changes = changes_of(policy, tokenizer, held)
+        rate = settings.get("learning_rate") or rate_for(model)
+        training.check_finite(name, len(history), float(changes["chosen"].mean()), rate)
         texts[name] = sampled.texts
         measured[name] = {
             "first_loss": history[0]["loss"],

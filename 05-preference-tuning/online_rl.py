@@ -302,7 +302,7 @@ def update_panel(ax, history: list[Update]) -> None:
 def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, device) -> tuple:
     """(reward model, tokenizer): the given one, or reward_model.py's, found or trained."""
     if given:
-        return models.load_reward_model(str(given), device)
+        return models.load_reward_model(str(given), device, trained=True)
     if dataset:
         tokenizer, epochs = models.load_tokenizer(backbone), reward_model.OWN_EPOCHS
         pairs, _ = own_data.read.own_reward_pairs(dataset, tokenizer, seed, **reading)

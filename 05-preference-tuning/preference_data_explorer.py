@@ -213,9 +213,8 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
 
     `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
     """
-    reading = {k: v for k, v in reading.items() if k not in ("held_out", "max_length")}
     tokenizer = load_tokenizer(model) if model else None
-    room = 48 if tokenizer and not reads_pairs(tokenizer) else None
+    room = 48 if tokenizer and not reads_pairs(tokenizer) else None  # tokens, to sample an answer
     data = read.usable(read.read_data(path, "pairs", "labels", **reading), tokenizer, room)
     kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
     if not len(rows):
@@ -338,6 +337,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--model", type=runs.non_empty, help="says which rows it cannot read")
     parser.add_argument("--pairs", type=runs.whole_number(1), default=1500, help="default: 1500")
     args = runs.start(parser, argv, "preference_data", smoke={"pairs": 200})
+    if args.held_out or args.max_length:
+        reason = "the explorer looks at all of --dataset; what is held out and how long, a training"
+        raise runs.UserError(f"--held-out, --max-length: {reason} is told")
     if args.model and not args.dataset:
         raise runs.UserError("--model says how it reads your pairs: give them with --dataset")
 

@@ -77,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the lessons or the studies, and say how long each took."""
     args, started = build_parser().parse_args(argv), time.time()
+    if args.smoke and args.figures_dir:
+        raise runs.UserError("--figures-dir: figures of --smoke are not for keeping")
     check_writable(args.output_dir, *([args.figures_dir] if args.figures_dir else []))
     wanted = args.scripts or (STUDIES if args.studies else list(LESSONS))
     lessons = [HERE / f"{name}.py" for name in LESSONS if name in wanted]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from statistics import NormalDist
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -220,7 +221,7 @@ def print_claims(results: dict, committed: dict) -> None:
         known = claim if own else over.get(claim["id"])
         found = known["verdict"] if known else "undecided: too few seeds"
         told = interval(claim) if own else f"{claim['mean']:.2f}"
-        print(f"{claim['says']:<58.58} {told:<20} {found}")
+        print(f"{shorten(claim['says'], 58):<58} {told:<20} {found}")
     if not own and over:
         seeds = name_seeds(committed["seeds"])
         print(f"verdicts: of the committed run, {seeds}; fewer than {FEWEST} seeds decide nothing")

@@ -186,11 +186,18 @@ def load_causal_lm(name: str, device: str = "cpu") -> tuple:
     return model, tokenizer
 
 
-def load_reward_model(name: str, device: str = "cpu") -> tuple:
-    """(sequence classifier with one output, tokenizer); a bare backbone gets a fresh head."""
+def load_reward_model(name: str, device: str = "cpu", trained: bool = False) -> tuple:
+    """(sequence classifier with one output, tokenizer); a bare backbone gets a fresh head.
+
+    Raises UserError for a bare backbone where a `trained` one is needed.
+    """
     from transformers import AutoModelForSequenceClassification
 
-    model, tokenizer, _ = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
+    reward_model = AutoModelForSequenceClassification
+    model, tokenizer, missing = _load(reward_model, name, device, num_labels=1)
+    if missing and trained:
+        reason = f"it gives no reward: its head ({missing[0]}) is not there and would be random"
+        raise UserError(f"cannot use the model {name}: {reason}; train it with reward_model.py")
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -341,7 +348,7 @@ def load_adapter(model, folder: Path, merge: bool = False):
         if merge:  # a reward model can start from an adapter of a language model
             config.task_type = None
         policy = PeftModel.from_pretrained(model, folder, config=config).eval()
-        model = policy.merge_and_unload() if merge else policy
+        model = policy.merge_and_unload().requires_grad_(True) if merge else policy
     if merge:  # to PEFT its name is now that of the adapter
         model.name_or_path = model.config._name_or_path = str(folder)
     return model

@@ -20,8 +20,6 @@ from common.basics import UserError
 from common.saving import check_results, check_writable, name_run, versions, write_json
 from common.training import is_main_process, process_count
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub reads it when imported
-
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "figures"  # the committed run; only `make figures` writes there
 NOT_A_SETTING = ("output_dir", "device", "resume", "merge")  # flags that change no measurement
@@ -47,7 +45,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, *args, **options):
         as_written = argparse.RawDescriptionHelpFormatter
-        super().__init__(*args, formatter_class=as_written, **options)
+        super().__init__(*args, formatter_class=as_written, allow_abbrev=False, **options)
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -154,8 +152,10 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     which the run writes its files. With --smoke the numbers of `smoke`, by flag, are upper limits.
     """
     typed = sys.argv[1:] if argv is None else argv
-    if sum(flag.split("=")[0] == "--dataset" for flag in typed) > 1:
-        parser.error("--dataset is given twice, and one would be lost; join the files into one")
+    flags = [flag.split("=")[0] for flag in typed]
+    for flag in ("--dataset", *(flag for flag in flags if flag.endswith("-column"))):
+        if flags.count(flag) > 1:
+            parser.error(f"{flag} is given twice, and one would be lost")
     args = parser.parse_args(argv)
     given = {flag: value for flag, value in vars(args).items() if flag not in NOT_A_SETTING}
     args.changed = {k: v for k, v in given.items() if v != parser.get_default(k)}

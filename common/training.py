@@ -172,7 +172,7 @@ def check_finite(name: str, step: int, loss: float, learning_rate: float) -> Non
     """Raise UserError where a loss is not a number: the training has diverged."""
     if not math.isfinite(loss):
         reason = f"{name} diverged at step {step}: the loss is {loss}"
-        raise UserError(f"{reason}; try --learning-rate {learning_rate / 3:.1g}")
+        raise UserError(f"{reason}; try --learning-rate {min(learning_rate / 3, 1e-3):.1g}")
 
 
 # --- The model that preference tuning starts from ---

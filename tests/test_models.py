@@ -834,3 +834,8 @@ def test_a_new_measurement_agrees_with_the_stored_quality(lm, stored):
         agreement * (1 - agreement) / 60
     )
     assert judged["judge_answers_a_or_b"] >= 0.97
+
+
+def test_a_bare_encoder_is_no_reward_model():
+    with pytest.raises(UserError, match=r"its head .* would be random; train it with reward_model"):
+        models.load_reward_model("tiny-distilbert", trained=True)

@@ -351,3 +351,9 @@ def test_of_two_usual_columns_of_an_answer_one_is_chosen_not_joined(tmp_path):
     with pytest.raises(UserError, match="choose one with --chosen-column") as error:
         load_preferences(write(tmp_path / "a.jsonl", [row]))
     assert "join" not in str(error.value)
+
+
+def test_columns_may_be_exchanged_by_their_flags(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "worse", "rejected": "better"}])
+    (row,) = load_preferences(path, chosen_column="rejected", rejected_column="chosen").to_list()
+    assert row == {"prompt": "p", "chosen": "better", "rejected": "worse"}

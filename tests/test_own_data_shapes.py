@@ -178,6 +178,7 @@ def test_the_winner_by_the_name_of_its_model(tmp_path, capsys):
         (("score_a", "score_b"), True),
         (("rating_a", "rating_b"), True),
         (("rank_a", "rank_b"), False),
+        (("harm_score_a", "harm_score_b"), False),
     ],
 )
 def test_two_scores(tmp_path, capsys, scores, higher):

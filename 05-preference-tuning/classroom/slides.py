@@ -37,9 +37,10 @@ from common.claims import name_seeds
 from common.figures import GOLD, new_figure
 from common.intervals import interval
 from common.preferences import gold_utility
-from common.saving import check_writable, read_json, whole_file
+from common.saving import REMEDY, check_writable, read_json, whole_file
 
 TALK = Path(__file__).parent
+OURS = "<title>Preference tuning, measured: a talk</title>"  # of talk.html
 DPO_LOSS = r"loss$\,= -\log \sigma\left(\beta \log\frac{\pi(y_w)}{\pi_{ref}(y_w)}"
 DPO_LOSS += r" - \beta \log\frac{\pi(y_l)}{\pi_{ref}(y_l)}\right)$"
 OBJECTIVE = r"maximise$\quad \mathrm{E}\left[r(x, y)\right] - \beta\,\mathrm{KL}(\pi, \pi_{ref})$"
@@ -235,7 +236,10 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--output-dir", type=runs.folder, default=Path("outputs"), help=where)
     output_dir = parser.parse_args(argv).output_dir
     folder = output_dir / "slides"
+    deck = folder / "slides.html"
     check_writable(folder)
+    if any(folder.glob("*")) and OURS not in (deck.read_text("utf-8") if deck.is_file() else ""):
+        raise runs.UserError(f"{folder} holds what the lab did not write; {REMEDY}")
     metrics, talk, appendix, missing = {}, [], [], []
     figures = run_all.LESSONS | {f"studies/{name}": f"studies/{name}" for name in run_all.STUDIES}
     for script, name in figures.items():
@@ -254,12 +258,12 @@ def main(argv: list[str] | None = None) -> Path:
             talk.append(main_slide(entry, metrics))
         except (LookupError, ValueError):
             missing.append(f"the slide {entry['title']!r}")
-    write_deck(folder / "slides.html", talk, appendix)
+    write_deck(deck, talk, appendix)
     if missing:
         print(f"left out, since there are no results yet: {', '.join(missing)}")
     counts = f"{len(talk)} slides, {len(appendix)} in the appendix"
-    print(f"wrote {folder / 'slides.html'} ({counts}), and the PNGs")
-    return folder / "slides.html"
+    print(f"wrote {deck} ({counts}), and the PNGs")
+    return deck
 
 
 if __name__ == "__main__":

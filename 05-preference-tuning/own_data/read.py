@@ -117,9 +117,9 @@ class Source:
                 continue
             for role, column in self.named.items():
                 if clean_name(column) not in row and self.place == 1:
-                    known = f"the columns are {', '.join(row)}"
-                    raise UserError(f"--{role}-column: {self.path} has no {column}; {known}")
-                row[role] = row.get(clean_name(column))
+                    known = f"{self.path} has no {column}; the columns are {', '.join(row)}"
+                    raise UserError(f"--{role}-column: {known}")
+            row |= {role: row.get(clean_name(column)) for role, column in self.named.items()}
             for name, way in self.ways.items():
                 whole = row.get(name)
                 row[name] = talk.take_apart(whole, way)
@@ -532,8 +532,7 @@ def key_of(*texts: Prompt | bool) -> int:
 
 
 def split_rows(rows: Dataset, held: Dataset | None = None, *, seed: int, most=None) -> tuple:
-    """(training rows, held-out rows: of an eighth of the prompts, or `held`) in random order."""
-    # By these keys: which prompts are held out depends on them and the seed alone.
+    """(training rows, held-out rows): shuffled; an eighth of the prompts by hash, or `held`."""
     keys = np.array([key_of(str(seed), prompt) for prompt in rows["prompt"]], dtype=np.uint64)
     if held is None:
         distinct = np.unique(keys)
@@ -592,7 +591,7 @@ def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
             return "whose prompt the model's template writes otherwise before an answer"
     length = len(prompt) + max([room or 0, *map(len, encoded)])
     if length > limit:
-        reserved = f", {room} of them reserved for sampling" if room else ""
+        reserved = f" with {room} of an answer (--max-new-tokens)" if room else ""
         return f"longer than the {limit} tokens that the model reads{reserved}"
     if len(encoded) > 1 and encoded[0] == encoded[1]:
         return "with answers that are the same to the model (unknown characters)"

@@ -428,7 +428,8 @@ def explain_missing(survey: Survey) -> UserError:
     missing = [side for side in SIDES if not first_of(survey, side)]
     texts = [name for name, cell in examples.items() if talk.texts_in(cell)]
     numbers = [name for name, cell in examples.items() if as_number(cell) is not None]
-    flags = [name for name, cell in examples.items() if isinstance(cell, bool)]
+    bad = {name for name in examples if re.search(SMALL_IS_GOOD, name)}
+    flags = [name for name, cell in examples.items() if isinstance(cell, bool) and name not in bad]
     answers = [name for name in texts if re.search(OF_ANSWERS, name)]
     says = [n for n in examples if re.search(f"{OF_CHOICES}|rank", n) and n not in answers]
     reason = f"no column {', '.join(missing)}; the columns are {', '.join(survey)}"
@@ -440,7 +441,7 @@ def explain_missing(survey: Survey) -> UserError:
     if not texts:
         return refuse("nothing", **told)
     if len(missing) == 2 and answer and numbers:
-        best = ["idxmax", "idxmin"][:: -1 if re.search(SMALL_IS_GOOD, numbers[0]) else 1]
+        best = ["idxmax", "idxmin"][:: -1 if numbers[0] in bad else 1]
         told |= {"scores": ", ".join(numbers), "best": best[0], "worst": best[1]}
         return refuse("scores", score=numbers[0], **told)
     if len(missing) == 2 and answer and flags:
