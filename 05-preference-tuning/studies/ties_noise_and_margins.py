@@ -1,6 +1,6 @@
 """Ties, wrong labels, many passes: which of DPO, IPO and KTO loses least?
 
-    python 05-preference-tuning/studies/ties_noise_and_margins.py  # one seed, 100 seconds
+    python 05-preference-tuning/studies/ties_noise_and_margins.py  # one seed, 2 minutes
 
 The tutorial says that IPO is better than DPO where many pairs are tied or one-sided, and KTO where
 labels are noisy. Being better on bad pairs is not enough: a loss may be better on clean ones too.

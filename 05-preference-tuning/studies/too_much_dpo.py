@@ -1,6 +1,6 @@
 """Too much DPO: log p of the chosen answers falls; is that normal, and where does probability go?
 
-    python 05-preference-tuning/studies/too_much_dpo.py  # one seed, 90 seconds
+    python 05-preference-tuning/studies/too_much_dpo.py  # one seed, 2 minutes
 
 No question is asked more often by people who run DPO. Yes, it is normal: the loss sees only how far
 chosen is above rejected, so both may fall. But all probabilities sum to 1: what these answers lose,
