@@ -221,7 +221,7 @@ def print_claims(results: dict, committed: dict) -> None:
         known = claim if own else over.get(claim["id"])
         found = known["verdict"] if known else "undecided: too few seeds"
         told = interval(claim) if own else f"{claim['mean']:.2f}"
-        print(f"{shorten(claim['says'], 58):<58} {told:<20} {found}")
+        print(f"{shorten(claim['says'], 58, placeholder=' ...'):<58} {told:<20} {found}")
     if not own and over:
         seeds = name_seeds(committed["seeds"])
         print(f"verdicts: of the committed run, {seeds}; fewer than {FEWEST} seeds decide nothing")
