@@ -22,7 +22,7 @@ studies: $(STAMP)
 	$(BIN)/python $(LAB)/run_all.py --studies
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 exercises: $(STAMP)
 	$(BIN)/python $(LAB)/exercises/check.py

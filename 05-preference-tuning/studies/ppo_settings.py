@@ -123,7 +123,7 @@ def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n:
     """
     model, tokenizer = load_sft_model()
     asked, looks = [question.prompt for question in preferences.questions("train")], []
-    how = {"updates": UPDATES, **how} | ({"updates": 4, "prompts_per_update": 8} if smoke else {})
+    how = {"updates": UPDATES, **how} | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
 
     def look(step: int, policy) -> None:
         seen = answers.sample_answers(policy, tokenizer, prompts["test"], n, seed)
