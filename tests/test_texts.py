@@ -169,12 +169,6 @@ def first_minus_last(curve: list[float]) -> float:
     return curve[0] - curve[-1]
 
 
-def best_n(measured: dict) -> int:
-    """The n at which the best of n by the biased reward has most gold utility."""
-    gold = measured["curves"]["biased"]["gold"]
-    return measured["ns"][gold.index(max(gold))]
-
-
 SAID = {  # of each section what is said of its lesson's committed run
     "1. Preference data": (
         "preference_data",
@@ -212,8 +206,7 @@ SAID = {  # of each section what is said of its lesson's committed run
     "8. Reward hacking": (
         "reward_hacking",
         lambda m: f"does so in {100 * m['bias']['biased']['reward_model']:.0f} %",
-        lambda m: f"up to the best of {best_n(m)}, then",
-        lambda m: f"is {first_minus_last(m['curves']['biased']['gold']):.1f} worse than",
+        lambda m: f"{first_minus_last(m['curves']['biased']['gold']):.1f} below that of one",
     ),
 }
 
