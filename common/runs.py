@@ -251,6 +251,10 @@ def run(main: Callable[[], object]) -> None:
         return
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that became unwritable
         message, code = f"error: {error}", 2
+    except NotImplementedError as error:
+        if error.args:  # a library's
+            raise
+        message, code = "error: a gap of this exercise is still to be filled", 2
     except KeyboardInterrupt as error:
         message, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
     if is_main_process():

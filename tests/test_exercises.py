@@ -627,3 +627,9 @@ def test_the_template_is_a_study_with_gaps():
     for gap in (lambda: study.measure(0), lambda: study.draw([])):
         with pytest.raises(NotImplementedError):
             gap()
+
+
+def test_a_study_with_gaps_says_so_in_one_line(tmp_path):
+    done = run_script("exercises/s1_design_a_study", "--smoke", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: a gap of this exercise is still to be filled\n"
