@@ -6,7 +6,6 @@ What is particular to a method stands in its lesson; here is what no lesson is a
 import math
 import os
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,9 +45,9 @@ def go_on_alone() -> None:
         from accelerate.state import AcceleratorState, PartialState
 
         PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
         if not is_main_process():
-            sys.exit(0)
+            os._exit(0)  # at once: an orderly end can abort in the threads of the process group
+        PartialState().destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             os.environ.pop(name, None)
