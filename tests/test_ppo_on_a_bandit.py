@@ -6,31 +6,35 @@ import numpy as np
 import ppo_on_a_bandit as study
 import pytest
 from helpers import run_script
-from rlhf_objectives import kl_regularized_optimum, make_bandit
+from rlhf_objectives import make_bandit
 
 from common.claims import judge
 
 
-def test_settings_without_clipping_equal_clipping_for_one_pass():
-    bandit = make_bandit(8, seed=0)
-    optimum = kl_regularized_optimum(bandit.ref, bandit.reward, study.KL_WEIGHT)
-    found = study.compare_settings(bandit, optimum, 10, 0)
-    clipped, unclipped = (np.array(found["distance"][arm]) for arm in ("clipped", "unclipped"))
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    return study.measure(1)
+
+
+def test_settings_without_clipping_equal_clipping_for_one_pass(measured):
+    clipped, unclipped = (np.array(measured["distance"][arm]) for arm in ("clipped", "unclipped"))
     assert clipped.shape == unclipped.shape == (len(study.EPOCHS), len(study.LEARNING_RATES))
     # One pass never leaves ratio 1, so there is nothing to clip: only the sampled batches differ.
     assert np.abs(clipped[0] - unclipped[0]).max() < 0.1
     assert unclipped[-1, -1] - clipped[-1, -1] > 0.2
-    assert found["distance_saved_by_clipping"] == pytest.approx((unclipped - clipped).mean())
+    assert measured["distance_saved_by_clipping"] == pytest.approx((unclipped - clipped).mean())
     added = clipped[-1, clipped[0].argmin()] - clipped[-1].min()
-    assert found["distance_added_by_epochs"] == pytest.approx(added)
+    assert measured["distance_added_by_epochs"] == pytest.approx(added)
 
 
-def test_with_the_kl_term_ppo_ends_at_the_formulas_optimum_and_without_it_at_the_favourite():
-    metrics = study.measure(1)
-    assert metrics["end"]["with_kl"]["distance"] < study.CONVERGED
+def test_with_the_kl_term_ppo_ends_at_the_formulas_optimum_and_without_it_at_the_favourite(
+    measured,
+):
+    ends = measured["end"]
+    assert ends["with_kl"]["distance"] < study.CONVERGED
     most = make_bandit(20, seed=1).reward.max(-1).mean()  # of the answer that is rewarded most
-    assert metrics["end"]["without_kl"]["reward"] == pytest.approx(most, abs=0.02)
-    assert metrics["end"]["without_kl"]["distance"] > 0.3
+    assert ends["without_kl"]["reward"] == pytest.approx(most, abs=0.02)
+    assert ends["without_kl"]["distance"] > 0.3
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from common.figures import legend_below, new_figure, seed_lines
 
 KL_WEIGHT, EPSILON = 1.0, 0.2
 LEARNING_RATES, EPOCHS = (0.1, 0.3, 1.0, 3.0, 10.0), (1, 2, 4, 8, 16)
-SHOWN_EPOCHS = ((1, ":"), (4, "--"), (16, "-"))  # epochs in the figure
 CONVERGED = 0.01  # of total variation
 
 CLAIMS = (
@@ -65,28 +64,22 @@ def measure(seed: int, smoke: bool = False) -> dict:
         read = read_bandit(history, bandit, optimum)
         curves[name] = {key: read[key][looks].mean(-1).tolist() for key in ("reward", "gold")}
         end[name] = {key: float(values[-1].mean()) for key, values in read.items()}
-    return {
-        "end": end,
-        "gold_kept_by_kl": end["with_kl"]["gold"] - end["without_kl"]["gold"],
-        "updates": looks,
-        "curves": curves,
-        **compare_settings(bandit, optimum, updates // 2, seed),
-    }
-
-
-def compare_settings(bandit, optimum: np.ndarray, updates: int, seed: int) -> dict:
-    """Total variation from the optimum by epochs and learning rate, with clipping and without."""
+    # All learning rates, with clipping and without, are trained side by side.
     rates = np.reshape(LEARNING_RATES, (-1, 1, 1))
     clips = np.reshape([EPSILON, np.inf], (2, 1, 1, 1))
     distances = []
     for epochs in EPOCHS:
         settings = {"learning_rate": rates, "epsilon": clips, "epochs": epochs}
-        settings |= {"beta": KL_WEIGHT, "updates": updates, "seed": seed}
+        settings |= {"beta": KL_WEIGHT, "updates": updates // 2, "seed": seed}
         history = train_bandit(bandit.ref, bandit.reward, **settings)
         distances.append(read_bandit(history[-1], bandit, optimum)["distance"])
     clipped, unclipped = np.mean(distances, -1).swapaxes(0, 1)  # each (EPOCHS, LEARNING_RATES)
     added = clipped[-1, clipped[0].argmin()] - clipped[-1].min()
     return {
+        "end": end,
+        "gold_kept_by_kl": end["with_kl"]["gold"] - end["without_kl"]["gold"],
+        "updates": looks,
+        "curves": curves,
         "distance": {"clipped": clipped.tolist(), "unclipped": unclipped.tolist()},
         "distance_added_by_epochs": float(added),
         "distance_saved_by_clipping": float((unclipped - clipped).mean()),
@@ -97,40 +90,32 @@ def draw(runs: list[dict]):
     """Reward and quality by update; the distance by settings, clipped or not."""
     ends = [np.mean([run["end"][arm]["gold"] for run in runs]) for arm in ("with_kl", "without_kl")]
     title = "PPO ends at a gold utility of {:.1f} with the KL term, of {:.1f} without it (no KL)"
-    figure, axes = new_figure(1, 2, title.format(*ends), height=4)
-    updates_panel(axes[0], runs)
-    settings_panel(axes[1], runs)
-    for ax in axes:
-        legend_below(ax, ncols=2)
-    return figure
+    figure, (left, right) = new_figure(1, 2, title.format(*ends), height=4)
 
-
-def updates_panel(ax, runs: list[dict]) -> None:
-    """Reward and gold utility during PPO, with the KL term and without."""
     for name, what in (("reward", "reward"), ("gold", "gold utility")):
         for arm, line, told in (("with_kl", "-", ""), ("without_kl", "--", ", no KL")):
             values = [run["curves"][arm][name] for run in runs]
             style = {"ls": line, "marker": ""}
-            seed_lines(ax, runs[0]["updates"], values, f"lab:{name}", f"{what}{told}", **style)
-    ax.set(title="Without the KL term reward rises, quality falls", xscale="symlog")
-    ax.set(xlabel="PPO updates", ylabel="log-odds")
-    ax.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
+            seed_lines(left, runs[0]["updates"], values, f"lab:{name}", f"{what}{told}", **style)
+    left.set(title="Without the KL term reward rises, quality falls", xscale="symlog")
+    left.set(xlabel="PPO updates", ylabel="log-odds")
+    left.set_xticks((0, 1, 10, 100), (0, 1, 10, 100))
 
-
-def settings_panel(ax, runs: list[dict]) -> None:
-    """The distance from the optimum by learning rate, for few and many epochs, clipped or not."""
     farthest = []
     for arm, color in (("unclipped", "lab:biased"), ("clipped", "lab:rl")):
-        for epochs, line in SHOWN_EPOCHS:
+        for epochs, line in ((1, ":"), (4, "--"), (16, "-")):
             values = [run["distance"][arm][EPOCHS.index(epochs)] for run in runs]
             label = f"{arm}, {epochs} {'epoch' if epochs == 1 else 'epochs'}"
-            seed_lines(ax, LEARNING_RATES, values, color, label, ls=line)
+            seed_lines(right, LEARNING_RATES, values, color, label, ls=line)
         farthest.append(max(np.max(run["distance"][arm]) for run in runs))
-    ax.set_title("Unclipped PPO ends up to {:.2f} away, clipped {:.2f}".format(*farthest))
-    ax.set(xscale="log", xlabel="learning rate")
-    ax.set_ylabel("distance to the optimum\n(total variation)")
-    ax.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
-    ax.minorticks_off()
+    right.set_title("Unclipped PPO ends up to {:.2f} away, clipped {:.2f}".format(*farthest))
+    right.set(xscale="log", xlabel="learning rate")
+    right.set_ylabel("distance to the optimum\n(total variation)")
+    right.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
+    right.minorticks_off()
+    for ax in (left, right):
+        legend_below(ax, ncols=2)
+    return figure
 
 
 if __name__ == "__main__":
