@@ -9,9 +9,8 @@ by           PPO on a softmax over the ten answers: a bandit, one choice and no 
 judged by    gold utility, and the optimum, which has a formula (`kl_regularized_optimum`)
 writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
-About a second. A nat is the unit of natural logarithms: a log-probability that rises by 1 nat is a
-probability 2.7 times as high. Left out: tokens (an answer is one choice), learned reward and value
-models (the mean of a batch takes the value's place), Adam. online_rl.py has a language model.
+About a second. One nat more of log-probability is a probability 2.7 times as high. Left out: tokens,
+learned reward and value models (a batch's mean takes the value's place), Adam (see online_rl.py).
 """
 
 import random
@@ -183,20 +182,6 @@ def read_bandit(log_probs: np.ndarray, bandit: Bandit, optimum: np.ndarray) -> d
     }
 
 
-def expected_estimates(log_probs: np.ndarray, log_ref: np.ndarray) -> dict:
-    """Of each estimator of the KL the exact mean and standard deviation of one sample, in nats.
-
-    From log-probabilities (N, K); averaged over the N questions.
-    """
-    log_probs = np.maximum(log_probs, -300)  # lower where the policy diverged
-    probs, expected = np.exp(log_probs), {}
-    for name, values in kl_estimators(log_probs, log_ref).items():
-        mean = (probs * values).sum(-1, keepdims=True)
-        spread = np.sqrt((probs * (values - mean) ** 2).sum(-1))
-        expected[name] = {"mean": float(mean.mean()), "spread": float(spread.mean())}
-    return expected
-
-
 def memory(billions: float) -> dict[str, dict]:
     """GB (1e9 bytes) that each method holds, where all of its models have so many parameters.
 
@@ -224,16 +209,9 @@ def memory(billions: float) -> dict[str, dict]:
 def draw(metrics: dict, epsilon: float, billions: float):
     """The clip, the advantage, the optimum with PPO on it, the memory."""
     figure, axes = new_figure(2, 2, "PPO-based RLHF: its parts, its optimum, its memory")
-    clip_panel(axes[0], epsilon)
-    advantage_panel(axes[1])
-    optimum_panel(axes[2], metrics["optimum"], metrics["ppo"])
-    memory_panel(axes[3], metrics["memory"], billions)
-    return figure
 
-
-def clip_panel(ax, epsilon: float) -> None:
-    """The clipped objective of a good and of a bad answer, and where its gradient is zero."""
-    ratio = np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
+    # The clipped objective of a good and of a bad answer, and where its gradient is zero.
+    ax, ratio = axes[0], np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
     for advantage, name, k, told in ((1, "chosen", 3, "better"), (-1, "rejected", 0, "worse")):
         objective, color = clipped_surrogate(ratio, advantage, epsilon), f"lab:{name}"
         label, flat = f"{told} than expected: advantage {advantage}", slice(k, k + 2)
@@ -244,11 +222,9 @@ def clip_panel(ax, epsilon: float) -> None:
     ax.set_xlabel("ratio: probability / probability before the update")
     ax.legend(loc="upper left")
 
-
-def advantage_panel(ax) -> None:
-    """The advantage of each of three tokens for every lambda."""
+    # The advantage of each of three tokens for every lambda.
+    ax, lams = axes[1], np.linspace(0, 1, 21)
     rewards, values = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.6, 0.7])
-    lams = np.linspace(0, 1, 21)
     rows = np.array([generalized_advantage_estimate(rewards, values, 1.0, lam) for lam in lams])
     for t, shade in enumerate(("black", "#555555", "#999999")):
         ax.plot(lams, rows[:, t], color=shade, lw=1.8)
@@ -257,6 +233,10 @@ def advantage_panel(ax) -> None:
     ax.set(title="The advantage of three tokens by λ (γ = 1)", xlim=(0, 1.62), ylim=(0.05, 0.55))
     ax.set(ylabel="advantage (units of reward)", xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.set_xlabel("λ    0: trust the values    1: trust the samples", loc="left")
+
+    optimum_panel(axes[2], metrics["optimum"], metrics["ppo"])
+    memory_panel(axes[3], metrics["memory"], billions)
+    return figure
 
 
 def optimum_panel(ax, optimum: dict, ppo: list[dict]) -> None:
@@ -298,7 +278,7 @@ def memory_panel(ax, held: dict, billions: float) -> None:
 
 
 def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
-    """What the policies answer, what they earn, how far they went; the KL from samples."""
+    """What the policies answer, what they earn, how far they went."""
     print(f"question 1: {bandit.prompts[0]}")
     rows = []
     for style in dict.fromkeys(ANSWER_STYLES):
@@ -318,10 +298,6 @@ def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
     }
     rows = [(what, *(read[n] for read in reads), unit) for n, (what, unit) in told.items()]
     print_table(("", *policies), rows)
-    names = ("k1 = log p - log p_ref", "k2 = k1^2 / 2", "k3 = exp(-k1) - 1 + k1")
-    estimates = zip(names, metrics["kl_estimators"].values(), strict=True)
-    head = ("KL of PPO's policy, estimated from its samples", "mean", "spread of one sample")
-    print_table(head, [(name, *row.values(), "nats") for name, row in estimates])
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -355,7 +331,6 @@ def main(argv: list[str] | None = None) -> dict:
         "before": means(before),
         "ppo": ppo,
         "optimum": {"beta": betas.tolist(), **means(optima)},
-        "kl_estimators": expected_estimates(trained[1], before),
         "memory": memory(args.billions),
     }
     policies = {"before": before, "PPO": trained[1], "no KL term": trained[3]}
