@@ -9,8 +9,8 @@ by           PPO on a softmax over the ten answers: a bandit, one choice and no 
 judged by    gold utility, and the optimum, which has a formula (`kl_regularized_optimum`)
 writes       outputs/ppo_objectives.png, outputs/ppo_objectives.json
 
-About a second. One nat more of log-probability is a probability 2.7 times as high. Left out: tokens,
-learned reward and value models (a batch's mean takes the value's place), Adam (see online_rl.py).
+About a second. One nat more of log-probability is a probability 2.7 times as high. Left out:
+tokens, learned reward and value models (a batch's mean is the value), Adam (see online_rl.py).
 """
 
 import random
