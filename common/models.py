@@ -13,8 +13,6 @@ import logging
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -78,53 +76,46 @@ def find_model(name: str) -> str:
     Raises UserError otherwise, within 4 seconds: the library itself would retry for minutes.
     """
     folder = local_folder(name) or cached_folder(name)
-    if folder:
-        check_folder(name, folder)
-        return str(folder)
-    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if is_path or Path(name).is_file():
-        raise UserError(f"no model {name}: there is no such folder")
-    if not hub_answers():
-        raise UserError(
-            f"no model {name}: no such folder, and the model hub cannot be reached; "
-            "give the folder of a downloaded model, or leave the flag out to use the embedded one"
-        )
-    return name
-
-
-def check_folder(name: str, folder: Path) -> None:
-    """Raise UserError for a folder without a model, and for an adapter without its base."""
-    if (folder / "config.json").is_file():
-        return
-    base = adapter_base(name)
-    if base is None:
-        gguf = " but GGUF files, which cannot be trained" if [*folder.glob("*.gguf")] else ""
-        raise UserError(f"no model {name}: the folder holds no model{gguf} (no config.json)")
-    try:
-        find_model(base)
-    except UserError as error:
-        raise UserError(
-            f"cannot use the adapter {name}: it was made for {base}, which is not there ({error}); "
-            "write its place into base_model_name_or_path of adapter_config.json"
-        ) from None
+    if folder is None:
+        is_path = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+        if is_path or Path(name).is_file():
+            raise UserError(f"no model {name}: there is no such folder")
+        if not hub_answers():
+            reason = "no such folder, and the model hub cannot be reached; give the folder of a "
+            reason += "downloaded model, or leave the flag out to use the embedded one"
+            raise UserError(f"no model {name}: {reason}")
+        return name
+    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
+        reason = "a GGUF file cannot be trained; give the model that it was converted from"
+        raise UserError(f"cannot use the model {name}: {reason}")
+    if not (folder / "config.json").is_file():
+        base = adapter_base(name)
+        if base is None:
+            raise UserError(f"no model {name}: the folder holds no model (no config.json)")
+        try:
+            find_model(base)
+        except UserError as error:
+            reason = f"it was made for {base}, which is not there ({error}); write its place into "
+            reason += "base_model_name_or_path of adapter_config.json"
+            raise UserError(f"cannot use the adapter {name}: {reason}") from None
+    return str(folder)
 
 
 def hub_answers(seconds: float = 4.0) -> bool:
     """Whether the hub answers at all, decided within `seconds` (name resolution included)."""
+    from huggingface_hub import get_session
+
     answers = []
 
     def ask() -> None:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        with contextlib.suppress(OSError, ValueError):  # ValueError: no URL
-            request = urllib.request.Request(endpoint, method="HEAD")
-            with contextlib.suppress(urllib.error.HTTPError):  # "not allowed" is an answer
-                urllib.request.urlopen(request, timeout=seconds)
-            answers.append(True)
+        with contextlib.suppress(Exception):  # no network, no address, offline by choice, ...
+            answers.append(get_session().head(endpoint, timeout=seconds))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
-    return bool(answers)
+    return len(answers) > 0
 
 
 def fingerprint(what) -> str:
@@ -132,10 +123,10 @@ def fingerprint(what) -> str:
 
     A model of the hub that is not in the cache yet is known by its name.
     """
-    if not isinstance(what, str) and not hasattr(what, "name_or_path"):
+    name = what if isinstance(what, str) else getattr(what, "name_or_path", None)
+    if name is None:
         rows = json.dumps([dict(row) for row in what], sort_keys=True, default=str)
         return hashlib.sha256(rows.encode()).hexdigest()[:16]
-    name = what if isinstance(what, str) else what.name_or_path
     folder = local_folder(name) or cached_folder(name)
     if folder is None:
         return name
@@ -246,83 +237,59 @@ def _load(auto_class, name: str, device: str, **options) -> tuple:
         missing = sorted(info["missing_keys"])
         if not local_folder(name):  # what is saved should name the hub's model, not the cache
             model.name_or_path = model.config._name_or_path = name
-    check_vocabulary(name, model, tokenizer)
-    return model.to(device).eval(), tokenizer, missing
-
-
-def check_vocabulary(name: str, model, tokenizer) -> None:
-    """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
-    beyond = [token for token, index in tokenizer.get_vocab().items() if index >= size]
-    if tokenizer.unk_token not in (tokenizer.pad_token, tokenizer.eos_token):
-        beyond = [token for token in beyond if token != tokenizer.unk_token]  # bytes are all known
+    # Of bytes none is unknown: that token is never written, unless it stands for another one.
+    spared = {tokenizer.unk_token} - {tokenizer.pad_token, tokenizer.eos_token}
+    beyond = {token for token, index in tokenizer.get_vocab().items() if index >= size} - spared
     if beyond:
         reason = f"it embeds {size} tokens, its tokenizer writes {len(beyond)} more"
         remedy = f"call resize_token_embeddings({len(tokenizer)}) on it and save it"
-        raise UserError(f"cannot use the model {name}: {reason} ({beyond[0]!r:.30}); {remedy}")
-
-
-# --- What cannot be used, and what to do ---
+        raise UserError(f"cannot use the model {name}: {reason} ({min(beyond)!r:.30}); {remedy}")
+    return model.to(device).eval(), tokenizer, missing
 
 
 def check_checkpoint(name: str, path: str, auto_class: str) -> None:
-    """Raise UserError for a checkpoint that `auto_class` cannot make use of.
+    """Raise UserError for a checkpoint that `auto_class` cannot make use of, and say what to do.
 
     Read from config.json and the names of the files: no weights, no code.
     """
     from transformers import PreTrainedConfig
+    from transformers.models.auto import modeling_auto
 
     with in_one_line(f"cannot load the model {name}"):
         config = PreTrainedConfig.get_config_dict(path)[0]
-    reason = why_no_weights(Path(path), config) or why_not_a(auto_class, config)
-    if reason:
-        raise UserError(f"cannot use the model {name}: {reason}")
-
-
-def why_no_weights(folder: Path, config: dict) -> str | None:
-    """Why the weights of a model cannot be read and trained; None where they may be."""
-    quantised = (config.get("quantization_config") or {}).get("quant_method")
-    if quantised:
-        return f"its weights are quantised ({quantised}); give the model that it was made from"
-    if any(folder.glob("*.safetensors")):
-        return None
-    if any(folder.glob("*.gguf")):
-        return "a GGUF file cannot be trained; give the model that it was converted from"
-    if any(folder.glob("pytorch_model*.bin")):
-        saver = (config.get("architectures") or ["AutoModel"])[0]
-        save = f"from transformers import {saver} as M; M.from_pretrained('{folder}')"
-        return (
-            "its weights are pickled (.bin), and to read them can run code; if you trust it, save "
-            f"them as safetensors: python -c \"{save}.save_pretrained('{folder}')\""
-        )
-    return None
-
-
-def why_not_a(auto_class: str, config: dict) -> str | None:
-    """Why a checkpoint is no language model, or no reward model; None where it is one."""
-    from transformers.models.auto import modeling_auto
-
     kind, architecture = config.get("model_type"), (config.get("architectures") or [""])[0]
+    quantised = (config.get("quantization_config") or {}).get("quant_method")
+    safe = any(Path(path).glob("*.safetensors"))
     writes = auto_class == "AutoModelForCausalLM"
     task = "CAUSAL_LM" if writes else "SEQUENCE_CLASSIFICATION"
     is_known = kind in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+    labels = len(config.get("id2label", "ab"))
     give = "give a causal language model (GPT-2, Llama, Qwen, ...)"
-    if kind not in modeling_auto.MODEL_MAPPING_NAMES:
-        reason = f"transformers has no models of the type {kind}"
-        return f"{reason}, and code that comes with a model is never run; give another one"
-    if writes and config.get("is_encoder_decoder"):
-        return f"{architecture} is an encoder-decoder, which goes on with no prompt; {give}"
-    if writes and "vision_config" in config:
-        return f"it is a model of pictures and text ({kind}), which is not supported; {give}"
-    if writes and (not is_known or (architecture and not architecture.endswith(HEADS))):
-        what = f"{architecture or kind} is not a language model: it does not write; {give}"
-        return f"{what}; an encoder goes to reward_model.py --model, or to --reward-backbone"
-    if not is_known:
-        return f"transformers has no reward model of the type {kind}; give an encoder (BERT, ...)"
-    count = len(config.get("id2label", "ab"))
-    if architecture.endswith("Classification") and count != 1:
-        return f"it is a classifier with {count} labels, and a reward is one number"
-    return None
+    if quantised:
+        reason = f"its weights are quantised ({quantised}); give the model that it was made from"
+    elif not safe and any(Path(path).glob("pytorch_model*.bin")):
+        save = f"from transformers import {architecture or 'AutoModel'} as M; "
+        save += f"M.from_pretrained('{path}').save_pretrained('{path}')"
+        reason = "its weights are pickled (.bin), and to read them can run code; if you trust it, "
+        reason += f'save them as safetensors: python -c "{save}"'
+    elif kind not in modeling_auto.MODEL_MAPPING_NAMES:
+        reason = f"transformers has no models of the type {kind}, and code that comes with a model "
+        reason += "is never run; give another one"
+    elif writes and config.get("is_encoder_decoder"):
+        reason = f"{architecture} is an encoder-decoder, which goes on with no prompt; {give}"
+    elif writes and "vision_config" in config:
+        reason = f"it is a model of pictures and text ({kind}), which is not supported; {give}"
+    elif writes and (not is_known or (architecture and not architecture.endswith(HEADS))):
+        reason = f"{architecture or kind} is not a language model: it does not write; {give}; "
+        reason += "an encoder goes to reward_model.py --model, or to --reward-backbone"
+    elif not is_known:
+        reason = f"transformers has no reward model of the type {kind}; give an encoder (BERT, ...)"
+    elif architecture.endswith("Classification") and labels != 1:
+        reason = f"it is a classifier with {labels} labels, and a reward is one number"
+    else:
+        return
+    raise UserError(f"cannot use the model {name}: {reason}")
 
 
 # --- Adapters ---

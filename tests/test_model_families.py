@@ -410,7 +410,7 @@ def test_weights_that_are_not_read_are_one_line(kind, tmp_path):
 
 def test_a_folder_of_gguf_files_alone_is_said_to_be_one(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match="GGUF files, which cannot be trained"):
+    with pytest.raises(UserError, match="GGUF file cannot be trained"):
         find_model(str(tmp_path))
 
 
