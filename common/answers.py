@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from textwrap import shorten
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 
-from common.preferences import Reading, all_questions, gold_utility, read_response
+from common.preferences import all_questions, gold_utility, read_response
 from common.prompts import Prompt, as_text
 from common.sampling import sample
 from common.scoring import read_once, sequence_kl
@@ -28,13 +28,6 @@ SHOWN = 32  # prompts whose answers a study keeps, so that they can be read besi
 FRONTIER_PROMPTS = 128  # the first test prompts, by which every point of the plane is measured
 
 # --- One answer ---
-
-
-def kind_of(reading: Reading) -> str:
-    """Which of KINDS an answer is, by what the gold standard read in it."""
-    if reading.correct:
-        return KINDS[0] if reading.good else KINDS[1]
-    return {"sycophantic": KINDS[3], "off_topic": KINDS[4]}.get(reading.style, KINDS[2])
 
 
 def has_gold(prompts: Sequence[Prompt]) -> bool:
@@ -134,7 +127,10 @@ def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None) -> Answ
         "plain": [reading.style not in ("verbose", "expert") for reading in readings],
     }
     table = {name: np.array(column, float).reshape(shape) for name, column in columns.items()}
-    kind = np.array([kind_of(reading) for reading in readings]).reshape(shape)
+    style = np.array([reading.style for reading in readings]).reshape(shape)
+    tests = table["good"] > 0, table["correct"] > 0, style == "sycophantic", style == "off_topic"
+    right, filler, wrong, agrees, off_topic = KINDS
+    kind = np.select(tests, (right, filler, agrees, off_topic), wrong)  # the first test that is met
     return Answers(texts, kl, words, **table, kind=kind)
 
 
@@ -177,49 +173,40 @@ def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
     column = max(11, *(len(name) + 2 for name in head[1:]))
     print(f"\n{head[0]:<{width}}" + "".join(f"{name:>{column}}" for name in head[1:]))
     for what, *values, unit in rows:
-        cells = "".join(f"{_cell(value, unit):>{column}}" for value in values)
-        print(f"{what:<{width}}{cells}  {unit}")
-
-
-def _cell(value: float | None, unit: str) -> str:
-    if value is None or isinstance(value, int):  # a count
-        return "-" if value is None else f"{value:,}"
-    return f"{100 * value:.0f}" if unit.startswith("%") else f"{value:.2f}"
+        told = f"{what:<{width}}"
+        for value in values:
+            if value is None or isinstance(value, int):  # nothing, or a count
+                cell = "-" if value is None else f"{value:,}"
+            else:
+                cell = f"{100 * value:.0f}" if unit.startswith("%") else f"{value:.2f}"
+            told += f"{cell:>{column}}"
+        print(f"{told}  {unit}")
 
 
 # --- Points of the plane: gold utility against KL ---
 
 
-class Point(TypedDict, total=False):
-    """A policy as frontier.py and the page read it, measured with one seed."""
+def point_of(
+    method, series, label, answers: Answers, annotations: int, biased=False, beta=None, epoch=None
+) -> dict:
+    """A policy as frontier.py and the page read it, by answers to the first FRONTIER_PROMPTS.
 
-    method: str
-    series: str  # which of its trainings, or which reward model
-    label: str
-    kl: float  # nats, measured, from the SFT model
-    gold: float
-    good: float
-    annotations: int  # labels that were used, those of a reward model included
-    biased: bool  # whether annotators with a bias gave them
-    beta: float | None
-    n: int | None  # of best-of-n
-    epoch: float | None
-
-
-def point_of(method: str, series: str, label: str, answers, annotations: int, **rest) -> Point:
-    """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
+    `series`: which of its trainings, or which reward model; `annotations`: labels that were used,
+    those of a reward model included; `biased`: whether annotators with a bias gave them. Its `kl`
+    is measured, in nats from the SFT model.
+    """
     point = {"method": method, "series": series, "label": label, "annotations": annotations}
     for name in ("kl", "gold", "good"):
         point[name] = float(getattr(answers, name)[:FRONTIER_PROMPTS].mean())
-    return {**point, "biased": False, "beta": None, "n": None, "epoch": None, **rest}
+    return {**point, "biased": biased, "beta": beta, "n": None, "epoch": epoch}
 
 
-def point_name(point: Point) -> str:
+def point_name(point: dict) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, rewards=()) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)
@@ -227,10 +214,10 @@ def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, re
     of the point's. With the same seed the SFT model's first answer is the same in every study.
     """
     names = [point_name(point) for point in points]
-    first = [[row[0] for row in of_point[:SHOWN]] for of_point in texts]
-    rounded = {}
+    kept = {"prompts": list(prompts[:SHOWN]), "texts": {}, "rewards": {}}
+    for name, of_point in zip(names, texts, strict=True):
+        kept["texts"][name] = [row[0] for row in of_point[:SHOWN]]
     for name, of_point in zip(names, rewards, strict=False):
         shown = {when: np.asarray(values[:SHOWN], float) for when, values in of_point.items()}
-        rounded[name] = {when: values.round(4).tolist() for when, values in shown.items()}
-    kept = {"texts": dict(zip(names, first, strict=True)), "rewards": rounded}
-    return {"prompts": list(prompts[:SHOWN]), **kept}
+        kept["rewards"][name] = {when: values.round(4).tolist() for when, values in shown.items()}
+    return kept
