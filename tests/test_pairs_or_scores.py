@@ -81,7 +81,7 @@ def test_who_scores():
 
 @pytest.fixture(scope="module")
 def recovered() -> tuple:
-    """Readings of 60 questions, budgets, raters, and Kendall's tau of every format."""
+    """Readings of 60 questions, budgets, raters, and what `recover_order` finds."""
     rng, costs = np.random.default_rng(3), [12 * passes for passes in study.PASSES[:5]]
     readings = study.read_responses(60, study.PASSES[4], 3, rng)
     raters = draw_raters(400, rng)
@@ -100,7 +100,7 @@ def test_a_pass_reads_every_answer_once(recovered):
 
 
 def test_recovery_gets_better_with_budget_and_the_formats_differ_as_derived(recovered):
-    taus = recovered[3]
+    taus, _ = recovered[3]
     for name, tau in taus.items():
         assert tau.shape == (5, 60) and np.abs(tau).max() <= 1
         assert tau[4].mean() > tau[0].mean() + 0.05, name
@@ -152,14 +152,13 @@ def test_crossing_of_a_curve_with_a_level():
 
 
 def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
-    readings, costs, raters, taus = recovered
+    readings, costs, raters, (taus, curve) = recovered
     pairs, rng = taus["pairwise"][study.COMPARED], np.random.default_rng(5)
-    found = study.break_even(readings, pairs.mean(), costs, raters, rng)
+    factor = study.crossing(pairs.mean(), curve)
     # Read again with just that noise, by other raters: scores recover what pairs do.
     rater = study.assign_raters(raters, readings.items, 1, rng)
-    tau = study.tau_of_scores(readings, costs[study.COMPARED], rater, found["factor"])
+    tau = study.tau_of_scores(readings, costs[study.COMPARED], rater, factor)
     assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
-    curve = found["scores"]
     assert curve[0] > curve[3] > curve[-1]  # more noise, less order
 
 

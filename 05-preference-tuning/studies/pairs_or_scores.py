@@ -5,13 +5,10 @@
 Twelve answers to each of 150 questions, whose true order is known, are read again and again with
 the same noise. The readings are written down as pairs, rankings of four or scores; an order is
 fitted to each, and Kendall's tau says how much of the true one comes back: 1 all of it, 0 nothing.
-A score costs one answer read, a pair two, a ranking of four costs four. Formats are compared at 96
-answers read a question; the figure also shows them by annotations. The tutorial calls scores
-noisier. Here only the raters differ; so the noise of a score's reading grows until pairs win: the
-break-even.
-
-What this cannot tell: how much noisier people's scores are than their comparisons. Left out: ties,
-pairs chosen adaptively, time beyond reading.
+Formats are compared at 96 answers read a question: 96 scores, 48 pairs or 24 rankings. The tutorial
+calls scores noisier. Here only the raters differ; so the noise of a score's reading grows until
+pairs win: the break-even. How much noisier people's scores are than their comparisons, this cannot
+tell. Left out: ties, pairs chosen adaptively, time beyond reading.
 """
 
 import random
@@ -78,11 +75,12 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts, passes = (10, PASSES[:4]) if smoke else (150, PASSES)
     rng, costs = np.random.default_rng(seed), [RESPONSES * times for times in passes]
     readings, raters = read_responses(prompts, passes[-1], seed, rng), draw_raters(400, rng)
-    taus = recover_order(readings, costs, raters, rng)
+    taus, noisier = recover_order(readings, costs, raters, rng)
+    factor = crossing(taus["pairwise"][COMPARED].mean(), noisier)
     return {
         "responses_read": costs,
         "tau": {name: tau.mean(1).tolist() for name, tau in taus.items()},
-        "break_even": break_even(readings, taus["pairwise"][COMPARED].mean(), costs, raters, rng),
+        "break_even": {"scores": noisier, "factor": factor},
     }
 
 
@@ -170,30 +168,24 @@ def kendall_tau(truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.sign(truth[:, i] - truth[:, j]) * np.sign(gaps)).mean(1)
 
 
-def recover_order(readings: Readings, costs: list[int], raters: Rater, rng) -> dict:
-    """Kendall's tau (budgets, P) of every format, for budgets of `costs` answers read."""
-    sizes, taus = {"listwise": 4, "pairwise": 2}, {}
-    for name, size in sizes.items():
+def recover_order(readings: Readings, costs: list[int], raters: Rater, rng) -> tuple:
+    """Kendall's tau (budgets, P) of every format, for budgets of `costs` answers read.
+
+    And the mean one of scores, by a new rater each time, with each of NOISE_FACTORS.
+    """
+    taus = {}
+    for name, size in (("listwise", 4), ("pairwise", 2)):
         taus[name] = np.array([tau_of_rankings(readings, n, size) for n in costs])
     for name, ratings in SCORED_BY.items():
         rater = assign_raters(raters, readings.items, ratings, rng)
         taus[name] = np.array([tau_of_scores(readings, n, rater) for n in costs])
-    return taus
-
-
-def break_even(readings: Readings, pairs: float, costs: list[int], raters: Rater, rng) -> dict:
-    """The factor of noise at which scores, by a new rater each time, recover no more than pairs."""
-    rater = assign_raters(raters, readings.items, 1, rng)
-    taus = [tau_of_scores(readings, costs[COMPARED], rater, factor) for factor in NOISE_FACTORS]
-    scores = [float(tau.mean()) for tau in taus]
-    return {"scores": scores, "factor": crossing(pairs, scores)}
+    rater, n = assign_raters(raters, readings.items, 1, rng), costs[COMPARED]
+    noisier = [tau_of_scores(readings, n, rater, factor).mean() for factor in NOISE_FACTORS]
+    return taus, noisier
 
 
 def crossing(level: float, curve: Sequence[float], factors=NOISE_FACTORS) -> float:
-    """The factor at which a falling curve meets a level.
-
-    Between two factors its logarithm is interpolated; beyond them it is the first or the last.
-    """
+    """The factor, on a logarithmic scale, at which a falling curve meets a level; or an end."""
     falling = np.minimum.accumulate(curve)  # but for noise it falls anyway
     return float(np.exp(np.interp(-level, -falling, np.log(factors))))
 
@@ -222,7 +214,17 @@ def draw(runs: list[dict]):
     seed_columns(axes[2], columns, (INDIGO, INDIGO, OLIVE))
     axes[2].set_title("One format against another, same reading")
     axes[2].set_ylabel("difference of Kendall's tau")
-    noise_panel(axes[3], runs)
+    # Scores whose readings become noisier, against pairs.
+    pairs = [[tau_of(run, "pairwise")] * 2 for run in runs]
+    seed_lines(axes[3], [1, 4], pairs, INDIGO, "48 pairs (96 read)", marker="")
+    scores = [run["break_even"]["scores"] for run in runs]
+    seed_lines(axes[3], NOISE_FACTORS, scores, BROWN, "96 scores", marker="")
+    factor = np.mean([run["break_even"]["factor"] for run in runs])
+    axes[3].plot(factor, np.mean(pairs), "o", color=INDIGO, mec="white", ms=8)
+    axes[3].set_title(f"Pairs win once scores are {factor:.1f} times as noisy")
+    axes[3].set_xlabel("noise of a score / noise of a comparison")
+    axes[3].set_ylabel("order recovered, Kendall's tau")
+    axes[3].legend()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -238,20 +240,6 @@ def recovered_panel(ax, runs: list[dict], cost: str, title: str) -> None:
     ax.set_ylabel("order recovered, Kendall's tau")
     ax.set_xticks(sorted(ticks), sorted(ticks))
     ax.minorticks_off()
-
-
-def noise_panel(ax, runs: list[dict]) -> None:
-    """Kendall's tau of scores as their readings become noisier, against that of pairs."""
-    pairs = [[tau_of(run, "pairwise")] * 2 for run in runs]
-    seed_lines(ax, [1, 4], pairs, INDIGO, "48 pairs (96 read)", marker="")
-    scores = [run["break_even"]["scores"] for run in runs]
-    seed_lines(ax, NOISE_FACTORS, scores, BROWN, "96 scores", marker="")
-    factor = np.mean([run["break_even"]["factor"] for run in runs])
-    ax.plot(factor, np.mean(pairs), "o", color=INDIGO, mec="white", ms=8)
-    ax.set(title=f"Pairs win once scores are {factor:.1f} times as noisy")
-    ax.set(xlabel="noise of a score / noise of a comparison")
-    ax.set_ylabel("order recovered, Kendall's tau")
-    ax.legend()
 
 
 if __name__ == "__main__":
