@@ -55,7 +55,9 @@ def sample(
     model.eval()
     with torch.inference_mode(), autocast(model):
         for batch in batches_by_length(lengths, prompts_at_once, "sampling"):
-            uniforms = _uniform_numbers(seed, batch, n, max_new_tokens)
+            streams = [np.random.default_rng([seed, place]) for place in batch]
+            numbers = [stream.random((n, max_new_tokens), np.float32) for stream in streams]
+            uniforms = torch.from_numpy(np.concatenate(numbers))  # one for every token: (B n, T)
             shown = [encoded[i] for i in batch]
             rows = sample_batch(model, tokenizer, shown, n, temperature, uniforms, ends)
             answers = [_read_response(tokenizer, row, ends) for row in rows]
@@ -109,30 +111,21 @@ def keeps_keys_and_values(model) -> bool:
 
 
 def _read_response(tokenizer, token_ids: list[int], ends: list[int]) -> Response:
-    """The text of the tokens up to the one that ended it."""
-    ended = token_ids[-1] in ends
-    shown = token_ids[:-1] if ended else token_ids
-    return Response(tokenizer.decode(shown, skip_special_tokens=True).strip(), token_ids, ended)
-
-
-def _uniform_numbers(seed: int, places: list[int], n: int, tokens: int):
-    """A number in [0, 1) for every token to be drawn: (B n, tokens)."""
-    import torch
-
-    streams = [np.random.default_rng([seed, place]) for place in places]
-    numbers = [stream.random((n, tokens), np.float32) for stream in streams]
-    return torch.from_numpy(np.concatenate(numbers))
+    """What was said up to the first token that ends an answer."""
+    ended = next((place for place, token in enumerate(token_ids) if token in ends), None)
+    text = tokenizer.decode(token_ids[:ended], skip_special_tokens=True).strip()
+    if ended is None:
+        return Response(text, token_ids, False)
+    return Response(text, token_ids[: ended + 1], True)
 
 
 def _sample_batch(model, tokenizer, encoded, n: int, temperature: float, uniforms, ends) -> list:
     """n sequences of token ids for each encoded prompt, in order; uniforms (B n, tokens)."""
     import torch
 
-    width = max(map(len, encoded))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded])  # (B, T)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
-    ids, mask = ids.to(model.device), mask.to(model.device)
+    padding = {"padding_side": "left", "return_tensors": "pt", "return_attention_mask": True}
+    padded = tokenizer.pad({"input_ids": encoded}, **padding).to(model.device)
+    ids, mask = padded["input_ids"], padded["attention_mask"]  # (B, T)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     inputs = {"attention_mask": mask, "position_ids": positions}
     out = model(ids, **inputs, use_cache=True, logits_to_keep=1)
@@ -165,8 +158,7 @@ def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, unifo
     """The same for one encoded prompt, through `generate`."""
     import torch
 
-    (prompt,) = encoded
-    ids = torch.tensor([prompt] * n, device=model.device)
+    ids = torch.tensor(encoded * n, device=model.device)  # (n, T)
     columns = iter(uniforms.T)
 
     def draw(_, logits):
@@ -185,11 +177,7 @@ def _generate_batch(model, tokenizer, encoded, n: int, temperature: float, unifo
         eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )
-    sequences = []
-    for row in out[:, len(prompt) :].tolist():
-        length = next((k for k, token in enumerate(row, 1) if token in ends), len(row))
-        sequences.append(row[:length])
-    return sequences
+    return out[:, ids.shape[1] :].tolist()
 
 
 def draw_tokens(logits, temperature: float, u):
