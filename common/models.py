@@ -16,9 +16,8 @@ import time
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from textwrap import shorten
 
-from common.basics import UserError
+from common.basics import UserError, in_one_line
 from common.prompts import reads_pairs, use_template
 from common.saving import read_json
 
@@ -146,18 +145,6 @@ def _hash_file(path: Path, changed: int) -> str:
 
 
 # --- Loading ---
-
-
-@contextlib.contextmanager
-def in_one_line(problem: str):
-    """A UserError with what a library says first; further on it lists classes and gives advice."""
-    try:
-        yield
-    except Exception as error:  # the libraries raise many kinds for a broken model
-        first, *others = (str(error).strip() or type(error).__name__).splitlines()
-        if first.endswith(":") and others:
-            first = f"{first} {others[0]}"
-        raise UserError(f"{problem}: {shorten(first, 200, placeholder=' ...')}") from None
 
 
 def load_causal_lm(name: str, device: str = "cpu") -> tuple:

@@ -9,11 +9,12 @@ its prompt otherwise, with an open think block or a blank that melts into the fi
 there once, when it is loaded. From then on everything that reads it sees the prompt trained on.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from common.basics import UserError
+from common.basics import UserError, in_one_line
 from common.preferences import SIDES
 
 Prompt = str | list[dict[str, str]]
@@ -102,8 +103,11 @@ def use_template(tokenizer) -> None:
         template = NO_THINKING + template.removeprefix(NO_THINKING)
     tokenizer.chat_template = template
     if not is_plain(tokenizer):
-        if loses_system(tokenizer):
-            tokenizer.chat_template = SYSTEM_FIRST + template
+        with contextlib.suppress(UserError):  # it takes no system message, and will say so
+            written, both = show_template(tokenizer, [{"role": "system", "content": SYSTEM}])
+            shared = written[: shared_length(written, both)]
+            if SYSTEM not in shared or QUESTION not in shared:
+                tokenizer.chat_template = SYSTEM_FIRST + template
         end_with_prompt(tokenizer)
 
 
@@ -127,32 +131,20 @@ def end_with_prompt(tokenizer) -> None:
         tokenizer.chat_template = CUT_TEMPLATE.format(template=template, end=end)
 
 
-def loses_system(tokenizer) -> bool:
-    """Whether a system message stands elsewhere, or nowhere, once the question is answered."""
-    try:
-        written, both = show_template(tokenizer, [{"role": "system", "content": SYSTEM}])
-    except UserError:  # it takes no system message, and says so where there is one
-        return False
-    shared = written[: shared_length(written, both)]
-    return SYSTEM not in shared or QUESTION not in shared
-
-
 def show_template(tokenizer, before: Sequence[dict] = ()) -> tuple[str, str]:
     """What the template makes of a question that is to be answered, and of one that has been."""
     turns = [*before, *as_messages(QUESTION), {"role": "assistant", "content": ANSWER}]
-    try:
+    reason = "its chat template does not take a question and an answer"
+    with in_one_line(f"cannot use the model {tokenizer.name_or_path}: {reason}"):
         asked = {"tokenize": False, "add_generation_prompt": True}
         written = tokenizer.apply_chat_template(turns[:-1], **asked)
         return written, tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception as error:  # a template is a program and may raise anything
-        reason = f"its chat template does not take a question and an answer: {error}"
-        raise UserError(f"cannot use the model {tokenizer.name_or_path}: {reason}") from None
 
 
-def shared_length(one: Sequence, other: Sequence) -> int:
-    """How many items two sequences have in common at their beginnings."""
-    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    return sum(1 for _ in pairs)
+def shared_length(*sequences: Sequence) -> int:
+    """How many items sequences have in common at their beginnings."""
+    equal = takewhile(lambda items: len(set(items)) == 1, zip(*sequences, strict=False))
+    return sum(1 for _ in equal)
 
 
 def tokens_after_answer(tokenizer) -> list[int]:
@@ -212,12 +204,12 @@ def encode_answers(tokenizer, prompt: Prompt, texts: Sequence[str]) -> list[list
     TRL cuts prompt + response where the first of the responses parts from the prompt.
     """
     shown = encode_prompt(tokenizer, prompt)
-    rows, shared = [], len(shown)
+    rows = []
     for text in texts:
         turns = [*as_messages(prompt), {"role": "assistant", "content": text}]
         both = write_turns(tokenizer, turns)
         rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
-        shared = min(shared, shared_length(shown, rows[-1]))
+    shared = shared_length(shown, *rows)
     return [shown[:shared], *(row[shared:] for row in rows)]
 
 
