@@ -10,7 +10,7 @@
 trained on   384 pairs of answers, labelled by noisy annotators without a bias, in one pass;
              "AI labels": the same pairs, labelled by a language model that says A or B
 by           TRL's DPOTrainer and KTOTrainer with LoRA; tests check that ipo_loss and kto_loss below
-             equal TRL's; a loss that TRL lacks (OWN_LOSSES) trains as it stands here
+             equal TRL's; cdpo_loss, which TRL lacks, trains as it stands here
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_variants.png, outputs/dpo_variants.json
 
@@ -159,9 +159,20 @@ def single_answers(rows, seed: int):
     return unpair_preference_dataset(training.as_dataset(rows)).shuffle(seed)
 
 
-def trainer_with(loss):
-    """TRL's DPOTrainer with a loss of pairs of this file in place of its own."""
+def train_variant(losses, model, tokenizer, rows, **settings):
+    """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
     from trl import DPOTrainer
+
+    first = losses[0]
+    settings["beta"] = settings.get("beta") or LOSS_BETAS[first]
+    settings["learning_rate"] = settings.get("learning_rate") or rate_for(model)
+    model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
+    if first in SINGLE_LOSSES:
+        return train_kto(model, tokenizer, rows, loss_type=first, **settings)
+    if first not in OWN_LOSSES:
+        if {"robust", "exo_pair"} & {*losses}:
+            settings["label_smoothing"] = 0.1
+        return dpo.train_dpo(model, tokenizer, rows, loss_type=list(losses), **settings)
 
     class OwnLossTrainer(DPOTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -170,26 +181,11 @@ def trainer_with(loss):
             labels = inputs["input_ids"].masked_fill(answered == 0, -100)
             logps = model(**text, labels=labels, fused_lm_head=True).log_probs.sum(1)  # (2B,)
             ref_logps = self.compute_ref_log_probs(model, inputs)
-            lengths = answered.sum(1).chunk(2)
-            return loss(*logps.chunk(2), *ref_logps, self.beta, *lengths).mean()
+            both = *logps.chunk(2), *ref_logps
+            return OWN_LOSSES[first](*both, self.beta, *answered.sum(1).chunk(2)).mean()
 
-    return OwnLossTrainer
-
-
-def train_variant(losses, model, tokenizer, rows, **settings):
-    """(policy, history) of a loss, or of the sum of several of TRL's losses of pairs."""
-    first = losses[0]
-    settings["beta"] = settings.get("beta") or LOSS_BETAS[first]
-    settings["learning_rate"] = settings.get("learning_rate") or rate_for(model)
-    model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
-    if first in SINGLE_LOSSES:
-        return train_kto(model, tokenizer, rows, loss_type=first, **settings)
-    if first in OWN_LOSSES:
-        own = {"trainer_class": trainer_with(OWN_LOSSES[first]), "precompute_ref_log_probs": False}
-        return dpo.train_dpo(model, tokenizer, rows, **own, **settings)
-    if {"robust", "exo_pair"} & {*losses}:
-        settings["label_smoothing"] = 0.1
-    return dpo.train_dpo(model, tokenizer, rows, loss_type=list(losses), **settings)
+    own = {"trainer_class": OwnLossTrainer, "precompute_ref_log_probs": False}
+    return dpo.train_dpo(model, tokenizer, rows, **own, **settings)
 
 
 def choose_variants(losses, rows) -> list[tuple]:
@@ -207,16 +203,6 @@ def choose_variants(losses, rows) -> list[tuple]:
 # --- 3. AI feedback: a language model labels the pairs ---
 
 
-def judge_pairs(judge, tokenizer, pairs) -> np.ndarray:
-    """P(the judge says A) of each pair, (2, N): with chosen shown as A, then with chosen as B."""
-    shown = []
-    for a, b in (preferences.SIDES, preferences.SIDES[::-1]):
-        texts = [(prompts.as_text(row["prompt"]), row[a], row[b]) for row in pairs]
-        shown += [preferences.judge_prompt(*row) for row in texts]
-    says_a, _ = scoring.judge_first_better(judge, tokenizer, shown)
-    return says_a.double().numpy().reshape(2, -1)
-
-
 def averaged_preference(forward, backward):
     """P(chosen is better), both orders averaged; any shape.
 
@@ -227,17 +213,18 @@ def averaged_preference(forward, backward):
     return (forward + 1 - backward) / 2
 
 
-def relabelled(pairs, prefers_chosen: np.ndarray) -> list[dict]:
-    """The pairs with the sides swapped where rejected is preferred."""
+def label_with_judge(judge, tokenizer, pairs) -> list[dict]:
+    """The pairs as a language model labels them: swapped where it prefers the rejected answer."""
+    shown = []
+    for a, b in (preferences.SIDES, preferences.SIDES[::-1]):  # chosen as A, then chosen as B
+        for row in pairs:
+            prompt = prompts.as_text(row["prompt"])
+            shown.append(preferences.judge_prompt(prompt, row[a], row[b]))
+    says_a, _ = scoring.judge_first_better(judge, tokenizer, shown)
+    prefers_chosen = averaged_preference(*says_a.double().numpy().reshape(2, -1)) > 0.5
+    print(f"the judge labels {100 * prefers_chosen.mean():.0f} % of the pairs as they are labelled")
     rows = zip(pairs, prefers_chosen, strict=True)
     return [row if kept else preferences.swap_sides(row) for row, kept in rows]
-
-
-def label_with_judge(judge, tokenizer, pairs) -> list[dict]:
-    """The pairs as a language model labels them, asked in both orders."""
-    prefers_chosen = averaged_preference(*judge_pairs(judge, tokenizer, pairs)) > 0.5
-    print(f"the judge labels {100 * prefers_chosen.mean():.0f} % of the pairs as they are labelled")
-    return relabelled(pairs, prefers_chosen)
 
 
 # --- 4. What is measured ---
@@ -258,34 +245,26 @@ def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
     return {"chosen": change[good][:count], "rejected": change[~good][:count]}
 
 
-def margins_of(changes: dict[str, np.ndarray]) -> dict:
-    """The margins h, by how much log p of chosen has risen more: mean, share above 0, spread."""
-    h = changes["chosen"] - changes["rejected"]
-    parts = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
-    return {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": parts}
-
-
 def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
-    """(texts, measured) by policy, SFT first; (answers, changes of log p) of the last one."""
+    """(measured, by policy, SFT first; answers and changes of log p of the last one), printed.
+
+    The margins h tell by how much log p of chosen answers has risen more than that of rejected.
+    """
     sampled, changes = answers.sample_answers(model, tokenizer, *sampling), {}
     texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
     for name, losses, rows in variants:
         policy, history = train_variant(losses, model, tokenizer, rows, name=name, **settings)
         sampled = answers.sample_answers(policy, tokenizer, *sampling)
         changes = changes_of(policy, tokenizer, held)
-        rate = settings.get("learning_rate") or rate_for(model)
-        training.check_finite(name, len(history), float(changes["chosen"].mean()), rate)
-        texts[name] = sampled.texts
-        measured[name] = {
-            "first_loss": history[0]["loss"],
-            **sampled.means(),
-            **margins_of(changes),
-        }
-    return texts, measured, sampled, changes
-
-
-def print_results(asked: list, texts: dict, measured: dict) -> None:
-    """A question that the tuned policies answer differently, with their answers; then a table."""
+        h = changes["chosen"] - changes["rejected"]
+        mean, rate = float(changes["chosen"].mean()), settings["learning_rate"]
+        training.check_finite(name, len(history), mean, rate)
+        texts[name], measured[name] = sampled.texts, sampled.means()
+        measured[name] |= {"first_loss": history[0]["loss"], "margin": float(h.mean())}
+        measured[name] |= {"ranked": float((h > 0).mean())}
+        measured[name] |= {"margins": np.percentile(h, (5, 25, 50, 75, 95)).tolist()}
+    # A question that the tuned policies answer differently, with their answers; then a table.
+    asked, *_ = sampling
     firsts = [[row[0] for row in rows] for rows in zip(*texts.values(), strict=True)]  # by question
     k = int(np.argmax([len(set(given[1:])) > 1 for given in firsts]))
     print(f"\n{answers.in_short(asked[k])}")
@@ -300,6 +279,7 @@ def print_results(asked: list, texts: dict, measured: dict) -> None:
     ):
         rows.append((what, *(column.get(key) for column in columns), unit))
     answers.print_table(("", *measured), rows)
+    return measured, sampled, changes
 
 
 # --- 5. The figure ---
@@ -317,8 +297,22 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
     stops_panel(axes[0], LOSS_BETAS if beta is None else dict.fromkeys(LOSS_BETAS, beta))
     margins_panel(axes[-1], measured)
     if with_gold:
-        variants_panel(axes[1], measured)
-        kl_panel(axes[2], measured)
+        kinds, plane, names = axes[1], axes[2], list(measured)
+        left = np.zeros(len(names))
+        for kind in answers.KINDS:  # a bar a policy
+            shares = np.array([100 * of["kinds"][kind] for of in measured.values()])
+            kinds.barh(names, shares, left=left, color=f"lab:{kind}", label=kind)
+            left += shares
+        for name, of in measured.items():
+            good, color = 100 * of["good"], f"lab:{COLOR_OF.get(name, 'other')}"
+            kinds.text(1, name, f"{good:.0f} %", color="white", weight="bold", va="center")
+            plane.plot(of["kl"], good, "o", ms=9, color=color, label=name)
+        kinds.invert_yaxis()
+        kinds.set(title="What the sampled answers are", xlabel="% of answers", xlim=(0, 100))
+        plane.set(title="Good answers, and what they cost in KL", xlabel="measured KL (nats)")
+        plane.set(ylabel="right and concise (% of answers)", ylim=(0, 100))
+        figures.legend_below(kinds, ncols=2)
+        figures.legend_below(plane, ncols=3)
     return figure
 
 
@@ -349,30 +343,6 @@ def stops_panel(ax, betas: dict[str, float]) -> None:
     ax.set_xlabel(f"margin h of a pair (nats; answers of {ANSWER_TOKENS} tokens)")
     ax.set_ylabel("loss, as a share of\nthe loss at margin 0")
     figures.legend_below(ax, ncols=2)
-
-
-def variants_panel(ax, measured: dict) -> None:
-    """What the sampled answers are: a bar a policy."""
-    names, left = list(measured), np.zeros(len(measured))
-    for kind in answers.KINDS:
-        shares = np.array([100 * of["kinds"][kind] for of in measured.values()])
-        ax.barh(names, shares, left=left, color=f"lab:{kind}", label=kind)
-        left += shares
-    for name, of in measured.items():
-        ax.text(1, name, f"{100 * of['good']:.0f} %", color="white", weight="bold", va="center")
-    ax.invert_yaxis()
-    ax.set(title="What the sampled answers are", xlabel="% of answers", xlim=(0, 100))
-    figures.legend_below(ax, ncols=2)
-
-
-def kl_panel(ax, measured: dict) -> None:
-    """Good answers against the distance from the SFT model that they cost."""
-    for name, of in measured.items():
-        color = f"lab:{COLOR_OF.get(name, 'other')}"
-        ax.plot(of["kl"], 100 * of["good"], "o", ms=9, color=color, label=name)
-    ax.set(title="Good answers, and what they cost in KL", xlabel="measured KL (nats)")
-    ax.set(ylabel="right and concise (% of answers)", ylim=(0, 100))
-    figures.legend_below(ax, ncols=3)
 
 
 def margins_panel(ax, measured: dict) -> None:
@@ -422,30 +392,27 @@ def main(argv: list[str] | None = None) -> dict:
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
     sft["output_dir"] = args.output_dir
     model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
-    tokens = args.max_new_tokens
+    tokens, rate = args.max_new_tokens, args.learning_rate or rate_for(model)
     if args.dataset:
         reading = {"pairs": args.pairs, "max_new_tokens": tokens, **args.reading}
         reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not judge
         rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
-        rate = args.learning_rate or rate_for(model)
         second = SecondLook(args.dataset, args.reading, args.model, rate, tokens)
+        second.before(rows, held, model, tokenizer, args.seed)
     else:
         rows = preferences.make_pairs(args.pairs or 384, seed=args.seed)
         held = preferences.make_pairs(32 if args.smoke else 300, "test", seed=args.seed)
         asked = [question.prompt for question in preferences.questions("test")[: args.prompts]]
         judge = judge or (None if losses else "tiny-gpt2")
     print(f"{args.model} on {len(rows)} rows, {len(asked)} prompts to judge by")
-    if second:
-        second.before(rows, held, model, tokenizer, args.seed)
     variants = choose_variants(losses, rows)
     if judge:
         labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)
         variants.append(("AI labels", ("sigmoid",), labelled))
 
-    ask = (asked, 1 if second else 2, args.seed, tokens)
-    results = train_and_judge(variants, model, tokenizer, held, ask, args.training)
-    texts, measured, *last = results
-    print_results(asked, texts, measured)
+    ask = asked, 1 if second else 2, args.seed, tokens
+    hyper = {**args.training, "learning_rate": rate}
+    measured, *last = train_and_judge(variants, model, tokenizer, held, ask, hyper)
     metrics = {"variants": measured}
     if second:  # the last one is the asked loss, where one is asked for
         second.after(tokenizer, held, *last)

@@ -272,10 +272,11 @@ def test_training_with_each_kind_of_loss_raises_good_answers_over_bad_ones():
         policy, history = variants.train_variant(losses, model, tokenizer, PAIRS, **settings)
         assert len(history) == 8 and all(math.isfinite(row["loss"]) for row in history)
         changes = variants.changes_of(policy, tokenizer, PAIRS)
-        margin = variants.margins_of(changes)["margin"]
+        margin = (changes["chosen"] - changes["rejected"]).mean()
         assert margin > 0.3, losses
         swapped = variants.changes_of(policy, tokenizer, [swap_sides(row) for row in PAIRS])
-        assert variants.margins_of(swapped)["margin"] == pytest.approx(-margin, abs=1e-5)
+        other = (swapped["chosen"] - swapped["rejected"]).mean()
+        assert other == pytest.approx(-margin, abs=1e-5)
     assert not hasattr(model, "peft_config")  # every variant starts from the same model
 
 
@@ -288,8 +289,19 @@ def test_changes_of_labelled_answers_are_those_of_the_pairs():
     of_answers = variants.changes_of(policy, tokenizer, rows)
     for side in ("chosen", "rejected"):
         np.testing.assert_allclose(of_answers[side], of_pairs[side], atol=1e-4)
-    h = variants.margins_of({"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)})
+
+
+def test_margins_are_told_by_their_mean_share_above_0_and_spread(monkeypatch, capsys):
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    changes = {"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)}
+    monkeypatch.setattr(variants, "train_variant", lambda *_, **__: (model, [{"loss": 0.7}]))
+    monkeypatch.setattr(variants, "changes_of", lambda *_: changes)
+    trained, sampling = [("DPO", ("sigmoid",), PAIRS)], ([PAIRS[0]["prompt"]], 1)
+    how = PAIRS, sampling, {"learning_rate": 1e-3}
+    measured, answers, last = variants.train_and_judge(trained, model, tokenizer, *how)
+    h = measured["DPO"]
     assert (h["margin"], h["ranked"]) == (0, 50 / 101) and h["margins"] == [-45, -25, 0, 25, 45]
+    assert last is changes and answers.texts[0][0][:20] in capsys.readouterr().out
 
 
 # --- The judge ---
@@ -315,9 +327,8 @@ def test_the_judge_sees_both_orders(monkeypatch):
 
     monkeypatch.setattr(variants.scoring, "judge_first_better", first_better)
     pair = {"prompt": "p", "chosen": "good", "rejected": "bad"}
-    assert variants.judge_pairs(None, None, [pair]).tolist() == [[0], [1]]
-    assert "A: good\nB: bad" in shown[0] and "A: bad\nB: good" in shown[1]
     labelled = variants.label_with_judge(None, None, [pair])  # it said B, then A: the bad one
+    assert "A: good\nB: bad" in shown[0] and "A: bad\nB: good" in shown[1]
     assert labelled == [{"prompt": "p", "chosen": "bad", "rejected": "good"}]
 
 

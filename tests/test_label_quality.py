@@ -6,6 +6,7 @@ import dpo_variants
 import label_quality as study
 import numpy as np
 import pytest
+import torch
 from helpers import run_script
 
 from common import training
@@ -42,9 +43,12 @@ def test_both_orders_see_through_a_position_bias():
     assert ((dpo_variants.averaged_preference(forward, backward) > 0.5) == (gaps > 0)).all()
 
 
-def test_relabelled_pairs_are_swapped_where_the_judge_prefers_the_rejected_answer():
+def test_pairs_are_swapped_where_the_judge_prefers_the_rejected_answer(monkeypatch):
     kept = np.arange(200) % 3 > 0
-    for row, pair, same in zip(dpo_variants.relabelled(PAIRS, kept), PAIRS, kept, strict=True):
+    says_a = torch.tensor([*kept, *~kept]).double(), None  # in both orders
+    monkeypatch.setattr(dpo_variants.scoring, "judge_first_better", lambda *_: says_a)
+    labelled = dpo_variants.label_with_judge(None, None, PAIRS)
+    for row, pair, same in zip(labelled, PAIRS, kept, strict=True):
         assert row["chosen"] == pair["chosen" if same else "rejected"]
         assert row["rejected_utility"] == pair["rejected_utility" if same else "chosen_utility"]
 
@@ -78,13 +82,15 @@ def test_every_arm_gets_its_labels_once(monkeypatch):
     def sample(policy, tokenizer, prompts, n, seed):
         return read_answers(prompts, [["It is Paris."] * n] * len(prompts))
 
-    says_a = lambda _, __, rows: (np.ones(len(rows)), np.zeros(len(rows)))  # noqa: E731
+    def says_a(model, tokenizer, asked):  # the chosen answer, in both orders
+        return torch.arange(len(asked)) < len(asked) / 2, None
+
     monkeypatch.setattr(study, "train_dpo", train_dpo)
     monkeypatch.setattr(study, "train_kto", train_dpo)
     monkeypatch.setattr(training, "train_on_chosen", train_sft)
     monkeypatch.setattr(study, "lora_config", lambda model: "an adapter")
     monkeypatch.setattr(study, "sample_answers", sample)
-    monkeypatch.setattr(dpo_variants, "judge_pairs", says_a)
+    monkeypatch.setattr(dpo_variants.scoring, "judge_first_better", says_a)
     monkeypatch.setattr(training, "load_sft_model", lambda: ("sft", None))
     metrics = study.measure(3)
     pairs = make_pairs(384, seed=3)
