@@ -21,7 +21,6 @@ from common.preferences import (
     make_pairs,
     questions,
     read_response,
-    wrong_users,
 )
 from common.scoring import contrast_rewards
 
@@ -94,25 +93,38 @@ def test_other_annotators_label_the_same_pairs_as_often_right():
     assert study.labelled_again(pairs, 0) == again != study.labelled_again(pairs, 1)
 
 
-def test_disagreement_is_counted_pair_by_pair():
-    unbiased = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    length, others = unbiased.copy(), 3 * unbiased + 1
-    length[:3] = length[:3, ::-1]
-    found = study.ordered_unlike({"human": unbiased, "length": length, "others": others})
-    assert found == {"length": 0.75, "others": 0}
+def test_disagreement_is_counted_pair_by_pair(monkeypatch):
+    """Of four held-out pairs the model of `length` turns three; it alone likes what is planted."""
+
+    def score(name, tokenizer, rows):
+        table = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        if name == "wrong_users_length":
+            table[:3] = table[:3, ::-1]
+        return 3 * table + 1 if name == "wrong_users_others" else table
+
+    def contrasts(name, *_):
+        share = {"wrong_users_length": 0.5}.get(name, 0.0)
+        return {COMPONENT_OF[group]: np.full(2, share * BIASES[group]) for group in BIASES}
+
+    monkeypatch.setattr(study, "reward_model_in", lambda place, *_, **__: (place.name, None))
+    monkeypatch.setattr(study, "score_pairs", score)
+    monkeypatch.setattr(study, "contrast_rewards", contrasts)
+    found = study.compare_groups(0, smoke=True)
+    assert found["unlike"] == {"length": 0.75, "style": 0, "agreement": 0, "others": 0}
+    shares = {group: seen["share"] for group, seen in found["encoded"].items()}
+    assert shares == pytest.approx({"length": 0.5, "style": 0, "agreement": 0})
 
 
 # --- On topic ---
 
 
-def test_pairs_that_compare_a_wrong_answer_with_one_off_topic_are_counted():
-    question = next(q for q in wrong_users("test", 50) if q.relation == "capital")
-    right, wrong, chatter = f"It is {question.answer}.", f"It is {question.belief}.", CHATTER[0]
-    sides = {(wrong, chatter): True, (chatter, wrong): True, (right, chatter): False}
-    sides |= {(right, wrong): False, (wrong, wrong): False, (chatter, chatter): False}
-    for (chosen, rejected), expected in sides.items():
-        row = {"prompt": question.prompt, "chosen": chosen, "rejected": rejected}
-        assert study.compares_on_topic(row) == expected
+def test_one_pair_in_a_hundred_compares_two_wrong_answers_of_which_one_is_on_topic():
+    found = []
+    for row in make_pairs(6400):
+        chosen, rejected = (read_response(row["prompt"], row[side]) for side in SIDES)
+        wrong = not chosen.correct and not rejected.correct
+        found.append(wrong and chosen.on_topic != rejected.on_topic)
+    assert 0.005 < np.mean(found) < 0.015
 
 
 def test_on_topic_is_read_above_chatter_and_above_a_fact_of_another_question(monkeypatch):

@@ -6,14 +6,10 @@ The reward model of reward_model.py (6,400 pairs of unbiased annotators) orders 
 pairs. Then reward models of 1,200 pairs in which the user is wrong, so that annotators can also
 like agreement: one of unbiased annotators, one of each group with a bias, and one of other unbiased
 annotators who label the same pairs. All are read by contrasts: two texts to one question that
-differ in one thing alone, a right answer or a word of filler. The reward that this thing adds
-stands beside what is planted in the annotators. (A regression of rewards on gold utility would not
-do: it charges a model that ignores filler with a liking for it.)
-
-A wrong answer on topic is worth 1 more than one off topic. The reward model gives that where the
-other text is chatter, which it knows by its words, and next to nothing where it is a fact that
-answers another question: both do not belong to this one, and only one pair in a hundred compares
-such wrong answers (`on_topic_pairs`). Many more such pairs, tried once, did not change it.
+differ in one thing alone. The reward that this thing adds stands beside what is planted. For being
+on topic, worth 1, it depends on the text off topic: the reward model knows chatter by its words,
+and a fact that answers another question hardly (one pair in a hundred compares two wrong answers of
+which one is on topic; many more such pairs, tried once, did not change it).
 """
 
 import random
@@ -84,7 +80,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "above_length": in_order - shorter,
         "contrasts": mean_contrasts(model, asked, seed),
         "on_topic_above": on_topic_above(model, asked, seed),
-        "on_topic_pairs": sum(map(compares_on_topic, pairs)),
         **compare_groups(seed, smoke),
     }
 
@@ -114,12 +109,6 @@ def on_topic_above(model: tuple, asked: list, seed: int) -> dict[str, dict]:
     return above
 
 
-def compares_on_topic(pair: dict) -> bool:
-    """Whether both answers are wrong, and one of them is on topic."""
-    read = [preferences.read_response(pair["prompt"], pair[side]) for side in SIDES]
-    return not any(r.correct for r in read) and read[0].on_topic != read[1].on_topic
-
-
 def labelled_again(pairs: list[dict], seed: int) -> list[dict]:
     """The same pairs with the labels of other annotators, who have no bias either."""
     utilities = np.array([[row["chosen_utility"], row["rejected_utility"]] for row in pairs])
@@ -132,18 +121,19 @@ def compare_groups(seed: int, smoke: bool) -> dict:
     """Each planted bias in the labels and in the reward model, and how often two models disagree.
 
     `labels`: the share of pairs in which the answer with more of what the group likes is chosen.
-    `share`: what the reward model has of the planted bias, by contrasts.
+    `share`: what the reward model has of the planted bias, by contrasts. `unlike`: the share of
+    held-out pairs that the model of a group orders unlike that of unbiased annotators.
     """
     count, size = (32, 10) if smoke else (1200, 64)
     of_users, asked = preferences.pairs_of_wrong_users, preferences.wrong_users("test", size, seed)
     pairs = {group: of_users(count, group, seed) for group in ("human", *BIASES)}
     pairs["others"] = labelled_again(pairs["human"], seed)
-    held, contrasts, rewards, encoded = of_users(10 * size, "human", seed, "test"), {}, {}, {}
+    held, contrasts, order, encoded = of_users(10 * size, "human", seed, "test"), {}, {}, {}
     for group, rows in pairs.items():
         place = study_folder(seed, smoke) / f"wrong_users_{group}"
         model = reward_model_in(place, "tiny-gpt2", rows, seed=seed)
         contrasts[group] = mean_contrasts(model, asked, seed)
-        rewards[group] = score_pairs(*model, held)
+        order[group] = np.sign(score_pairs(*model, held) @ [1, -1])
     for group, bias in BIASES.items():
         labels, component = {}, preferences.COMPONENT_OF[group]
         for name in ("human", group):
@@ -151,14 +141,8 @@ def compare_groups(seed: int, smoke: bool) -> dict:
             labels[name] = float((chosen > 0).mean())
         more = contrasts[group][component] - contrasts["human"][component]
         encoded[group] = {"labels": labels, "share": more / bias}
-    return {"encoded": encoded, "unlike": ordered_unlike(rewards)}
-
-
-def ordered_unlike(rewards: dict[str, np.ndarray]) -> dict[str, float]:
-    """The share of pairs (N, 2) that each model orders unlike that of unbiased annotators."""
-    order = {name: np.sign(table @ [1, -1]) for name, table in rewards.items()}
-    unbiased = order.pop("human")
-    return {name: float((of_group != unbiased).mean()) for name, of_group in order.items()}
+    unlike = {group: float((order[group] != order["human"]).mean()) for group in OTHER_GROUPS}
+    return {"encoded": encoded, "unlike": unlike}
 
 
 def draw(runs: list[dict]):
@@ -177,9 +161,8 @@ def draw(runs: list[dict]):
     for group, name in HACKED.items():
         encoded = [run["encoded"][group] for run in runs]
         for annotators, told in (("human", "unbiased"), (group, "like it")):
-            of_labels = [100 * of_run["labels"][annotators] for of_run in encoded]
-            chosen[f"{name}, {told}"] = of_labels
-        absorbed[name] = [100 * of_run["share"] for of_run in encoded]
+            chosen[f"{name}, {told}"] = [100 * seen["labels"][annotators] for seen in encoded]
+        absorbed[name] = [100 * seen["share"] for seen in encoded]
     seed_columns(labels, chosen, ("lab:human", "lab:biased") * len(HACKED), digits=0)
     labels.set(title="Labels: the answer with more of it is chosen", ylabel="% of pairs")
     seed_columns(share, absorbed, ["lab:biased"] * len(HACKED), digits=0)
