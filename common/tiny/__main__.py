@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import fmean
 
 from common import preferences as world
-from common.answers import Answers, read_answers
 from common.models import load_causal_lm, quiet_libraries
 from common.runs import OneLineParser
 from common.sampling import sample
@@ -29,25 +28,38 @@ from common.tiny import recipe
 HERE = Path(__file__).resolve().parent
 
 
-def measure_quality(model, tokenizer) -> dict:
-    """What the SFT model does on held-out prompts: greedy and sampled answers, and judging."""
-    test = world.questions("test", unseen=None)
+def measure_quality(folder: Path) -> dict:
+    """What the stored models do: answers to held-out prompts, judging, masked answers."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    lm, test = load_causal_lm(str(folder / "tiny-gpt2")), world.questions("test", unseen=None)
     prompts = [question.prompt for question in test]
 
-    def read(n: int, temperature: float) -> Answers:
-        rows = sample(model, tokenizer, prompts, n, temperature=temperature)
-        return read_answers(prompts, [[response.text for response in row] for row in rows])
+    def read(**sampling) -> list[world.Reading]:
+        rows = zip(prompts, sample(*lm, prompts, **sampling), strict=True)
+        return [world.read_response(prompt, each.text) for prompt, row in rows for each in row]
 
-    greedy, drawn = read(1, temperature=0), read(16, temperature=1)
-    styles = Counter()
-    for prompt, row in zip(prompts, drawn.texts, strict=True):
-        styles.update(world.read_response(prompt, text).style for text in row)
+    greedy, drawn = read(temperature=0), read(n=16)
+    styles = Counter(reading.style for reading in drawn)
+    # A reward model finds right and wrong in an encoder that knows the facts, and only there: how
+    # often does it restore a masked answer, among all tokens, on training prompts?
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tiny-distilbert")
+    encoder = AutoModelForMaskedLM.from_pretrained(folder / "tiny-distilbert", dtype=torch.float32)
+    rng, hits = random.Random("encoder quality"), []
+    for row in recipe.encoder_texts(600):
+        ids, position, answer, _ = recipe.encode_question(tokenizer, *row, 1.0, rng)
+        if answer >= 0:
+            with torch.inference_mode():
+                logits = encoder(torch.tensor([ids])).logits[0, position]
+            hits.append(logits.argmax().item() == answer)
     return {
-        "greedy_on_topic": greedy.on_topic.mean(),
-        "sampled_right_of_on_topic": drawn.correct[drawn.on_topic == 1].mean(),
-        "sampled_good": drawn.good.mean(),
+        "greedy_on_topic": fmean(reading.on_topic for reading in greedy),
+        "sampled_right_of_on_topic": fmean(each.correct for each in drawn if each.on_topic),
+        "sampled_good": fmean(reading.good for reading in drawn),
         "sampled_styles": {style: styles[style] / styles.total() for style in world.STYLES},
-        **measure_judge(model, tokenizer, test),
+        **measure_judge(*lm, test),
+        "encoder_restores_answers": fmean(hits),
     }
 
 
@@ -60,7 +72,7 @@ def measure_judge(model, tokenizer, test) -> dict:
         if abs(first - second) >= 1:
             shown.append((question.prompt, *texts))
             better.append(first > second)
-    in_order = [world.judge_prompt(prompt, a, b) for prompt, a, b in shown]
+    in_order = [world.judge_prompt(*row) for row in shown]
     exchanged = [world.judge_prompt(prompt, b, a) for prompt, a, b in shown]
     forward, mass = judge_first_better(model, tokenizer, in_order)
     backward, _ = judge_first_better(model, tokenizer, exchanged)
@@ -71,44 +83,24 @@ def measure_judge(model, tokenizer, test) -> dict:
     }
 
 
-def measure_encoder(folder: Path) -> dict:
-    """How often the encoder restores a masked answer, among all tokens, on training prompts.
-
-    A reward model finds right and wrong in an encoder that knows the facts, and only there.
-    """
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
-    rng, hits = random.Random("encoder quality"), []
-    for row in recipe.encoder_texts(600):
-        ids, position, answer, _ = recipe.encode_question(tokenizer, *row, 1.0, rng)
-        if answer >= 0:
-            with torch.inference_mode():
-                logits = model(torch.tensor([ids])).logits[0, position]
-            hits.append(logits.argmax().item() == answer)
-    return {"encoder_restores_answers": fmean(hits)}
-
-
 def main() -> None:
     """Build, measure and store both models."""
     parser = OneLineParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=HERE, help="default: this folder")
     folder = parser.parse_args().output_dir
     quiet_libraries()
-    trained = {"tiny-gpt2": recipe.train_gpt2, "tiny-distilbert": recipe.train_distilbert}
-    for name, train in trained.items():
+    recipes = {"tiny-gpt2": recipe.train_gpt2, "tiny-distilbert": recipe.train_distilbert}
+    for name, train in recipes.items():
         model, tokenizer = train()
         model.half().save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     # With the plain format as its chat template, so that any tool writes prompts as here.
-    model, tokenizer = load_causal_lm(str(folder / "tiny-gpt2"))
+    _, tokenizer = load_causal_lm(str(folder / "tiny-gpt2"))
     tokenizer.save_pretrained(folder / "tiny-gpt2")
-    quality = {**measure_quality(model, tokenizer), **measure_encoder(folder / "tiny-distilbert")}
-    result = {"recipe_hash": recipe.recipe_hash(), "quality": quality}
-    (folder / "quality.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    result = {"recipe_hash": recipe.recipe_hash(), "quality": measure_quality(folder)}
+    told = json.dumps(result, indent=2)
+    (folder / "quality.json").write_text(told + "\n", encoding="utf-8")
+    print(told)
 
 
 if __name__ == "__main__":
