@@ -2,18 +2,15 @@
 
     python 05-preference-tuning/studies/reward_model_data_and_start.py  # one seed, 3 minutes
 
-Two rewards from the same SFT model and the same 1,600 pairs of unbiased annotators. Explicit: the
-model with a head that gives one number, as in InstructGPT. Implicit: log(pi / pi_ref) of a DPO
-policy. They are judged by how many pairs they put in the order of gold utility: held-out pairs of
-the same kind; pairs of facts that no training pair asks about; and, for trainings without such
-styles, pairs with an answer in an expert's tone or an echo of the user. Beside them, with 6,400
-pairs: the explicit one, and an encoder that read about the facts in its pre-training.
-
-Why can the same model tell right from wrong as DPO's reward, and hardly with a reward head? To the
-SFT model a right answer is likelier than a wrong one in nearly all pairs (`log_p`), before any
-preference is seen, and DPO's reward is a change of these very probabilities, word for word. The
-head reads one state after the last word, which never had to say whether the answer was right: it
-has to learn that comparison from the labels alone, and four times the pairs do not suffice.
+Two rewards from one SFT model and 1,600 pairs of unbiased annotators: explicit, the model with a
+head that gives one number (InstructGPT), and implicit, log(pi / pi_ref) of a DPO policy. Judged by
+how many pairs they put in the order of gold utility: held-out ones; of facts that no training pair
+asks about; of styles that no training pair shows (an expert's tone, an echo of the user). Beside
+them, with 6,400 pairs: a head, and an encoder that read about the facts in pre-training.
+Why does the implicit reward tell right from wrong, and the head hardly? The SFT model finds a right
+answer likelier than a wrong one in nearly all pairs (`log_p`), and DPO's reward is a change of
+these very probabilities. The head reads one state, which never had to say whether the answer was
+right: it has to learn that from labels alone, and four times the pairs do not suffice.
 """
 
 from functools import partial
@@ -31,11 +28,8 @@ from common.scoring import pair_logps, score_pairs
 from common.training import load_sft_model
 
 HIDDEN = {"expert", "sycophantic"}  # styles that a training does not see
-TESTS = {
-    "held": "same kind",
-    "new_facts": "new facts",
-    "new_style": "new styles",
-}  # kinds of test pairs
+# Kinds of test pairs.
+TESTS = {"held": "same kind", "new_facts": "new facts", "new_style": "new styles"}
 REWARDS = {  # colour, name
     "log_p": ("lab:other", "log p of\nSFT model,\nno labels"),
     "implicit": ("lab:dpo", "DPO's\nimplicit\nreward"),
@@ -99,11 +93,11 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "new_style": rewards_by(*trained_policy(without, seed), {"explicit": unaware}, new_style),
     }
     only_facts = np.array([only_a_fact_tells(row) for row in held])
-    facts = {way: of_way[only_facts] for way, of_way in rewards["held"].items()}
-    return {
-        "all": {test: shares_in_order(of_test) for test, of_test in rewards.items()},
-        "facts": shares_in_order(facts),
-    }
+    rewards["facts"] = {way: table[only_facts] for way, table in rewards["held"].items()}
+    shares = {}
+    for test, tables in rewards.items():
+        shares[test] = {way: float(pair_hits(table).mean()) for way, table in tables.items()}
+    return {"facts": shares.pop("facts"), "all": shares}
 
 
 def shows_hidden(row: dict) -> bool:
@@ -114,11 +108,6 @@ def shows_hidden(row: dict) -> bool:
 def only_a_fact_tells(row: dict) -> bool:
     """Whether a pair in gold order has a right and a wrong answer, and both are concise."""
     return (row["chosen_style"], row["rejected_style"]) == ("concise", "wrong")
-
-
-def shares_in_order(rewards: dict[str, np.ndarray]) -> dict[str, float]:
-    """By each way the share of pairs in gold order whose first answer gets more; (N, 2)."""
-    return {way: float(pair_hits(of_way).mean()) for way, of_way in rewards.items()}
 
 
 def trained_policy(pairs: list[dict], seed: int) -> tuple:
