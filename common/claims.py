@@ -90,9 +90,6 @@ def where_true(borders: Sequence[float | None]) -> str:
     return f"above {low:g}" if high is None else f"between {low:g} and {high:g}"
 
 
-# --- Many claims, and claims that are left open ---
-
-
 def discoveries(claims: Sequence[dict], rate: float = 0.05) -> set[str]:
     """The ids of judged claims that stand at a false-discovery rate (Benjamini, Hochberg 1995).
 
@@ -101,18 +98,17 @@ def discoveries(claims: Sequence[dict], rate: float = 0.05) -> set[str]:
     the interval implies them. Undecided claims count among the tests; "no difference" does not,
     since it is told by another test.
     """
-    tested = [claim for claim in claims if claim["ci95"] and claim["verdict"] != "no difference"]
-    ranked = sorted((_p_value(claim), claim["id"]) for claim in tested)
-    low = [k for k, (p, _) in enumerate(ranked, start=1) if p <= rate * k / len(ranked)]
-    return {name for _, name in ranked[: max(low, default=0)]}
-
-
-def _p_value(claim: dict) -> float:
-    low, high = claim["ci95"]
-    distance = min(abs(border - claim["mean"]) for border in claim["true"] if border is not None)
-    if low == high:
-        return float(distance == 0)
-    return 2 * NormalDist().cdf(-distance * 2 * Z95 / (high - low))
+    ranked = []
+    for claim in claims:
+        if claim["ci95"] and claim["verdict"] != "no difference":
+            low, high = claim["ci95"]
+            borders = [border for border in claim["true"] if border is not None]
+            distance = min(abs(border - claim["mean"]) for border in borders)
+            errors = distance * 2 * Z95 / ((high - low) or 1e-12)  # equal seeds have no width
+            ranked.append((2 * NormalDist().cdf(-errors), claim["id"]))
+    ranked.sort()
+    stand = [k for k, (p, _) in enumerate(ranked, start=1) if p <= rate * k / len(ranked)]
+    return {name for _, name in ranked[: max(stand, default=0)]}
 
 
 # --- The run of a study ---
@@ -134,20 +130,15 @@ def run_study(claims: Sequence[Claim], measure: Callable, draw: Callable) -> Non
 
 def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: Callable) -> None:
     args = study_parser(script).parse_args()
-    if len(set(args.seeds)) < len(args.seeds):
-        raise runs.UserError("--seeds: the same seed twice would count one run as two")
     OUTPUT["folder"] = args.output_dir
     name = script.stem + ("-smoke" if args.smoke else "")
     folder = args.output_dir / "studies"
-    saved = folder / f"{name}.json"
-    committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
-    if args.claims:
-        own = read_json(saved)
-        tell_claims(own if len(own.get("seeds", ())) >= FEWEST else committed or own)
-        return
     check_writable(folder)
     check_results(folder, name)
-    code, parts = code_hash(), {seed: folder / name / f"seed-{seed}.json" for seed in args.seeds}
+    lessons, common = script.resolve().parents[1], runs.ROOT / "common"
+    files = sorted([script.resolve(), *lessons.glob("*.py"), *common.glob("*.py")])
+    code = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    parts = {seed: folder / name / f"seed-{seed}.json" for seed in args.seeds}
     todo = [seed for seed, part in parts.items() if read_json(part).get("code") != code]
     if len(parts) > 1:
         flags = ["--part", "--output-dir", args.output_dir, *(["--smoke"] if args.smoke else [])]
@@ -164,31 +155,22 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
         return
     published = read_json(script.parent / "published.json")  # by the id of a claim
     results = sum_up(script.name, list(map(read_json, parts.values())), claims, published)
+    saved, figure = (folder / f"{name}.{end}" for end in ("json", "png"))
     write_json(saved, results)
-    figure = saved.with_suffix(".png")
     save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
-    print_claims(results, committed)
+    print_claims(results, read_json(runs.COMMITTED / "studies" / f"{script.stem}.json"))
     print(f"\nwrote {figure}, {saved}   ({results['wall_seconds']:.0f} s a seed)")
 
 
 def study_parser(script: Path) -> argparse.ArgumentParser:
-    """--seeds, --jobs, --claims, and what all scripts have."""
+    """--seeds, --jobs, and what all scripts have."""
     parser = runs.bare_parser(script, sys.modules["__main__"].__doc__)
     seed = runs.whole_number(0)
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="default: 0")
     jobs = "seeds side by side, one thread each; default: as many as there are cores"
     parser.add_argument("--jobs", type=runs.whole_number(1), default=os.cpu_count(), help=jobs)
-    listed = "list what is claimed and what was found, from the saved results"
-    parser.add_argument("--claims", action="store_true", help=listed)
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     return parser
-
-
-def code_hash() -> str:
-    """A hash of the study that runs, and of what it may import: the lessons and common."""
-    script = Path(sys.argv[0]).resolve()
-    files = [script, *script.parents[1].glob("*.py"), *(runs.ROOT / "common").glob("*.py")]
-    return sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
 def sum_up(script: str, parts: list[dict], claims: Sequence[Claim], published: dict) -> dict:
@@ -215,14 +197,14 @@ def sum_up(script: str, parts: list[dict], claims: Sequence[Claim], published: d
 def print_claims(results: dict, committed: dict) -> None:
     """Every claim with what this run measured, and the verdict: from five seeds on its own."""
     own = len(results["seeds"]) >= FEWEST
-    over = {claim["id"]: claim for claim in committed.get("claims", ())}
+    source = results if own else committed
+    known = {claim["id"]: claim["verdict"] for claim in source.get("claims", ())}
     print(f"\n{'claim':<58} {name_seeds(results['seeds']):<20} verdict")
     for claim in results["claims"]:
-        known = claim if own else over.get(claim["id"])
-        found = known["verdict"] if known else "undecided: too few seeds"
+        found = known.get(claim["id"], "undecided: too few seeds")
         told = interval(claim) if own else f"{claim['mean']:.2f}"
         print(f"{shorten(claim['says'], 58, placeholder=' ...'):<58} {told:<20} {found}")
-    if not own and over:
+    if not own and known:
         seeds = name_seeds(committed["seeds"])
         print(f"verdicts: of the committed run, {seeds}; fewer than {FEWEST} seeds decide nothing")
 
@@ -232,19 +214,6 @@ def name_seeds(seeds: Sequence[int]) -> str:
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def tell_claims(results: dict) -> None:
-    """Every claim with what was measured, where it is true, and what was found and published."""
-    if not results:
-        raise runs.UserError("no results yet; run the study without --claims first")
-    print(f"measured: {name_seeds(results['seeds'])}")
-    for claim in results["claims"]:
-        print(f"\n{claim['says']}")
-        print(f"  measured   {claim['measured']}; true {where_true(claim['true'])}")
-        print(f"  predicted  {claim['predicted']}")
-        print(f"  found      {interval(claim, 3)}: {claim['verdict']}")
-        print(f"  published  {claim['published'] or 'nothing found'}")
 
 
 def link_papers(text: str) -> str:
