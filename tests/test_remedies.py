@@ -101,24 +101,27 @@ def test_control_sees_through_a_judge_of_length(k):
     difference = np.random.default_rng(0).normal(5, 6, 4000)
     wins = 1 / (1 + np.exp(-k * difference))
     assert wins.mean() > 0.7
-    assert study.win_rate_at_equal_length(wins, difference) == pytest.approx(0.5, abs=0.03)
+    inflation = study.inflation_by_length(wins, difference)
+    assert inflation == pytest.approx(wins.mean() - 0.5, abs=0.03)
 
 
 def test_control_leaves_a_judge_of_quality():
     rng = np.random.default_rng(0)
     wins, difference = (rng.random(8000) < 0.7).astype(float), rng.normal(5, 6, 8000)
-    rate = study.win_rate_at_equal_length(wins, difference)
-    assert rate == pytest.approx(0.7, abs=0.03)
-    mirrored = study.win_rate_at_equal_length(1 - wins, -difference)
-    assert mirrored == pytest.approx(1 - rate, abs=1e-9)
-    only_counts = study.win_rate_at_equal_length((difference > 0).astype(float), difference)
+    inflation = study.inflation_by_length(wins, difference)
+    assert wins.mean() - inflation == pytest.approx(0.7, abs=0.03)
+    mirrored = study.inflation_by_length(1 - wins, -difference)
+    assert mirrored == pytest.approx(-inflation, abs=1e-9)
+    longer_wins = (difference > 0).astype(float)
+    only_counts = longer_wins.mean() - study.inflation_by_length(longer_wins, difference)
     assert 0.05 < only_counts < 0.95  # finite
 
 
 def test_ties_count_half_and_what_length_won_is_taken_off():
-    rewards, lengths = np.array([[1.0, 0.0], [2.0, -1.0]]), np.array([[5.0, 5.0], [0.0, 0.0]])
-    found = study.inflation_by_length(rewards, lengths)
+    wins = study.pair_hits(np.array([[1.0, 0.0], [2.0, 2.0], [2.0, 0.0], [-1.0, 0.0]]))
+    assert wins.tolist() == [1, 0.5, 1, 0]
     # 2.5 of 4 are won. At equal length one answer wins and one loses, 5 words more win 3/4.
+    found = study.inflation_by_length(wins, np.array([5.0, 5.0, 0.0, 0.0]))
     assert found == pytest.approx(0.625 - 0.5, abs=0.01)
 
 

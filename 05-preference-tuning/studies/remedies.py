@@ -1,14 +1,11 @@
 """Remedies: what gives back the quality that is lost to a flawed reward, and what does it cost?
 
-    python 05-preference-tuning/studies/remedies.py  # one seed, 4 minutes
+    python 05-preference-tuning/studies/remedies.py  # one seed, 1.5 minutes after three_hacks.py
 
-The setting is that of three_hacks.py, whose models are used again where they are there: annotators
-who prefer long answers, an expert's tone, or agreement; their reward models choose the best of 64
-answers, and DPO trains on their labels. Each remedy is measured as gold utility with it minus
-without it: a table of remedies by hacks. Its last column says what a remedy costs who did not need
-it: the same with annotators who have no bias. (Remedies that bring in other annotators bring in
-their biases.)
-
+The setting is that of three_hacks.py, whose models are used again where they are there (without
+them it takes a minute more). Each remedy is measured as gold utility with it minus without it: a
+table of remedies by hacks. Its last column says what a remedy costs who did not need it: the same
+with annotators who have no bias. (Remedies that bring in other annotators bring in their biases.)
 A judge who prefers length can be hacked, too: one claim is about the win rate that it reports, and
 the one that it would report between answers of equal length.
 """
@@ -21,7 +18,7 @@ import numpy as np
 from best_of_n import best_of_n_curve
 from dpo_trainer import dpo_policy
 from reward_hacking import HACKS, pairs_labelled_by, per_word, worst_case
-from reward_model import reward_model_in
+from reward_model import pair_hits, reward_model_in
 
 from common import figures
 from common.answers import Answers, sample_answers
@@ -42,6 +39,7 @@ REMEDIES = {
     "strong_kl": "DPO: 5 times beta",
 }
 GROUPS = (*BIASES, "human")  # columns; "human" has no bias
+TWO_GROUPS = ("length", "human")  # on which the remedies that need trainings of their own are tried
 MEMBERS = (2, 3)  # of an ensemble of the same labels, beside the group's own reward model
 LEVELS = (-10, -5, 0, 5, 10)  # mean rewards at which reward / words is tried
 BETA, TIMES = 0.3, 5  # the KL term as a remedy: so many times beta
@@ -106,26 +104,28 @@ def measure(seed: int, smoke: bool = False) -> dict:
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
     dpo = answers_by_dpo(prompts, seed, smoke)
     gold = {name: float(answered.gold.mean()) for name, answered in dpo.items()}
-    liked = score_texts(judges["length"], prompts, dpo["length"].texts) - rewards["length"][:, :4]
+    liked = score_texts(judges["length"], prompts, dpo["length"].texts), rewards["length"][:, :4]
+    wins = pair_hits(np.stack(liked, axis=-1).reshape(-1, 2))
     longer = dpo["length"].words - pool.words[:, :4]
     return {
         **compare_choices(rewards, pool, n),
         "mixed_dpo": {group: gold["mixed"] - gold[group] for group in GROUPS},
-        "strong_kl": {g: gold[f"strong_kl_{g}"] - gold[g] for g in ("length", "human")},
-        "win_rate_inflation": inflation_by_length(liked, longer),
+        "strong_kl": {group: gold[f"strong_kl_{group}"] - gold[group] for group in TWO_GROUPS},
+        "win_rate_inflation": inflation_by_length(wins, longer.ravel()),
     }
 
 
 def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
     """A (reward model, tokenizer) for each group and for mixed labels, and members of ensembles."""
-    arms = {name: (name, seed) for name in (*GROUPS, "mixed")}
-    for group in ("length", "human"):  # other random starts of the head, other orders of the pairs
-        arms |= {f"{group}_{k}": (group, seed + 1000 * (k - 1)) for k in MEMBERS}
-    judges = {}
-    for name, (group, its_seed) in arms.items():
-        pairs = pairs_labelled_by(group, 32 if smoke else 1200, seed)
-        place = study_folder(seed, smoke) / f"wrong_users_{name}"
-        judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
+    count, judges = 32 if smoke else 1200, {}
+    for group in (*GROUPS, "mixed"):
+        pairs = pairs_labelled_by(group, count, seed)
+        its_seeds = {group: seed}
+        if group in TWO_GROUPS:  # other random starts of the head, other orders of the pairs
+            its_seeds |= {f"{group}_{k}": seed + 1000 * (k - 1) for k in MEMBERS}
+        for name, its_seed in its_seeds.items():
+            place = study_folder(seed, smoke) / f"wrong_users_{name}"
+            judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
     return judges
 
 
@@ -134,14 +134,14 @@ def answers_by_dpo(prompts: list[str], seed: int, smoke: bool) -> dict[str, Answ
     count, epochs = (16, 1) if smoke else (384, 3)
     training = {"learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
     arms = {name: (name, BETA) for name in (*GROUPS, "mixed")}
-    arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in ("length", "human")}
+    arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in TWO_GROUPS}
     answered = {}
     for name, (group, beta) in arms.items():
         base, tokenizer = load_sft_model()
         pairs = pairs_labelled_by(group, count, seed)
         place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
         policy = dpo_policy(place, base, tokenizer, pairs, beta=beta, **training)
-        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed)
+        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed, with_kl=False)
     return answered
 
 
@@ -181,17 +181,8 @@ def without_length(rewards: np.ndarray, words: np.ndarray) -> np.ndarray:
     return rewards - slope * words
 
 
-def inflation_by_length(rewards: np.ndarray, lengths: np.ndarray) -> float:
+def inflation_by_length(wins: np.ndarray, lengths: np.ndarray) -> float:
     """Win rate by a judge minus what it would be between answers of equal length.
-
-    Differences (P, k) in reward and in length, ours minus theirs; ties count half.
-    """
-    wins = (1 + np.sign(rewards.ravel())) / 2
-    return float(wins.mean() - win_rate_at_equal_length(wins, lengths.ravel()))
-
-
-def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
-    """Win rate that a judge would report between answers of equal length.
 
     A logistic regression of the judge's preferences for ours (N,) in [0, 1] on tanh of the
     standardised differences in length (N,), ours minus theirs, read off at difference 0. Dubois et
@@ -206,7 +197,7 @@ def win_rate_at_equal_length(wins: np.ndarray, lengths: np.ndarray) -> float:
         hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-3 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         weights = weights - step / max(1, np.abs(step).max())
-    return float(1 / (1 + np.exp(-weights[0])))
+    return float(wins.mean() - 1 / (1 + np.exp(-weights[0])))
 
 
 def draw(runs: list[dict]):
@@ -214,19 +205,14 @@ def draw(runs: list[dict]):
     names = ("three_groups", "same_labels")
     apart, alike = (np.mean([run[name]["length"] for run in runs]) for name in names)
     title = f"Ensembles against verbosity: of three groups {apart:+.2f}, of the same labels "
-    figure, axes = figures.new_figure(1, 2, f"{title}{alike:+z.2f}", height=4.8)
-    axes[0].get_gridspec().set_width_ratios([1.7, 1])
+    figure, (table, ax) = figures.new_figure(1, 2, f"{title}{alike:+z.2f}", height=4.8)
+    table.get_gridspec().set_width_ratios([1.7, 1])
     hacks = {hack.annotators: name for name, hack in HACKS.items()} | {"human": "unbiased"}
     values = [[[run[remedy].get(g) for g in GROUPS] for remedy in REMEDIES] for run in runs]
-    figures.draw_cells(axes[0], REMEDIES.values(), [hacks[group] for group in GROUPS], values)
-    axes[0].axvline(len(BIASES) - 0.5, color="black", lw=1)
-    axes[0].set_title("Gold utility: with the remedy minus without")
-    levels_panel(axes[1], runs)
-    return figure
-
-
-def levels_panel(ax, runs: list[dict]) -> None:
-    """The best of 64 by reward / words, with a constant added to the reward beforehand."""
+    figures.draw_cells(table, REMEDIES.values(), [hacks[group] for group in GROUPS], values)
+    table.axvline(len(BIASES) - 0.5, color="black", lw=1)
+    table.set_title("Gold utility: with the remedy minus without")
+    # The best of 64 by reward / words, with a constant added to the reward beforehand.
     figures.seed_lines(ax, LEVELS, [run["levels"] for run in runs], "lab:gold", "reward / words")
     for name, label, color in (
         ("shortest", "the shortest of 64", "lab:best_of_n"),
@@ -237,6 +223,7 @@ def levels_panel(ax, runs: list[dict]) -> None:
     ax.set(title="Verbosity: the level decides", ylabel=figures.GOLD)
     ax.set_xlabel("mean of the reward, which is free")
     figures.legend_below(ax)
+    return figure
 
 
 if __name__ == "__main__":
