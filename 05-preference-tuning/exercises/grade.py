@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-DIGITS = {4: 1e-3, 8: 1e-6}  # relative tolerance by bytes of a number: float32, float64
 SECONDS_OF_A_FORMULA = 10  # for each of its cases
 
 
@@ -55,38 +54,31 @@ def grade(exercise: Exercise, folder: Path) -> Graded:
     file = folder / f"{exercise.file}.py"
     try:
         return compare(exercise, load_function(file, exercise.right.__name__), file)
-    except NotBegun:
-        return Graded("not begun")
     except Failed as error:
-        return Graded("wrong", f"it {error}")
+        return Graded(*error.args)
 
 
 def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
-    """What is said of a function. Raises Failed where it raises, NotBegun for a gap."""
-    rows, faults = [], []
+    """What is said of a function. Raises Failed where it is a gap, raises, or does not end.
+
+    A mistake is named that gives what was given wherever that is finite. So it has its name also
+    where an exp overflows besides.
+    """
+    faults, finite = [], []
     for case in exercise.cases:
         right = outcome_of(exercise.right, case, exercise.trained)
         theirs = outcome_of(function, case, exercise.trained, file)
-        rows.append((case, theirs))
         fault = difference(right, theirs)
         faults += [f"it {fault}, for {shown(case)}"] if fault else []
+        if all(np.isfinite(array).all() for array in theirs.values.values()):
+            finite.append((case, theirs))
     if not faults:
         return Graded("right")
-    names = (name for name in exercise.mistakes if is_mistake(exercise, name, rows))
-    return Graded("wrong", next(names, faults[0]))
-
-
-def is_mistake(exercise: Exercise, name: str, rows: Sequence[tuple]) -> bool:
-    """Whether a named mistake gives what was given, wherever that is finite.
-
-    So a mistake has its name also where an exp overflows besides.
-    """
-    compared = []
-    for case, theirs in rows:
-        if all(np.isfinite(array).all() for array in theirs.values.values()):
-            mistaken = outcome_of(exercise.mistakes[name], case, exercise.trained)
-            compared.append(difference(mistaken, theirs))
-    return bool(compared) and not any(compared)
+    for name, mistake in exercise.mistakes.items():
+        mistaken = ((outcome_of(mistake, case, exercise.trained), given) for case, given in finite)
+        if finite and not any(difference(*outcomes) for outcomes in mistaken):
+            return Graded("wrong", name)
+    return Graded("wrong", faults[0])
 
 
 # --- What a function gives ---
@@ -98,20 +90,18 @@ def outcome_of(
     """What a function makes of copies of the inputs. Raises Failed where that is no array."""
     inputs, gradients = copy.deepcopy(case), None
     leaves = [inputs[name].requires_grad_(True) for name in trained]
-    try:
-        with careful(file, SECONDS_OF_A_FORMULA):
-            answer = function(*inputs.values())
-            if getattr(answer, "requires_grad", False):
-                unused = {"allow_unused": True, "materialize_grads": True}
-                found = torch.autograd.grad(answer.sum(), leaves, **unused) if leaves else ()
-                gradients = dict(zip(trained, map(as_array, found), strict=True))
-    except Failed as error:
-        raise Failed(f"{error}, for {shown(case)}") from None
+    with careful(file, SECONDS_OF_A_FORMULA, f", for {shown(case)}"):
+        answer = function(*inputs.values())
+        if getattr(answer, "requires_grad", False):
+            unused = {"allow_unused": True, "materialize_grads": True}
+            found = torch.autograd.grad(answer.sum(), leaves, **unused) if leaves else ()
+            gradients = dict(zip(trained, map(as_array, found), strict=True))
     parts = answer if isinstance(answer, dict) else {"": answer}
     values = {str(name): as_array(part) for name, part in parts.items()}
     if any(array.dtype.kind not in "biuf" for array in values.values()):
         told = f"a {type(answer).__name__}, which is no array of numbers"
-        raise Failed(f"returns {'None: is there a return?' if answer is None else told}")
+        told = "None: is there a return?" if answer is None else told
+        raise Failed("wrong", f"it returns {told}")
     return Outcome(values, gradients)
 
 
@@ -125,22 +115,28 @@ def as_array(value) -> np.ndarray:
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays of the same shape hold nearly the same numbers."""
-    digits = DIGITS.get(one.dtype.itemsize, DIGITS[8])
-    return np.allclose(one, other, rtol=digits, atol=1e-9, equal_nan=True)
+    tolerance = 1e-3 if one.dtype == np.float32 else 1e-6
+    return np.allclose(one, other, rtol=tolerance, atol=1e-9, equal_nan=True)
 
 
-# --- In words: each goes on from "it ..." ---
+# --- In words ---
 
 
 def difference(right: Outcome, theirs: Outcome) -> str | None:
-    """What is wrong with an outcome, in a few words; None where nothing is."""
+    """What is wrong with an outcome, in words that go on from "it ..."; None where nothing is."""
     if right.values.keys() != theirs.values.keys():
         given, wanted = (", ".join(each.values) or "one array" for each in (theirs, right))
         return f"returns {given} where {wanted} is right"
     for name, wanted in right.values.items():
-        fault = difference_of_arrays(wanted, theirs.values[name])
-        if fault:
-            return f"{fault}, in {name}" if name else fault
+        given, where = theirs.values[name], f", in {name}" if name else ""
+        if given.shape != wanted.shape:
+            return f"returns shape {given.shape} where {wanted.shape} is right{where}"
+        if not same(wanted, given):
+            overflow = np.isfinite(wanted).all() and not np.isfinite(given).all()
+            why = ": an exp overflows or a log meets 0" if overflow else ""
+            return f"gives {in_digits(given)}, right is {in_digits(wanted)}{why}{where}"
+        if given.dtype.kind == "f" and given.dtype.itemsize < wanted.dtype.itemsize:
+            return f"returns {given.dtype} where {wanted.dtype} came in{where}"
     if right.gradients is not None and theirs.gradients is None:
         cut = ".detach(), .item(), float() or NumPy cuts it"
         return f"has the right values, but no gradient flows: {cut}"
@@ -148,18 +144,6 @@ def difference(right: Outcome, theirs: Outcome) -> str | None:
         if not same(gradient, theirs.gradients[name]):
             return f"has the right values, but another gradient of {name}"
     return None
-
-
-def difference_of_arrays(right: np.ndarray, theirs: np.ndarray) -> str | None:
-    """Shape, dtype, values."""
-    if theirs.shape != right.shape:
-        return f"returns shape {theirs.shape} where {right.shape} is right"
-    if same(right, theirs):
-        narrow = theirs.dtype.kind == "f" and theirs.dtype.itemsize < right.dtype.itemsize
-        return f"returns {theirs.dtype} where {right.dtype} came in" if narrow else None
-    fault = f"gives {in_digits(theirs)}, right is {in_digits(right)}"
-    overflow = np.isfinite(right).all() and not np.isfinite(theirs).all()
-    return f"{fault}: an exp overflows or a log meets 0" if overflow else fault
 
 
 def in_digits(array: np.ndarray) -> str:
@@ -177,60 +161,51 @@ def shown(case: dict) -> str:
 # --- A reader's code, run with care ---
 
 
-class Failed(Exception):
-    """A reader's code raised, or did not end: what is said of it, in one line."""
-
-
-class NotBegun(Exception):
-    """The gap is still there."""
-
-
-class _OutOfTime(BaseException):  # no `except Exception` of the reader's holds it up
-    pass
+class Failed(BaseException):  # so that no `except Exception` of the reader's holds up the alarm
+    """A reader's code is a gap, raised, or did not end: state and reason, as of Graded."""
 
 
 @contextlib.contextmanager
-def careful(file: Path, seconds: float) -> Iterator[None]:
+def careful(file: Path, seconds: float, told: str = "") -> Iterator[None]:
     """Run what is inside, for so long at most where the system has signals.
 
-    Raises NotBegun for a gap, Failed for errors.
+    Raises Failed for a gap and for errors, whose reasons end with `told`.
     """
+
+    def stop(*_) -> None:
+        raise Failed("wrong", f"it does not end: stopped after {seconds:.0f} s{told}")
 
     def set_alarm(seconds: float) -> None:
         if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, _stop)
+            signal.signal(signal.SIGALRM, stop)
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     try:
         set_alarm(seconds)
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             yield
-    except _OutOfTime:
-        raise Failed(f"does not end: stopped after {seconds:.0f} s") from None
     except (Exception, SystemExit) as error:
         if isinstance(error, NotImplementedError) and not error.args:  # torch's own says something
-            raise NotBegun from None
+            raise Failed("not begun") from None
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f"line {frame.lineno} of " for frame in frames if frame.filename == str(file)]
         said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())[:160]]))
-        raise Failed(f"raises {said} ({''.join(lines[-1:])}{file.name})") from error
+        place = f"({''.join(lines[-1:])}{file.name})"
+        raise Failed("wrong", f"it raises {said} {place}{told}") from error
     finally:
         set_alarm(0)
-
-
-def _stop(*_) -> None:
-    raise _OutOfTime
 
 
 def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
     """The function of this name in a reader's file."""
     if not file.is_file():
-        raise Failed(f"is not there: git checkout {file.name} in its folder brings it back")
+        remedy = f"git checkout {file.name} in its folder brings it back"
+        raise Failed("wrong", f"it is not there: {remedy}")
     with careful(file, seconds):
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
-        raise Failed(f"has no function {name}")
+        raise Failed("wrong", f"it has no function {name}")
     return function

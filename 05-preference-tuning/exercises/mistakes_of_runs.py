@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -96,35 +95,47 @@ def measured(file: Path, seed: int = 0, exchanged: bool = False) -> tuple[dict, 
 
 
 def grade_study(folder: Path) -> Graded:
-    """Whether what was planned can decide the question: the first item of the list that fails."""
-    file = folder / f"{STUDY}.py"
+    """Whether what was planned can decide the question."""
     try:
-        study, metrics, world = measured(file)
-        _, _, of_other_seed = measured(file, seed=1)
-        _, exchanged, _ = measured(file, exchanged=True)
-        with careful(file, 60):
-            claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
-            fault = fault_of_plan(claim, seeds) or fault_of_pairing(world, of_other_seed)
-            fault = fault or fault_of_claim(claim.of(metrics), claim.of(exchanged))
-        runs = [] if fault else [measured(file, seed)[1] for seed in seeds]
-        with careful(file, 60):
-            fault = fault or fault_of_figure(study["draw"](runs), judge(claim, runs)["ci95"])
-    except grade.NotBegun:
-        return Graded("not begun")
+        fault = fault_of_study(folder / f"{STUDY}.py")
     except grade.Failed as error:
-        return Graded("wrong", f"it {error}")
+        return Graded(*error.args)
     return Graded("wrong", fault) if fault else Graded("right")
 
 
-def fault_of_plan(claim, seeds: Sequence[int]) -> str | None:
-    """Prediction, smallest difference, seeds."""
-    if claim.predicted not in VERDICTS:
-        return f"no prediction: write one of {', '.join(VERDICTS)} before the run"
-    if not 0 < claim.smallest < 0.3:
-        return "no smallest difference, as a share: below which you would call two ranks the same"
-    if len(set(seeds)) < FEWEST:
-        return f"too few seeds: {len(set(seeds))}; with fewer than {FEWEST} an interval misleads"
-    return None
+def fault_of_study(file: Path) -> str | None:
+    """The first item of the list that fails; None where none does."""
+    study, metrics, world = measured(file)
+    _, _, of_other_seed = measured(file, seed=1)
+    _, exchanged, _ = measured(file, exchanged=True)
+    with careful(file, 60):
+        claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
+        if claim.predicted not in VERDICTS:
+            return f"no prediction: write one of {', '.join(VERDICTS)} before the run"
+        if not 0 < claim.smallest < 0.3:
+            shares = "as a share: below which you would call two ranks the same"
+            return f"no smallest difference, {shares}"
+        if (count := len(set(seeds))) < FEWEST:
+            return f"too few seeds: {count}; with fewer than {FEWEST} an interval misleads"
+        if fault := fault_of_pairing(world, of_other_seed):
+            return fault
+        value = claim.of(metrics)
+        if value == 0 or not np.isclose(value, -claim.of(exchanged)):
+            return "`of` is no difference: it is 0, or keeps its sign where the ranks are exchanged"
+        if value < 0:
+            return "`of` has the wrong sign: the larger rank minus the smaller"
+    runs = [measured(file, seed)[1] for seed in seeds]
+    with careful(file, 60):
+        figure, ends = study["draw"](runs), judge(claim, runs)["ci95"]
+        if not any(ax.get_ylabel() for ax in getattr(figure, "axes", [])):
+            return "`draw` returns no figure with a named y axis"
+        texts = figure.findobj(lambda part: hasattr(part, "get_text"))
+    told = "\n".join(text.get_text() for text in texts)
+    for times, digits in ((1, 2), (1, 3), (100, 0), (100, 1)):
+        low, high = (re.escape(f"{times * end:.{digits}f}") for end in ends)
+        if re.search(rf"{low}\D{{1,6}}{high}", told):
+            return None
+    return "no interval: write in the figure that of the differences, t_interval over the seeds"
 
 
 def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
@@ -145,22 +156,3 @@ def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
         if of_other_seed.trained[0][key] == first[key]:
             return f"every seed has the same {key}: the interval would not know of their luck"
     return None
-
-
-def fault_of_claim(value: float, exchanged: float) -> str | None:
-    """Whether a value is a difference, by that of trainings whose ranks are exchanged."""
-    if value == 0 or not np.isclose(value, -exchanged):
-        return "`of` is no difference: it is 0, or keeps its sign where the ranks are exchanged"
-    return "`of` has the wrong sign: the larger rank minus the smaller" if value < 0 else None
-
-
-def fault_of_figure(figure, ends: Sequence[float]) -> str | None:
-    """Whether the axes have names, and the interval (low, high) of the differences is told."""
-    if not any(ax.get_ylabel() for ax in getattr(figure, "axes", [])):
-        return "`draw` returns no figure with a named y axis"
-    told = "\n".join(part.get_text() for part in figure.findobj(lambda x: hasattr(x, "get_text")))
-    for times, digits in ((1, 2), (1, 3), (100, 0), (100, 1)):
-        low, high = (re.escape(f"{times * end:.{digits}f}") for end in ends)
-        if re.search(rf"{low}\D{{1,6}}{high}", told):
-            return None
-    return "no interval: write in the figure that of the differences, t_interval over the seeds"

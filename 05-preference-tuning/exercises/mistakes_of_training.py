@@ -16,7 +16,6 @@ import torch
 from dpo_trainer import lora_config, train_dpo
 from grade import Exercise, Graded, careful
 from mistakes_of_losses import OF_LOGITS, answer_logps
-from torch.nn.utils.rnn import pad_sequence
 
 from common import runs
 from common.answers import sample_answers
@@ -48,10 +47,9 @@ def grade_training(folder: Path) -> Graded:
         train = grade.load_function(file, "train_dpo")
         fault = fault_of_steps(train, file)
         return Graded("wrong", f"train_dpo: {fault}") if fault else judge_training(train, file)
-    except grade.NotBegun:
-        return Graded("not begun", begun)
     except grade.Failed as error:
-        return Graded("wrong", f"it {error}")
+        state, reason = Graded(*error.args)
+        return Graded(state, reason or begun)
 
 
 def exercise_on_logps(model, tokenizer) -> Exercise:
@@ -61,9 +59,8 @@ def exercise_on_logps(model, tokenizer) -> Exercise:
     case["responses"] = [row["chosen"] for row in pairs]
     asked = [encode_prompt(tokenizer, prompt) for prompt in case["prompts"]]
     told = [encode_response(tokenizer, response) for response in case["responses"]]
-    rows = [torch.tensor(a + b) for a, b in zip(asked, told, strict=True)]
-    ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    rows = {"input_ids": [a + b for a, b in zip(asked, told, strict=True)]}
+    ids, mask = tokenizer.pad(rows, padding_side="right", return_tensors="pt").values()
     without_eos = torch.nn.functional.pad(mask[:, 1:], (0, 1))
     logits, lengths = model(ids, attention_mask=mask).logits, torch.tensor([len(a) for a in asked])
 
@@ -137,10 +134,20 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
     before = [weight.detach().clone() for weight in policy.parameters()]
     with careful(file, 120):
         losses = train(policy, tokenizer, pairs * STEPS, **SETTINGS_OF_DPO, batch_size=BATCH)
-    moved = not all(map(torch.equal, before, policy.parameters()))
-    fault = fault_at_sight(grade.as_array([] if losses is None else losses), moved)
-    if fault:
-        return fault
+    losses = grade.as_array([] if losses is None else losses)
+    if losses.shape != (STEPS,) or losses.dtype.kind != "f":
+        return f"returns {losses.size} losses for {STEPS} steps: append loss.item() in each"
+    if not np.isfinite(losses).all():
+        return f"a loss is not finite: {grade.in_digits(losses)}"
+    if all(map(torch.equal, before, policy.parameters())):
+        return "no weight has changed: backward, optimizer.step or schedule.step is missing"
+    if equal_nats(losses[0], BATCH * math.log(2)):
+        return "a sum over the batch for a mean: the first loss is 8 ln 2"
+    if not equal_nats(losses[0], math.log(2)):
+        why = "policy and reference are still the same, so that it is ln 2"
+        return f"the first loss is {losses[0]:.4f}; {why}: are all four log-probabilities in it?"
+    if equal_nats(losses, math.log(2)):
+        return "the loss stays ln 2 though weights change: the reference moves with the policy"
     theirs, right = trace_of(losses, policy.eval(), tokenizer, pairs), trace_of_trl(pairs)
     if equal_nats(theirs, right):
         return None
@@ -150,24 +157,6 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
     step = next(k for k in range(len(right)) if not equal_nats(theirs[k], right[k]))
     what = f"the loss of step {step + 1}" if step < STEPS else "a pair's gap at the end"
     return f"{what} is {theirs[step]:.4f}, TRL's is {right[step]:.4f}"
-
-
-def fault_at_sight(losses: np.ndarray, moved: bool) -> str | None:
-    """What a look at the losses tells; `moved`: whether any weight has changed."""
-    if losses.shape != (STEPS,) or losses.dtype.kind != "f":
-        return f"returns {losses.size} losses for {STEPS} steps: append loss.item() in each"
-    if not np.isfinite(losses).all():
-        return f"a loss is not finite: {grade.in_digits(losses)}"
-    if not moved:
-        return "no weight has changed: backward, optimizer.step or schedule.step is missing"
-    if equal_nats(losses[0], BATCH * math.log(2)):
-        return "a sum over the batch for a mean: the first loss is 8 ln 2"
-    if not equal_nats(losses[0], math.log(2)):
-        why = "policy and reference are still the same, so that it is ln 2"
-        return f"the first loss is {losses[0]:.4f}; {why}: are all four log-probabilities in it?"
-    if equal_nats(losses, math.log(2)):
-        return "the loss stays ln 2 though weights change: the reference moves with the policy"
-    return None
 
 
 def judge_training(train: Callable, file: Path) -> Graded:
