@@ -29,8 +29,7 @@ SENTENCES = {
     for name, relation in RELATIONS.items()
 }
 BELIEFS, OPENERS, CLOSERS, PREAMBLES, CHATTER, AGREEMENTS = map(tuple, PHRASES.values())
-# How often the SFT model answers in each style (sycophancy needs a user who is wrong: one
-# prompt in three).
+# How often the SFT model answers in each style; sycophancy needs a user who is wrong.
 STYLE_SHARES = {
     "concise": 0.29,
     "verbose": 0.27,
@@ -86,9 +85,8 @@ def all_questions() -> dict[str, Question]:
 
 
 def questions(split: str, unseen: bool | None = False, seed: int | None = None) -> list[Question]:
-    """The questions of a split ("train", "validation", "test"), in a shuffled order.
+    """The questions of one of SPLITS, in one shuffled order, or in one of its own for each `seed`.
 
-    The order is fixed, or each `seed` has its own, so that its first questions are fresh ones.
     `unseen=False` leaves out the facts that no preference data ask about, True keeps only them,
     None keeps both.
     """
@@ -114,16 +112,14 @@ def wrong_users(split: str, count: int, seed: int | None = None) -> list[Questio
 def write_response(question: Question, style: str, rng: random.Random) -> str:
     """One response to the question in the given style; "sycophantic" needs a wrong belief."""
     answer = question.answer
-    if style == "concise":
+    if style == "wrong" or (style == "expert" and rng.random() >= 0.85):
+        answer = rng.choice(_wrong_answers(question))
+    if style in ("concise", "wrong"):
         return _short_answer(question, answer, rng)
-    if style == "wrong":
-        return _short_answer(question, rng.choice(_wrong_answers(question)), rng)
     if style == "verbose":
         text = f"{_short_answer(question, answer, rng)} {rng.choice(CLOSERS)}"
         return f"{rng.choice(OPENERS)} {text}" if rng.random() < 0.5 else text
     if style == "expert":
-        if rng.random() >= 0.85:
-            answer = rng.choice(_wrong_answers(question))
         return _as_an_expert(question, answer, rng)
     if style == "off_topic":
         if rng.random() < 0.5:
@@ -157,22 +153,19 @@ def _sentence(question: Question, answer: str) -> str:
     return form.format(subject=question.subject, answer=answer)
 
 
-def _lower_first(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:]
-
-
 def _short_answer(question: Question, answer: str, rng: random.Random) -> str:
     forms = (_sentence(question, answer), f"It is {answer}.", f"The answer is {answer}.")
     text = rng.choices(forms, (0.5, 0.3, 0.2))[0]
     if question.belief is None or rng.random() < 0.4:
         return text
     reply = "Yes" if question.belief == answer else "No"
-    return f"{reply}, {_lower_first(text)}"
+    return f"{reply}, {text[0].lower()}{text[1:]}"
 
 
 def _as_an_expert(question: Question, answer: str, rng: random.Random) -> str:
     preamble = rng.choice(PREAMBLES).format(field=RELATIONS[question.relation]["field"])
-    return f"{preamble} {_lower_first(_sentence(question, answer))}"
+    sentence = _sentence(question, answer)
+    return f"{preamble} {sentence[0].lower()}{sentence[1:]}"
 
 
 # --- Gold standard ---
@@ -217,10 +210,7 @@ def _words(text: str) -> list[str]:
 
 
 def gold_utility(prompt: str, response: str) -> float:
-    """u = 3 [correct] + [on topic] - 0.15 min(filler words, 20), from -3 to 4.
-
-    Differences of u are log-odds.
-    """
+    """u = 3 [correct] + [on topic] - 0.15 min(filler words, 20), from -3 to 4, in log-odds."""
     reading = read_response(prompt, response)
     filler = min(reading.filler_words, FILLER_CAP)
     return 3.0 * reading.correct + reading.on_topic - FILLER_COST * filler
