@@ -3,16 +3,13 @@
     python 05-preference-tuning/studies/three_hacks.py  # one seed, 2 minutes
 
 Annotators who prefer long answers, an expert's tone, or agreement with the user label the same
-pairs as unbiased ones. Their reward models choose the best of n answers of the SFT model, and DPO
-trains on their labels. In every question the user is wrong, so that all three hacks are open. Each
-step is measured for each hack: a table of cells, and a claim for a row, the mean of its three. (How
-much of a bias is in the reward model: what_a_reward_model_absorbs.py.)
-
-How strong must a bias be? The liking for length is planted in the reward in ten strengths, exactly
-and without training: gold utility plus so many log-odds for each word of filler, whose true worth
-is -0.15. Three strengths are trained as well. Where quality rises and falls, a law is fitted to
-small n and judged by what it foretells of n = 64. And: does a reward without a bias, but with an
-error, do the same?
+pairs as unbiased ones; in all questions the user is wrong, so that each can be hacked. Their reward
+models choose the best of n answers of the SFT model, and DPO trains on their labels: a table of
+steps by hacks, and claims on means of its rows. How strong must a bias be? The liking for length is
+also planted in the reward in ten strengths: gold utility plus so many log-odds for each word of
+filler, whose true worth is -0.15. Three strengths are trained as well. Where quality rises and
+falls, a law is fitted to small n and judged by what it foretells of n = 64. And: does a reward
+without a bias, but with an error, do the same?
 """
 
 from functools import partial
@@ -86,7 +83,7 @@ CLAIMS = (
         "mere_noise_is_overoptimised",
         "an error of the reward without a bias is exploited, too",
         f"{LATE_LOSS}, log-odds, by gold utility plus an error of sd 6 for each text",
-        of=lambda m: m["error_falls"],
+        of=lambda m: m["chosen_harder_it_falls"]["sd_6"],
     ),
 )
 
@@ -102,56 +99,46 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts = [question.prompt for question in wrong_users("test", count, seed)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    judges, policies = train_judges(seed, smoke), train_policies(seed, smoke)
+    judges, policies = train_models(seed, smoke)
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
-    dpo = {g: sample_answers(policy, tokenizer, prompts, 4, seed) for g, policy in policies.items()}
-    gained = {
-        g: score_texts(judges[g], prompts, dpo[g].texts).mean() - rewards[g].mean() for g in BIASES
-    }
-    gold = {"sft": pool.gold.mean()} | {g: answered.gold.mean() for g, answered in dpo.items()}
+    gained, gold = {}, {"sft": pool.gold.mean()}
+    for group, policy in policies.items():
+        answered = sample_answers(policy, tokenizer, prompts, 4, seed, with_kl=False)
+        of_dpo = score_texts(judges[group], prompts, answered.texts)
+        gained[group], gold[group] = of_dpo.mean() - rewards[group].mean(), answered.gold.mean()
     ns = [k for k in AMONG if k <= n]
     rewards |= planted_rewards(prompts, pool)
     curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
     return {
         "ns": ns,
-        **cells_of_dpo(gained, gold),
+        "reward_goes_up": {g: float(gained[g]) for g in BIASES},
+        "quality_goes_down": {g: float(gold["sft"] - gold[g]) for g in BIASES},
+        "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
         **choose_harder(curves | curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
         "answers": answers_to_read(policies, judges, seed),
     }
 
 
-def cells_of_dpo(gained: dict[str, float], gold: dict[str, float]) -> dict[str, dict]:
-    """Rows of the table by hack: reward gained, and what its gold utility is below two others."""
-    return {
-        "reward_goes_up": {g: float(gained[g]) for g in BIASES},
-        "quality_goes_down": {g: float(gold["sft"] - gold[g]) for g in BIASES},
-        "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
-    }
+def train_models(seed: int, smoke: bool) -> tuple[dict, dict]:
+    """(reward models with their tokenizers, DPO's policies) on the labels of each group.
 
-
-def train_judges(seed: int, smoke: bool) -> dict[str, tuple]:
-    """A (reward model, tokenizer) of each group, and of each other strength of TRAINED."""
+    Of other strengths of the liking for length, those of TRAINED, there are reward models only.
+    """
+    few, many, epochs = (16, 32, 1) if smoke else (384, 1200, 3)
+    folder, judges, policies = study_folder(seed, smoke), {}, {}
     whose = {group: (group, None) for group in LABELLED_BY}
     whose |= {name: ("length", strength) for strength, name in TRAINED.items()}
-    judges = {}
     for name, (group, strength) in whose.items():
-        labelled = pairs_of_wrong_users(32 if smoke else 1200, group, seed, strength=strength)
-        place = study_folder(seed, smoke) / f"wrong_users_{name}"
+        labelled = pairs_of_wrong_users(many, group, seed, strength=strength)
+        place = folder / f"wrong_users_{name}"
         judges[name] = reward_model_in(place, "tiny-gpt2", labelled, seed=seed)
-    return judges
-
-
-def train_policies(seed: int, smoke: bool) -> dict:
-    """The policy of three passes of DPO over 384 pairs that each group labelled."""
-    labels, epochs = (16, 1) if smoke else (384, 3)
     training = {"beta": 0.3, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-    policies = {}
     for group in LABELLED_BY:
         base, tokenizer = load_sft_model()
-        labelled = pairs_of_wrong_users(labels, group, seed)
-        place = study_folder(seed, smoke) / f"hacked_dpo_{group}"
+        labelled = pairs_of_wrong_users(few, group, seed)
+        place = folder / f"hacked_dpo_{group}"
         policies[group] = dpo_policy(place, base, tokenizer, labelled, **training)
-    return policies
+    return judges, policies
 
 
 def planted_rewards(prompts: list[str], pool) -> dict[str, np.ndarray]:
@@ -169,17 +156,18 @@ def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
     points, texts, rewards = [], [], []
     for group, name in HACK_NAMES.items():
         points.append({"method": "DPO", "series": group, "label": name})
-        texts.append(sample_answers(policies[group], tokenizer, shown, 1, seed).texts)
-        before, after = (score_texts(judges[group], shown, of)[:, 0] for of in (first, texts[-1]))
+        last = sample_answers(policies[group], tokenizer, shown, 1, seed, with_kl=False).texts
+        before, after = (score_texts(judges[group], shown, of)[:, 0] for of in (first, last))
         rewards.append({"before": before, "after": after})
+        texts.append(last)
     return answers_of_points(shown, points, texts, rewards)
 
 
 def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
     """What the best of n gains up to its best n, and loses from there to the last.
 
-    Curves (P, len(ns)) are of gold utility: by the rewards of groups and of planted biases, and by
-    ERRORS. Where a curve of a trained reward has a hump, the law is judged by it.
+    Curves (P, len(ns)) are of gold utility. Where that by a trained reward has a hump, the law is
+    judged by it.
     """
     gains = {name: curve.mean(0) - curve.mean(0)[0] for name, curve in curves.items()}
     around = {name: around_the_best(curve) for name, curve in curves.items()}
@@ -191,7 +179,6 @@ def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
         "gains": {name: gain.tolist() for name, gain in gains.items()},
         "rises_first": {name: gained for name, (gained, _) in around.items()},
         "chosen_harder_it_falls": {name: lost for name, (_, lost) in around.items()},
-        "error_falls": around["sd_6"][1],
         "forecast_margin": float(np.mean(margins)),
     }
 
@@ -222,10 +209,8 @@ def curves_by_errors(texts: list[list[str]], gold: np.ndarray, ns: list[int], se
     for name, sd in (("sd_3", 3.0), ("sd_6", 6.0), ("of_samples", 3.0)):
         drawn = []
         for _ in range(10):
-            if name == "of_samples":
-                error = rng.normal(0, sd, gold.shape)
-            else:
-                error = noise_of_texts(texts, sd, rng)
+            of_samples = name == "of_samples"
+            error = rng.normal(0, sd, gold.shape) if of_samples else noise_of_texts(texts, sd, rng)
             drawn.append(best_of_n_curve(gold + error, gold, ns))
         curves[name] = np.mean(drawn, axis=0)
     return curves
