@@ -3,18 +3,15 @@
     python 05-preference-tuning/frontier.py
 
 collected from   six studies, each seed measured on the same 128 held-out questions: from outputs/
-                 where all of them were run, else from the committed run over eight seeds
-trained          nothing
+                 where all of them were run, else from the committed run; nothing is trained
 judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
                  against the measured KL from the SFT model, in nats
 writes           outputs/frontier.png, outputs/frontier.json
 
-Methods are compared at equal labels: one plane for what was learned from at most 768 labelled
-pairs, one for 6,400. Labels of a reward model count. All methods start from the SFT model; KL says
-how far a policy's answers have moved from it: 0 nats is not at all. No policy gains more at its KL
-than pi*, the exact optimum of gold utility, which no training sees: that is the black line.
-
-About a second. Left out: seconds and memory (studies/rl_beside_dpo.py and rlhf_objectives.py).
+Methods are compared at equal labels, those of a reward model included: one plane for at most 768
+labelled pairs, one for 6,400. KL says how far a policy's answers have moved from the SFT model,
+where all start. No policy gains more at its KL than pi*, the exact optimum of gold utility, which
+no training sees: that is the black line. Left out: computing (studies/rl_beside_dpo.py).
 """
 
 from pathlib import Path
@@ -46,12 +43,6 @@ class Method(NamedTuple):
     name: str
     series: str
     color: str
-
-    @property
-    def shown(self) -> str:
-        """Its name in the table and the bars."""
-        start = ", SFT start" if "SFT start" in self.series else ""
-        return self.name.replace("best of n", f"best of {N}") + start
 
 
 METHODS = (
@@ -153,7 +144,9 @@ def compare_methods(seeds: list[list[dict]]) -> list[dict]:
     for method in METHODS:
         points = [point_for(method, of_seed) for of_seed in seeds]
         of_seeds = [gain_and_share(*pair) for pair in zip(points, limits, strict=True)]
-        row = {"method": method.shown, "color": method.color, "budget": budget_of(points[0])}
+        shown = method.name.replace("best of n", f"best of {N}")
+        shown += ", SFT start" if "SFT start" in method.series else ""
+        row = {"method": shown, "color": method.color, "budget": budget_of(points[0])}
         row |= {"labels": points[0]["annotations"], "kl": float(np.mean([p["kl"] for p in points]))}
         for name in ("gain", "share"):
             row[name] = t_interval([of_seed[name] for of_seed in of_seeds])

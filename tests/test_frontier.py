@@ -104,9 +104,9 @@ def test_one_plane_for_each_budget_and_a_short_legend_outside_them():
     from common.figures import COLORS
 
     assert all(method.color in COLORS for method in frontier.METHODS)
-    assert len({(m.shown, m.series) for m in frontier.METHODS}) == len(frontier.METHODS)
     points = every_method()
     rows = frontier.compare_methods([points, points])
+    assert len({(row["method"], row["budget"]) for row in rows}) == len(frontier.METHODS)
     figure = frontier.draw(points, frontier.limit_curve(points), rows)
     _, gains, few, many = figure.axes
     for ax, budget in ((few, 768), (many, 6400)):
