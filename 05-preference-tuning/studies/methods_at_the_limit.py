@@ -3,13 +3,12 @@
     python 05-preference-tuning/run_all.py --studies                      # measures what it reads
     python 05-preference-tuning/studies/methods_at_the_limit.py           # a second
 
-Trains nothing: it reads what the other studies measured with the same seed, each method at its own
-KL (how far its answers have moved from the SFT model's, in nats). The limit is pi*, the policy that
-gains most gold utility (3 if right, 1 if on topic, -0.15 for a word of filler) at each KL. A method
-is judged by its share of pi*'s gain at the same KL. All learn from the same number of labelled
-pairs, 768 or 6,400: online RL and best-of-16 by a reward model of these pairs. Where a method has
-two recipes (how a reward model starts, DPO with a likelihood term), the one that was better on
-validation questions stands for it (see best_of_n_and_the_limit.py).
+Trains nothing: it reads what the other studies measured with the same seed. The limit is pi*, the
+policy that gains most gold utility (3 if right, 1 if on topic, -0.15 for a word of filler) at each
+KL (how far its answers have moved from the SFT model's, in nats). A method is judged by its share
+of pi*'s gain at its own KL. All learn from the same labelled pairs, 768 or 6,400: online RL and
+best-of-16 by a reward model of these. Of two recipes (how a reward model starts, DPO with a
+likelihood term) the one that was better on validation questions stands for the method.
 """
 
 import lessons  # noqa: F401
@@ -71,18 +70,8 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Gain and share of the limit's gain, by budget and method."""
-    points = points_of_seed(seed, smoke)
-    limit, found = limit_curve(points), {}
-    for budget, methods in SERIES.items():
-        of = {name: point_for(method, points) for name, method in methods.items()}
-        found[budget] = {name: gain_and_share(point, limit) for name, point in of.items()}
-    return {"methods": found}
-
-
-def points_of_seed(seed: int, smoke: bool) -> list[dict]:
-    """What the studies that frontier.py names measured with this seed."""
-    points = []
+    """Gain and share of the limit's gain, by budget and method, from what SOURCES measured."""
+    points, found = [], {}
     for study in SOURCES:
         name = f"{study}-smoke" if smoke else study
         path = claims.OUTPUT["folder"] / "studies" / name / f"seed-{seed}.json"
@@ -91,7 +80,11 @@ def points_of_seed(seed: int, smoke: bool) -> list[dict]:
             command = f"python 05-preference-tuning/studies/{study}.py --seeds {seed}"
             raise UserError(f"{path} is missing; {command} makes it")
         points += metrics["points"]
-    return points
+    limit = limit_curve(points)
+    for budget, methods in SERIES.items():
+        of = {name: point_for(method, points) for name, method in methods.items()}
+        found[budget] = {name: gain_and_share(point, limit) for name, point in of.items()}
+    return {"methods": found}
 
 
 def draw(runs: list[dict]):
