@@ -6,8 +6,7 @@ A bandit is one choice without further steps: here a softmax over ten answers to
 questions of rlhf_objectives.py, rewarded by an annotator who likes long answers. First PPO with the
 KL term (beta 1) and without it, for 200 updates. Then, with it, five learning rates and one to
 sixteen epochs over each batch, clipped and not: how far from the optimum does PPO end after 100
-updates? The distance is the total variation, the probability that lies elsewhere than the
-optimum's.
+updates, in total variation (the probability that lies elsewhere than the optimum's)?
 
 What this cannot tell: which settings suit a language model. Here a step is a plain gradient step on
 ten logits, without Adam, and the advantage needs no value model.
