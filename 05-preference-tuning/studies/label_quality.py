@@ -6,14 +6,13 @@ One pass of DPO over 384 pairs, labelled by people (unbiased, noisy annotators o
 people of whose labels 15 or 30 % are swapped, by a coin, or by a language model that says A or B,
 asked in both orders. Beside it two ways without pairs of labels: KTO on 768 single answers, one
 good to three bad, and SFT on the chosen answers alone. Each model gives two answers to each of 128
-held-out questions.
-
-"Agree with the gold order" is said of labels that prefer the answer of higher gold utility, among
-pairs that are no ties. Left out: training the judge.
+held-out questions. Labels agree with the gold order where they prefer the answer of higher gold
+utility; ties are left out. Left out, too: training the judge.
 """
 
 import copy
 import random
+from functools import partial
 
 import lessons  # noqa: F401
 
@@ -33,34 +32,31 @@ OF_PLANE = {  # for frontier.py, under its names
     "ai_labels": ("AI labels", "AI labels"),
 }
 
+claim_on_gold = partial(Claim, smallest=0.1)
 CLAIMS = (
-    Claim(
+    claim_on_gold(
         "data_bounds_quality",
         "the quality of the preference data bounds that of the tuning",
         "gold utility that 30 % swapped labels cost DPO in one pass",
         of=lambda m: m["gold"]["flipped_0"] - m["gold"]["flipped_30"],
-        smallest=0.1,
     ),
-    Claim(
+    claim_on_gold(
         "rlaif_is_dpo",
         "RLAIF is DPO once the labels are there",
         "gold utility gained over SFT by DPO on the labels of a language model",
         of=lambda m: m["gold"]["ai_labels"] - m["gold"]["sft"],
-        smallest=0.1,
     ),
-    Claim(
+    claim_on_gold(
         "kto_no_pairs",
         "KTO needs no pairs",
         "gold utility gained over SFT from single labels, one good to three bad",
         of=lambda m: m["gold"]["kto_singles"] - m["gold"]["sft"],
-        smallest=0.1,
     ),
-    Claim(
+    claim_on_gold(
         "more_than_sft_on_chosen",
         "comparisons teach more than the chosen answers alone",
         "gold utility of DPO minus that of SFT on the chosen answers, one pass over the same pairs",
         of=lambda m: m["gold"]["flipped_0"] - m["gold"]["sft_on_chosen"],
-        smallest=0.1,
     ),
 )
 
@@ -129,15 +125,15 @@ def draw(runs: list[dict]):
     ends = np.mean(gold["flipped_0"]), np.mean(gold["ai_labels"])
     title = "Gold utility after DPO on people's labels {:.2f}, on a language model's {:.2f}"
     figure, (quality, ways) = new_figure(1, 2, title.format(*ends))
-    for name, label, style in (
-        ("flipped_0", "people's, 0 to 30 % swapped", {"marker": "o", "color": "lab:dpo"}),
-        ("flipped_15", None, {"marker": "o", "color": "lab:dpo"}),
-        ("flipped_30", None, {"marker": "o", "color": "lab:dpo"}),
-        ("ai_labels", "a language model's", {"marker": "s", "color": "lab:ai"}),
-        ("coin", "a coin's", {"marker": "x", "color": "lab:sft"}),
+    for name, label, marker, color in (
+        ("flipped_0", "people's, 0 to 30 % swapped", "o", "lab:dpo"),
+        ("flipped_15", None, "o", "lab:dpo"),
+        ("flipped_30", None, "o", "lab:dpo"),
+        ("ai_labels", "a language model's", "s", "lab:ai"),
+        ("coin", "a coin's", "x", "lab:sft"),
     ):
         agrees = [100 * run["agreement"][name] for run in runs]
-        quality.plot(agrees, gold[name], ls="", ms=5, label=label, **style)
+        quality.plot(agrees, gold[name], marker, color=color, ms=5, label=label)
     quality.set(title="DPO by the quality of its labels", ylabel=GOLD)
     quality.set(xlabel="labels that agree with the gold order (%)")
     legend_below(quality, ncols=2)
