@@ -6,19 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 
 Z95 = 1.96  # a normal 95 % interval reaches so many standard errors to each side
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+# Two-sided 95 % quantiles of Student's t by degrees of freedom; beyond, to 0.005: Z95 + 2.5 / df.
 STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
-
-
-def student_t(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t, to 0.005."""
-    return STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else Z95 + 2.5 / freedom
 
 
 def half_width(values: Sequence[float]) -> float:
     """Half the width of the 95 % t interval of the mean of two independent values or more."""
-    count = len(values)
-    return float(student_t(count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    count, freedom = len(values), len(values) - 1
+    student_t = STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else Z95 + 2.5 / freedom
+    return float(student_t * np.std(values, ddof=1) / np.sqrt(count))
 
 
 def t_interval(values: Sequence[float]) -> dict:
@@ -71,9 +67,6 @@ def around_the_best(values: np.ndarray) -> tuple[float, float]:
         gained[other] = values[other, best] - values[other, 0]
         lost[other] = values[other, best] - values[other, -1]
     return float(gained.mean()), float(lost.mean())
-
-
-# --- In words ---
 
 
 def interval(measured: dict, digits: int = 2, unit: str = "") -> str:

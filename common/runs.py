@@ -188,9 +188,6 @@ def trained_folder(args: argparse.Namespace, name: str, without: tuple[str, ...]
     return args.output_dir / name_run(name, shared)
 
 
-# --- Scripts side by side ---
-
-
 def run_side_by_side(commands: dict[Path, Sequence], jobs: int) -> None:
     """Scripts with their flags, by the file for what each prints; `jobs` at a time, of one thread.
 
@@ -240,7 +237,7 @@ def finish(args, metrics: dict, figure, next_step: str, trained: Iterable[Path] 
 def run(main: Callable[[], object]) -> None:
     """Run a script: a UserError becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and process_count() == 1:
-        signal.signal(signal.SIGTERM, _end)  # `kill` cleans up like Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up like Ctrl-C
     streams = (sys.stdout, sys.stderr) if is_main_process() else (io.StringIO(), io.StringIO())
     try:
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
@@ -255,12 +252,8 @@ def run(main: Callable[[], object]) -> None:
         if error.args:  # a library's
             raise
         message, code = "error: a gap of this exercise is still to be filled", 2
-    except KeyboardInterrupt as error:
-        message, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
+    except KeyboardInterrupt:
+        message, code = "interrupted", 128 + signal.SIGINT
     if is_main_process():
         print(" ".join(message.split()), file=sys.stderr)
     sys.exit(code)
-
-
-def _end(number: int, frame) -> None:
-    raise KeyboardInterrupt(number)

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from common.basics import UserError
+from common.basics import in_one_line
 from common.models import autocast
 from common.preferences import SIDES, WORTH, Question, contrasts_of
 from common.prompts import (
@@ -78,15 +78,12 @@ def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarra
     The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted. A model
     without an adapter is its own reference: zeros.
     """
-
-    def read(asked: list[Prompt], responses: list[list[int]]):
-        logps = response_logps(policy, tokenizer, asked, responses)
-        with policy.disable_adapter():
-            return logps - response_logps(policy, tokenizer, asked, responses)
-
     if not hasattr(policy, "disable_adapter"):
         return np.zeros((len(prompts), len(token_ids[0])))
-    return read_once(read, prompts, token_ids)
+    read = partial(response_logps, policy, tokenizer)
+    logps = read_once(read, prompts, token_ids)
+    with policy.disable_adapter():
+        return logps - read_once(read, prompts, token_ids)
 
 
 def read_once(read: Callable, prompts: list[Prompt], answers: Sequence[Sequence]) -> np.ndarray:
@@ -189,11 +186,8 @@ def encode_for_reward(tokenizer, prompts: list[Prompt], responses: list[str], cu
         return tokenizer(texts, max_length=limit, **plain, **PADDED)
     shorten = "only_second" if cut else False
     shown = [as_text(prompt) for prompt in prompts]
-    try:
+    with in_one_line(f"a prompt leaves no room for its response in {limit} tokens"):
         return tokenizer(shown, responses, truncation=shorten, max_length=limit, **PADDED)
-    except Exception as error:  # the tokenizers library has no exception of its own
-        reason = f"a prompt leaves no room for its response in {limit} tokens"
-        raise UserError(f"{reason}: {error}") from None
 
 
 def format_answer(tokenizer, prompt: Prompt, response: str) -> str:
@@ -231,9 +225,6 @@ def contrast_rewards(model, tokenizer, questions: Sequence[Question], seed: int)
     per_unit = (more - less) / [contrast.units for contrast in asked]
     components = np.array([contrast.component for contrast in asked])
     return {name: per_unit[components == name] for name in WORTH if name in components}
-
-
-# --- Judgements ---
 
 
 def judge_first_better(model, tokenizer, judge_prompts: list[str], batch_size: int = 64) -> tuple:

@@ -16,8 +16,6 @@ from common.preferences import draw_style, questions, write_response
 from common.prompts import format_pair
 from common.saving import load_or_train
 
-SFT_STEPS = 300  # of a base model, before it is tuned on the world's pairs
-
 # --- Several processes, which share each batch of their first training ---
 
 
@@ -92,15 +90,6 @@ def pair_settings(model, epochs: int) -> dict:
     return settings
 
 
-def add_lengths(trainer) -> None:
-    """The column of lengths in tokens by which a trainer of pairs groups them, where it does."""
-    if trainer.args.train_sampling_strategy == "group_by_length":
-        rows = trainer.train_dataset
-        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
-        lengths = [len(prompt) + max(len(a), len(b)) for prompt, a, b in sides]
-        trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
-
-
 def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair):
     """Rows as TRL reads them, in messages; a data set on disk stays there."""
     from datasets import Dataset
@@ -124,7 +113,11 @@ def run_trainer(trainer, name: str, look=None, look_at=(), resume_from=None) -> 
 
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise UserError("a model cut up by FSDP or DeepSpeed cannot be looked at; use plain DDP")
-    add_lengths(trainer)
+    if trainer.args.train_sampling_strategy == "group_by_length":  # of pairs, see `pair_settings`
+        rows = trainer.train_dataset
+        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
+        lengths = [len(prompt) + max(len(a), len(b)) for prompt, a, b in sides]
+        trainer.train_dataset = rows.add_column(trainer.args.length_column_name, lengths)
     trainer.add_callback(watch(name, look, look_at))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
@@ -192,7 +185,7 @@ def load_sft_model(
     (default: 300), and kept in the output folder; on your own data it is taken as it is.
     """
     if sft_steps is None:
-        sft_steps = 0 if is_embedded(name) or own_data else SFT_STEPS
+        sft_steps = 0 if is_embedded(name) or own_data else 300
     if sft_steps:
         settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
         folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
