@@ -35,9 +35,13 @@ def graders() -> dict:
 
 def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
     """Print what is said of the exercises of these names, or of all; returns their states."""
-    known = graders()
-    states = []
-    for file in [find_exercise(name, known) for name in names] or known:
+    known, asked, states = graders(), [], []
+    for name in names:  # e08_dpo_loss, dpo_loss, e08, or the path of its file
+        found = [file for file in known if Path(name).stem in (file, *file.split("_", 1))]
+        if not found:
+            raise runs.UserError(f"no exercise {name}; there are {', '.join(known)}")
+        asked += found[:1]
+    for file in asked or known:
         graded = known[file](folder)
         states.append(graded.state)
         print(f"{file:<36}{': '.join(filter(None, graded))}", flush=True)
@@ -45,14 +49,6 @@ def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
         counts = [f"{states.count(state)} {state}" for state in ("right", "wrong", "not begun")]
         print(f"\n{', '.join(counts)}")
     return states
-
-
-def find_exercise(name: str, known: Sequence[str]) -> str:
-    """The exercise that is meant by e08_dpo_loss, dpo_loss, e08, or the path of its file."""
-    for file in known:
-        if Path(name).stem in (file, *file.split("_", 1)):
-            return file
-    raise runs.UserError(f"no exercise {name}; there are {', '.join(known)}")
 
 
 def main() -> None:

@@ -27,10 +27,6 @@ FAULTS = {  # of each run what is wrong, its pairs, beta, passes; else it is dpo
     "d3": ("reference", 1024, 0.3, 1),
     "d4": ("passes", 256, 0.01, 5),
 }
-SPOIL = {  # what is done to a pair
-    "labels": swap_sides,
-    "marks": lambda row: {**row, "chosen": "Answer: " + row["chosen"]},
-}
 OF_PAIRS = {  # what is read in held-out pairs
     "chosen": ("change of log p, chosen", "nats, held-out pairs"),
     "rejected": ("change of log p, rejected", "nats, held-out pairs"),
@@ -41,7 +37,9 @@ OF_PAIRS = {  # what is read in held-out pairs
 
 def train_badly(fault: str, count: int, beta: float, epochs: int) -> tuple[list[dict], list[dict]]:
     """(the log of every step, what is seen on the way)."""
-    spoil, looks = SPOIL.get(fault, dict), []
+    looks, spoilt = [], {"labels": swap_sides}
+    spoilt["marks"] = lambda row: {**row, "chosen": "Answer: " + row["chosen"]}
+    spoil = spoilt.get(fault, dict)
     pairs = [spoil(row) for row in make_pairs(count, seed=0)]
     held = [spoil(row) for row in make_pairs(100, "test", seed=0)]
     asked = [question.prompt for question in questions("test")[:100]]
@@ -78,10 +76,11 @@ def report(name: str, count: int, log: list[dict], before: dict, after: dict) ->
         for key, (what, unit) in OF_PAIRS.items():  # before training no pair is ranked
             rows.append((what, None if key == "ranked" else before[key], after[key], unit))
         answers.print_table(("", "before", "after"), rows)
-    said = zip(before["asked"], before["texts"], after["texts"], strict=True)
-    ten = "".join(f"- {asked}\n  - before: {old}\n  - after: {new}\n" for asked, old, new in said)
-    head = f"# {name}: what is wrong with this training?\n\n```\n{printed.getvalue().strip()}\n```"
-    return f"{head}\n\n![Curves of the run]({name}.png)\n\n{ten}"
+    text = f"# {name}: what is wrong with this training?\n\n```\n{printed.getvalue().strip()}\n```"
+    text += f"\n\n![Curves of the run]({name}.png)\n\n"
+    for asked, old, new in zip(before["asked"], before["texts"], after["texts"], strict=True):
+        text += f"- {asked}\n  - before: {old}\n  - after: {new}\n"
+    return text
 
 
 def mean_of_log(rows: list[dict]) -> tuple:
@@ -89,29 +88,25 @@ def mean_of_log(rows: list[dict]) -> tuple:
     return tuple(np.mean([row[key] for row in rows]) for key in ("loss", "rewards/accuracies"))
 
 
-def save_curves(log: list[dict], looks: list[dict], path: Path) -> None:
-    """Three panels of the lesson's figure, in few colours."""
+def main() -> None:
     from PIL import Image
 
-    figure, axes = figures.new_figure(1, 3, "The run, step by step")
-    dpo_trainer.log_panel(axes[0], log)
-    dpo_trainer.sides_panel(axes[1], looks)
-    dpo_trainer.kinds_panel(axes[2], looks)
-    for ax, title in zip(axes, ("Log", "Held-out pairs", "Answers"), strict=True):
-        ax.set(title=title, xlabel="step")
-    raw = io.BytesIO()
-    figure.savefig(raw, dpi=80)
-    few = Image.open(raw).convert("RGB").quantize(48, Image.Quantize.FASTOCTREE)
-    few.save(path, optimize=True)
-
-
-def main() -> None:
     init_compute("cpu")
     for name, (fault, count, beta, epochs) in FAULTS.items():
         log, looks = train_badly(fault, count, beta, epochs)
-        save_curves(log, looks, FOLDER / f"{name}.png")
         text = report(name, count, log, looks[0], looks[-1])
         (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
+        # Three panels of the lesson's figure, in few colours so that the file is small.
+        figure, axes = figures.new_figure(1, 3, "The run, step by step")
+        dpo_trainer.log_panel(axes[0], log)
+        dpo_trainer.sides_panel(axes[1], looks)
+        dpo_trainer.kinds_panel(axes[2], looks)
+        for ax, title in zip(axes, ("Log", "Held-out pairs", "Answers"), strict=True):
+            ax.set(title=title, xlabel="step")
+        raw = io.BytesIO()
+        figure.savefig(raw, dpi=80)
+        few = Image.open(raw).convert("RGB").quantize(48, Image.Quantize.FASTOCTREE)
+        few.save(FOLDER / f"{name}.png", optimize=True)
         loss, trained = mean_of_log(log[-12:])
         kept = {"fault": fault, "pairs": count, "steps": len(log), "loss": loss, "trained": trained}
         for when, look in (("before", looks[0]), ("after", looks[-1])):
