@@ -1,21 +1,17 @@
 """PPO's settings: which of learning rate, passes, clipping and KL term does it depend on?
 
-    python 05-preference-tuning/studies/ppo_settings.py  # one seed, 4 minutes
+    python 05-preference-tuning/studies/ppo_settings.py  # one seed, 2 minutes
 
-PPO is trained by a reward model of 6,400 pairs, with its default learning rate and with 3.3 times
-that, and with four passes (epochs) over the answers of an update or one; with the higher rate also
-without clipping. DPO is trained on 768 pairs with its default rate and with 3.3 times that, and
-with the default rate for three passes. All answer the same 128 held-out questions twice.
-
-A training may look bad because it is not finished. It counts as finished unless one of the same
-method with a higher rate or more passes, and not less of the other, gets more than 0.15 log-odds
-more gold utility on validation prompts. Stability is the range of gold utility among trainings
-that are finished. It grows with the grid, which goes to about 3.3 times the usual training in both
-methods: DPO with the higher rate and three passes, ten times as much, is not in it.
+PPO is trained by a reward model of 6,400 pairs, DPO on 768 pairs, each with its default learning
+rate and with 3.3 times that, and with fewer or more passes (epochs); PPO with the higher rate also
+without clipping. DPO with the higher rate and three passes, ten times as much, is left out. All
+answer the same 128 held-out questions twice. Stability is the range of gold utility among trainings
+that are finished: more rate or passes, and not less of the other, would not gain 0.15 log-odds on
+validation prompts.
 
 Then PPO with smaller batches is trained by a reward model of annotators who prefer long answers,
-with the KL term and without, and looked at often. The KL term makes it move less; the question is
-whether it is better once it has moved as far: gold utility is compared at equal KL.
+with the KL term and without. The KL term makes it move less; the question is whether it is better
+once it has moved as far: gold utility is compared at equal KL.
 """
 
 from pathlib import Path
@@ -89,74 +85,84 @@ def measure(seed: int, smoke: bool = False) -> dict:
     splits = {"validation": asked("validation"), "test": asked("test", seed=seed)}
     prompts = {split: [q.prompt for q in splits[split][:few]] for split in splits}
 
-    ppo, length, training = {}, {}, (prompts, seed, smoke)
-    for rate, epochs in GRID["PPO"]:
-        how = {"learning_rate": rate * PPO_RATE, "epochs": epochs}
-        ppo[rate, epochs] = ppo_looks(judges["human"], *training, how)
-    how = {"learning_rate": FAST * PPO_RATE, "epsilon": float("inf")}
-    unclipped = ppo_looks(judges["human"], *training, how)
-    pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
-    rows = {"PPO": with_finished({key: looks[-1] for key, looks in ppo.items()})}
-    rows["DPO"] = with_finished(dpo_ends(kept, pairs, prompts, seed))
-    for name, beta in KL_TERM.items():
-        length[name] = ppo_looks(judges["length"], *training, {**SMALL, "beta": beta}, n=1)
-    start = length["without"][0]
-    early = {key: looks[1]["gold"] for key, looks in ppo.items()}
-    points, kept_answers = points_of_ends(prompts["test"], length, many)
+    training = prompts, seed, smoke
+    ppo = {key: ppo_end(judges["human"], *training, *key) for key in GRID["PPO"]}
+    unclipped = ppo_end(judges["human"], *training, FAST, 4, epsilon=float("inf"))
+    dpo = {key: dpo_end(kept, *training, *key) for key in GRID["DPO"]}
+    kl_term = [kl_term_run(name, judges["length"], many, *training) for name in KL_TERM]
+    curves, points, texts, rewards = zip(*kl_term, strict=True)
+    start, passes = curves[0]["gold"][0], {}
+    for key, end in ppo.items():
+        passes[name_of(*key)] = {"step": [0, *end["path"]], "gold": [start, *end["path"].values()]}
+    four, one, fast = (passes[name_of(*key)]["gold"][1] for key in ((1, 4), (1, 1), (FAST, 1)))
     return {
-        "settings": rows,
-        "clipped": ppo[FAST, 4][-1]["gold"],
-        "unclipped": unclipped[-1]["gold"],
-        "gained_by_passes": early[1, 4] - max(early[1, 1], early[FAST, 1]),
-        "passes": {name_of(*key): curve_of([start, *looks[1:]]) for key, looks in ppo.items()},
-        "kl_term": {name: curve_of(looks) for name, looks in length.items()},
-        "kl_term_at_equal_kl": gap_at_equal_kl(*map(curve_of, length.values())),
+        "settings": {"PPO": with_finished(ppo), "DPO": with_finished(dpo)},
+        "clipped": ppo[FAST, 4]["gold"],
+        "unclipped": unclipped["gold"],
+        "gained_by_passes": four - max(one, fast),
+        "passes": passes,
+        "kl_term": dict(zip(KL_TERM, curves, strict=True)),
+        "kl_term_at_equal_kl": gap_at_equal_kl(*curves),
         "points": points,
-        "answers": kept_answers,
+        "answers": answers.answers_of_points(prompts["test"], points, texts, rewards),
     }
 
 
-def ppo_looks(judge: tuple, prompts: dict, seed: int, smoke: bool, how: dict, n: int = 2) -> list:
-    """PPO's n answers to each test prompt before, half-way (or at `look_at`) and at the end.
+def gold_of(policy, tokenizer, prompts: list[str], n: int, seed: int) -> float:
+    """Gold utility of n answers to each prompt; their KL, which takes as long, is not measured."""
+    model = policy.get_base_model()  # with the adapter in it
+    return float(answers.sample_answers(model, tokenizer, prompts, n, seed).gold.mean())
 
-    At the end also one answer to each validation prompt.
-    """
+
+def ppo_end(judge, prompts: dict, seed: int, smoke: bool, rate: float, epochs: int, **how) -> dict:
+    """Gold utility half-way through PPO and at its end, and on validation prompts."""
     model, tokenizer = load_sft_model()
-    asked, looks = [question.prompt for question in preferences.questions("train")], []
-    how = {"updates": UPDATES, **how} | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
+    asked, path = [question.prompt for question in preferences.questions("train")], {}
 
     def look(step: int, policy) -> None:
-        seen = answers.sample_answers(policy, tokenizer, prompts["test"], n, seed)
-        rewards = score_texts(judge, prompts["test"], seen.texts)[:, 0]  # of the first answers
-        looks.append({"step": step, **seen.means(), "answers": seen, "rewards": rewards})
+        if step > 0:  # before it is the SFT model's, each time
+            path[step] = gold_of(policy, tokenizer, prompts["test"], 2, seed)
 
-    how = {"look_at": (how["updates"] // 2,), **how, "look": look, "seed": seed}
-    policy, _ = train_rl(model, tokenizer, judge, asked, **how)
-    validation = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
-    looks[-1]["validation"] = float(validation.gold.mean())
-    return looks
+    how |= {"updates": 2, "prompts_per_update": 8} if smoke else {"updates": UPDATES}
+    how |= {"learning_rate": rate * PPO_RATE, "epochs": epochs, "seed": seed}
+    half = how["updates"] // 2
+    policy, _ = train_rl(model, tokenizer, judge, asked, **how, look=look, look_at=(half,))
+    validation = gold_of(policy, tokenizer, prompts["validation"], 1, seed)
+    return {"path": path, "gold": path[how["updates"]], "validation": validation}
 
 
-def dpo_ends(kept: Path, pairs: list[dict], prompts: dict, seed: int) -> dict:
-    """What DPO's answers are after each of its settings; the policies are kept in a folder."""
-    ends = {}
-    for rate, epochs in GRID["DPO"]:
-        model, tokenizer = load_sft_model()
-        how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
-        folder = kept / ("dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}")
-        policy = dpo_policy(folder, model, tokenizer, pairs, **how)
-        seen = answers.sample_answers(policy, tokenizer, prompts["test"], 2, seed)
-        validation = answers.sample_answers(policy, tokenizer, prompts["validation"], 1, seed)
-        ends[rate, epochs] = seen.means() | {"validation": float(validation.gold.mean())}
-    return ends
+def dpo_end(kept: Path, prompts: dict, seed: int, smoke: bool, rate: float, epochs: int) -> dict:
+    """Gold utility at the end of DPO, and on validation prompts; the policy is kept in a folder."""
+    model, tokenizer = load_sft_model()
+    pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
+    folder = kept / ("dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}")
+    how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
+    policy = dpo_policy(folder, model, tokenizer, pairs, **how)
+    gold = gold_of(policy, tokenizer, prompts["test"], 2, seed)
+    return {"gold": gold, "validation": gold_of(policy, tokenizer, prompts["validation"], 1, seed)}
+
+
+def kl_term_run(name: str, judge, labels: int, prompts: dict, seed: int, smoke: bool) -> tuple:
+    """(curve, point, texts, rewards) of PPO in small steps by length-biased rewards."""
+    model, tokenizer = load_sft_model()
+    asked, steps, seen = [question.prompt for question in preferences.questions("train")], [], []
+
+    def look(step: int, policy) -> None:
+        steps.append(step)
+        seen.append(answers.sample_answers(policy, tokenizer, prompts["test"], 1, seed))
+
+    how = SMALL | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
+    train_rl(model, tokenizer, judge, asked, **how, beta=KL_TERM[name], seed=seed, look=look)
+    means, first, last = [each.means() for each in seen], seen[0], seen[-1]
+    curve = {"step": steps} | {key: [each[key] for each in means] for key in ("kl", "gold")}
+    about = "PPO", f"length, {name}", f"update {steps[-1]}", last, labels
+    point = answers.point_of(*about, biased=True, beta=KL_TERM[name])
+    before, after = (score_texts(judge, prompts["test"], end.texts)[:, 0] for end in (first, last))
+    return curve, point, last.texts, {"before": before, "after": after}
 
 
 def with_finished(ends: dict[tuple, dict]) -> list[dict]:
-    """A row for each setting (rate, passes): its gold utility, and whether it is finished.
-
-    It is not where more training, of rate or passes and not less of the other, is better by
-    UNFINISHED on validation prompts.
-    """
+    """A row for each setting (rate, passes): its gold utility, and whether it is finished."""
     rows = []
     for (rate, epochs), end in ends.items():
         more = [ends[r, e]["validation"] for r, e in ends if r >= rate and e >= epochs]
@@ -168,11 +174,6 @@ def with_finished(ends: dict[tuple, dict]) -> list[dict]:
 def range_of_finished(metrics: dict, method: str) -> float:
     """Gold utility of the best training minus that of the worst, of those that are finished."""
     return float(np.ptp([row["gold"] for row in metrics["settings"][method] if row["finished"]]))
-
-
-def curve_of(looks: list[dict]) -> dict[str, list[float]]:
-    """Step, measured KL and gold utility of each look."""
-    return {name: [look[name] for look in looks] for name in ("step", "kl", "gold")}
 
 
 def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
@@ -190,17 +191,6 @@ def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
     return float(np.mean(gold[0] - gold[1]))
 
 
-def points_of_ends(prompts: list[str], length: dict[str, list[dict]], labels: int) -> tuple:
-    """(points, answers) of PPO by length-biased rewards, for the plane and the page."""
-    points, texts, rewards = [], [], []
-    for name, (first, *_, last) in length.items():
-        about = "PPO", f"length, {name}", f"update {last['step']}", last["answers"], labels
-        points.append(answers.point_of(*about, biased=True, beta=KL_TERM[name]))
-        texts.append(last["answers"].texts)
-        rewards.append({"before": first["rewards"], "after": last["rewards"]})
-    return points, answers.answers_of_points(prompts, points, texts, rewards)
-
-
 def name_of(rate: float, passes: int) -> str:
     """Times the default learning rate, and passes: "x3.3, 4"."""
     return f"x{rate:.2g}, {passes}"
@@ -216,8 +206,19 @@ def draw(runs: list[dict]):
     figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
     title = f"A high rate: {np.mean(clipped):.1f} with clipping, else {np.mean(unclipped):.1f}"
     axes[1].set(title=title, ylabel="gold utility (log-odds)")
-    reuse_panel(axes[2], [run["passes"] for run in runs])
-    equal_kl_panel(axes[3], runs)
+    passes_panel(axes[2], [run["passes"] for run in runs])
+
+    ax = axes[3]  # gold utility against KL where annotators prefer length
+    for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
+        for k, run in enumerate(runs):
+            curve, label = run["kl_term"][name], name if k == 0 else None
+            ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
+    gap = np.mean([run["kl_term_at_equal_kl"] for run in runs])
+    ax.set_title(f"With the KL term at equal KL: gold {gap:+.2f}")
+    ax.set(xlabel="measured KL (nats; annotators prefer length)", ylabel="gold utility (log-odds)")
+    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ax.set_xlim(0, None)
+    figures.legend_below(ax, ncols=2)
     return figure
 
 
@@ -240,7 +241,7 @@ def grid_panel(ax, runs: list[dict]) -> None:
     figures.legend_below(ax, ncols=3)
 
 
-def reuse_panel(ax, seeds: list[dict]) -> None:
+def passes_panel(ax, seeds: list[dict]) -> None:
     """Gold utility against the number of answers that were sampled, by passes over them."""
     styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
     for (rate, passes), (color, dashes) in styles.items():
@@ -252,20 +253,6 @@ def reuse_panel(ax, seeds: list[dict]) -> None:
     ends = [np.mean([of_seed[name_of(*key)]["gold"][1] for of_seed in seeds]) for key in styles]
     ax.set_title(f"Half-way: four passes {ends[0]:.1f}, one pass {max(ends[1:]):.1f}")
     ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
-    figures.legend_below(ax, ncols=2)
-
-
-def equal_kl_panel(ax, runs: list[dict]) -> None:
-    """Gold utility against KL where annotators prefer length, with the KL term and without."""
-    for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
-        for k, run in enumerate(runs):
-            curve, label = run["kl_term"][name], name if k == 0 else None
-            ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
-    gap = np.mean([run["kl_term_at_equal_kl"] for run in runs])
-    ax.set_title(f"With the KL term at equal KL: gold {gap:+.2f}")
-    ax.set(xlabel="measured KL (nats; annotators prefer length)", ylabel="gold utility (log-odds)")
-    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-    ax.set_xlim(0, None)
     figures.legend_below(ax, ncols=2)
 
 
