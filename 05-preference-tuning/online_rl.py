@@ -134,7 +134,9 @@ def train_rl(
         sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=draw_with)
         texts = [[answer.text for answer in row] for row in sampled]
         rewards = scoring.score_texts(judge, prompts, texts)
-        batches = batches_of_answers(tokenizer, prompts, sampled)
+        each = [prompt for prompt in prompts for _ in range(samples)]
+        token_ids = [answer.token_ids for row in sampled for answer in row]
+        batches = list(scoring.response_batches(tokenizer, each, token_ids, 64))
         learned = learn(policy, value_head, optimizer, batches, rewards, **how)
         training.check_finite("online RL", update, learned.pop("loss"), learning_rate)
         history.append(Update(prompts, sampled, rewards, **learned))
@@ -148,7 +150,8 @@ def learn(
 ) -> dict:
     """One update by the scores (P, K) of the answers; returns the loss, and what Update keeps.
 
-    An epoch is one step: the gradient of all batches. The reference is the policy without adapter.
+    `batches` are row numbers, ids and two masks, of all tokens and of those that come next in an
+    answer. An epoch is one step: the gradient of all batches.
     """
     import torch
 
@@ -209,13 +212,6 @@ def shuffled(asked: list, seed: int):
         yield from rng.sample(asked, len(asked))
 
 
-def batches_of_answers(tokenizer, prompts: list, sampled: list) -> list:
-    """All answers with their prompts, in batches of like length: row numbers, ids, two masks."""
-    rows = [answer.token_ids for row in sampled for answer in row]
-    each = [prompt for prompt, row in zip(prompts, sampled, strict=True) for _ in row]
-    return list(scoring.response_batches(tokenizer, each, rows, 64))
-
-
 def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
     """(log pi of each next token, the value before it), (B, T - 1).
 
@@ -271,20 +267,14 @@ def draw(metrics: dict, history: list[Update], method: str):
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
             axes[2].set_xlim(0, 1.35 * max(look["kl"] for look in (dpo, *looks)))
             figures.legend_below(axes[2])
-    update_panel(axes[-1], history)
-    return figure
-
-
-def update_panel(ax, history: list[Update]) -> None:
-    """The answers to one prompt as an update sees them: the one whose advantages differ most."""
-    number = min(2, len(history))  # by the second one the value head has learned what to expect
-    update = history[number - 1]
+    # An update by one prompt, whose advantages differ most; in the second the value head can guess.
+    ax, update, number = axes[-1], history[:2][-1], min(2, len(history))
     row = np.ptp(update.advantages, axis=1).argmax()
     order = np.argsort(-update.rewards[row])
     for place, k in enumerate(order):
         reward, advantage = update.rewards[row, k], update.advantages[row, k]
-        text = update.sampled[row][k].text
         ax.barh(place, advantage, 0.35, color="lab:gold" if advantage > 0 else "lab:rejected")
+        text = update.sampled[row][k].text
         told = f"reward {reward:+.1f}, advantage {advantage:+.1f}"
         told += f":{answers.marks(update.prompts[row], text)}\n{answers.in_short(text, 58)}"
         ax.text(0.01, place - 0.23, told, fontsize=7, transform=ax.get_yaxis_transform())
@@ -294,6 +284,7 @@ def update_panel(ax, history: list[Update]) -> None:
     ax.set_ylim(len(order) - 0.5, -0.9)
     title = f"Update {number}, one prompt:\n{answers.in_short(update.prompts[row], 52)}"
     ax.set_title(title, fontsize=9)
+    return figure
 
 
 # --- 4. The run ---
@@ -321,8 +312,7 @@ def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Pa
     (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 
     def look(step: int, policy) -> None:
-        n = 3 if step in (0, end) else 2
-        ask = n, hyper["seed"], hyper["max_new_tokens"]
+        ask = 3 if step in (0, end) else 2, hyper["seed"], hyper["max_new_tokens"]
         sampled = answers.sample_answers(policy, tokenizer, held_out, *ask)
         reward = float(scoring.score_texts(judge, held_out, sampled.texts).mean())
         looks.append({"step": step, "reward": reward, **sampled.means()})
