@@ -494,8 +494,10 @@ def usable(source: Source, tokenizer=None, room=None, limit=LONGEST) -> Source:
             kept.append(k)
             if opposite in places:
                 source.places[CONTRARY] |= {places[opposite], place}
-            if tokenizer and room and cuts_blanks(row, tokenizer):
-                source.places[CUT].add(place)
+            for text in answers if tokenizer and room else ():
+                turns = [*as_messages(row["prompt"]), {"role": "assistant", "content": text}]
+                if text != text.strip() and text not in prompts.write_turns(tokenizer, turns):
+                    source.places[CUT].add(place)
         places.setdefault(said, place)
     source.rows = source.rows.select(kept)
     return source
@@ -561,14 +563,6 @@ def bare_prompt(prompt: Prompt) -> str:
     """A prompt without case, marks, blanks, NULs, and ways to write a letter."""
     text = unicodedata.normalize("NFKC", as_text(prompt)).casefold()
     return re.sub(r"[\W\0]+", " ", text).strip()
-
-
-def cuts_blanks(row: dict, tokenizer) -> bool:
-    """Whether the chat template takes blanks away with which an answer begins or ends."""
-    asked, ragged = as_messages(row["prompt"]), [t for t in answers_of(row) if t != t.strip()]
-    answered = [[*asked, {"role": "assistant", "content": text}] for text in ragged]
-    written = (prompts.write_turns(tokenizer, turns) for turns in answered)
-    return any(text not in shown for text, shown in zip(ragged, written, strict=True))
 
 
 def find_fault(row: dict, tokenizer, room: int | None, limit: int) -> str:
