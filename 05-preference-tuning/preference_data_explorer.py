@@ -9,17 +9,14 @@ judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if
              -0.15 for a word of filler; differences are log-odds
 writes       outputs/preference_data.png, outputs/preference_data.json
 
-About 2 seconds. With --dataset: what is wrong with your pairs, or with your answers labelled good
-and bad; with --model FOLDER also which rows that model cannot read. Left out: which format tells
-more of the true order (studies/pairs_or_scores.py).
+About 2 seconds. With --dataset: what is wrong with your pairs or labelled answers; with --model
+FOLDER also which rows it cannot read. Left out: which format tells more (pairs_or_scores.py).
 """
 
 import random
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import installed  # noqa: F401
@@ -32,7 +29,7 @@ from common import preferences as world
 from common.figures import legend_below, new_figure
 from common.intervals import percent, summary
 from common.models import load_tokenizer
-from common.prompts import as_text, reads_pairs
+from common.prompts import reads_pairs
 
 # --- 1. Rankings, and scores: one person's 4 is another's 3 ---
 
@@ -130,8 +127,26 @@ def draw(metrics: dict):
     for ax in axes[:3]:
         ax.remove()
     cards_panel(figure.add_subplot(grid[0, :]), metrics["example"])
-    raters_panel(axes[3], metrics["raters"]["second_given_first"])
-    styles_panel(axes[4], sides)
+
+    ax, shares = axes[3], metrics["raters"]["second_given_first"]
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
+    for (first, second), share in np.ndenumerate(shares):
+        ink = {"color": "white" if share > 0.5 else "black", "ha": "center", "va": "center"}
+        ax.text(second + 1, first + 1, f"{100 * share:.0f}", **ink)
+    ax.grid(visible=False)
+    ax.set(title="What a second rater says (%)", xlabel="second score", ylabel="first score")
+
+    ax = axes[4]
+    for k, side in enumerate(world.SIDES):
+        shares = [100 * share for share in sides[side]["styles"].values()]
+        ax.barh(np.arange(len(shares)) + 0.4 * k, shares, 0.38, color=f"lab:{side}", label=side)
+    told = {"off_topic": "off topic", "sycophantic": "agrees with\nthe user"}
+    ax.set_yticks(np.arange(6) + 0.2, [told.get(style, style) for style in world.STYLES])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(title="What is chosen, by style", xlabel="% of chosen or of rejected answers")
+    ax.legend(loc="lower right")
+
     edges = np.arange(max(sides["chosen"]["words"] + sides["rejected"]["words"]) + 2) - 0.5
     counted = {side: np.histogram(sides[side]["words"], edges) for side in world.SIDES}
     lengths_panel(axes[5], counted, "What is chosen, by length", "words")
@@ -174,29 +189,6 @@ def cards_panel(ax, example: dict) -> None:
     ax.set_axis_off()
 
 
-def raters_panel(ax, shares) -> None:
-    """P(second rater's score | first rater's score) for the same answer, (5, 5)."""
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=(0.5, 5.5, 5.5, 0.5))
-    for (first, second), share in np.ndenumerate(shares):
-        ink = {"color": "white" if share > 0.5 else "black", "ha": "center", "va": "center"}
-        ax.text(second + 1, first + 1, f"{100 * share:.0f}", **ink)
-    ax.grid(visible=False)
-    ax.set(title="What a second rater says (%)", xlabel="second score", ylabel="first score")
-
-
-def styles_panel(ax, sides: dict) -> None:
-    """Share of every style among the chosen and among the rejected."""
-    for k, side in enumerate(world.SIDES):
-        shares = [100 * share for share in sides[side]["styles"].values()]
-        ax.barh(np.arange(len(shares)) + 0.4 * k, shares, 0.38, color=f"lab:{side}", label=side)
-    told = {"off_topic": "off topic", "sycophantic": "agrees with\nthe user"}
-    ax.set_yticks(np.arange(6) + 0.2, [told.get(style, style) for style in world.STYLES])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set(title="What is chosen, by style", xlabel="% of chosen or of rejected answers")
-    ax.legend(loc="lower right")
-
-
 def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> None:
     """How long answers of two kinds are: {label: (counts, edges)}; the first: chosen, or good."""
     styles = {"fill": True, "color": "lab:chosen"}, {"ec": "lab:rejected", "lw": 1.6}
@@ -209,9 +201,9 @@ def lengths_panel(ax, counted: dict[str, tuple], title: str, xlabel: str) -> Non
 
 
 def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
-    """What to know of your pairs, or answers with labels (`kind`), before training on them.
+    """Print two of your pairs, or of your answers with labels (`kind`), and what is wrong with all.
 
-    `words` are side -> summary, in `unit`; `lengths` are side -> histogram. Raises UserError.
+    Returns what was counted; `lengths` are side -> histogram, in `unit`. Raises UserError.
     """
     tokenizer = load_tokenizer(model) if model else None
     room = 48 if tokenizer and not reads_pairs(tokenizer) else None  # tokens, to sample an answer
@@ -219,82 +211,63 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
     kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
     if not len(rows):
         raise runs.UserError(f"{path}: no usable row: {said}")
-    columns = world.COLUMNS if kind == "pairs" else ("prompt", "completion")
-    prompts = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
-    if kind == "pairs":
-        found, words = describe_answers(rows, prompts)
-    else:
-        good = np.array(rows["label"])
-        counts = np.array([*map(answers.count_words, rows["completion"])])
-        both = len(np.intersect1d(prompts[good], prompts[~good]))
-        found = {"prompts_with_both": both, "good": summary(good)}
-        words = {"good": counts[good], "bad": counts[~good]}
-    return {
+    found = {
         "kind": kind,
         "rows": len(rows) + sum(map(len, data.dropped.values())),
         "usable": len(rows),
-        "said": said,
-        "remarks": data.remarks,
+        "what": "pairs" if kind == "pairs" else "answers with a label",
         **look.count_marks(rows),
         "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
-        **found,
+        **describe_answers(kind, rows),
         "dropped": {reason: places for reason, places in data.dropped.items() if places},
-        "prompts": len(np.unique(prompts)),
-        "unit": answers.length_unit(row[name] for row in rows for name in columns[1:]),
-        "examples": [{name: as_text(row[name]) for name in columns} for row in islice(rows, 2)],
-        "words": {side: summary(counts) for side, counts in words.items() if len(counts)},
-        "lengths": {side: histogram(counts) for side, counts in words.items() if len(counts)},
+        "unit": answers.length_unit(text for row in rows for text in read.answers_of(row)),
     }
-
-
-def describe_answers(rows: Sequence[dict], prompts: np.ndarray) -> tuple[dict, dict]:
-    """Of pairs: who wins by length, and telling words; then the lengths of answers."""
-    chosen, rejected = (np.array([*map(answers.count_words, rows[side])]) for side in world.SIDES)
-    _, place = np.unique(prompts, return_inverse=True)
-    hits = np.bincount(place, weights=(np.sign(chosen - rejected) + 1) / 2)  # ties half
-    pairs = np.bincount(place)
-    wins = hits.sum() / pairs.sum()
-    found = {
-        # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
-        "longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean()),
-        "telling": look.by_side(look.telling_words(rows)),
-    }
-    return found, {"chosen": chosen, "rejected": rejected}
-
-
-def histogram(values: np.ndarray) -> dict:
-    """Counts per bin of whole numbers; the last one holds what lies beyond 98 % of them, too."""
-    reach = max(3, int(np.percentile(values, 98)))
-    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
-    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    return {"counts": counts.tolist(), "edges": edges.tolist()}
-
-
-def print_description(found: dict) -> None:
-    """Print two rows in full, then what is wrong with the data, a line each."""
-    for k, row in enumerate(found["examples"], start=1):
-        texts = {f"row {k}, prompt" if name == "prompt" else name: row[name] for name in row}
-        look.print_texts(texts)
-    kind = "pairs" if found["kind"] == "pairs" else "answers with a label"
-    print(f"\n{found['rows']} rows, {found['usable']} usable {kind}, {found['prompts']} prompts")
+    look.show_pairs(look.side_by_side(rows), kind == "labels")
+    print("\n{rows} rows, {usable} usable {what}, {prompts} prompts".format(**found))
     shown = {k: v for k, v in found.items() if k != "mark" or v}
     shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
     shown["marked"] = round(100 * found["marks"])
-    shown |= {side: ", ".join(w[:10]) or "none" for side, w in found.get("telling", {}).items()}
-    lines = [f"dropped: {found['said']}"] if found["said"] else []
     told = [text.format(**shown) for key, text in look.DESCRIBED.items() if key in shown]
-    for line in filter(None, [*lines, "; ".join(found["remarks"]), *told]):
+    for line in filter(None, [said and f"dropped: {said}", "; ".join(data.remarks), *told]):
         print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))
+    return found
+
+
+def describe_answers(kind: str, rows) -> dict:
+    """How often the longer answer wins, or how many are good; how long the answers are."""
+    keys = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
+    prompts = np.unique(keys, return_inverse=True)[1]
+    if kind == "pairs":
+        lengths = {side: np.array([*map(answers.count_words, rows[side])]) for side in world.SIDES}
+        longer = (np.sign(lengths["chosen"] - lengths["rejected"]) + 1) / 2  # ties half
+        hits, pairs, wins = np.bincount(prompts, longer), np.bincount(prompts), longer.mean()
+        # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
+        found = {"longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean())}
+    else:
+        good = np.array(rows["label"])
+        counts = np.array([*map(answers.count_words, rows["completion"])])
+        lengths = {"good": counts[good], "bad": counts[~good]}
+        both = len(np.intersect1d(prompts[good], prompts[~good]))
+        found = {"prompts_with_both": both, "good": summary(good)}
+    lengths = {side: histogram(counts) for side, counts in lengths.items() if len(counts)}
+    return {**found, "prompts": int(prompts.max()) + 1, "lengths": lengths}
+
+
+def histogram(values: np.ndarray) -> dict:
+    """The mean, and counts per bin; the last one holds what lies beyond 98 % of them, too."""
+    reach = max(3, int(np.percentile(values, 98)))
+    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return {"mean": float(values.mean()), "counts": counts.tolist(), "edges": edges.tolist()}
 
 
 def draw_own_data(found: dict):
     """How long your answers are, and how many rows have which fault."""
-    what = "pairs" if found["kind"] == "pairs" else "answers with a label"
-    title = f"{found['usable']:,} of {found['rows']:,} rows are usable {what}"
+    title = "{usable:,} of {rows:,} rows are usable {what}".format(**found)
     figure, (left, right) = new_figure(1, 2, title)
     counted = {}
     for side, bars in found["lengths"].items():
-        label = f"{sum(bars['counts']):,} {side}, mean {found['words'][side]['mean']:.1f}"
+        label = f"{sum(bars['counts']):,} {side}, mean {bars['mean']:.1f}"
         counted[label] = bars["counts"], bars["edges"]
     lengths_panel(left, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
     legend_below(left, ncols=1)
@@ -345,7 +318,6 @@ def main(argv: list[str] | None = None) -> dict:
 
     if args.dataset:
         metrics = describe_pairs(args.dataset, args.model, **args.reading)
-        print_description(metrics)
         kto = "dpo_variants.py --loss-type kto"
         trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
         given = shlex.join(sys.argv[1:] if argv is None else argv)

@@ -144,14 +144,13 @@ def test_pairs_are_described(tmp_path, capsys):
     assert found["dropped"] == {"empty": [8], "identical": [7]} and found["contradictory"] == 1
     assert found["longer_wins"]["mean"] == pytest.approx(6 / 7) and found["mark"] == "Human:"
     assert found["marks"] == pytest.approx(1 / 3) and found["unit"] == "words"
-    assert found["words"]["rejected"]["mean"] == pytest.approx(10 / 7)
+    assert found["lengths"]["rejected"]["mean"] == pytest.approx(10 / 7)
     assert sum(found["lengths"]["rejected"]["counts"]) == 7
-    explorer.print_description(found)
     said = " ".join(capsys.readouterr().out.split())
     assert "9 rows, 7 usable pairs, 6 prompts dropped: 1 identical (row 7), 1 empty (row 8)" in said
     assert "33 % of the texts hold marks such as 'Human:'" in said
     assert "labelled both ways, and kept (2 rows" in said and said.startswith(
-        "row 1, prompt: Why 0? chosen: Human"
+        "pair 1, prompt: Why 0? chosen: Human"
     )
 
 
@@ -165,10 +164,11 @@ def test_labels_are_described(tmp_path, capsys):
     found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
     assert (found["kind"], found["usable"], found["prompts_with_both"]) == ("labels", 41, 20)
     assert found["contradictory"] == 1 and found["good"]["mean"] == pytest.approx(20 / 41)
-    assert found["words"]["good"]["mean"] == 1 and found["dropped"] == {"duplicate": [41]}
-    explorer.print_description(found)
+    assert found["lengths"]["good"]["mean"] == 1 and found["dropped"] == {"duplicate": [41]}
     said = " ".join(capsys.readouterr().out.split())
     assert "41 usable answers with a label" in said and "20 of 20 prompts have a good and a" in said
+    assert "good: Good. prompt: What is 0? bad: A bad one." in said
+    assert "words that tell good from bad (|z| > 3.5): good: good bad: a, bad, one" in said
 
 
 def test_chinese_is_counted_in_characters(tmp_path):
