@@ -10,8 +10,7 @@ judged by    1,000 held-out pairs, of which the better answer and the labels' no
 writes       outputs/reward_model.png, .json, and outputs/reward_model/ (with how to use it)
 
 About 40 seconds on one core; `accelerate launch` trains in several processes. Left out: annotators
-with a bias, and what the model takes over from them (studies/what_a_reward_model_absorbs.py);
-fewer pairs, other models to start from (studies/reward_model_data_and_start.py).
+with a bias (studies/what_a_reward_model_absorbs.py), other starts (reward_model_data_and_start.py).
 """
 
 import json
@@ -171,15 +170,12 @@ def bayes_limits(gaps: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(p.mean()), "loss": float(loss.mean())}
 
 
-def judge_rewards(model, tokenizer, held: Sequence[dict], new_facts: list[dict]) -> tuple:
-    """(rewards (N, 2) of held-out pairs, what labels and gold utility say of them).
-
-    Without `new_facts`, pairs in gold order, nobody knows the better answer.
-    """
-    rewards = scoring.score_pairs(model, tokenizer, held)
+def judge_rewards(judge: tuple, held: Sequence[dict], new_facts: list[dict]) -> tuple:
+    """Rewards (N, 2) of held-out pairs, and what labels and, if it is known, gold utility say."""
+    rewards = scoring.score_pairs(*judge, held)
     found = on_labels(rewards, held)
-    if new_facts:
-        found |= by_gold(rewards, held, scoring.score_pairs(model, tokenizer, new_facts))
+    if new_facts:  # pairs in gold order: of your own nobody knows it
+        found |= by_gold(rewards, held, scoring.score_pairs(*judge, new_facts))
     return rewards, found
 
 
@@ -260,7 +256,20 @@ def draw(losses: list[float], look: dict):
     title += f"; preferring the shorter: {100 * shorter:.0f} %"
     figure, axes = figures.new_figure(2 if known else 1, 2, title)
     reward_loss_panel(axes[0], losses, look.get("limits"))
-    calibration_panel(axes[2 if known else 1], look["calibration"])
+
+    # Predicted probabilities of held-out pairs, and how often the labels say so.
+    ax = axes[2 if known else 1]
+    predicted, observed, counts = np.transpose(look["calibration"])
+    # Agresti and Coull's interval, honest for few pairs: as if two more had gone either way.
+    middle = (observed * counts + 2) / (counts + 4)
+    half = 1.96 * np.sqrt(middle * (1 - middle) / (counts + 4))
+    ends = np.maximum([observed - middle + half, middle + half - observed], 0)
+    ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+    ax.text(0.62, 0.5, "dotted: as predicted\nbars: 95 % intervals", va="top", fontsize=8)
+    ax.errorbar(predicted, observed, ends, fmt="o-", color="lab:reward", ms=4, lw=1.2)
+    ax.set(title="Predicted probability and held-out labels", xlim=(0, 1), ylim=(0, 1))
+    ax.set_xlabel("predicted: sigmoid(difference of the rewards)")
+    ax.set_ylabel("how often the answer was chosen")
     if known:
         reward_by_style_panel(axes[1], look["by_style"])
         reasons_panel(axes[3], look["in_order"])
@@ -297,21 +306,6 @@ def reward_by_style_panel(ax, by_style: dict) -> None:
     ax.legend(loc="lower center", ncols=2, columnspacing=1)
 
 
-def calibration_panel(ax, table: list[list[float]]) -> None:
-    """Predicted probabilities of held-out pairs, and how often the labels say so."""
-    predicted, observed, counts = np.transpose(table)
-    # Agresti and Coull's interval, honest for few pairs: as if two more had gone either way.
-    middle = (observed * counts + 2) / (counts + 4)
-    half = 1.96 * np.sqrt(middle * (1 - middle) / (counts + 4))
-    ends = np.maximum([observed - middle + half, middle + half - observed], 0)
-    ax.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
-    ax.text(0.62, 0.5, "dotted: as predicted\nbars: 95 % intervals", va="top", fontsize=8)
-    ax.errorbar(predicted, observed, ends, fmt="o-", color="lab:reward", ms=4, lw=1.2)
-    ax.set(title="Predicted probability and held-out labels", xlim=(0, 1), ylim=(0, 1))
-    ax.set_xlabel("predicted: sigmoid(difference of the rewards)")
-    ax.set_ylabel("how often the answer was chosen")
-
-
 def reasons_panel(ax, in_order: dict) -> None:
     """How often the better answer gets more, by what is wrong with the other one."""
     names = {"all": "all pairs", "new facts": "facts not in training"}
@@ -329,7 +323,7 @@ def reasons_panel(ax, in_order: dict) -> None:
     ax.set_xlabel("% of held-out pairs")
 
 
-# --- 5. What is kept ---
+# --- 5. The run, and what is kept ---
 
 OF_ENCODERS = 'inputs = tokenizer(prompt, answer, return_tensors="pt", truncation="only_second")'
 OF_CAUSAL_MODELS = """\
@@ -350,9 +344,6 @@ def readme_of(folder: Path, settings: dict, tokenizer, row: dict) -> str:
     )
 
 
-# --- 6. The run ---
-
-
 def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     backbone = "hub id or folder of an encoder or a causal LM; default: tiny-distilbert"
@@ -369,7 +360,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = runs.start(build_parser(), argv, "reward_model", train_reward_model, {"pairs": 64})
     folder, seed, second, new_facts = args.output_dir / args.run_name, args.seed, None, []
     saving.check_ours(folder)
-    model, tokenizer = fresh_reward_model(args.model, args.device, seed)
+    model, tokenizer = judge = fresh_reward_model(args.model, args.device, seed)
     if args.dataset:
         from own_data.look import SecondLook
         from own_data.read import own_reward_pairs
@@ -390,11 +381,11 @@ def main(argv: list[str] | None = None) -> dict:
         asked, texts = question.prompt, {text for row in contrasts for text in row[2:4]}
 
     print(f"{args.model} on {len(pairs)} pairs; {len(held)} held-out pairs to judge by")
-    _, before = judge_rewards(model, tokenizer, held, new_facts)
+    _, before = judge_rewards(judge, held, new_facts)
     losses = train_reward_model(model, tokenizer, pairs, **args.training)
-    rewards, after = judge_rewards(model, tokenizer, held, new_facts)
+    rewards, after = judge_rewards(judge, held, new_facts)
     print(f"{len(losses)} steps; loss of the first {losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-    print_rewards((model, tokenizer), asked, texts, before, after)
+    print_rewards(judge, asked, texts, before, after)
     metrics = {"train_pairs": len(pairs), "loss": losses, "before": before, "after": after}
     if second:
         second.after(tokenizer, held, margins=rewards[:, 0] - rewards[:, 1])
