@@ -5,10 +5,8 @@
     python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
                           (--reward-model FOLDER and --adapter FOLDER: what you trained yourself)
 
-trained on   nothing: no weight of the model changes. The reward model that chooses has learned from
-             6,400 labelled pairs, 983,000 tokens through it (backwards counts twice); DPO, which is
-             compared, from 768 such pairs, 176,000 tokens through the model
-by           reward_model.py and dpo_trainer.py, or here first, where outputs/ has none of theirs
+trained on   nothing: the reward model that chooses has learned from 6,400 labelled pairs, and DPO,
+             which is compared, from 768 (by reward_model.py, dpo_trainer.py, or here first)
 judged by    the candidates themselves: 32 answers to each of 256 held-out questions, whose right
              answers are known; every n up to 16 is estimated from them without bias
 writes       outputs/best_of_n.png, outputs/best_of_n.json
@@ -159,14 +157,6 @@ def measure_cost(
     return {"n": ns, "alone": alone.tolist(), "shared": shared}
 
 
-def training_cost(tokenizer, pairs: list[dict]) -> dict:
-    """What a reward model of these pairs took: labels, and tokens through it in one pass."""
-    texts = [row[side] for side in preferences.SIDES for row in pairs]
-    read = scoring.encode_for_reward(tokenizer, [row["prompt"] for row in pairs] * 2, texts)
-    tokens = int(read["attention_mask"].sum())
-    return {"labels": len(pairs), "token_passes": 3 * tokens}  # backwards counts twice
-
-
 def powers_of_two(most: int) -> list[int]:
     """1, 2, 4, ... and `most`."""
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
@@ -198,7 +188,20 @@ def draw(curve: list[dict], methods: dict[str, dict], cost: dict):
     else:  # nobody knows what the answers are
         by_n_panel(axes[2], curve, {"words": "of the chosen answer"}, "Length by n", "words")
         axes[2].set_ylim(bottom=0)
-    cost_panel(axes[3], cost)
+
+    # The computing that one answer takes, and what one more candidate adds.
+    ax, ns = axes[3], cost["n"]
+    lines = {"alone": "each candidate by itself", "shared": "prompt read once, equal texts once"}
+    for (name, label), color in zip(lines.items(), ("lab:sft", "lab:best_of_n"), strict=True):
+        costs = np.mean(cost[name], axis=0)
+        one_more = (costs[-1] - costs[0]) / (ns[-1] - 1)
+        ax.plot(ns, costs, "o-", color=color, label=f"{label}: one more costs {one_more:.0f}")
+    ax.set(title="What one answer costs by n", xlabel="n: candidates to choose among", xticks=ns)
+    ax.set(ylabel="million operations (counted)", ylim=(0, None))
+    if "labels" in cost:
+        told = f"{cost['labels']:,} labels, {cost['token_passes']:,} tokens through it"
+        ax.plot([], [], " ", label=f"not in it, the reward model's training:\n{told}")
+    figures.legend_below(ax)
     return figure
 
 
@@ -234,22 +237,6 @@ def methods_panel(ax, methods: dict[str, dict]) -> None:
     ax.set(title="What the answers are", xlabel="% of answers", xlim=(0, 112))
     ax.grid(visible=False)
     figures.legend_below(ax, ncols=2)
-
-
-def cost_panel(ax, cost: dict) -> None:
-    """The computing that one answer takes, and what one more candidate adds."""
-    ns = cost["n"]
-    lines = {"alone": "each candidate by itself", "shared": "prompt read once, equal texts once"}
-    for (name, label), color in zip(lines.items(), ("lab:sft", "lab:best_of_n"), strict=True):
-        costs = np.mean(cost[name], axis=0)
-        one_more = (costs[-1] - costs[0]) / (ns[-1] - 1)
-        ax.plot(ns, costs, "o-", color=color, label=f"{label}: one more costs {one_more:.0f}")
-    ax.set(title="What one answer costs by n", xlabel="n: candidates to choose among", xticks=ns)
-    ax.set(ylabel="million operations (counted)", ylim=(0, None))
-    if "labels" in cost:
-        told = f"{cost['labels']:,} labels, {cost['token_passes']:,} tokens through it"
-        ax.plot([], [], " ", label=f"not in it, the reward model's training:\n{told}")
-    figures.legend_below(ax)
 
 
 # --- 5. The run ---
@@ -291,14 +278,17 @@ def main(argv: list[str] | None = None) -> dict:
     cost = measure_cost(model, tokenizer, judge, prompts[:2], args.n, args.max_new_tokens)
     if not args.dataset and not args.reward_model:  # what it was trained on is known
         labelled = preferences.make_pairs(64 if args.smoke else 6400, seed=args.seed)
-        cost |= training_cost(judge[1], labelled)
+        asked = [row["prompt"] for row in labelled] * 2
+        texts = [row[side] for side in preferences.SIDES for row in labelled]
+        tokens = int(scoring.encode_for_reward(judge[1], asked, texts)["attention_mask"].sum())
+        cost |= {"labels": len(labelled), "token_passes": 3 * tokens}  # backwards counts twice
     curve = [best_of(pool, n) for n in powers_of_two(args.n)]
     methods = {"SFT": curve[0], f"best of {args.n}": curve[-1]}
     if args.adapter or "chosen" in pairs[0]:
-        folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
         if args.adapter:
             policy = models.load_adapter(model, args.adapter)
         else:
+            folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
             policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
         dpo_pool = make_pool(policy, tokenizer, judge, prompts, count, **ask)
         methods |= {"DPO": best_of(dpo_pool, 1), "both": best_of(dpo_pool, args.n)}
