@@ -12,10 +12,8 @@ judged by    the best of n sampled answers to 64 held-out questions, whose right
 writes       outputs/reward_hacking.png, outputs/reward_hacking.json
 
 About 40 seconds on one core (style and sycophancy 60: their remedy is an ensemble). In every
-question the user holds a wrong belief, so that each of the three biases can be served. With n the
-reward rises to the end. Quality rises at first, since the reward is mostly right; then it falls,
-since the bias is what is left to choose by. Left out: DPO on such labels (studies/three_hacks.py),
-more remedies (studies/remedies.py), reinforcement learning (online_rl.py).
+question the user holds a wrong belief, so that each of the three biases can be served. Left out:
+DPO on such labels (studies/three_hacks.py), more remedies (studies/remedies.py).
 """
 
 import random
@@ -255,12 +253,10 @@ def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     hacks = f"the annotators' bias: {', '.join(HACKS)}; default: verbosity"
     parser.add_argument("--hack", choices=HACKS, default="verbosity", metavar="HACK", help=hacks)
+    name = {"type": runs.non_empty, "default": "tiny-gpt2"}
     model = "whose answers are chosen from: a hub id or a folder; default: tiny-gpt2"
-    parser.add_argument("--model", type=runs.non_empty, default="tiny-gpt2", help=model)
-    backbone = "of the reward models; same default"
-    parser.add_argument(
-        "--reward-backbone", type=runs.non_empty, default="tiny-gpt2", help=backbone
-    )
+    parser.add_argument("--model", **name, help=model)
+    parser.add_argument("--reward-backbone", **name, help="of the reward models; same default")
     parser.add_argument("--pairs", type=runs.whole_number(8), default=1200, help="default: 1200")
     asked = "questions to judge by; default: 64"
     parser.add_argument("--prompts", type=runs.whole_number(5), default=64, help=asked)
