@@ -56,8 +56,8 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
             look(step, settings["name"])
         return settings["name"], []
 
-    def sample(policy, tokenizer, prompts, n, seed):
-        answered.append((policy, n))
+    def sample(policy, tokenizer, prompts, n, seed, with_kl=True):
+        answered.append((policy, n, with_kl))
         return read_answers(prompts, [["It is Paris."] * n] * len(prompts))
 
     monkeypatch.setattr(study, "train_dpo", train)
@@ -75,13 +75,19 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
         assert settings["learning_rate"] == 1.4e-3
         known = 0.3 if loss == "robust" else 0.0
         assert loss == "kto" or settings["label_smoothing"] == known
-        on_the_way = {"clean": 2, "flips": 4}.get(kind, 0)
-        assert answered.count((name, 2)) == 1 and answered.count((name, 1)) == on_the_way
+        numbers = [n for policy, n, _ in answered if policy == name]
+        on_the_way, at_end = {"clean": (2, 1), "flips": (4, 1), "ties": (0, 1)}.get(kind, (0, 0))
+        assert numbers == [1] * on_the_way + [2] * at_end  # of one-sided pairs margins are read
+    with_kl = {policy for policy, _, kl in answered[1:] if kl}  # the first is the SFT model
+    assert with_kl == {"ipo clean", "kto clean", "dpo flips", "kto flips", "robust flips"}
     pairs = {name: row[0] for name, row in trained.items()}
     assert pairs["dpo clean"] == pairs["ipo clean"] == pairs["kto clean"]
     assert pairs["dpo flips"] == pairs["robust flips"] == flip_labels(pairs["dpo clean"], 0.3, 5)
     assert metrics["looks"]["kto_flips"]["passes"] == [0, 1, 1.25, 1.5, 2, 3]
     assert metrics["looks"]["kto_clean"]["passes"] == [0, 1, 2, 3]
+    assert [name for name, looks in metrics["looks"].items() if "kl" in looks] == [
+        f"{loss}_flips" for loss in study.ARMS["flips"]
+    ]
     points = [(point["series"], point["label"]) for point in metrics["points"]]
     assert points == [("ipo", "3 passes"), ("kto", "3 passes")]
     assert {point["annotations"] for point in metrics["points"]} == {384}

@@ -2,22 +2,17 @@
 
     python 05-preference-tuning/studies/ties_noise_and_margins.py  # one seed, 2 minutes
 
-The tutorial says that IPO is better than DPO where many pairs are tied or one-sided, and KTO where
-labels are noisy. Being better on bad pairs is not enough: a loss may be better on clean ones too.
-So this study asks what bad pairs cost each loss, against the same loss on clean pairs. All losses
-get 384 pairs in three passes, with beta 1 and one learning rate: clean pairs; pairs of which 75 %
-are ties (two answers of equal gold utility, labelled by a coin); pairs of which 30 % have their
-labels swapped. Robust DPO knows that share and corrects the loss for it (Chowdhury et al. 2024,
+Being better on bad pairs is not enough: a loss may be better on clean ones, too. So each loss is
+compared with itself on clean pairs. All get 384 pairs in three passes, with beta 1 and one learning
+rate: clean; 75 % of them ties (two answers of equal gold utility, labelled by a coin); or 30 % with
+swapped labels. Robust DPO knows that share and corrects the loss for it (Chowdhury et al. 2024,
 arXiv 2403.00409). DPO and IPO also get 128 one-sided pairs: the concise answer always beats the one
-with filler. Each model gives two answers to each of 128 held-out questions.
-
-On swapped labels DPO moves less far from the SFT model than KTO. KL, in nats, says how far a model
-has moved, so the figure also shows gold utility against KL: at equal KL the losses are closer.
+with filler. On swapped labels DPO moves less far from the SFT model than KTO. KL, in nats, says how
+far; the figure also compares the losses at equal KL, where they are closer.
 """
 
 import copy
 import random
-from collections.abc import Sequence
 
 import lessons  # noqa: F401
 
@@ -26,7 +21,7 @@ from dpo_trainer import measure_pairs, train_dpo
 from dpo_variants import train_kto
 
 from common import preferences
-from common.answers import Answers, answers_of_points, point_of, sample_answers
+from common.answers import answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study
 from common.figures import GOLD, legend_below, new_figure, seed_columns, seed_lines
 from common.training import load_sft_model
@@ -45,6 +40,7 @@ ARMS = {  # which losses are trained on which pairs
     "flips": ("dpo", "kto", "robust"),
     "one_sided": ("dpo", "ipo"),
 }
+POINTS = ("ipo_clean", "kto_clean")  # for the plane of frontier.py
 
 
 def cost_of(m: dict, kind: str, loss: str) -> float:
@@ -93,13 +89,10 @@ CLAIMS = (
 )
 
 
-def tied_pairs(count: int, seed: int, share: float = 0.75) -> list[dict]:
-    """The world's pairs, but a `share` of them are two answers of equal gold utility.
-
-    Which of these is chosen, a coin decides.
-    """
+def tied_pairs(count: int, seed: int) -> list[dict]:
+    """Pairs of which 75 % are two answers of equal gold utility; a coin decides between them."""
     rng, pool, ties = random.Random(f"ties {seed}"), preferences.questions("train"), []
-    while len(ties) < round(share * count):
+    while len(ties) < round(0.75 * count):
         question = rng.choice(pool)
         style = preferences.draw_style(question, rng)
         first = preferences.write_response(question, style, rng)
@@ -123,7 +116,7 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Ten trainings: their looks on the way, the margins of the one-sided pairs, two points."""
+    """Ten trainings: gold utility on the way and at the end, or margins of the one-sided pairs."""
     count, passes, most = (16, 1, 16) if smoke else (384, 3, 128)
     clean = preferences.make_pairs(count, seed=seed)
     data = {"clean": clean, "ties": tied_pairs(count, seed)}
@@ -137,13 +130,16 @@ def measure(seed: int, smoke: bool = False) -> dict:
         for loss in losses:
             name, pairs = f"{loss}_{kind}", data[kind]
             start = copy.deepcopy(model), tokenizer, pairs  # each training starts from the same
-            settings = {"passes": passes, "name": name.replace("_", " "), "seed": seed}
-            settings["looks"] = LOOKS.get(kind, (1,))
-            policy, seen = train_loss_arm(loss, *start, prompts, **settings)
-            looks[name] = looks_of({0: sft, **seen})
+            policy, seen = train_loss_arm(name, *start, prompts, passes, seed)
             if kind == "one_sided":
                 margins[loss] = float(measure_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
-            if name in ("ipo_clean", "kto_clean"):
+                continue
+            seen = {0: sft, **seen}
+            gold = [float(answers.gold.mean()) for answers in seen.values()]
+            looks[name] = {"passes": list(seen), "gold": gold}
+            if kind == "flips":
+                looks[name]["kl"] = [float(answers.kl.mean()) for answers in seen.values()]
+            if name in POINTS:
                 told = LOSS_NAMES[loss], loss, f"{passes} passes"
                 points.append(point_of(*told, seen[passes], count))
                 texts.append(seen[passes].texts)
@@ -156,30 +152,24 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_loss_arm(
-    loss: str, model, tokenizer, pairs, prompts, *, passes: int, looks: Sequence[float], **settings
-) -> tuple:
+def train_loss_arm(name: str, model, tokenizer, pairs, prompts, passes: int, seed: int) -> tuple:
     """(policy, answers by pass): two answers to a prompt at the end, one on the way."""
-    steps, seen = passes * -(-len(pairs) // 8), {}
+    (loss, kind), steps, seen = name.split("_", 1), passes * -(-len(pairs) // 8), {}
+    with_kl = kind == "flips" or name in POINTS
 
     def look(step: int, policy) -> None:
-        if step:  # before training it is the SFT model
-            n, seed = 2 if step == steps else 1, settings["seed"]
-            seen[passes * step / steps] = sample_answers(policy, tokenizer, prompts, n, seed)
+        if step and kind != "one_sided":  # before training it is the SFT model
+            n = 2 if step == steps else 1
+            answers = sample_answers(policy, tokenizer, prompts, n, seed, with_kl=with_kl)
+            seen[passes * step / steps] = answers
 
-    settings |= {**MANY_PASSES, "epochs": passes, "look": look}
-    settings["look_at"] = [int(part * steps) for part in looks]
+    settings = {**MANY_PASSES, "epochs": passes, "seed": seed, "name": name.replace("_", " ")}
+    settings |= {"look": look, "look_at": [int(part * steps) for part in LOOKS.get(kind, (1,))]}
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], seen
     settings["loss_type"] = (LOSS_TYPES[loss],)
     settings["label_smoothing"] = FLIP_RATE if loss == "robust" else 0.0
     return train_dpo(model, tokenizer, pairs, **settings)[0], seen
-
-
-def looks_of(seen: dict[float, Answers]) -> dict:
-    """Passes so far, measured KL and gold utility of each look."""
-    rows = [(passes, row.kl.mean(), row.gold.mean()) for passes, row in seen.items()]
-    return dict(zip(("passes", "kl", "gold"), np.transpose(rows).tolist(), strict=True))
 
 
 def gold_at(looks: dict, kl: float = EQUAL_KL) -> float:
@@ -194,7 +184,18 @@ def draw(runs: list[dict]):
     ends = [np.mean([cost_of(run, "flips", loss) for run in runs]) for loss in ("dpo", "kto")]
     title = "Swapped labels cost DPO {:.2f} of gold utility, KTO {:.2f}".format(*ends)
     figure, (costs, clean, distance, margins) = new_figure(2, 2, title, height=3.5)
-    costs_panel(costs, runs)
+    columns = {
+        "DPO, ties": ("ties", "dpo"),
+        "IPO, ties": ("ties", "ipo"),
+        "DPO, swapped": ("flips", "dpo"),
+        "robust, swapped": ("flips", "robust"),
+        "KTO, swapped": ("flips", "kto"),
+    }
+    values = {told: [cost_of(run, *arm) for run in runs] for told, arm in columns.items()}
+    costs.axhline(0, color="black", lw=0.8)
+    seed_columns(costs, values, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
+    costs.set(title="What 75 % ties and 30 % swapped labels cost")
+    costs.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
     for loss in ARMS["clean"]:
         of_loss = [run["looks"][f"{loss}_clean"] for run in runs]
         gold = [looks["gold"] for looks in of_loss]
@@ -205,26 +206,9 @@ def draw(runs: list[dict]):
     wrong_labels_panel(distance, runs)
     values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
     seed_columns(margins, values, ("lab:dpo", "lab:ipo"), digits=1)
-    margins.set(title="Margins of one-sided pairs")
-    margins.set(ylabel="margin of the pairs trained on (nats)")
+    margins.set(title="Margins of one-sided pairs", ylabel="margin of the pairs trained on (nats)")
     margins.set_ylim(0, 1.2 * max(map(max, values.values())))
     return figure
-
-
-def costs_panel(ax, runs: list[dict]) -> None:
-    """Gold utility that ties and swapped labels cost each loss."""
-    arms = {
-        "DPO, ties": ("ties", "dpo"),
-        "IPO, ties": ("ties", "ipo"),
-        "DPO, swapped": ("flips", "dpo"),
-        "robust, swapped": ("flips", "robust"),
-        "KTO, swapped": ("flips", "kto"),
-    }
-    columns = {told: [cost_of(run, *arm) for run in runs] for told, arm in arms.items()}
-    ax.axhline(0, color="black", lw=0.8)
-    seed_columns(ax, columns, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
-    ax.set(title="What 75 % ties and 30 % swapped labels cost")
-    ax.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
 
 
 def wrong_labels_panel(ax, runs: list[dict]) -> None:
