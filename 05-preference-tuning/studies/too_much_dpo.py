@@ -2,23 +2,14 @@
 
     python 05-preference-tuning/studies/too_much_dpo.py  # one seed, 2 minutes
 
-No question is asked more often by people who run DPO. Yes, it is normal: the loss sees only how far
-chosen is above rejected, so both may fall. But all probabilities sum to 1: what these answers lose,
-other texts gain. Here one can see which, since all texts that this world can write are known. A
-text with a word pair or a sentence that is in none of them is called malformed: mostly known texts
-joined at a word that they share ("Yes, it is Cuba is Cuba is Havana."). Gold utility reads words,
-not grammar, so a malformed text can count as right. A remedy helps by moving the model less: at
-equal KL (how far it is from the SFT model, in nats) it has as many malformed answers, or more.
-
-Five trainings, each of five passes over 256 pairs at a constant learning rate:
-
-    pairs of unbiased annotators
-    pairs of annotators who prefer long answers
-    unbiased, with a likelihood term: SFT's loss on the chosen answers, added with weight 1
-    unbiased, with beta 1 instead of 0.3 (beta is the pull to the SFT model)
-    pairs of two answers that the SFT model sampled itself
-
-On the way the model gives two answers to each of 128 held-out questions, and reads 96 of the pairs
+Yes, it is normal: the loss sees only how far chosen is above rejected, so both may fall. But all
+probabilities sum to 1: what these answers lose, other texts gain. Here one can see which, since all
+texts that this world can write are known. A text with a word pair or a sentence that is in none of
+them is called malformed: mostly known texts joined at a word that they share ("Yes, it is Cuba is
+Cuba is Havana."). Gold utility reads words, not grammar, so it can count as right. A remedy helps
+by moving the model less: at equal KL (how far it is from the SFT model, in nats) it has as many
+malformed answers, or more. Five trainings, each of five passes over 256 pairs at a constant rate;
+on the way the model gives two answers to each of 128 held-out questions, and reads 96 of the pairs
 that it is trained on, as a training log does.
 """
 
@@ -42,7 +33,7 @@ from common.training import load_sft_model
 
 
 class Arm(NamedTuple):
-    """One arm of the experiment."""
+    """A training from the SFT model, with beta 0.3 where nothing else is said."""
 
     label: str
     line: str  # its style in the figure
@@ -196,24 +187,17 @@ def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
 
 def describe(looks: list[dict]) -> dict:
     """The curve of a training; from its best look to its last, what was lost and gained."""
-    gold = np.transpose([look["answers"].gold.mean(1) for look in looks])  # (prompts, looks)
-    best, last = (
-        looks[1 + gold[:, 1:].mean(0).argmax()],
-        looks[-1],
-    )  # not the first: there no pair is ranked
     curve = []
     for look in looks:
         labels = label_answers(look["answers"])
-        seen = {name: float(values.mean()) for name, values in look["pairs"].items()}
+        sides = {side: float(look["pairs"][side].mean()) for side in preferences.SIDES}
         kinds = {kind: float((labels == kind).mean()) for kind in (*KINDS, MALFORMED)}
-        curve.append({"epoch": look["epoch"], **seen, **look["answers"].means(), "kinds": kinds})
-    texts = np.array(last["answers"].texts, dtype=object)[labels == MALFORMED]
-    return {
-        "curve": curve,
-        "gold_lost": around_the_best(gold)[1],
-        "ranked_gained": float((last["pairs"]["ranked"] - best["pairs"]["ranked"]).mean()),
-        "examples": texts[:6].tolist(),  # of malformed answers at the end
-    }
+        curve.append({"epoch": look["epoch"], **sides, "kinds": kinds})
+    gold = np.transpose([look["answers"].gold.mean(1) for look in looks])  # (prompts, looks)
+    best = 1 + gold[:, 1:].mean(0).argmax()  # not the first look: there no pair is ranked
+    ranked = [float(look["pairs"]["ranked"].mean()) for look in looks]
+    lost = around_the_best(gold)[1]
+    return {"curve": curve, "gold_lost": lost, "ranked_gained": ranked[-1] - ranked[best]}
 
 
 def frontier_points(looks: dict[str, list[dict]], default: Answers, count: int) -> tuple:
