@@ -9,7 +9,6 @@ import slides
 from browser import find_browser, start_browser
 
 from common import answers, preferences, runs, saving
-from common.figures import new_figure
 
 TALK = json.loads((slides.TALK / "talk.json").read_text(encoding="utf-8"))
 
@@ -25,8 +24,7 @@ def test_the_talk_fills_45_minutes_and_every_slide_has_notes_and_a_question():
     assert 14 <= len(TALK) <= 16 and sum(entry["minutes"] for entry in TALK) == 45
     for entry in TALK:
         assert len(entry["notes"]) == 3 and entry["ask"].endswith("?") and entry["text"]
-    told = {function.__name__ for function in slides.ANSWERS}
-    assert told == {entry["answers"] for entry in TALK if "answers" in entry}
+    assert {*slides.ANSWERS} == {entry["answers"] for entry in TALK if "answers" in entry}
 
 
 def test_the_deck_of_the_committed_run_is_whole(deck):
@@ -48,8 +46,8 @@ def committed_metrics() -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", [entry["picture"] for entry in TALK if "picture" in entry])
 def test_every_panel_of_a_picture_is_drawn(name):
-    _, axes = new_figure(1, 1 + (name in slides.TWO_PANELS), "")
-    slides.draw_panels(name, axes, committed_metrics())
+    axes = slides.draw(name, committed_metrics()).axes
+    assert len(axes) == 1 + (name in slides.TWO_PANELS)
     assert all(ax.has_data() or ax.texts or ax.patches for ax in axes)
 
 

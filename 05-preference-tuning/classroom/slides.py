@@ -51,17 +51,10 @@ TWO_PANELS = ("bradley_terry", "sides", "five_passes", "candidates", "planes")
 # --- Pictures: panels of the lessons, drawn from what the runs have measured ---
 
 
-def draw(name: str, results: dict) -> bytes:
-    """The picture of this name, a PNG."""
+def draw(name: str, results: dict):
+    """The picture of this name: a figure."""
     figure, axes = new_figure(1, 1 + (name in TWO_PANELS), "", 3.7)
     figure.suptitle(FORMULAS.get(name, ""), x=0.5, ha="center", fontsize=17, parse_math=True)
-    draw_panels(name, axes, results)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=figure.dpi)
-    return content.getvalue()
-
-
-def draw_panels(name: str, axes, results: dict) -> None:
     left, right = axes[0], axes[-1]
     match name:
         case "cards":
@@ -74,11 +67,11 @@ def draw_panels(name: str, axes, results: dict) -> None:
         case "objective":
             rlhf_objectives.memory_panel(left, results["ppo_objectives"]["memory"], 7)
         case "dpo_formula":
-            left.figure.set_figheight(2)
+            figure.set_figheight(2)
             left.text(0.5, 0.5, DPO_LOSS, ha="center", va="center", fontsize=24)
             left.axis("off")
         case "kinds":
-            left.figure.set_size_inches(4.8, 4.3)  # the answers stand beside it
+            figure.set_size_inches(4.8, 4.3)  # the answers stand beside it
             dpo_trainer.kinds_panel(left, results["dpo_training"]["looks"])
         case "sides":
             dpo_trainer.log_panel(left, results["dpo_training"]["training"])
@@ -95,6 +88,7 @@ def draw_panels(name: str, axes, results: dict) -> None:
             reward_hacking.remedies_panel(left, results["reward_hacking"]["remedies"])
         case "planes":
             draw_planes(axes, results["frontier"])
+    return figure
 
 
 def draw_five_passes(axes, arms: dict) -> None:
@@ -135,8 +129,9 @@ def world_answers(results: dict) -> str:
         "I agree, Oslo it is.",
         "The author of Candide is Voltaire.",
     )
-    rows = [("", text, f"{gold_utility(prompt, text):.2f}") for text in texts]
-    return table_of_answers(prompt, rows)
+    return table_of_answers(
+        prompt, [("", text, f"{gold_utility(prompt, text):.2f}") for text in texts]
+    )
 
 
 def before_and_after(results: dict) -> str:
@@ -157,54 +152,45 @@ def hacked_answer(results: dict) -> str:
     before = texts_of(results["too_much_dpo"]["answers"], "SFT, sft, ")
     kept, found = results["three_hacks"]["answers"], []
     for name, after in kept["texts"].items():
-        was, now = kept["rewards"][name]["before"], kept["rewards"][name]["after"]
-        for k, prompt in enumerate(kept["prompts"]):
-            gold = [gold_utility(prompt, text) for text in (before[k], after[k])]
-            if now[k] - was[k] > 0.5 and gold[0] > gold[1]:
-                told = f"reward {was[k]:.1f}, gold utility {gold[0]:.2f}"
-                told_after = f"reward {now[k]:.1f}, gold utility {gold[1]:.2f}"
-                rows = [("before", before[k], told), ("after", after[k], told_after)]
-                found.append((now[k] - was[k] + gold[0] - gold[1], prompt, rows))
-    _, prompt, rows = sorted(found)[-1]
+        rewards = kept["rewards"][name]["before"], kept["rewards"][name]["after"]
+        for prompt, *texts, was, now in zip(kept["prompts"], before, after, *rewards, strict=True):
+            gold, gold_now = (gold_utility(prompt, text) for text in texts)
+            if now - was > 0.5 and gold > gold_now:
+                told = f"reward {was:.1f}, gold utility {gold:.2f}"
+                told_now = f"reward {now:.1f}, gold utility {gold_now:.2f}"
+                rows = [("before", texts[0], told), ("after", texts[1], told_now)]
+                found.append((now - was + gold - gold_now, prompt, rows))
+    _, prompt, rows = max(found)
     return table_of_answers(prompt, rows)
 
 
 def texts_of(kept: dict, start: str) -> list[str]:
     """The answers of the policy whose name starts so."""
-    (name,) = (name for name in kept["texts"] if name.startswith(start))
-    return kept["texts"][name]
+    (texts,) = (texts for name, texts in kept["texts"].items() if name.startswith(start))
+    return texts
 
 
-ANSWERS = (world_answers, before_and_after, hacked_answer)
+ANSWERS = {"world_answers": world_answers, "before_and_after": before_and_after}
+ANSWERS["hacked_answer"] = hacked_answer
 
 # --- The deck ---
 
 
-def slide(title: str, body: str, notes: list[str], ask: str = "", minutes: int = 0) -> str:
-    """One slide; the notes are shown with N and printed below it."""
-    told = "".join(f"<li>{escape(line)}</li>" for line in notes)
-    asked = f"<p class=ask>Ask: {escape(ask)}</p>" if ask else ""
-    time = f"{minutes} min" if minutes else ""
-    head = f"<h2>{escape(title)}</h2><div class=body>{body}</div>"
-    return f'<section>{head}<aside data-time="{time}">{asked}<ul>{told}</ul></aside></section>'
-
-
-def main_slide(entry: dict, results: dict) -> str:
-    """A slide of talk.json; raises LookupError where a result is missing."""
-    picture = image(draw(entry["picture"], results), entry["title"]) if "picture" in entry else ""
-    told = [write(results) for write in ANSWERS if write.__name__ == entry.get("answers")]
-    body = picture + "".join(told)
-    if picture and told:
-        body = f"<div class=beside>{picture}<div>{told[0]}</div></div>"
-    lines = (re.sub(r"\*(.+?)\*", r"<em>\1</em>", escape(line)) for line in entry["text"])
-    body += "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
-    return slide(entry["title"], body, entry["notes"], entry["ask"], entry["minutes"])
-
-
-def image(png: bytes, title: str) -> str:
-    """A PNG inside the page."""
-    encoded = base64.b64encode(png).decode()
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{encoded}">'
+def slide(entry: dict, picture: bytes = b"", answers: str = "") -> str:
+    """An entry of talk.json with its PNG and HTML; the notes are shown with N, printed below it."""
+    title, body = escape(entry["title"]), answers
+    if picture:
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        body = f'<img alt="{title}" src="{source}">'
+        body = f"<div class=beside>{body}<div>{answers}</div></div>" if answers else body
+    if "text" in entry:
+        lines = (re.sub(r"\*(.+?)\*", r"<em>\1</em>", escape(line)) for line in entry["text"])
+        body += "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+    notes = "".join(f"<li>{escape(line)}</li>" for line in entry["notes"])
+    asked = f"<p class=ask>Ask: {escape(entry['ask'])}</p>" if "ask" in entry else ""
+    time = f"{entry['minutes']} min" if "minutes" in entry else ""
+    head = f"<h2>{title}</h2><div class=body>{body}</div>"
+    return f'<section>{head}<aside data-time="{time}">{asked}<ul>{notes}</ul></aside></section>'
 
 
 def appendix_slide(script: Path, figure: Path, results: dict) -> str:
@@ -214,8 +200,7 @@ def appendix_slide(script: Path, figure: Path, results: dict) -> str:
         notes.append(f"Claim: {claim['says']}. {interval(claim)}: {claim['verdict']}")
     seeds = name_seeds(results.get("seeds") or [results.get("seed", 0)])
     notes.append(f"Run it: python {script.relative_to(runs.ROOT)} ({seeds})")
-    title = run_all.title_of(script)
-    return slide(title, image(figure.read_bytes(), title), notes)
+    return slide({"title": run_all.title_of(script), "notes": notes}, figure.read_bytes())
 
 
 def write_deck(path: Path, talk: list[str], appendix: list[str]) -> None:
@@ -254,8 +239,12 @@ def main(argv: list[str] | None = None) -> Path:
         with whole_file(folder / figure.name) as temporary:
             shutil.copy(figure, temporary)
     for entry in json.loads((TALK / "talk.json").read_text(encoding="utf-8")):
+        picture, asked = io.BytesIO(), entry.get("answers")
         try:
-            talk.append(main_slide(entry, metrics))
+            if "picture" in entry:
+                draw(entry["picture"], metrics).savefig(picture, format="png")
+            answers = ANSWERS[asked](metrics) if asked else ""
+            talk.append(slide(entry, picture.getvalue(), answers))
         except (LookupError, ValueError):
             missing.append(f"the slide {entry['title']!r}")
     write_deck(deck, talk, appendix)

@@ -148,11 +148,6 @@ def summed(pick=of_next, count=lambda *batch: of_answer(*batch)[:, 1:]):
     return lambda logits, *batch: (pick(logits, batch[0]) * count(*batch)).sum(-1)
 
 
-def unshifted(logits, ids) -> torch.Tensor:
-    """What the logits at a token say of that token itself."""
-    return logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)[:, 1:]
-
-
 ONE_ANSWER = torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]]), torch.tensor([1])
 THREE_ANSWERS = (
     torch.tensor([[4, 1, 0, 2, 3, 0, 0], [2, 2, 1, 3, 0, 0, 0], [1, 3, 0, 4, 2, 4, 3]]),
@@ -161,7 +156,9 @@ THREE_ANSWERS = (
 )
 LOGITS = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), *THREE_ANSWERS)
 OF_LOGITS = {  # i: token ids, m: attention mask, n: lengths of the prompts
-    "no shift: the logits at a token are for the next one": summed(unshifted),
+    "no shift: the logits at a token are for the next one": summed(
+        lambda logits, ids: of_next(logits.roll(-1, 1), ids)
+    ),
     "the mask is not shifted along: the answer's first token is missing": summed(
         count=lambda *batch: of_answer(*batch)[:, :-1]
     ),
@@ -243,11 +240,6 @@ def loss_of(objective):
     return lambda p, o, a, m, e: -(m * objective((p - o).exp(), a, e)).sum() / m.sum()
 
 
-def with_one_ratio(p, old, a, m, e) -> torch.Tensor:
-    gap = (m * (p - old)).sum(-1, keepdim=True).expand_as(p)
-    return ppo_loss(gap, 0 * old, a, m, e)
-
-
 FIRST_STEP = [[-1, -2]], [[-1, -2]], [[1, -0.5]], [[1, 1]], 0.2
 LATER = (NOW, THEN, numbers(4, 3, 5), MASK, 0.2), (THEN, NOW, numbers(5, 3, 5), MASK, 0.3)
 OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
@@ -265,7 +257,9 @@ OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
         lambda *x: -((x[3] * objectives(*x)).sum(-1) / x[3].sum(-1)).mean()
     ),
     "one loss a token, where one number is asked": lambda *x: -x[3] * objectives(*x),
-    "one ratio for a whole answer; each token has its own": with_one_ratio,
+    "one ratio for a whole answer; each token has its own": (
+        lambda p, old, a, m, e: ppo_loss((m * (p - old)).sum(-1, keepdim=True), 0 * old, a, m, e)
+    ),
 }
 
 BATCHES = in_torch(answer_logps, *LOGITS)
