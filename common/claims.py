@@ -48,10 +48,7 @@ class Claim(NamedTuple):
 
 
 def judge(claim: Claim, metrics: Sequence[dict], published: str = "") -> dict:
-    """A claim with its quantity over the seeds and its verdict, ready for JSON.
-
-    `published`: what a paper found at scale, and how that was read.
-    """
+    """A claim with its quantity over the seeds, its verdict, and what a paper found, for JSON."""
     measured = t_interval([claim.of(of_seed) for of_seed in metrics])
     ci95 = measured["ci95"]
     judged = claim._asdict() | {
@@ -174,12 +171,9 @@ def study_parser(script: Path) -> argparse.ArgumentParser:
 
 
 def sum_up(script: str, parts: list[dict], claims: Sequence[Claim], published: dict) -> dict:
-    """The results of all seeds with every claim judged, ready for JSON.
-
-    Sampled answers are kept of the first seed, whose the page shows.
-    """
+    """The results of all seeds with every claim judged, ready for JSON."""
     metrics = [part["metrics"] for part in parts]
-    for of_seed in metrics[1:]:
+    for of_seed in metrics[1:]:  # the page shows answers of the first
         of_seed.pop("answers", None)
     return {
         "script": script,
@@ -228,21 +222,19 @@ def write_claims_table(path: Path, results: dict[str, dict]) -> None:
     """
     names = ("study", "claim", "measured", "mean and 95 % interval", "true", "predicted")
     names += ("verdict", "published: what was found, and how it was read")
-    rows, claims = [names], []
+    lines, claims = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"], []
     for title, result in results.items():
         claims += result["claims"]
         for claim in result["claims"]:
             row = [title, claim["says"], claim["measured"], interval(claim)]
             row += [where_true(claim["true"]), claim["predicted"], claim["verdict"]]
-            rows.append([*row, link_papers(claim["published"])])
+            lines.append(f"| {' | '.join(row)} | {link_papers(claim['published'])} |")
     decided = {claim["id"] for claim in claims if claim["verdict"] in ("holds", "does not hold")}
     stand = len(decided & discoveries(claims))
     counts = Counter(claim["verdict"] for claim in claims)
     verdicts = ", ".join(f"{name}: {counts[name]}" for name in VERDICTS)
     told = f"{len(claims)} claims ({verdicts}). Of the {len(decided)} that are decided, {stand}"
     failed = sum(claim["predicted"] != claim["verdict"] for claim in claims)
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, "|---" * len(names) + "|")
     lines += ["", f"{told} stand at a false-discovery rate of 5 %.", ""]
     lines += [f"{failed} verdicts are not what was predicted before the run.", ""]
     with whole_file(path) as temporary:

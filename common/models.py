@@ -118,16 +118,13 @@ def hub_answers(seconds: float = 4.0) -> bool:
 
 
 def fingerprint(what) -> str:
-    """A hash of a model's files (its name, or a loaded one), or of rows of data.
-
-    A model of the hub that is not in the cache yet is known by its name.
-    """
+    """A hash of a model's files (its name, or a loaded one), or of rows of data."""
     name = what if isinstance(what, str) else getattr(what, "name_or_path", None)
     if name is None:
         rows = json.dumps([dict(row) for row in what], sort_keys=True, default=str)
         return hashlib.sha256(rows.encode()).hexdigest()[:16]
     folder = local_folder(name) or cached_folder(name)
-    if folder is None:
+    if folder is None:  # a model of the hub that is not in the cache yet
         return name
     digest, base = hashlib.sha256(), adapter_base(name)
     for path in sorted(folder.iterdir()):
@@ -169,10 +166,9 @@ def load_reward_model(name: str, device: str = "cpu", trained: bool = False) -> 
 
     Raises UserError for a bare backbone where a `trained` one is needed.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification as RewardModel
 
-    reward_model = AutoModelForSequenceClassification
-    model, tokenizer, missing = _load(reward_model, name, device, num_labels=1)
+    model, tokenizer, missing = _load(RewardModel, name, device, num_labels=1)
     if missing and trained:
         reason = f"it gives no reward: its head ({missing[0]}) is not there and would be random"
         raise UserError(f"cannot use the model {name}: {reason}; train it with reward_model.py")
@@ -279,9 +275,6 @@ def check_checkpoint(name: str, path: str, auto_class: str) -> None:
     raise UserError(f"cannot use the model {name}: {reason}")
 
 
-# --- Adapters ---
-
-
 def load_adapter(model, folder: Path, merge: bool = False):
     """The model with the adapter of a folder on it, or, with `merge`, in its weights.
 
@@ -302,9 +295,10 @@ def load_adapter(model, folder: Path, merge: bool = False):
         if merge:  # a reward model can start from an adapter of a language model
             config.task_type = None
         policy = PeftModel.from_pretrained(model, folder, config=config).eval()
-        model = policy.merge_and_unload().requires_grad_(True) if merge else policy
-    if merge:  # to PEFT its name is now that of the adapter
-        model.name_or_path = model.config._name_or_path = str(folder)
+        if not merge:
+            return policy
+        model = policy.merge_and_unload().requires_grad_(True)
+    model.name_or_path = model.config._name_or_path = str(folder)  # what PEFT saves as its base
     return model
 
 
@@ -348,17 +342,14 @@ def init_compute(device: str) -> str:
 
 @lru_cache
 def gains_from_bfloat16(device: str) -> bool:
-    """Whether a product of matrices is faster in bfloat16 here: measured once, in 20 ms.
-
-    A processor may have the instruction and be twice as slow with it.
-    """
+    """Whether a product of matrices is faster in bfloat16: to have it is not enough for that."""
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu":
         return False
-    seconds = {}
+    seconds = {}  # measured once, in 20 ms
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(768, 768, dtype=dtype)
         matrix @ matrix  # the first product prepares the kernel

@@ -56,10 +56,7 @@ def as_prompt(messages: list[dict[str, str]]) -> Prompt:
 
 
 def as_text(prompt: Prompt) -> str:
-    """A prompt as text: a text as it stands, turns as "User: ..." and "Assistant: ...".
-
-    They are set apart by a blank line. The system message comes first and has no name.
-    """
+    """A prompt as text; turns as "User: ..." and "Assistant: ...", the system message as it is."""
     prompt = as_prompt(as_messages(prompt))
     if isinstance(prompt, str):
         return prompt
@@ -182,11 +179,8 @@ def format_pair(row: dict) -> dict:
 
 
 def encode_prompt(tokenizer, prompt: Prompt | list[int]) -> list[int]:
-    """Token ids of the formatted prompt, whose template writes special tokens itself.
-
-    Token ids stay as they are.
-    """
-    if prompt and not isinstance(prompt[0], str | dict):
+    """Token ids of the formatted prompt, whose template writes special tokens itself."""
+    if prompt and not isinstance(prompt[0], str | dict):  # token ids already
         return prompt
     return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
 

@@ -141,7 +141,7 @@ def folder(text: str) -> Path:
     return Path(non_empty(text))
 
 
-# --- The start ---
+# --- The start of a script, and of several ---
 
 
 def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> argparse.Namespace:

@@ -23,8 +23,6 @@ SETTINGS = "lab_settings.json"
 REMEDY = "move it, or choose another folder with --output-dir"
 PACKAGES = ("numpy", "torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib")
 
-# --- Names ---
-
 
 def name_run(name: str, changed: dict, longest: int = 150) -> str:
     """A file name that says what differs: dpo_training, dpo_training-beta-0.1, ...-smoke.
@@ -35,20 +33,15 @@ def name_run(name: str, changed: dict, longest: int = 150) -> str:
     def short_hash(text: str) -> str:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def in_name(value) -> str:
-        slug = re.sub(r"[^\w.-]+", "_", str(value)).strip("_.")[-40:]
-        return slug if slug == str(value) else f"{slug}_{short_hash(str(value))}"
-
     parts = [name]
     for flag, value in sorted(changed.items()):
         parts.append(flag.replace("_", "-"))
         values = value if isinstance(value, list | tuple) else [value]
-        parts += [] if value is True else map(in_name, values)
+        for text in map(str, values if value is not True else ()):
+            slug = re.sub(r"[^\w.-]+", "_", text).strip("_.")[-40:]
+            parts.append(slug if slug == text else f"{slug}_{short_hash(text)}")
     full = "-".join(parts)
     return full if len(full.encode()) <= longest else f"{full[:100]}-{short_hash(full)}"
-
-
-# --- Files ---
 
 
 @contextlib.contextmanager
@@ -111,9 +104,6 @@ def check_results(folder: Path, name: str) -> None:
 def versions() -> dict[str, str]:
     """Of Python and of the libraries."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-# --- Models ---
 
 
 def save_model(folder: Path, settings: dict, *parts, readme: str = "") -> None:

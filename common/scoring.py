@@ -75,10 +75,9 @@ def pair_logps(policy, tokenizer, pairs: Sequence[dict]) -> tuple:
 def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarray:
     """log pi/pi_ref in nats of n sampled responses per prompt: (P, n).
 
-    The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted. A model
-    without an adapter is its own reference: zeros.
+    The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted.
     """
-    if not hasattr(policy, "disable_adapter"):
+    if not hasattr(policy, "disable_adapter"):  # it is its own reference
         return np.zeros((len(prompts), len(token_ids[0])))
     read = partial(response_logps, policy, tokenizer)
     logps = read_once(read, prompts, token_ids)
@@ -148,7 +147,7 @@ def response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tupl
         yield batch, ids, mask, targets
 
 
-# --- Rewards ---
+# --- Rewards and judgements ---
 
 
 def score_responses(
@@ -156,8 +155,7 @@ def score_responses(
 ):
     """Reward r(prompt, response) of each pair of texts: a float32 tensor (N,) in log-odds units.
 
-    A wide model computes in bfloat16 where that is measured to be faster. Of 1,000 held-out pairs
-    of the lab one has its answers in another order then; the embedded models stay in float32.
+    A wide model may compute in bfloat16: one of 1,000 held-out pairs has another order then.
     """
     import torch
 

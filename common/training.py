@@ -141,12 +141,11 @@ def watch(name: str, look: Callable | None, look_at: Sequence[int]):
                 self.see(0, model)
 
         def on_log(self, args, state, control, logs=None, model=None, **_):
-            if "loss" not in logs:  # at the very end: how long it took
-                return
-            self.bar.update()
-            check_finite(name, state.global_step, logs["loss"], args.learning_rate)
-            if state.global_step in self.at:
-                self.see(state.global_step, model)
+            if "loss" in logs:  # not at the very end: how long it took
+                self.bar.update()
+                check_finite(name, state.global_step, logs["loss"], args.learning_rate)
+                if state.global_step in self.at:
+                    self.see(state.global_step, model)
 
         def on_train_end(self, *_, **__):
             self.bar.close()
@@ -186,25 +185,23 @@ def load_sft_model(
     """
     if sft_steps is None:
         sft_steps = 0 if is_embedded(name) or own_data else 300
-    if sft_steps:
-        settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
-        folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
-        load_or_train(folder, settings, lambda: train_sft(name, sft_steps, seed, device))
-        name = str(folder)
-    return load_causal_lm(name, device)
 
+    def train() -> tuple:  # all weights, on answers in every style
+        model, tokenizer = load_causal_lm(name, device)
+        rng, rows = random.Random(seed), []
+        for _ in range(16 * sft_steps):
+            question = rng.choice(questions("train", unseen=None))
+            text = write_response(question, draw_style(question, rng), rng)
+            rows.append({"prompt": question.prompt, "chosen": text, "rejected": text})
+        settings = {"learning_rate": 2e-4, "per_device_train_batch_size": 16}
+        settings |= {"seed": seed, "name": f"SFT of {name}"}
+        return train_on_chosen(model, tokenizer, rows, **settings), tokenizer
 
-def train_sft(name: str, sft_steps: int, seed: int, device: str) -> tuple:
-    """Supervised fine-tuning of all weights on answers in every style: (model, tokenizer)."""
-    model, tokenizer = load_causal_lm(name, device)
-    rng, rows = random.Random(seed), []
-    for _ in range(16 * sft_steps):
-        question = rng.choice(questions("train", unseen=None))
-        text = write_response(question, draw_style(question, rng), rng)
-        rows.append({"prompt": question.prompt, "chosen": text, "rejected": text})
-    settings = {"learning_rate": 2e-4, "per_device_train_batch_size": 16}
-    settings |= {"seed": seed, "name": f"SFT of {name}"}
-    return train_on_chosen(model, tokenizer, rows, **settings), tokenizer
+    if sft_steps == 0:
+        return load_causal_lm(name, device)
+    settings = {"base": fingerprint(name), "sft_steps": sft_steps, "seed": seed}
+    folder = output_dir / f"sft-{Path(name).name}-{sft_steps}-seed-{seed}"
+    return load_causal_lm(str(load_or_train(folder, settings, train)), device)
 
 
 def train_on_chosen(model, tokenizer, pairs, *, seed: int, name: str, lora=None, **settings):
