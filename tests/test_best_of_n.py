@@ -11,7 +11,7 @@ import pytest
 from helpers import run_script
 from rlhf_objectives import kl_regularized_optimum
 
-from common.answers import KINDS, Answers
+from common.answers import KINDS, Answers, point_name
 from common.models import load_causal_lm, load_reward_model
 from common.preferences import questions
 
@@ -239,14 +239,18 @@ def test_reweighting_by_hand():
 
 def points_of(pool: bon.Pool, dpo_pool: bon.Pool) -> list[dict]:
     judges = {"6400": pool, "length": pool._replace(rewards=-pool.answers.gold)}
-    return study.plane_points(pools_of(judges, {"768": dpo_pool, "6400": dpo_pool}))
+    judges[study.JUDGE["768"]] = pool
+    pools = pools_of(judges, {"768": dpo_pool, "6400": dpo_pool})
+    points, kept = study.plane_points([""] * len(pool.rewards), pools)
+    assert set(kept["texts"]) == {point_name(p) for p in points if p["method"] != "optimum"}
+    return points
 
 
 def test_points_of_the_plane():
     pool, dpo_pool = made_pool(), made_pool(size=8, shift=0.7)
     points = points_of(pool, dpo_pool)
-    best = [p for p in points if p["method"] == "best of n" and not p["biased"]]
-    assert [p["n"] for p in best] == study.sizes_for(pool) == [1, 2, 4, 8, 16]
+    best = [p for p in points if (p["method"], p["series"]) == ("best of n", "6400")]
+    assert [p["n"] for p in best] == [1, 2, 4, 8, 16]  # it holds twice as many
     assert best[0]["gold"] == pytest.approx(pool.answers.gold.mean())
     assert {p["annotations"] for p in best} == {6400}
     biased = [p for p in points if p["biased"]]

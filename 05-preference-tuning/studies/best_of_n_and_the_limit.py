@@ -2,20 +2,18 @@
 
     python 05-preference-tuning/studies/best_of_n_and_the_limit.py  # one seed, 5 minutes
 
-Best-of-n trains no policy, but its reward model is trained on labelled pairs. So every method is
-measured with 768 pairs and with 6,400 pairs, one pass over them: best-of-n, whose reward model
-starts from the small encoder or (768 pairs) from the SFT model; DPO; DPO with a likelihood term
-(the chosen answers' negative log-likelihood is added to the loss); and DPO with best-of-n on top,
-both from the same pairs. The SFT model writes 64 answers to each of 128 questions, fresh ones for
-every seed. Every candidate's probability and gold utility (3 if right, 1 if on topic, -0.15 for a
-word of filler; in log-odds) are known, so also pi*: the policy that gains most gold utility at each
-KL from the SFT model.
+Every method is measured with 768 labelled pairs and with 6,400, one pass over them: best-of-n, its
+reward model from the small encoder or (768 pairs) from the SFT model; DPO; DPO with a likelihood
+term (the chosen answers' negative log-likelihood is added to the loss); and DPO with best-of-n on
+top, both from the same pairs. Of 64 answers of the SFT model to each of 128 questions, fresh ones
+for every seed, probability and gold utility (3 if right, 1 if on topic, -0.15 for a word of filler;
+in log-odds) are known, so also pi*: the policy that gains most gold utility at each KL from it.
 
 With 768 pairs DPO alone keeps its default rate, 7e-4. All else was chosen by gold utility on 128
 validation questions with seed 0: DPO's rate with 6,400 pairs (3e-4 has 3.5, 7e-4 has 3.2); the rate
-of DPO with the term, with 768 pairs the best of four (1.4e-3), with 6,400 pairs 3e-4, the only one
-tried. The better start of a reward model, and DPO with the term where it is better by more than 0.1
-than DPO alone (with 6,400 pairs), stand for their methods in the claims.
+with the term, the best of four with 768 pairs (1.4e-3), the only one tried with 6,400 (3e-4). The
+better start of a reward model, and DPO with the term where it is better by more than 0.1 than DPO
+alone (with 6,400 pairs), stand for their methods in the claims.
 """
 
 import lessons  # noqa: F401
@@ -24,7 +22,6 @@ import numpy as np
 from best_of_n import Pool, best_of_n_curve, best_probs, make_pool, measure_cost, measured_kl
 from dpo_trainer import dpo_policy
 from frontier import BUDGETS, JUDGE, RECIPE, gain_and_share, limit_curve
-from reward_hacking import axis_of_n
 from reward_model import reward_model_in
 from rlhf_objectives import kl_regularized_optimum
 
@@ -92,11 +89,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     """The pools of one seed, and what the claims, the plane and the page need of them."""
     asked, size = (8, 2 * MOST_N) if smoke else (128, 64)
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:asked]]
-    judges, pools = {}, {}
+    kept, judges, pools = study_folder(seed, smoke), {}, {}
     for series, (name, backbone, count, annotator) in JUDGES.items():
         pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
-        folder = study_folder(seed, smoke) / name
-        judges[series] = reward_model_in(folder, backbone, pairs, seed=seed)
+        judges[series] = reward_model_in(kept / name, backbone, pairs, seed=seed)
     model, tokenizer = load_sft_model()
     pool = make_pool(model, tokenizer, judges["6400"], prompts, size, seed)
     for series, judge in judges.items():
@@ -104,32 +100,23 @@ def measure(seed: int, smoke: bool = False) -> dict:
         pools["best of n", series] = pool._replace(rewards=rewards)
     cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 2 if smoke else 4], MOST_N)
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
-    pools |= pools_of_policies(prompts, judges, seed, smoke)
-    points = plane_points(pools)
-    return {
-        "cost_exponent": growth(cost["alone"]),
-        **compare_ways(pools),
-        "annotators": compare_annotators(pools["best of n", "6400"], pools["best of n", "length"]),
-        "points": points,
-        "answers": {**answers_of_pools(prompts, points, pools), "pools": whole},
-    }
-
-
-def pools_of_policies(prompts: list, judges: dict, seed: int, smoke: bool) -> dict:
-    """A pool of each policy, and of each budget's better recipe again with best-of-n on top."""
-    pools = {}
     for (method, series), (name, training) in POLICIES.items():
         model, tokenizer = load_sft_model()  # a fresh one: the adapter is put into it
         pairs = preferences.make_pairs(64 if smoke else int(series), seed=seed)
-        folder = study_folder(seed, smoke) / name
-        policy = dpo_policy(folder, model, tokenizer, pairs, seed=seed, **training)
+        policy = dpo_policy(kept / name, model, tokenizer, pairs, seed=seed, **training)
         chooses = method == RECIPE[series]  # with best-of-n on top, which takes more answers
         many = 2 * MOST_N if chooses else 8
         pool = make_pool(policy, tokenizer, judges[JUDGE[series]], prompts, many, seed)
         pools[method, series] = pool
         if chooses:
             pools[BOTH, series] = pool
-    return pools
+    points, kept_answers = plane_points(prompts, pools)
+    return {
+        "cost_exponent": growth(cost["alone"]),
+        **compare_ways(pools),
+        "points": points,
+        "answers": {**kept_answers, "pools": whole},
+    }
 
 
 def growth(costs: np.ndarray) -> float:
@@ -160,36 +147,29 @@ def compare_ways(pools: dict[tuple, Pool]) -> dict:
     return found | {"first_step": at_cut - sft, "second_step": end - at_cut}
 
 
-def compare_annotators(human: Pool, length: Pool) -> dict:
-    """Gold utility by n, as the unbiased and the length-preferring annotators choose."""
-    ns = sizes_for(human)
-    reward = best_of_n_curve(length.rewards, length.rewards, ns).mean(0).tolist()
-    return {
-        "n": ns,
-        "human": gold_by_n(human, ns),
-        "length": gold_by_n(length, ns),
-        "reward": reward,
-    }
-
-
 # --- The plane of gold utility against KL, and the answers ---
 
 
-def sizes_for(pool: Pool) -> list[int]:
-    """The n that a pool is large enough for: it holds twice as many candidates."""
-    return [n for n in SIZES_OF_N if 2 * n <= pool.rewards.shape[1]]
+def plane_points(prompts: list[str], pools: dict[tuple, Pool]) -> tuple:
+    """(points, answers): every pool by n (a policy alone: n = 1), and pi*.
 
-
-def plane_points(pools: dict[tuple, Pool]) -> list[dict]:
-    """Points of every pool by n (a policy alone: n = 1), and of pi*."""
-    points = []
+    The answers of a point are the best of the first n candidates; pi* has none.
+    """
+    points, texts, rewards = [], [], []
     for (method, series), pool in pools.items():
         shared = {"method": method, "series": series, "biased": series == "length"}
         shared["annotations"] = JUDGES[series][2]
-        chooses = "best of n" in method
-        for n in sizes_for(pool)[: None if chooses else 1]:
+        chooses, size = "best of n" in method, pool.rewards.shape[1]
+        judge = series if method == "best of n" else JUDGE[series]
+        before = pools["best of n", judge].rewards[:, 0]
+        for n in [n for n in SIZES_OF_N if 2 * n <= size] if chooses else [1]:
             about = {"label": f"n = {n}", "n": n} if chooses else {"label": f"{series} pairs"}
             points.append(shared | about | reweighted(pool, best_probs(pool, n)))
+            first = pool.rewards[:, :n]
+            chosen = zip(pool.answers.texts, first.argmax(1), strict=True)
+            texts.append([[row[k]] for row, k in chosen])
+            rewards.append({"before": before, "after": first.max(1)})
+    kept = answers.answers_of_points(prompts, points, texts, rewards)
     pool = pools["best of n", "6400"]
     even = np.full(pool.rewards.shape[1], 1 / pool.rewards.shape[1])
     for beta in BETAS:
@@ -197,7 +177,7 @@ def plane_points(pools: dict[tuple, Pool]) -> list[dict]:
         probs = [kl_regularized_optimum(even, gold, beta) for gold in pool.answers.gold]
         point = shared | {"label": f"beta = {beta:g}", "beta": beta}
         points.append(point | reweighted(pool, np.array(probs)))
-    return points
+    return points, kept
 
 
 def reweighted(pool: Pool, probs: np.ndarray) -> dict:
@@ -209,22 +189,6 @@ def reweighted(pool: Pool, probs: np.ndarray) -> dict:
     for name in ("gold", "good"):
         point[name] = float((probs * getattr(pool.answers, name)).sum(1).mean())
     return point | {"sample_share": float(np.mean(1 / (probs.shape[1] * (probs**2).sum(1))))}
-
-
-def answers_of_pools(prompts: list[str], points: list[dict], pools: dict) -> dict:
-    """The best of the first n candidates for every point but those of pi*, which has none."""
-    of_pools = [point for point in points if point["method"] != "optimum"]
-    texts, rewards = [], []
-    for point in of_pools:
-        series = point["series"]
-        pool = pools[point["method"], series]
-        first = pool.rewards[:, : point.get("n", 1)]
-        chosen = zip(pool.answers.texts, first.argmax(1), strict=True)
-        texts.append([[row[k]] for row, k in chosen])
-        judge = series if point["method"] == "best of n" else JUDGE[series]
-        before = pools["best of n", judge].rewards[:, 0]
-        rewards.append({"before": before, "after": first.max(1)})
-    return answers.answers_of_points(prompts, of_pools, texts, rewards)
 
 
 def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
@@ -250,7 +214,7 @@ def whole_pool(k: int, prompt: str, pools: dict, model, tokenizer) -> dict:
 
 
 def draw(runs: list[dict]):
-    """The plane with its limit, the ways to answer by labels, two steps of n, biased annotators."""
+    """The plane with its limit, the ways to answer by labels, two steps of n, both together."""
     shares = [np.mean([run["share_of_dpo_gain"][budget] for run in runs]) for budget in JUDGE]
     told = f"{100 * shares[0]:.0f} % of DPO's gain with few labels, {100 * shares[1]:.0f} %"
     figure, axes = figures.new_figure(2, 2, f"Best-of-n has {told} with many")
@@ -262,19 +226,13 @@ def draw(runs: list[dict]):
     told = f"The first candidates gain {np.mean(first):.1f}, the next {np.mean(second):.1f}"
     axes[2].set(title=told, ylim=(0, None))
     axes[2].set(xlabel="n: candidates to choose among", ylabel="gold utility gained (log-odds)")
-    ns = runs[0]["annotators"]["n"]
-    for name, color, label, dashes in (
-        ("human", "gold", "gold, unbiased annotators choose", "-"),
-        ("length", "biased", "gold, annotators who prefer length choose", "-"),
-        ("reward", "reward", "the reward that they give", ":"),
-    ):
-        by_n = [run["annotators"][name] for run in runs]
-        figures.seed_lines(axes[3], ns, by_n, f"lab:{color}", label, ls=dashes)
-    axis_of_n(axes[3], ns)
-    start, end = np.mean([run["annotators"]["length"] for run in runs], axis=0)[[0, -1]]
-    axes[3].set(title=f"Annotators prefer length: gold from {start:.1f} to {end:.1f}")
-    axes[3].set_ylabel("log-odds")
-    figures.legend_below(axes[3])
+    both = {}
+    for budget, pairs in zip(JUDGE, BUDGETS, strict=True):
+        both[f"{pairs:,}"] = [run["both_minus_better_single"][budget] for run in runs]
+    figures.seed_columns(axes[3], both, ["lab:dpo_best_of_n"] * 2)
+    axes[3].axhline(0, color="black", lw=0.8)
+    axes[3].set(title="DPO and best-of-n minus the better alone", xlabel="labelled pairs")
+    axes[3].set_ylabel("gold utility (log-odds)")
     return figure
 
 
