@@ -206,7 +206,19 @@ def draw(runs: list[dict]):
     figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
     title = f"A high rate: {np.mean(clipped):.1f} with clipping, else {np.mean(unclipped):.1f}"
     axes[1].set(title=title, ylabel="gold utility (log-odds)")
-    passes_panel(axes[2], [run["passes"] for run in runs])
+
+    ax, halfway = axes[2], []  # gold utility against answers sampled, by passes over them
+    styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
+    for (rate, passes), (color, dashes) in styles.items():
+        curves = [run["passes"][name_of(rate, passes)] for run in runs]
+        answered = [128 * step for step in curves[0]["step"]]  # 32 prompts x 4
+        gold = np.array([curve["gold"] for curve in curves])
+        label = f"{passes} pass{'es' if passes > 1 else ''}, rate x {rate:.2g}"
+        figures.seed_lines(ax, answered, gold, color, label, ls=dashes)
+        halfway.append(gold[:, 1].mean())
+    ax.set_title(f"Half-way: four passes {halfway[0]:.1f}, one pass {max(halfway[1:]):.1f}")
+    ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
+    figures.legend_below(ax, ncols=2)
 
     ax = axes[3]  # gold utility against KL where annotators prefer length
     for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
@@ -239,21 +251,6 @@ def grid_panel(ax, runs: list[dict]) -> None:
     ax.set_xticks(range(len(names)), names, fontsize=7)
     ax.set(xlabel="learning rate over the default, and passes", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=3)
-
-
-def passes_panel(ax, seeds: list[dict]) -> None:
-    """Gold utility against the number of answers that were sampled, by passes over them."""
-    styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
-    for (rate, passes), (color, dashes) in styles.items():
-        name = name_of(rate, passes)
-        answered = [128 * step for step in seeds[0][name]["step"]]  # 32 prompts x 4
-        values = [of_seed[name]["gold"] for of_seed in seeds]
-        label = f"{passes} pass{'es' if passes > 1 else ''}, rate x {rate:.2g}"
-        figures.seed_lines(ax, answered, values, color, label, ls=dashes)
-    ends = [np.mean([of_seed[name_of(*key)]["gold"][1] for of_seed in seeds]) for key in styles]
-    ax.set_title(f"Half-way: four passes {ends[0]:.1f}, one pass {max(ends[1:]):.1f}")
-    ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
-    figures.legend_below(ax, ncols=2)
 
 
 if __name__ == "__main__":
