@@ -1,7 +1,4 @@
-"""Sampled answers: what is read in them, the table before and after, points of the plane.
-
-The gold standard can be read where the prompts are questions of the world.
-"""
+"""Sampled answers: what is read in them, the table before and after, points of the plane."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,8 +23,6 @@ MARKS = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-
 KINDS = ("right and concise", "right, with filler", "wrong", "agrees with the user", "off topic")
 SHOWN = 32  # prompts whose answers a study keeps, so that they can be read beside its numbers
 FRONTIER_PROMPTS = 128  # the first test prompts, by which every point of the plane is measured
-
-# --- One answer ---
 
 
 def has_gold(prompts: Sequence[Prompt]) -> bool:
@@ -67,9 +62,6 @@ def length_unit(texts: Iterable[str]) -> str:
     texts = list(texts)
     characters = sum(len(UNSPACED.findall(text)) for text in texts)
     return "characters" if 2 * characters > sum(map(count_words, texts)) else "words"
-
-
-# --- Many answers ---
 
 
 class Answers(NamedTuple):
@@ -141,10 +133,7 @@ def read_answers(prompts: list[Prompt], texts: list[list[str]], kl=None) -> Answ
 def print_before_after(
     prompts, before: list, after: list, rows: Sequence[tuple], most=3, head=("", "before", "after")
 ) -> None:
-    """The first answers before and after (texts (P, n)) with their marks, then `print_table`.
-
-    Rows are (what, before, after, unit).
-    """
+    """The first answers before and after (texts (P, n)) with their marks, then `print_table`."""
     for k, prompt in enumerate(prompts[:most]):
         print(f"\n{in_short(prompt)}")
         for when, texts in (("before", before), ("after", after)):

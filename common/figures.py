@@ -77,9 +77,6 @@ def save_figure(figure, path: Path) -> None:
     plt.close(figure)
 
 
-# --- Every seed is visible ---
-
-
 def seed_lines(ax, x: Sequence, values: np.ndarray, color: str, label: str, **line) -> None:
     """A thin line for each seed, values (seeds, len(x)), and a thick one for their mean."""
     values = np.asarray(values, dtype=float)

@@ -220,10 +220,7 @@ def gold_utility(prompt: str, response: str) -> float:
 
 
 def annotator_utility(prompt: str, response: str, annotator="human", strength=None) -> float:
-    """Gold utility plus the bias of the annotator: "human" has none, the others are in BIASES.
-
-    `strength`, in log-odds, takes the place of the bias in BIASES.
-    """
+    """Gold utility plus an annotator's bias, as in BIASES or of a `strength`; "human" has none."""
     bias = BIASES.get(annotator, 0.0) if strength is None else strength
     return gold_utility(prompt, response) + bias * liked_amount(prompt, response, annotator)
 
@@ -242,8 +239,7 @@ def liked_amount(prompt: str, response: str, annotator: str) -> float:
 def annotate(utilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Utility as an annotator perceives it in one look: utility + Gumbel(0, 1) noise, same shape.
 
-    Comparing two perceived utilities is Bradley-Terry, sorting K of them Plackett-Luce (Luce 1959;
-    Yellott 1977).
+    Comparing two is Bradley-Terry, sorting K Plackett-Luce (Luce 1959; Yellott 1977).
     """
     return utilities + rng.gumbel(size=np.shape(utilities))
 
@@ -257,8 +253,7 @@ def make_pairs(
     """Pairwise view: rows of prompt, chosen, rejected (TRL's columns), styles and gold utilities.
 
     Two responses of different styles are drawn as the SFT model would write them, one of them
-    concise in at least five pairs of six; the annotator perceives both and the better one becomes
-    `chosen`. `strength`: see `annotator_utility`.
+    concise in at least five pairs of six; what the annotator perceives as better is `chosen`.
     """
     rng = random.Random(f"pairs {split} {seed}")
     noise = np.random.default_rng([SPLITS.index(split), seed])

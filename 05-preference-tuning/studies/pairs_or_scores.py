@@ -12,7 +12,6 @@ tell. Left out: ties, pairs chosen adaptively, time beyond reading.
 """
 
 import random
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -84,9 +83,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-# --- From what is annotated to an order, how good it is (Kendall's tau), and what is compared ---
-
-
 class Readings(NamedTuple):
     """P questions, each of whose answers is read again and again; a row of looks for each."""
 
@@ -128,11 +124,10 @@ def tau_of_rankings(readings: Readings, n: int, size: int) -> np.ndarray:
 
 def tau_of_scores(readings: Readings, n: int, rater: Rater, noise: float = 1.0) -> np.ndarray:
     """Readings with `noise` times the noise are scored, each by its rater; sums make the order."""
-    items, gold = readings.items[:, :n], readings.gold
+    gold, items, perceived = readings
     truth, sums = np.take_along_axis(gold, items, axis=1), np.zeros(gold.shape)
-    perceived = truth + noise * (readings.perceived[:, :n] - truth)
-    scores = rate(perceived, Rater(rater.offset[:, :n], rater.scale[:, :n]))
-    np.add.at(sums, (np.arange(len(items))[:, None], items), scores)  # each answer equally often
+    scores = rate(truth + noise * (perceived - truth), rater)[:, :n]
+    np.add.at(sums, (np.arange(len(items))[:, None], items[:, :n]), scores)  # each equally often
     return kendall_tau(gold, sums)
 
 
@@ -184,7 +179,7 @@ def recover_order(readings: Readings, costs: list[int], raters: Rater, rng) -> t
     return taus, noisier
 
 
-def crossing(level: float, curve: Sequence[float], factors=NOISE_FACTORS) -> float:
+def crossing(level: float, curve: list[float], factors=NOISE_FACTORS) -> float:
     """The factor, on a logarithmic scale, at which a falling curve meets a level; or an end."""
     falling = np.minimum.accumulate(curve)  # but for noise it falls anyway
     return float(np.exp(np.interp(-level, -falling, np.log(factors))))

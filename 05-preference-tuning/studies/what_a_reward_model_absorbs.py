@@ -74,20 +74,14 @@ def measure(seed: int, smoke: bool = False) -> dict:
     asked = preferences.questions("test", seed=seed)[: size // 5]
     place = study_folder(seed, smoke) / "reward_model_6400"
     model = reward_model_in(place, "tiny-distilbert", pairs, seed=seed)
-    rewards = score_pairs(*model, held), prefer_shorter(held)
-    in_order, shorter = (float(pair_hits(of_held).mean()) for of_held in rewards)
+    more_hits = pair_hits(score_pairs(*model, held)) - pair_hits(prefer_shorter(held))
+    contrasts = contrast_rewards(*model, asked, seed)
     return {
-        "above_length": in_order - shorter,
-        "contrasts": mean_contrasts(model, asked, seed),
+        "above_length": float(more_hits.mean()),
+        "contrasts": {name: float(values.mean()) for name, values in contrasts.items()},
         "on_topic_above": on_topic_above(model, asked, seed),
         **compare_groups(seed, smoke),
     }
-
-
-def mean_contrasts(model: tuple, asked: list, seed: int) -> dict[str, float]:
-    """The reward that one unit of each component adds, on average."""
-    read = contrast_rewards(*model, asked, seed)
-    return {component: float(values.mean()) for component, values in read.items()}
 
 
 def on_topic_above(model: tuple, asked: list, seed: int) -> dict[str, dict]:
@@ -132,15 +126,15 @@ def compare_groups(seed: int, smoke: bool) -> dict:
     for group, rows in pairs.items():
         place = study_folder(seed, smoke) / f"wrong_users_{group}"
         model = reward_model_in(place, "tiny-gpt2", rows, seed=seed)
-        contrasts[group] = mean_contrasts(model, asked, seed)
+        contrasts[group] = contrast_rewards(*model, asked, seed)
         order[group] = np.sign(score_pairs(*model, held) @ [1, -1])
     for group, bias in BIASES.items():
         labels, component = {}, preferences.COMPONENT_OF[group]
         for name in ("human", group):
             chosen = more_minus_less(pairs[name], np.tile([1.0, 0.0], (count, 1)), group)
             labels[name] = float((chosen > 0).mean())
-        more = contrasts[group][component] - contrasts["human"][component]
-        encoded[group] = {"labels": labels, "share": more / bias}
+        more = contrasts[group][component].mean() - contrasts["human"][component].mean()
+        encoded[group] = {"labels": labels, "share": float(more / bias)}
     unlike = {group: float((order[group] != order["human"]).mean()) for group in OTHER_GROUPS}
     return {"encoded": encoded, "unlike": unlike}
 
@@ -152,7 +146,23 @@ def draw(runs: list[dict]):
     title = f"Reward models of two unbiased groups order {unbiased:.0f} % of pairs unlike; "
     title += f"\nwhere one of the groups prefers length, {length:.0f} %"
     figure, (components, disagree, labels, share) = new_figure(2, 2, title)
-    components_panel(components, runs)
+    # The reward that each thing adds alone, beside what is planted in the annotators.
+    adds, planted = {}, []
+    for component, (units, name) in COMPONENTS.items():
+        if component in WORTH:
+            adds[name] = [units * run["contrasts"][component] for run in runs]
+            planted.append(units * WORTH[component])
+        else:
+            above = [run["on_topic_above"][component] for run in runs]
+            adds[name] = [of_run["reward"] for of_run in above]
+            planted.append(np.mean([of_run["gold"] for of_run in above]))
+    seed_columns(components, adds, ["lab:human"] * len(adds), digits=1)
+    mark = {"color": "black", "ms": 11, "mew": 2, "label": "planted in the annotators"}
+    components.plot(range(len(adds)), planted, "_", **mark)
+    components.axhline(0, color="black", lw=0.8)
+    components.set_title("What one thing adds, unbiased annotators")
+    components.set_ylabel("reward that it adds (log-odds)")
+    components.legend(loc="upper right", fontsize=7)
     columns = {name: unlike[group] for group, (name, _) in OTHER_GROUPS.items()}
     seed_columns(disagree, columns, [color for _, color in OTHER_GROUPS.values()], digits=0)
     disagree.set(title="Two reward models disagree", ylim=(0, None))
@@ -173,26 +183,6 @@ def draw(runs: list[dict]):
     for ax in (components, labels):
         ax.tick_params(axis="x", labelsize=6.5)
     return figure
-
-
-def components_panel(ax, runs: list[dict]) -> None:
-    """The reward that each thing adds alone, beside what is planted in the annotators."""
-    columns, planted = {}, []
-    for component, (units, name) in COMPONENTS.items():
-        if component in WORTH:
-            columns[name] = [units * run["contrasts"][component] for run in runs]
-            planted.append(units * WORTH[component])
-        else:
-            above = [run["on_topic_above"][component] for run in runs]
-            columns[name] = [of_run["reward"] for of_run in above]
-            planted.append(np.mean([of_run["gold"] for of_run in above]))
-    seed_columns(ax, columns, ["lab:human"] * len(columns), digits=1)
-    label = "planted in the annotators"
-    ax.plot(range(len(columns)), planted, "_", color="black", ms=11, mew=2, label=label)
-    ax.axhline(0, color="black", lw=0.8)
-    ax.set_title("What one thing adds, unbiased annotators")
-    ax.set_ylabel("reward that it adds (log-odds)")
-    ax.legend(loc="upper right", fontsize=7)
 
 
 if __name__ == "__main__":

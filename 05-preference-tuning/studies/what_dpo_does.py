@@ -90,10 +90,8 @@ def gained_of_room(before: Answers, after: Answers) -> dict[str, float]:
     """
     gained = {}
     for name, read in (("style", "plain"), ("substance", "correct")):
-        then, now = (
-            (getattr(answers, read) * answers.on_topic).sum() / max(answers.on_topic.sum(), 1)
-            for answers in (before, after)
-        )
+        then = np.average(getattr(before, read), weights=before.on_topic)
+        now = np.average(getattr(after, read), weights=after.on_topic)
         gained[name] = float((now - then) / max(1 - then, 0.01))
     return gained
 
