@@ -102,7 +102,16 @@ def measure(seed: int, smoke: bool = False) -> dict:
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
     judges = train_reward_models(seed, smoke)
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
-    dpo = answers_by_dpo(prompts, seed, smoke)
+    arms = {name: (name, BETA) for name in (*GROUPS, "mixed")}
+    arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in TWO_GROUPS}
+    pairs, epochs = (16, 1) if smoke else (384, 3)
+    dpo, training = {}, {"learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+    for name, (group, beta) in arms.items():
+        base, tokenizer = load_sft_model()
+        labelled = pairs_labelled_by(group, pairs, seed)
+        place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
+        policy = dpo_policy(place, base, tokenizer, labelled, beta=beta, **training)
+        dpo[name] = sample_answers(policy, tokenizer, prompts, 4, seed, with_kl=False)
     gold = {name: float(answered.gold.mean()) for name, answered in dpo.items()}
     liked = score_texts(judges["length"], prompts, dpo["length"].texts), rewards["length"][:, :4]
     wins = pair_hits(np.stack(liked, axis=-1).reshape(-1, 2))
@@ -129,22 +138,6 @@ def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
     return judges
 
 
-def answers_by_dpo(prompts: list[str], seed: int, smoke: bool) -> dict[str, Answers]:
-    """Four answers to each prompt by DPO on each group's labels, mixed ones, and a larger beta."""
-    count, epochs = (16, 1) if smoke else (384, 3)
-    training = {"learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
-    arms = {name: (name, BETA) for name in (*GROUPS, "mixed")}
-    arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in TWO_GROUPS}
-    answered = {}
-    for name, (group, beta) in arms.items():
-        base, tokenizer = load_sft_model()
-        pairs = pairs_labelled_by(group, count, seed)
-        place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
-        policy = dpo_policy(place, base, tokenizer, pairs, beta=beta, **training)
-        answered[name] = sample_answers(policy, tokenizer, prompts, 4, seed, with_kl=False)
-    return answered
-
-
 def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> dict:
     """Cells of the remedies of best-of-n, gold utility with each minus without; rewards (P, M)."""
 
@@ -161,7 +154,7 @@ def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> di
             "three_groups": best(worst_case([rewards[name] for name in BIASES])),
             "mixed_reward": best(rewards["mixed"]),
         }
-        if f"{group}_2" in rewards:
+        if group in TWO_GROUPS:
             members = [rewards[f"{group}_{k}"] for k in MEMBERS]
             with_remedy["same_labels"] = best(worst_case([reward, *members]))
         for remedy, gold in with_remedy.items():
@@ -214,12 +207,10 @@ def draw(runs: list[dict]):
     table.set_title("Gold utility: with the remedy minus without")
     # The best of 64 by reward / words, with a constant added to the reward beforehand.
     figures.seed_lines(ax, LEVELS, [run["levels"] for run in runs], "lab:gold", "reward / words")
-    for name, label, color in (
-        ("shortest", "the shortest of 64", "lab:best_of_n"),
-        ("without", "by the reward itself", "lab:biased"),
-    ):
-        flat = [[run[name]] * len(LEVELS) for run in runs]
-        figures.seed_lines(ax, LEVELS, flat, color, label, ls="--")
+    shortest = [[run["shortest"]] * len(LEVELS) for run in runs]
+    figures.seed_lines(ax, LEVELS, shortest, "lab:best_of_n", "the shortest of 64", ls="--")
+    without = [[run["without"]] * len(LEVELS) for run in runs]
+    figures.seed_lines(ax, LEVELS, without, "lab:biased", "by the reward itself", ls="--")
     ax.set(title="Verbosity: the level decides", ylabel=figures.GOLD)
     ax.set_xlabel("mean of the reward, which is free")
     figures.legend_below(ax)

@@ -206,12 +206,10 @@ def curves_by_errors(texts: list[list[str]], gold: np.ndarray, ns: list[int], se
     new one for each sample, of sd 3. Each curve is the mean of ten draws.
     """
     rng, curves = np.random.default_rng(seed), {}
-    for name, sd in (("sd_3", 3.0), ("sd_6", 6.0), ("of_samples", 3.0)):
-        drawn = []
-        for _ in range(10):
-            of_samples = name == "of_samples"
-            error = rng.normal(0, sd, gold.shape) if of_samples else noise_of_texts(texts, sd, rng)
-            drawn.append(best_of_n_curve(gold + error, gold, ns))
+    samples = [range(row.size) for row in gold]  # as if each were a text of its own
+    for name, of, sd in (("sd_3", texts, 3.0), ("sd_6", texts, 6.0), ("of_samples", samples, 3.0)):
+        errors = [noise_of_texts(of, sd, rng) for _ in range(10)]
+        drawn = [best_of_n_curve(gold + error, gold, ns) for error in errors]
         curves[name] = np.mean(drawn, axis=0)
     return curves
 
@@ -226,50 +224,44 @@ def noise_of_texts(texts: list[list[str]], sd: float, rng) -> np.ndarray:
 
 
 def draw(runs: list[dict]):
-    """Gold utility by the strength of a bias and by n, the table of cells, and a mere error."""
+    """The table of cells, gold utility by the strength of a bias and by n, and a mere error."""
     cells = [[[run[row][g] for g in BIASES] for row in STEPS_OF_HACK] for run in runs]
-    means = np.mean(cells, axis=(0, 2))
+    means, ns = np.mean(cells, axis=(0, 2)), runs[0]["ns"]
     title = "DPO on labels with a bias, mean of three hacks: "
     title += f"reward gained {means[0]:.2f}, quality lost {means[1]:.2f}"
-    figure, axes = figures.new_figure(2, 2, title, height=3.6)
+    figure, (table, strength, groups, errors) = figures.new_figure(2, 2, title, height=3.6)
     steps = zip(STEPS_OF_HACK.values(), means, strict=True)
     rows = [f"{step}\nmean {mean:+.2f}" for step, mean in steps]
-    figures.draw_cells(axes[0], rows, HACK_NAMES.values(), cells)
-    axes[0].set_title("Three hacks, step by step (log-odds)")
-    strength_panel(axes[1], runs)
+    figures.draw_cells(table, rows, HACK_NAMES.values(), cells)
+    table.set_title("Three hacks, step by step (log-odds)")
+    for label, color, gained in (
+        ("at the best n", "lab:gold", lambda run, name: run["rises_first"][name]),
+        (f"at n = {ns[-1]}", "lab:biased", lambda run, name: run["gains"][name][-1]),
+    ):
+        planted = [[gained(run, f"planted_{bias}") for bias in PLANTED] for run in runs]
+        figures.seed_lines(strength, PLANTED, planted, color, f"{label}, planted")
+        trained = [gained(run, name) for run in runs for name in TRAINED.values()]
+        places = [*TRAINED] * len(runs)
+        strength.plot(places, trained, "x", color=color, label=f"{label}, trained")
+    strength.axvline(0.15, color="black", lw=0.8, ls=":")
+    strength.set_title("How strong must a liking for length be?")
+    strength.set_xlabel("log-odds for a word of filler; dotted: its cost")
     colors = {"human": "lab:gold", **{group: f"lab:{group}" for group in BIASES}}
     colors |= {"of_samples": "lab:sft", "sd_3": "lab:gold", "sd_6": "lab:rejected"}
     for ax, names, of in (
-        (axes[2], LABELLED_BY, "the reward of each group"),
-        (axes[3], ERRORS, "gold utility plus an error"),
+        (groups, LABELLED_BY, "the reward of each group"),
+        (errors, ERRORS, "gold utility plus an error"),
     ):
         for name, label in names.items():
             gains = [run["gains"][name] for run in runs]
-            figures.seed_lines(ax, runs[0]["ns"], gains, colors[name], label)
+            figures.seed_lines(ax, ns, gains, colors[name], label)
+        ax.set_title(f"Best of n by {of}")
+        axis_of_n(ax, ns)
+    for ax in (strength, groups, errors):
         ax.axhline(0, color="black", lw=0.8)
-        ax.set(title=f"Best of n by {of}", ylabel="gold utility gained (log-odds)")
-        axis_of_n(ax, runs[0]["ns"])
-    for ax in axes[1:]:
+        ax.set_ylabel("gold utility gained (log-odds)")
         figures.legend_below(ax, ncols=2)
     return figure
-
-
-def strength_panel(ax, runs: list[dict]) -> None:
-    """Gold utility gained at the best n and at the last, by how strong a liking for length is."""
-    last = f"at n = {runs[0]['ns'][-1]}"
-    for label, color, gained in (
-        ("at the best n", "lab:gold", lambda run, name: run["rises_first"][name]),
-        (last, "lab:biased", lambda run, name: run["gains"][name][-1]),
-    ):
-        planted = [[gained(run, f"planted_{strength}") for strength in PLANTED] for run in runs]
-        figures.seed_lines(ax, PLANTED, planted, color, f"{label}, planted")
-        trained = [[gained(run, name) for name in TRAINED.values()] for run in runs]
-        places = np.tile(list(TRAINED), (len(runs), 1))
-        ax.plot(places.ravel(), np.ravel(trained), "x", color=color, label=f"{label}, trained")
-    ax.axhline(0, color="black", lw=0.8)
-    ax.axvline(0.15, color="black", lw=0.8, ls=":")
-    ax.set(title="How strong must a liking for length be?", ylabel="gold utility gained (log-odds)")
-    ax.set_xlabel("log-odds for a word of filler; dotted: its cost")
 
 
 if __name__ == "__main__":

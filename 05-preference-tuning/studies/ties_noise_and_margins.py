@@ -95,8 +95,7 @@ def tied_pairs(count: int, seed: int) -> list[dict]:
     while len(ties) < round(0.75 * count):
         question = rng.choice(pool)
         style = preferences.draw_style(question, rng)
-        first = preferences.write_response(question, style, rng)
-        second = preferences.write_response(question, style, rng)
+        first, second = (preferences.write_response(question, style, rng) for _ in range(2))
         utilities = {preferences.gold_utility(question.prompt, text) for text in (first, second)}
         if first != second and len(utilities) == 1:
             ties.append({"prompt": question.prompt, "chosen": first, "rejected": second})
@@ -140,9 +139,9 @@ def measure(seed: int, smoke: bool = False) -> dict:
             if kind == "flips":
                 looks[name]["kl"] = [float(answers.kl.mean()) for answers in seen.values()]
             if name in POINTS:
-                told = LOSS_NAMES[loss], loss, f"{passes} passes"
-                points.append(point_of(*told, seen[passes], count))
-                texts.append(seen[passes].texts)
+                end, label = seen[passes], f"{passes} passes"
+                points.append(point_of(LOSS_NAMES[loss], loss, label, end, count))
+                texts.append(end.texts)
     return {
         "looks": looks,
         "margins": margins,
@@ -213,17 +212,16 @@ def draw(runs: list[dict]):
 
 def wrong_labels_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL along the training on swapped labels."""
+    at_equal_kl = {}
     for loss, color, line in (("dpo", "dpo", "-"), ("kto", "kto", "-"), ("robust", "dpo", "--")):
         looks = [run["looks"][f"{loss}_flips"] for run in runs]
+        at_equal_kl[loss] = np.mean([gold_at(of_run) for of_run in looks])
         kl, gold = (np.array([of_run[name] for of_run in looks]).T for name in ("kl", "gold"))
         style = {"color": f"lab:{color}", "ls": line}
         ax.plot(kl, gold, lw=0.7, alpha=0.4, **style)
         ax.plot(kl.mean(1), gold.mean(1), marker="o", ms=3, lw=2, label=LOSS_NAMES[loss], **style)
     ax.axvline(EQUAL_KL, color="black", lw=0.8, ls=":")
-    dpo, kto = (
-        np.mean([gold_at(run["looks"][f"{loss}_flips"]) for run in runs]) for loss in ("dpo", "kto")
-    )
-    ax.set(title=f"Swapped labels at equal KL: DPO {dpo:.1f}, KTO {kto:.1f}")
+    ax.set_title("Swapped labels at equal KL: DPO {dpo:.1f}, KTO {kto:.1f}".format(**at_equal_kl))
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(GOLD, fontsize=8)
     legend_below(ax, ncols=3)

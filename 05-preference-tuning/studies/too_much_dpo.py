@@ -147,20 +147,31 @@ def label_answers(answers: Answers) -> np.ndarray:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Every arm, and the points of `frontier.py` with their answers."""
-    count = 64 if smoke else 768
-    asked = preferences.questions("test", seed=seed)[: 16 if smoke else 128]
-    prompts = [question.prompt for question in asked]
+    """Every training, and as points for frontier.py: SFT, every look, DPO's default policy."""
+    count, most = (64, 16) if smoke else (768, 128)
+    prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
     pairs, folder = preferences.make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
     default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     of_default = sample_answers(default, tokenizer, prompts, 2, seed)
     looks = {name: train_arm(arm, count // 3, prompts, seed) for name, arm in TRAININGS.items()}
-    points, texts = frontier_points(looks, of_default, count)
+    before = looks["unbiased"][0]["answers"]
+    points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
+    for series, arm in TRAININGS.items():
+        differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
+        about = {"biased": arm.pairs == "length", "beta": arm.settings.get("beta", 0.3)}
+        for look in looks[series][1:]:
+            epoch, answers = look["epoch"], look["answers"]
+            label = f"{epoch:.3g} epoch{'s' * (epoch != 1)}, beta {about['beta']:.3g}{differs}"
+            labels = round(min(1, epoch) * (count // 3))
+            points.append(point_of("DPO", series, label, answers, labels, epoch=epoch, **about))
+            texts.append(answers.texts)
+    label = "default: 1 epoch, beta 0.3, falling rate"
+    points.append(point_of("DPO", "default", label, of_default, count, beta=0.3, epoch=1))
     return {
         "arms": {name: describe(of_arm) for name, of_arm in looks.items()},
         "points": points,
-        "answers": answers_of_points(prompts, points, texts),
+        "answers": answers_of_points(prompts, points, [*texts, of_default.texts]),
     }
 
 
@@ -198,24 +209,6 @@ def describe(looks: list[dict]) -> dict:
     ranked = [float(look["pairs"]["ranked"].mean()) for look in looks]
     lost = around_the_best(gold)[1]
     return {"curve": curve, "gold_lost": lost, "ranked_gained": ranked[-1] - ranked[best]}
-
-
-def frontier_points(looks: dict[str, list[dict]], default: Answers, count: int) -> tuple:
-    """(points, texts): the SFT model, every look of every arm, and the default policy."""
-    before = looks["unbiased"][0]["answers"]
-    points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
-    for series, arm in TRAININGS.items():
-        differs = f", {arm.label}" if series in ("likelihood", "on_policy") else ""
-        about = {"biased": arm.pairs == "length", "beta": arm.settings.get("beta", 0.3)}
-        for look in looks[series][1:]:
-            epoch, answers = look["epoch"], look["answers"]
-            label = f"{epoch:.3g} epoch{'s' * (epoch != 1)}, beta {about['beta']:.3g}{differs}"
-            labels = round(min(1, epoch) * (count // 3))
-            points.append(point_of("DPO", series, label, answers, labels, epoch=epoch, **about))
-            texts.append(answers.texts)
-    label = "default: 1 epoch, beta 0.3, falling rate"
-    points.append(point_of("DPO", "default", label, default, count, beta=0.3, epoch=1))
-    return points, [*texts, default.texts]
 
 
 def draw(runs: list[dict]):
