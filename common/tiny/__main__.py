@@ -23,7 +23,6 @@ from common.models import load_causal_lm, quiet_libraries
 from common.runs import OneLineParser
 from common.sampling import sample
 from common.scoring import judge_first_better
-from common.tiny import recipe
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,6 +31,8 @@ def measure_quality(folder: Path) -> dict:
     """What the stored models do: answers to held-out prompts, judging, masked answers."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from common.tiny import recipe
 
     lm, test = load_causal_lm(str(folder / "tiny-gpt2")), world.questions("test", unseen=None)
     prompts = [question.prompt for question in test]
@@ -89,6 +90,8 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=HERE, help="default: this folder")
     folder = parser.parse_args().output_dir
     quiet_libraries()
+    from common.tiny import recipe
+
     recipes = {"tiny-gpt2": recipe.train_gpt2, "tiny-distilbert": recipe.train_distilbert}
     for name, train in recipes.items():
         model, tokenizer = train()
