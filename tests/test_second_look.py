@@ -16,7 +16,6 @@ from own_data.look import (
     count_marks,
     read_drift,
     read_faults,
-    read_ranking,
     read_start,
     show_pairs,
     side_by_side,
@@ -228,16 +227,21 @@ def test_what_the_model_makes_of_sound_cut_and_foreign_answers(tiny):
     assert read_start(*tiny, rows, 3, seed=0)["base"] < 0.5
 
 
-def test_the_interval_of_an_accuracy_against_chance():
-    good = read_ranking(np.array([1.0] * 40 + [-1.0] * 20))
+def test_the_interval_of_an_accuracy_against_chance(look):
+    def rank(right: int, wrong: int, equal: int = 0) -> dict:
+        margins = np.repeat([1.0, -1.0, 0.0], (right, wrong, equal))
+        look.after(None, pairs_of(("a", "b")), margins=margins)
+        return look.numbers["after"]
+
+    good = rank(40, 20)
     assert good["chance"] > 0.5 and "reversed" not in good and good["pairs"] == 60
     assert good["accuracy"].startswith("67 %")
-    assert read_ranking(np.array([1.0, -1.0] * 30))["chance"] < 0.5
-    assert read_ranking(np.array([1.0] * 20 + [-1.0] * 40))["reversed"] < 0.5
-    few = read_ranking(np.array([1.0, -1.0] * 19))
+    assert rank(30, 30)["chance"] < 0.5
+    assert rank(20, 40)["reversed"] < 0.5 and "chance" not in rank(20, 40)
+    few = rank(19, 19)
     assert "chance" not in few and "reversed" not in few and few["pairs"] == 38
-    assert read_ranking(np.array([-1.0] * 8))["reversed"] < 0.5  # few, and yet clear
-    assert read_ranking(np.zeros(60))["chance"] < 0.5  # ties count half
+    assert rank(0, 8)["reversed"] < 0.5  # few, and yet clear
+    assert rank(0, 0, equal=60)["chance"] < 0.5  # ties count half
 
 
 def test_distances_per_token(tiny):

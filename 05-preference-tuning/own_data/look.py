@@ -102,7 +102,14 @@ class SecondLook:
             margins = rose - changes["rejected"]
             numbers["unmoved"] = float(np.abs(margins).mean())
         if margins is not None and numbers.get("unmoved", 1) >= QUESTIONS["unmoved"]["limit"]:
-            numbers |= read_ranking(np.asarray(margins))  # else nothing could rank
+            # Something could rank: of the accuracy, an end of the interval is compared with 0.5.
+            accuracy = summary((1 + np.sign(margins)) / 2)
+            numbers |= {"pairs": len(margins), "accuracy": percent(accuracy)}
+            low, high = accuracy["ci95"] or (0, 1)
+            if high < 0.5:
+                numbers["reversed"] = high
+            elif len(margins) >= ENOUGH:
+                numbers["chance"] = low
         if first_loss is not None:
             numbers["reference"] = abs(first_loss - math.log(2))
         print()
@@ -114,7 +121,6 @@ class SecondLook:
         print(fill(DESCRIBED["invisible"], 100))
 
     def metrics(self) -> dict:
-        """The numbers and the questions, for the JSON."""
         return {"second_look": {"numbers": self.numbers, "questions": self.questions}}
 
 
@@ -136,18 +142,15 @@ def show_pairs(rows: Sequence[dict], labelled: bool) -> None:
     for k, row in enumerate(islice(rows, 2), start=1):
         texts = {f"pair {k}, prompt": row["prompt"], names[0]: row["chosen"]}
         texts |= {"prompt": row["rejected_prompt"]} if labelled else {}
-        print_texts({**texts, names[1]: row["rejected"]})
+        print()
+        for name, text in {**texts, names[1]: row["rejected"]}.items():
+            shown = as_text(text)[:2000] + " ..." * (len(as_text(text)) > 2000)
+            print(f"{name}:\n{indent(shown, '    ')}")
     print(f"\nwords that tell {names[0]} from {names[1]} (|z| > {TELLING}):")
-    for name, words in zip(names, by_side(telling_words(rows)).values(), strict=True):
+    z = telling_words(rows)
+    for name, sign in zip(names, (1, -1), strict=True):
+        words = [word for word in z if sign * z[word] > 0]
         print(f"  {name + ':':<10} {', '.join(words[:10]) or 'none'}")
-
-
-def print_texts(texts: dict[str, str | list]) -> None:
-    """Print texts with their line ends; of a very long one the beginning."""
-    print()
-    for name, text in texts.items():
-        shown = as_text(text)[:2000] + " ..." * (len(as_text(text)) > 2000)
-        print(f"{name}:\n{indent(shown, '    ')}")
 
 
 def telling_words(rows: Sequence[dict]) -> dict[str, float]:
@@ -164,10 +167,6 @@ def telling_words(rows: Sequence[dict]) -> dict[str, float]:
     z = {word: difference[word] / math.sqrt(count) for word, count in pairs.items()}
     z = {word: value for word, value in z.items() if abs(value) > TELLING}
     return dict(sorted(z.items(), key=lambda item: (-abs(item[1]), item[0])))
-
-
-def by_side(z: dict[str, float]) -> dict[str, list[str]]:
-    return {side: [w for w in z if (z[w] > 0) == (side == "chosen")] for side in SIDES}
 
 
 def read_faults(train: Sequence[dict], held: Sequence[dict]) -> dict:
@@ -218,16 +217,6 @@ def read_start(model, tokenizer, rows: Sequence[dict], max_new_tokens: int, seed
         "base": float(np.mean([answer.ended for answer in sampled])),
         "tokens": max_new_tokens,
     }
-
-
-def read_ranking(margins: np.ndarray) -> dict:
-    """The end of the interval of an accuracy to compare with 0.5; margins (N,) > 0 are right."""
-    accuracy = summary((1 + np.sign(margins)) / 2)
-    low, high = accuracy["ci95"] or (0, 1)
-    numbers = {"pairs": len(margins), "accuracy": percent(accuracy)}
-    if high < 0.5:
-        return {**numbers, "reversed": high}
-    return {**numbers, "chance": low} if len(margins) >= ENOUGH else numbers
 
 
 def read_drift(tokenizer, answers: Answers | None, rows: Sequence[dict], rose=None) -> dict:
