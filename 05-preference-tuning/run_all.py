@@ -57,9 +57,6 @@ def title_of(script: Path) -> str:
     return script.read_text(encoding="utf-8").splitlines()[0].strip('"')
 
 
-# --- Main ---
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = runs.make_parser(__file__, __doc__)
     parser.add_argument("--studies", action="store_true", help="the studies, not the lessons")

@@ -77,7 +77,12 @@ def draw(name: str, results: dict):
             dpo_trainer.log_panel(left, results["dpo_training"]["training"])
             dpo_trainer.sides_panel(right, results["dpo_training"]["looks"])
         case "five_passes":
-            draw_five_passes(axes, results["too_much_dpo"]["arms"])
+            titles = {"unbiased": "Unbiased annotators"}
+            titles["biased"] = "Annotators who prefer long answers"
+            for ax, (arm, title) in zip(axes, titles.items(), strict=True):
+                looks = results["too_much_dpo"]["arms"][arm]["curve"]
+                dpo_trainer.kinds_panel(ax, [{**look, "step": look["epoch"]} for look in looks])
+                ax.set(title=title, xlabel="passes over the pairs")
         case "candidates":
             lines, found = {"gold": GOLD, "reward": "reward: what chooses"}, results["best_of_n"]
             best_of_n.by_n_panel(left, found["curve"], lines, "The chosen answer by n", "log-odds")
@@ -87,25 +92,14 @@ def draw(name: str, results: dict):
         case "remedies":
             reward_hacking.remedies_panel(left, results["reward_hacking"]["remedies"])
         case "planes":
-            draw_planes(axes, results["frontier"])
+            found, x_label = results["frontier"], "measured KL from the SFT model (nats)"
+            for ax, budget in zip(axes, frontier.BUDGETS, strict=True):
+                points = [p for p in found["points"] if frontier.budget_of(p) == budget]
+                frontier.plane_of_methods(ax, points, found["limit"])
+                ax.set(title=f"{budget:,} labelled pairs", xlabel=x_label)
+            named = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+            figure.legend(named.values(), named, loc="outside lower center", ncols=4)
     return figure
-
-
-def draw_five_passes(axes, arms: dict) -> None:
-    titles = {"unbiased": "Unbiased annotators", "biased": "Annotators who prefer long answers"}
-    for ax, (arm, title) in zip(axes, titles.items(), strict=True):
-        looks = [{**look, "step": look["epoch"]} for look in arms[arm]["curve"]]
-        dpo_trainer.kinds_panel(ax, looks)
-        ax.set(title=title, xlabel="passes over the pairs")
-
-
-def draw_planes(axes, found: dict) -> None:
-    for ax, budget in zip(axes, frontier.BUDGETS, strict=True):
-        points = [point for point in found["points"] if frontier.budget_of(point) == budget]
-        frontier.plane_of_methods(ax, points, found["limit"])
-        ax.set(title=f"{budget:,} labelled pairs", xlabel="measured KL from the SFT model (nats)")
-    named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    axes[0].figure.legend(named.values(), named, loc="outside lower center", ncols=4)
 
 
 # --- Answers: texts that the runs have sampled ---
@@ -170,8 +164,7 @@ def texts_of(kept: dict, start: str) -> list[str]:
     return texts
 
 
-ANSWERS = {"world_answers": world_answers, "before_and_after": before_and_after}
-ANSWERS["hacked_answer"] = hacked_answer
+ANSWERS = {write.__name__: write for write in (world_answers, before_and_after, hacked_answer)}
 
 # --- The deck ---
 

@@ -19,30 +19,25 @@ import installed  # noqa: F401
 from common import runs
 
 
-def graders() -> dict:
-    """By the name of an exercise's file, what grades it in a folder; in the order of numbers."""
+def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
+    """Print what is said of the exercises of these names, or of all; returns their states."""
     from grade import grade
     from mistakes_of_losses import LOSSES
     from mistakes_of_runs import DEBUGS, STUDY, grade_debug, grade_study
     from mistakes_of_samples import SAMPLES
     from mistakes_of_training import FILE, grade_training
 
-    known = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES)}
-    known = dict(sorted([*known.items(), (FILE, grade_training)]))
-    known |= {name: partial(grade_debug, name) for name in DEBUGS}
-    return known | {STUDY: grade_study}
-
-
-def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
-    """Print what is said of the exercises of these names, or of all; returns their states."""
-    known, asked, states = graders(), [], []
+    graders = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES)}
+    graders = dict(sorted([*graders.items(), (FILE, grade_training)]))
+    graders |= {name: partial(grade_debug, name) for name in DEBUGS} | {STUDY: grade_study}
+    asked, states = [], []
     for name in names:  # e08_dpo_loss, dpo_loss, e08, or the path of its file
-        found = [file for file in known if Path(name).stem in (file, *file.split("_", 1))]
+        found = [file for file in graders if Path(name).stem in (file, *file.split("_", 1))]
         if not found:
-            raise runs.UserError(f"no exercise {name}; there are {', '.join(known)}")
+            raise runs.UserError(f"no exercise {name}; there are {', '.join(graders)}")
         asked += found[:1]
-    for file in asked or known:
-        graded = known[file](folder)
+    for file in asked or graders:
+        graded = graders[file](folder)
         states.append(graded.state)
         print(f"{file:<36}{': '.join(filter(None, graded))}", flush=True)
     if len(states) > 1:

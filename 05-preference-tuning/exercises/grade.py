@@ -35,13 +35,6 @@ class Graded(NamedTuple):
     reason: str = ""
 
 
-class Outcome(NamedTuple):
-    """What a function made of a case."""
-
-    values: dict[str, np.ndarray]  # by name, "" for a bare one
-    gradients: dict[str, np.ndarray] | None  # of the sum, by input; None where none flows
-
-
 def cases(function: Callable, *rows: Sequence, array: Callable = np.float64) -> list[dict]:
     """The inputs of each row by their names; of a list an array of floats is made."""
     names = inspect.signature(function).parameters
@@ -70,7 +63,7 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
         theirs = outcome_of(function, case, exercise.trained, file)
         fault = difference(right, theirs)
         faults += [f"it {fault}, for {shown(case)}"] if fault else []
-        if all(np.isfinite(array).all() for array in theirs.values.values()):
+        if all(np.isfinite(array).all() for array in theirs[0].values()):
             finite.append((case, theirs))
     if not faults:
         return Graded("right")
@@ -86,8 +79,11 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
 
 def outcome_of(
     function: Callable, case: dict, trained: Sequence[str], file: Path = Path()
-) -> Outcome:
-    """What a function makes of copies of the inputs. Raises Failed where that is no array."""
+) -> tuple[dict, dict | None]:
+    """(arrays by name, "" for a bare one; gradients of their sum by input, None where none flow).
+
+    The function gets copies of the inputs. Raises Failed where it gives no array.
+    """
     inputs, gradients = copy.deepcopy(case), None
     leaves = [inputs[name].requires_grad_(True) for name in trained]
     with careful(file, SECONDS_OF_A_FORMULA, f", for {shown(case)}"):
@@ -102,7 +98,7 @@ def outcome_of(
         told = f"a {type(answer).__name__}, which is no array of numbers"
         told = "None: is there a return?" if answer is None else told
         raise Failed("wrong", f"it returns {told}")
-    return Outcome(values, gradients)
+    return values, gradients
 
 
 def as_array(value) -> np.ndarray:
@@ -119,16 +115,14 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return np.allclose(one, other, rtol=tolerance, atol=1e-9, equal_nan=True)
 
 
-# --- In words ---
-
-
-def difference(right: Outcome, theirs: Outcome) -> str | None:
+def difference(right: tuple, theirs: tuple) -> str | None:
     """What is wrong with an outcome, in words that go on from "it ..."; None where nothing is."""
-    if right.values.keys() != theirs.values.keys():
-        given, wanted = (", ".join(each.values) or "one array" for each in (theirs, right))
+    (values, gradients), (their_values, their_gradients) = right, theirs
+    if values.keys() != their_values.keys():
+        given, wanted = (", ".join(each) or "one array" for each in (their_values, values))
         return f"returns {given} where {wanted} is right"
-    for name, wanted in right.values.items():
-        given, where = theirs.values[name], f", in {name}" if name else ""
+    for name, wanted in values.items():
+        given, where = their_values[name], f", in {name}" if name else ""
         if given.shape != wanted.shape:
             return f"returns shape {given.shape} where {wanted.shape} is right{where}"
         if not same(wanted, given):
@@ -137,11 +131,11 @@ def difference(right: Outcome, theirs: Outcome) -> str | None:
             return f"gives {in_digits(given)}, right is {in_digits(wanted)}{why}{where}"
         if given.dtype.kind == "f" and given.dtype.itemsize < wanted.dtype.itemsize:
             return f"returns {given.dtype} where {wanted.dtype} came in{where}"
-    if right.gradients is not None and theirs.gradients is None:
+    if gradients is not None and their_gradients is None:
         cut = ".detach(), .item(), float() or NumPy cuts it"
         return f"has the right values, but no gradient flows: {cut}"
-    for name, gradient in (right.gradients or {}).items():
-        if not same(gradient, theirs.gradients[name]):
+    for name, gradient in (gradients or {}).items():
+        if not same(gradient, their_gradients[name]):
             return f"has the right values, but another gradient of {name}"
     return None
 

@@ -62,25 +62,23 @@ def train_badly(fault: str, count: int, beta: float, epochs: int) -> tuple[list[
     return log, looks
 
 
-def report(name: str, count: int, log: list[dict], before: dict, after: dict) -> str:
-    """What the reader gets to see, in Markdown: what the run printed, curves, answers."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        print(f"tiny-gpt2 on {count} pairs, {len(log)} steps of 8")
-        print("judged by one answer to each of 100 questions")
-        print(f"loss before training {before['loss']:.4f}\n")
-        print("     steps    loss   pairs of these steps ranked as labelled")
-        for part in np.array_split(np.arange(len(log)), 6):
-            lost, ranked = mean_of_log([log[k] for k in part])
-            print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
-        rows = answers.rows_of([before, after])
-        for key, (what, unit) in OF_PAIRS.items():  # before training no pair is ranked
-            rows.append((what, None if key == "ranked" else before[key], after[key], unit))
-        answers.print_table(("", "before", "after"), rows)
-    text = f"# {name}: what is wrong with this training?\n\n```\n{printed.getvalue().strip()}\n```"
-    text += f"\n\n![Curves of the run]({name}.png)\n\n"
+def report(name: str, count: int, log: list[dict], before: dict, after: dict) -> None:
+    """Print what the reader gets to see, in Markdown: what the run said, curves, answers."""
+    print(f"# {name}: what is wrong with this training?\n\n```")
+    print(f"tiny-gpt2 on {count} pairs, {len(log)} steps of 8")
+    print("judged by one answer to each of 100 questions")
+    print(f"loss before training {before['loss']:.4f}\n")
+    print("     steps    loss   pairs of these steps ranked as labelled")
+    for part in np.array_split(np.arange(len(log)), 6):
+        lost, ranked = mean_of_log([log[k] for k in part])
+        print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
+    rows = answers.rows_of([before, after])
+    for key, (what, unit) in OF_PAIRS.items():  # before training no pair is ranked
+        rows.append((what, None if key == "ranked" else before[key], after[key], unit))
+    answers.print_table(("", "before", "after"), rows)
+    print(f"```\n\n![Curves of the run]({name}.png)\n")
     for asked, old, new in zip(before["asked"], before["texts"], after["texts"], strict=True):
-        text += f"- {asked}\n  - before: {old}\n  - after: {new}\n"
-    return text
+        print(f"- {asked}\n  - before: {old}\n  - after: {new}")
 
 
 def mean_of_log(rows: list[dict]) -> tuple:
@@ -94,8 +92,9 @@ def main() -> None:
     init_compute("cpu")
     for name, (fault, count, beta, epochs) in FAULTS.items():
         log, looks = train_badly(fault, count, beta, epochs)
-        text = report(name, count, log, looks[0], looks[-1])
-        (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
+        text = (FOLDER / f"{name}.md").open("w", encoding="utf-8")
+        with text, contextlib.redirect_stdout(text):
+            report(name, count, log, looks[0], looks[-1])
         # Three panels of the lesson's figure, in few colours so that the file is small.
         figure, axes = figures.new_figure(1, 3, "The run, step by step")
         dpo_trainer.log_panel(axes[0], log)

@@ -10,6 +10,7 @@ from dpo_variants import ipo_loss as ipo
 from dpo_variants import kto_loss as kto
 from grade import Exercise, cases
 from mistakes_of_samples import OF_CLIPS
+from online_rl import token_rewards
 from reward_model import bradley_terry_loss as bt
 from rlhf_objectives import clipped_surrogate as surrogate
 from torch import sigmoid
@@ -48,16 +49,12 @@ OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; 
     "beta divides the margin; it multiplies it": lambda *x: dpo(*x[:4], 1 / x[4]),
     "the log-ratios lack the reference": lambda pw, pl, rw, rl, b: dpo(pw, pl, 0, 0, b),
     "the rejected log-ratio is added": lambda pw, pl, rw, rl, b: dpo(pw, rl, rw, pl, b),
-    "the reference of rejected has the wrong sign": (
-        lambda pw, pl, rw, rl, b: dpo(pw, pl, rw, -rl, b)
-    ),
+    "the reference of rejected has the wrong sign": lambda *x: dpo(*x[:3], -x[3], x[4]),
     "the rejected response is missing": lambda pw, pl, rw, rl, b: dpo(pw, 0, rw, 0, b),
     "the logarithm is missing: this is minus the probability": lambda *x: -torch.exp(-dpo(*x)),
     "the loss is multiplied by beta; the margin is": lambda *x: x[4] * dpo(*x[:4], 1.0),
     "a mean over the pairs, where each has its own loss": lambda *x: dpo(*x).mean(),
-    "the rejected side is cut off from the gradient": (
-        lambda pw, pl, rw, rl, b: dpo(pw, pl.detach(), rw, rl, b)
-    ),
+    "the rejected side is cut off from the gradient": lambda *x: dpo(x[0], x[1].detach(), *x[2:]),
 }
 
 ONE_IPO, THREE_IPO = (*ONE_PAIR, 0.4), (*THREE_PAIRS, 0.7)
@@ -163,9 +160,7 @@ OF_LOGITS = {  # i: token ids, m: attention mask, n: lengths of the prompts
         count=lambda *batch: of_answer(*batch)[:, :-1]
     ),
     "the prompt is counted, too": summed(count=lambda i, m, n: m[:, 1:]),
-    "the padding is counted, too": summed(
-        count=lambda i, m, n: of_answer(i, torch.ones_like(m), n)[:, 1:]
-    ),
+    "the padding is counted, too": summed(count=lambda i, m, n: of_answer(i, 1, n)[:, 1:]),
     "every token is counted: prompt, answer, padding": summed(count=lambda *_: 1),
     "a mean over the tokens for a sum": lambda x, *b: answer_logps(x, *b) / of_answer(*b).sum(-1),
     "softmax over the wrong axis: it runs over the tokens, not over the vocabulary": summed(
@@ -183,12 +178,7 @@ OF_LOGITS = {  # i: token ids, m: attention mask, n: lengths of the prompts
 
 
 def last_of(mask) -> torch.Tensor:
-    """1 on the last token of each answer."""
     return mask * (mask.cumsum(-1) == mask.sum(-1, keepdim=True))
-
-
-def token_rewards(scores, logps, ref_logps, mask, beta: float) -> torch.Tensor:
-    return last_of(mask) * scores[:, None] - beta * mask * (logps - ref_logps)
 
 
 def rewards_with(place=last_of, penalty=lambda gap, mask: mask * gap):

@@ -57,41 +57,39 @@ STUDY = "s1_design_a_study"
 READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words")  # in answers
 
 
-class MadeUp:
-    """Trainings that take no time: the larger rank answers better, or the smaller, if exchanged."""
+def measured(file: Path, seed: int = 0, exchanged: bool = False) -> tuple[dict, dict, list, list]:
+    """(the study's names, what it measures, its trainings, what it asks the trained).
 
-    def __init__(self, exchanged: bool):
-        self.exchanged, self.trained, self.asked = exchanged, [], []
+    The trainings are made up, and take no time: the larger rank answers better, or the smaller, if
+    exchanged.
+    """
+    trained, asked = [], []
 
-    def load(self, *_, **__) -> tuple:
+    def load(*_, **__) -> tuple:
         return SimpleNamespace(rank=0, seed=0, name_or_path="tiny-gpt2"), SimpleNamespace()
 
-    def train(self, model, _, pairs, *, lora_r=8, seed=0, **how) -> tuple:
+    def train(model, _, pairs, *, lora_r=8, seed=0, **how) -> tuple:
         begun = {"again": model.rank > 0, "lora_r": lora_r, "pairs": list(pairs), "seed": seed}
-        self.trained.append(begun | how)
+        trained.append(begun | how)
         model.rank, model.seed = lora_r, seed
         return model, []
 
-    def sample(self, policy, _, prompts, n, seed=0, *__, **___):
+    def sample(policy, _, prompts, n, seed=0, *__, **___):
         if policy.rank:
-            self.asked.append({"prompts": list(prompts), "n": n, "seed": seed})
+            asked.append({"prompts": list(prompts), "n": n, "seed": seed})
         luck, change = np.random.default_rng(policy.seed).normal([0.5, 0.05], [0.05, 0.02])
-        value = luck + change * ((policy.rank > 8) != self.exchanged)
+        value = luck + change * ((policy.rank > 8) != exchanged)
         of = {name: np.full((len(prompts), n), value) for name in READ}
         return SimpleNamespace(**of, means=lambda: dict.fromkeys(READ, float(value)))
 
-
-def measured(file: Path, seed: int = 0, exchanged: bool = False) -> tuple[dict, dict, MadeUp]:
-    """(the study's names, what it measures, what it did to measure it)."""
-    world = MadeUp(exchanged)
     with (
-        mock.patch("dpo_trainer.train_dpo", world.train),
-        mock.patch("common.training.load_sft_model", world.load),
-        mock.patch("common.answers.sample_answers", world.sample),
+        mock.patch("dpo_trainer.train_dpo", train),
+        mock.patch("common.training.load_sft_model", load),
+        mock.patch("common.answers.sample_answers", sample),
     ):
         measure = grade.load_function(file, "measure")
         with careful(file, 60):
-            return measure.__globals__, measure(seed), world
+            return measure.__globals__, measure(seed), trained, asked
 
 
 def grade_study(folder: Path) -> Graded:
@@ -105,9 +103,9 @@ def grade_study(folder: Path) -> Graded:
 
 def fault_of_study(file: Path) -> str | None:
     """The first item of the list that fails; None where none does."""
-    study, metrics, world = measured(file)
-    _, _, of_other_seed = measured(file, seed=1)
-    _, exchanged, _ = measured(file, exchanged=True)
+    study, metrics, trained, asked = measured(file)
+    _, _, of_other_seed, _ = measured(file, seed=1)
+    _, exchanged, *_ = measured(file, exchanged=True)
     with careful(file, 60):
         claim, seeds = study["CLAIMS"][0], list(study["SEEDS"])
         if claim.predicted not in VERDICTS:
@@ -117,7 +115,7 @@ def fault_of_study(file: Path) -> str | None:
             return f"no smallest difference, {shares}"
         if (count := len(set(seeds))) < FEWEST:
             return f"too few seeds: {count}; with fewer than {FEWEST} an interval misleads"
-        if fault := fault_of_pairing(world, of_other_seed):
+        if fault := fault_of_pairing(trained, of_other_seed, asked):
             return fault
         value = claim.of(metrics)
         if value == 0 or not np.isclose(value, -claim.of(exchanged)):
@@ -138,21 +136,21 @@ def fault_of_study(file: Path) -> str | None:
     return "no interval: write in the figure that of the differences, t_interval over the seeds"
 
 
-def fault_of_pairing(world: MadeUp, of_other_seed: MadeUp) -> str | None:
+def fault_of_pairing(trained: list[dict], of_other_seed: list, asked: list[dict]) -> str | None:
     """Whether two trainings, and what is asked of them, differ in the rank alone."""
-    first, *others = world.trained or [{}]
-    if len({training["lora_r"] for training in world.trained}) < 2:
+    first, *others = trained or [{}]
+    if len({training["lora_r"] for training in trained}) < 2:
         return "nothing to compare: train_dpo is not called with two ranks (lora_r)"
     if any(training["again"] for training in others):
         return "the second training goes on with the first one's model: load one for each"
     for key in first.keys() - {"lora_r", "name"}:
         if any(training.get(key) != first[key] for training in others):
             return f"not paired: the trainings differ in {key}, too"
-    if not world.asked or any(asked != world.asked[0] for asked in world.asked):
+    if not asked or any(questioned != asked[0] for questioned in asked):
         return "not paired: ask both policies the same questions, with the same sampling seed"
-    if {*world.asked[0]["prompts"]} & {question.prompt for question in questions("train")}:
+    if {*asked[0]["prompts"]} & {question.prompt for question in questions("train")}:
         return "they are asked what they were trained on: take questions of the test split"
     for key in ("pairs", "seed"):
-        if of_other_seed.trained[0][key] == first[key]:
+        if of_other_seed[0][key] == first[key]:
             return f"every seed has the same {key}: the interval would not know of their luck"
     return None

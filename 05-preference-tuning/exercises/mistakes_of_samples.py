@@ -81,7 +81,6 @@ OF_RATIOS = OF_CLIPS | {
 
 
 def later_sums(deltas: np.ndarray, factor: float) -> np.ndarray:
-    """Sums of what comes later, discounted."""
     return gae(deltas, 0 * deltas, 1.0, factor)
 
 

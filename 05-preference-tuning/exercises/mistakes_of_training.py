@@ -4,6 +4,7 @@ First the log-probabilities; then a few steps, whose losses must be TRL's; then 
 judged by sampled answers. A mistake in the loop is looked for by training with TRL the same way.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,10 +56,9 @@ def grade_training(folder: Path) -> Graded:
 def exercise_on_logps(model, tokenizer) -> Exercise:
     """Responses of different lengths, and the mistakes of exercise 15 or a lost EOS."""
     pairs = make_pairs(3, seed=0)
-    case = {"prompts": [row["prompt"] for row in pairs]}
-    case["responses"] = [row["chosen"] for row in pairs]
-    asked = [encode_prompt(tokenizer, prompt) for prompt in case["prompts"]]
-    told = [encode_response(tokenizer, response) for response in case["responses"]]
+    prompts, responses = [row["prompt"] for row in pairs], [row["chosen"] for row in pairs]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    told = [encode_response(tokenizer, response) for response in responses]
     rows = {"input_ids": [a + b for a, b in zip(asked, told, strict=True)]}
     ids, mask = tokenizer.pad(rows, padding_side="right", return_tensors="pt").values()
     without_eos = torch.nn.functional.pad(mask[:, 1:], (0, 1))
@@ -69,7 +69,8 @@ def exercise_on_logps(model, tokenizer) -> Exercise:
 
     mistakes = {name: by(formula) for name, formula in OF_LOGITS.items()}
     mistakes["the EOS that ends the response is missing"] = by(answer_logps, without_eos)
-    return Exercise(FILE, by(answer_logps), [case], mistakes)
+    cases = [{"prompts": prompts, "responses": responses}]
+    return Exercise(FILE, by(answer_logps), cases, mistakes)
 
 
 # --- The training: some steps of it beside TRL's, then all ---
@@ -97,32 +98,27 @@ def trace_of(losses: Sequence[float], policy, tokenizer, pairs: list[dict]) -> n
     return np.concatenate([losses, chosen - rejected])
 
 
-def trace_of_trl(pairs: list[dict], labelled: list[dict] | None = None, **other) -> np.ndarray:
-    """TRL's trace with all pairs in each step; it trains on `labelled`, if that is given."""
+def trace_of_trl(pairs: list[dict], relabel=dict, add_up: bool = False, **other) -> np.ndarray:
+    """TRL's trace with all pairs in each step; it trains on what `relabel` makes of each."""
     model, tokenizer = load_causal_lm("tiny-gpt2")
     training = {**SETTINGS_OF_DPO, "batch_size": BATCH, "epochs": STEPS, "seed": 0, **other}
-    name = "TRL, to compare with"
-    policy, history = train_dpo(model, tokenizer, labelled or pairs, **training, name=name)
+    pairs_of_trl, name = [relabel(pair) for pair in pairs], "TRL, to compare with"
+    kept = mock.patch.object(torch.nn.Module, "zero_grad", lambda *_, **__: None)
+    with kept if add_up else contextlib.nullcontext():
+        policy, history = train_dpo(model, tokenizer, pairs_of_trl, **training, name=name)
     return trace_of([row["loss"] for row in history], policy, tokenizer, pairs)
 
 
-def mistaken_traces(pairs: list[dict]) -> dict[str, Callable[[], np.ndarray]]:
-    """What TRL gives by each mistake."""
-    train, beta = partial(trace_of_trl, pairs), SETTINGS_OF_DPO["beta"]
-    constant_rate = "the learning rate stays: it rises for a tenth of the steps, then falls to 0"
-
-    def without_zero_grad() -> np.ndarray:
-        with mock.patch.object(torch.nn.Module, "zero_grad", lambda *_, **__: None):
-            return train()
-
-    return {
-        "chosen and rejected are swapped": partial(train, [swap_sides(pair) for pair in pairs]),
-        "beta is dropped": partial(train, beta=1.0),
-        "beta is squared": partial(train, beta=beta**2),
-        "a mean over the tokens for a sum": partial(train, loss_type=["sigmoid_norm"]),
-        constant_rate: partial(train, schedule="constant"),
-        "gradients add up from step to step: zero_grad is missing": without_zero_grad,
-    }
+OF_STEPS = {  # by each mistake, what TRL is given to make it
+    "chosen and rejected are swapped": {"relabel": swap_sides},
+    "beta is dropped": {"beta": 1.0},
+    "beta is squared": {"beta": SETTINGS_OF_DPO["beta"] ** 2},
+    "a mean over the tokens for a sum": {"loss_type": ["sigmoid_norm"]},
+    "the learning rate stays: it rises for a tenth of the steps, then falls to 0": {
+        "schedule": "constant"
+    },
+    "gradients add up from step to step: zero_grad is missing": {"add_up": True},
+}
 
 
 def fault_of_steps(train: Callable, file: Path) -> str | None:
@@ -149,8 +145,8 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
     theirs, right = trace_of(losses, policy.eval(), tokenizer, pairs), trace_of_trl(pairs)
     if equal_nats(theirs, right):
         return None
-    for name, run in mistaken_traces(pairs).items():
-        if equal_nats(theirs, run()):
+    for name, mistaken in OF_STEPS.items():
+        if equal_nats(theirs, trace_of_trl(pairs, **mistaken)):
             return name
     step = next(k for k in range(len(right)) if not equal_nats(theirs[k], right[k]))
     what = f"the loss of step {step + 1}" if step < STEPS else "a pair's gap at the end"
