@@ -10,10 +10,9 @@ by           TRL's DPOTrainer with LoRA; a test checks that dpo_loss below equal
 judged by    sampled answers to 256 held-out questions, whose right answers are known
 writes       outputs/dpo_training.png, .json, and outputs/dpo/ (the adapter, and how to load it)
 
-About 40 seconds on one core. A killed training goes on with --resume. Studied elsewhere: many
-passes (studies/too_much_dpo.py), pairs that the model samples itself (studies/on_policy_pairs.py),
-other losses (dpo_variants.py). Several processes: accelerate launch --multi_gpu --num_processes 2;
-FSDP is left out.
+About 40 seconds on one core. A killed training goes on with --resume. Many passes are studied in
+studies/too_much_dpo.py, pairs that the model samples itself in studies/on_policy_pairs.py. Several
+processes: accelerate launch --multi_gpu --num_processes 2; FSDP is left out.
 """
 
 import contextlib
@@ -123,9 +122,9 @@ def train_dpo(
     return trainer.model, history
 
 
-def default_rate(model) -> float:
+def default_rate(model, embedded: float = 7e-4) -> float:
     """The learning rate that suits a model; that of tiny-gpt2 was found on validation prompts."""
-    return 7e-4 if models.is_embedded(model.name_or_path) else 3e-4
+    return embedded if models.is_embedded(model.name_or_path) else 3e-4
 
 
 def dpo_settings(model, pairs, **given) -> dict:
@@ -163,14 +162,9 @@ def measure_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray
     return {name: values.numpy().astype(float) for name, values in {**read, "loss": loss}.items()}
 
 
-def find_killed_training(
-    folder: Path, settings: dict, resume: bool
-) -> tuple[str | None, list[dict]]:
-    """(last whole checkpoint in `folder`, looks until there) of a killed training; or (None, []).
-
-    Without --resume what is left there is removed. Raises UserError where none has these settings.
-    """
-    if not resume:
+def find_killed_training(folder: Path, settings: dict, resume: bool) -> tuple:
+    """(its last whole checkpoint, the looks until there) of a killed training, or (None, [])."""
+    if not resume:  # what is left of another training is in the way
         remove_checkpoints(folder)
         return None, []
     states = folder.glob("checkpoint-*/trainer_state.json")  # the last file of a checkpoint
@@ -193,24 +187,19 @@ def remove_checkpoints(folder: Path) -> None:
         folder.rmdir()
 
 
-LOAD = 'write = pipeline("text-generation", {})'
-LOAD_ON_ADAPTER = """\
+def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> None:
+    """The adapter, with a README that says how to load it."""
+    load, here = 'write = pipeline("text-generation", {})', json.dumps(str(folder.resolve()))
+    if models.adapter_base(policy.peft_config["default"].base_model_name_or_path):
+        load = """\
 from common.models import load_causal_lm  # of the lab: the base model is an adapter itself
 
 model, tokenizer = load_causal_lm({})
 write = pipeline("text-generation", model, tokenizer=tokenizer)"""
-
-
-def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> None:
-    """The adapter, with a README that says how to load it."""
-    base = policy.peft_config["default"].base_model_name_or_path
-    load = LOAD_ON_ADAPTER if models.adapter_base(base) else LOAD
     template = Path(__file__).with_name("how_to_use_an_adapter.md").read_text(encoding="utf-8")
-    readme = template.format(
-        settings=", ".join(f"{name} {value}" for name, value in settings.items()),
-        load=load.format(json.dumps(str(folder.resolve()))),
-        chat=json.dumps(as_messages(prompt)),
-    )
+    told = ", ".join(f"{name} {value}" for name, value in settings.items())
+    chat = json.dumps(as_messages(prompt))
+    readme = template.format(settings=told, load=load.format(here), chat=chat)
     saving.save_model(folder, settings, policy, tokenizer, readme=readme)
 
 
@@ -220,11 +209,12 @@ def save_adapter(folder: Path, settings: dict, policy, tokenizer, prompt) -> Non
 def draw(history: list[dict], looks: list[dict]):
     """Four panels of the run that was just done; two where nobody knows how good answers are."""
     with_gold, last = "kinds" in looks[0], looks[-1]
-    title = f"DPO on your pairs: {last['pairs'] * last['ranked']:.0f} of {last['pairs']} held-out"
-    title += " pairs ranked as labelled"
     if with_gold:
-        good = [100 * look["kinds"]["right and concise"] for look in looks]
-        title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[-1]:.0f} %"
+        good = [100 * look["kinds"][answers.KINDS[0]] for look in (looks[0], last)]
+        title = f"DPO: right and concise answers from {good[0]:.0f} % to {good[1]:.0f} %"
+    else:
+        ranked = f"{last['pairs'] * last['ranked']:.0f} of {last['pairs']}"
+        title = f"DPO on your pairs: {ranked} held-out pairs ranked as labelled"
     figure, axes = figures.new_figure(2 if with_gold else 1, 2, title)
     log_panel(axes[0], history)
     sides_panel(axes[1], looks)
@@ -237,7 +227,6 @@ def draw(history: list[dict], looks: list[dict]):
 
 
 def log_panel(ax, history: list[dict]) -> None:
-    """Loss and accuracy of the training, as means of the last steps."""
     width, steps = min(12, max(1, len(history) // 6)), np.arange(1, len(history) + 1)
     logged = np.array([[row["loss"], row["rewards/accuracies"]] for row in history])
     loss, ranked = np.array([logged[max(0, k - width) : k].mean(0) for k in steps]).T
@@ -254,7 +243,6 @@ def log_panel(ax, history: list[dict]) -> None:
 
 
 def sides_panel(ax, looks: list[dict]) -> None:
-    """What became of the probabilities of held-out answers, the same ones at every step."""
     steps, count = [look["step"] for look in looks], looks[0]["first_pairs"]["count"]
     ax.axhline(0, color="black", lw=0.8)
     for side in preferences.SIDES:
@@ -268,23 +256,20 @@ def sides_panel(ax, looks: list[dict]) -> None:
 
 
 def kinds_panel(ax, looks: list[dict]) -> None:
-    """What the sampled answers are."""
     steps, kinds = [look["step"] for look in looks], looks[0]["kinds"]
     shares = [[100 * look["kinds"][kind] for look in looks] for kind in kinds]
     ax.stackplot(steps, shares, colors=[f"lab:{kind}" for kind in kinds], labels=kinds)
     white = {"color": "white", "fontweight": "bold", "fontsize": 12, "va": "center"}
     for place, side in ((0, "left"), (-1, "right")):
         good = shares[0][place]
-        if good < 8:  # no room
-            continue
-        ax.text(steps[place], good / 2, f" {good:.0f} % ", ha=side, **white)
+        if good >= 8:  # there is room
+            ax.text(steps[place], good / 2, f" {good:.0f} % ", ha=side, **white)
     ax.set(title="What the sampled answers are", xlabel="step", ylabel="% of answers")
     ax.set(xlim=(0, steps[-1]), ylim=(0, 100))
     figures.legend_below(ax, ncols=2)
 
 
 def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
-    """How far the model went, and what that bought."""
     kl, gold = [look["kl"] for look in looks], [look["gold"] for look in looks]
     ax.axhline(4, color="lab:gold", lw=0.8, ls=":")
     ax.text(0, 4, " 4: every answer right, without filler", va="bottom", color="lab:gold")
@@ -300,7 +285,7 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 
 
 def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
-    """(policy, history, looks): trained on data = (pairs, held-out pairs, prompts).
+    """(policy, settings, history, looks): trained on data = (pairs, held-out pairs, prompts).
 
     A look samples 2 answers to each prompt (the first and the last look 3) and reads 100 held-out
     pairs (the last look all); with your own data 1, 2 and 16. `folder` keeps what is needed to
@@ -324,8 +309,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         sampled = answers.sample_answers(policy, tokenizer, asked, count, **sampling)
         changes = measure_pairs(policy, tokenizer, rows, hyper["beta"])
         means = {name: float(values.mean()) for name, values in changes.items()}
-        rate = hyper["learning_rate"] or default_rate(model)
-        training.check_finite("DPO", step, means["loss"], rate)
+        training.check_finite("DPO", step, means["loss"], settings["learning_rate"])
         first = {side: float(changes[side][:few].mean()) for side in preferences.SIDES}
         first["count"] = min(few, len(rows))
         means |= {"pairs": len(rows), "first_pairs": first, "texts": sampled.texts[:2]}
@@ -346,7 +330,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
     if second_look and sampled:
         second_look.after(tokenizer, held, sampled, changes, history[0]["loss"])
     logged = ("step", "loss", "rewards/accuracies")
-    return policy, [{name: row[name] for name in logged} for row in history], looks
+    return policy, settings, [{name: row[name] for name in logged} for row in history], looks
 
 
 def build_parser():
@@ -392,9 +376,8 @@ def main(argv: list[str] | None = None) -> dict:
         held = preferences.make_pairs(32 if args.smoke else 500, "test", seed=args.seed)
         asked = [q.prompt for q in preferences.questions("test")[: args.prompts or 256]]
         data = pairs, held, asked
-    how = (args.training, sampling, checkpoints, args.resume, second_look)
-    policy, history, looks = train_and_look(model, tokenizer, data, *how)
-    settings = dpo_settings(model, data[0], **args.training)
+    how = args.training, sampling, checkpoints, args.resume, second_look
+    policy, settings, history, looks = train_and_look(model, tokenizer, data, *how)
     save_adapter(adapter, settings, policy, tokenizer, data[2][0])
     if args.merge:
         settings["merged"] = True

@@ -1,8 +1,7 @@
 """DPO's variants: what do IPO, KTO and AI feedback change?
 
     python 05-preference-tuning/dpo_variants.py
-    python 05-preference-tuning/dpo_variants.py --loss-type hinge          # any loss of TRL's
-    python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft    # or a sum of them
+    python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft   # TRL's, or sums of them
     python 05-preference-tuning/dpo_variants.py --model distilgpt2 --dataset pairs.jsonl  # yours
     python 05-preference-tuning/dpo_variants.py --dataset labels.jsonl --loss-type kto
                                                # rows of prompt, completion, label
@@ -92,14 +91,10 @@ PAIR_LOSSES = (  # of TRL's DPOTrainer
 # two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO counts tokens.
 LOSS_BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
 LOSS_BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
+RATE = 1.4e-3  # of tiny-gpt2: twice that of dpo_trainer.py, which sees twice as many pairs
 
 
 # --- 2. Training ---
-
-
-def rate_for(model) -> float:
-    """Twice that of dpo_trainer.py for the embedded model, which here sees half as many pairs."""
-    return 1.4e-3 if models.is_embedded(model.name_or_path) else 3e-4
 
 
 def train_kto(
@@ -132,7 +127,7 @@ def train_kto(
         beta=beta or LOSS_BETAS[loss_type],
         loss_type=loss_type,
         desirable_weight=(len(data) - good) / good,
-        learning_rate=learning_rate or rate_for(model),
+        learning_rate=learning_rate or dpo.default_rate(model, RATE),
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
         per_device_train_batch_size=training.batch_share(2 * batch_size),
@@ -165,7 +160,7 @@ def train_variant(losses, model, tokenizer, rows, **settings):
 
     first = losses[0]
     settings["beta"] = settings.get("beta") or LOSS_BETAS[first]
-    settings["learning_rate"] = settings.get("learning_rate") or rate_for(model)
+    settings["learning_rate"] = settings.get("learning_rate") or dpo.default_rate(model, RATE)
     model = copy.deepcopy(model)  # LoRA changes it, and every variant starts from the same
     if first in SINGLE_LOSSES:
         return train_kto(model, tokenizer, rows, loss_type=first, **settings)
@@ -189,11 +184,8 @@ def train_variant(losses, model, tokenizer, rows, **settings):
 
 
 def choose_variants(losses, rows) -> list[tuple]:
-    """(name, losses, rows) of every training: DPO, and beside it the asked losses, or IPO and KTO.
-
-    Answers with a label are no pairs: they can train only the asked loss.
-    """
-    if "label" in rows[0]:
+    """(name, losses, rows) of each training: DPO, beside it the asked losses, or IPO and KTO."""
+    if "label" in rows[0]:  # no pairs: only the asked loss can train on them
         return [(losses[0], losses, rows)]
     others = {"+".join(losses): losses} if losses else {"IPO": ("ipo",), "KTO": ("kto",)}
     others.pop("sigmoid", None)
@@ -231,38 +223,32 @@ def label_with_judge(judge, tokenizer, pairs) -> list[dict]:
 
 
 def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
-    """By how much log p of chosen and of rejected answers has changed, in nats; (N,) each.
-
-    Of answers with a label the good ones stand for chosen; the bad ones have other prompts.
-    """
+    """By how much log p of chosen and of rejected answers has changed, in nats; (N,) each."""
     if "label" not in rows[0]:
         return dpo.measure_pairs(policy, tokenizer, rows, beta=1.0)
     ids = [prompts.encode_answers(tokenizer, row["prompt"], [row["completion"]]) for row in rows]
     asked, answered = [row[0] for row in ids], [row[1:] for row in ids]
     change = scoring.log_ratios(policy, tokenizer, asked, answered)[:, 0]
-    good = np.array(rows["label"])
+    good = np.array(rows["label"])  # these stand for chosen; the bad ones have other prompts
     count = min(good.sum(), (~good).sum())
     return {"chosen": change[good][:count], "rejected": change[~good][:count]}
 
 
 def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
-    """(measured, by policy, SFT first; answers and changes of log p of the last one), printed.
-
-    The margins h tell by how much log p of chosen answers has risen more than that of rejected.
-    """
+    """(measured, by policy, SFT first; answers and changes of log p of the last one), printed."""
     sampled, changes = answers.sample_answers(model, tokenizer, *sampling), {}
     texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
     for name, losses, rows in variants:
         policy, history = train_variant(losses, model, tokenizer, rows, name=name, **settings)
         sampled = answers.sample_answers(policy, tokenizer, *sampling)
         changes = changes_of(policy, tokenizer, held)
-        h = changes["chosen"] - changes["rejected"]
+        h = changes["chosen"] - changes["rejected"]  # the margins
         mean, rate = float(changes["chosen"].mean()), settings["learning_rate"]
         training.check_finite(name, len(history), mean, rate)
-        texts[name], measured[name] = sampled.texts, sampled.means()
-        measured[name] |= {"first_loss": history[0]["loss"], "margin": float(h.mean())}
-        measured[name] |= {"ranked": float((h > 0).mean())}
-        measured[name] |= {"margins": np.percentile(h, (5, 25, 50, 75, 95)).tolist()}
+        spread = np.percentile(h, (5, 25, 50, 75, 95)).tolist()
+        ranks = {"margin": float(h.mean()), "ranked": float((h > 0).mean()), "margins": spread}
+        measured[name] = {"first_loss": history[0]["loss"], **sampled.means(), **ranks}
+        texts[name] = sampled.texts
     # A question that the tuned policies answer differently, with their answers; then a table.
     asked, *_ = sampling
     firsts = [[row[0] for row in rows] for rows in zip(*texts.values(), strict=True)]  # by question
@@ -317,20 +303,18 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
 
 
 def stops_panel(ax, betas: dict[str, float]) -> None:
-    """Every loss over the margin of a pair, as a share of the loss at 0, and where it is least.
-
-    Half of the margin comes from the chosen answer, half from the rejected one.
-    """
+    """Every loss over the margin of a pair, as a share of the loss at 0, and where it is least."""
     import torch
 
     h = torch.linspace(-10, 25, 351, dtype=torch.float64)
-    pair = (h / 2, -h / 2, torch.zeros_like(h), torch.zeros_like(h))
+    zero = torch.zeros_like(h)
+    pair = h / 2, -h / 2, zero, zero  # half of the margin comes from each of the two answers
     good = torch.tensor([[True], [False]])  # the chosen answer is, the rejected is not
     curves = {
         "DPO": dpo.dpo_loss(*pair, betas["sigmoid"]),
         "conservative DPO": cdpo_loss(*pair, betas["cdpo"]),
         "IPO": ipo_loss(*pair, betas["ipo"], ANSWER_TOKENS, ANSWER_TOKENS),
-        "KTO": kto_loss(torch.stack(pair[:2]), pair[2], good, 0, betas["kto"]).sum(0),
+        "KTO": kto_loss(torch.stack(pair[:2]), zero, good, 0, betas["kto"]).sum(0),
     }
     for name, loss in curves.items():
         color, least = f"lab:{COLOR_OF.get(name, 'other')}", int(loss.argmin())
@@ -346,7 +330,6 @@ def stops_panel(ax, betas: dict[str, float]) -> None:
 
 
 def margins_panel(ax, measured: dict) -> None:
-    """How far apart every policy holds the two answers of held-out pairs."""
     for name, of in measured.items():
         if "margins" in of:
             label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
@@ -392,7 +375,7 @@ def main(argv: list[str] | None = None) -> dict:
     sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
     sft["output_dir"] = args.output_dir
     model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
-    tokens, rate = args.max_new_tokens, args.learning_rate or rate_for(model)
+    tokens, rate = args.max_new_tokens, args.learning_rate or dpo.default_rate(model, RATE)
     if args.dataset:
         reading = {"pairs": args.pairs, "max_new_tokens": tokens, **args.reading}
         reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not judge

@@ -121,7 +121,7 @@ def train_rl(
     `judge`: (reward model, tokenizer). `look(update, policy)` is called before the first update,
     after those in `look_at`, and after the last.
     """
-    learning_rate = learning_rate or (3e-3 if models.is_embedded(model.name_or_path) else 3e-4)
+    learning_rate = learning_rate or dpo_trainer.default_rate(model, 3e-3)
     policy, value_head, optimizer = new_policy(model, learning_rate, seed)
     how = {"kind": advantages, "beta": beta, "epsilon": epsilon, "lam": lam, "epochs": epochs}
     in_turn, history = shuffled(asked, seed), []
@@ -145,9 +145,7 @@ def train_rl(
     return policy, history
 
 
-def learn(
-    policy, value_head, optimizer, batches, scores, *, kind, beta, epsilon, lam, epochs
-) -> dict:
+def learn(policy, value_head, optimizer, batches, scores, *, kind, beta, epsilon, lam, epochs):
     """One update by the scores (P, K) of the answers; returns the loss, and what Update keeps.
 
     `batches` are row numbers, ids and two masks, of all tokens and of those that come next in an
@@ -304,11 +302,7 @@ def find_reward_model(given, folder, backbone, dataset, reading, smoke, seed, de
 
 
 def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Path) -> tuple:
-    """(metrics, history, last answers): what training makes of the answers, printed.
-
-    `data`: prompts to train on, held-out prompts, pairs for DPO. `dpo`: the folder of a DPO
-    training; where it exists, DPO stands beside.
-    """
+    """(metrics, history, last answers) of data = (prompts, held-out prompts, pairs), printed."""
     (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 
     def look(step: int, policy) -> None:
@@ -321,7 +315,7 @@ def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Pa
     on_the_way = {"look": look, "look_at": range(0, end, math.ceil(end / 6))}
     policy, history = train_rl(model, tokenizer, judge, asked, **hyper, **on_the_way)
     columns, (first, *_, last) = {"before": looks[0], "after": looks[-1]}, seen
-    if dpo.exists() and "chosen" in pairs[0]:
+    if dpo.exists() and "chosen" in pairs[0]:  # DPO stands beside where its lesson has run
         base = policy.unload()
         look(end, dpo_trainer.dpo_policy(dpo, base, tokenizer, pairs, seed=hyper["seed"]))
         columns["DPO"] = {**looks.pop(), "step": None}
