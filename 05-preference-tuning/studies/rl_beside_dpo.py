@@ -4,11 +4,10 @@
 
 PPO, RLOO (PPO without a value model: an answer is compared with the others to the same prompt) and
 DPO start from the same SFT model and have the same labelled pairs: 768, or 6,400. DPO trains on
-them; PPO and RLOO train on answers of their own, which a reward model of these pairs scores. With
-768 pairs there are two reward models: one that starts from a small encoder, and one that starts
-from the SFT model. With 6,400 pairs there are two DPOs: the plain one, and one with a likelihood
-term, which also makes chosen answers likelier; their rate was chosen on validation questions (see
-best_of_n_and_the_limit.py). All answer the same 128 held-out questions twice.
+them; PPO and RLOO train on answers of their own, which a reward model of these pairs scores. It
+starts from a small encoder; with 768 pairs there is also one that starts from the SFT model. With
+6,400 pairs there is also DPO with a likelihood term, which makes chosen answers likelier; the rates
+were chosen on validation questions. All answer the same 128 held-out questions twice.
 
 The cost is counted in tokens that pass through a model; going backwards counts twice. A pair costs
 a reward model and DPO about the same, so at 6,400 pairs both ways cost about the same as well.
@@ -48,11 +47,6 @@ DPO = {  # where they are kept, whose labels they use, and what is not the lesso
     "6400": ("dpo_6400", "6400", {"learning_rate": 3e-4}),
     "6400, likelihood term": ("dpo_6400_sft", "6400", LIKELIHOOD_TERM),
 }
-# How often a training passes each token through a model; going backwards counts twice.
-PASSES_OF_DPO = 4  # policy, reference, backwards
-PASSES_OF_REWARD_MODEL = 3  # once, and backwards
-PASSES_OF_AN_UPDATE = 4  # to sample, to remember log p, by the reference, by the reward model
-PASSES_OF_AN_EPOCH = 3  # policy and backwards
 
 
 def times_of_dpo(metrics: dict, labels: str) -> float:
@@ -101,27 +95,32 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts, kept, pairs = [question.prompt for question in asked], study_folder(seed, smoke), {}
     for name, count in LABELS.items():
         pairs[name] = preferences.make_pairs(64 if smoke else count, seed=seed)
-    ends, looks, tokens = {}, {}, {}
+    ends, looks, tokens, points, texts, rewards = {}, {}, {}, [], [], []
     for series, (folder, labels, recipe) in DPO.items():
         model, tokenizer = load_sft_model()
         how, name = {"seed": seed, **recipe}, f"DPO, {series}"
         policy = dpo_policy(kept / folder, model, tokenizer, pairs[labels], **how)
         ends[name] = answers.sample_answers(policy, tokenizer, prompts, 2, seed)
-        tokens[name] = PASSES_OF_DPO * tokens_of_pairs(tokenizer, pairs[labels])
+        tokens[name] = 4 * tokens_of_pairs(tokenizer, pairs[labels])  # policy, reference, backwards
     for (method, series), recipe in TRAINED_ONLINE.items():
         (folder, backbone, labels), name = REWARD_MODELS[series], f"{method}, {series}"
         judge = reward_model_in(kept / folder, backbone, pairs[labels], seed=seed)
         looks[name], tokens[name] = train_online(judge, prompts, seed, smoke, recipe)
-        ends[name] = looks[name][-1]["answers"]
-        tokens[name] += PASSES_OF_REWARD_MODEL * tokens_of_reward_model(judge[1], pairs[labels])
-    points, kept_answers = points_of_looks(prompts, looks)
+        tokens[name] += 3 * tokens_of_reward_model(judge[1], pairs[labels])  # forwards, backwards
+        first, *later = looks[name]
+        ends[name] = later[-1]["answers"]
+        for look in later:
+            about = method, series, f"update {look['step']}", look["answers"], LABELS[labels]
+            points.append(answers.point_of(*about))
+            texts.append(look["answers"].texts)
+            rewards.append({"before": first["rewards"], "after": look["rewards"]})
     return {
         "gold": {name: float(end.gold.mean()) for name, end in ends.items()},
         "kl": {name: float(end.kl.mean()) for name, end in ends.items()},
         "path": [{key: look[key] for key in ("step", "kl", "gold")} for look in looks["PPO, 6400"]],
         "cost": {"tokens": tokens},
         "points": points,
-        "answers": kept_answers,
+        "answers": answers.answers_of_points(prompts, points, texts, rewards),
     }
 
 
@@ -138,8 +137,8 @@ def train_online(judge: tuple, prompts: list, seed: int, smoke: bool, recipe: di
     how = recipe | ({"updates": 3, "prompts_per_update": 8} if smoke else {})
     _, history = train_rl(model, tokenizer, judge, asked, **how, seed=seed, look=look)
     epochs = how.get("epochs", train_rl.__kwdefaults__["epochs"])
-    passes = PASSES_OF_AN_UPDATE + PASSES_OF_AN_EPOCH * epochs
-    return looks, passes * sum(update.tokens for update in history)
+    # To sample, to remember log p, by the reference, by the reward model; 3 more in an epoch.
+    return looks, (4 + 3 * epochs) * sum(update.tokens for update in history)
 
 
 def tokens_of_pairs(tokenizer, pairs: list[dict]) -> int:
@@ -156,20 +155,6 @@ def tokens_of_reward_model(tokenizer, pairs: list[dict]) -> int:
     asked = [row["prompt"] for row in pairs]
     texts = [row[side] for side in preferences.SIDES for row in pairs]
     return int(encode_for_reward(tokenizer, asked * 2, texts)["attention_mask"].sum())
-
-
-def points_of_looks(prompts: list[str], looks: dict[str, list[dict]]) -> tuple:
-    """(points, answers): the end of every training, and of PPO with 6,400 labels its way."""
-    points, texts, rewards = [], [], []
-    for name, (first, *later) in looks.items():
-        method, series = name.split(", ", 1)
-        labels = LABELS[REWARD_MODELS[series][2]]
-        for look in later if name == "PPO, 6400" else later[-1:]:
-            about = method, series, f"update {look['step']}", look["answers"], labels
-            points.append(answers.point_of(*about))
-            texts.append(look["answers"].texts)
-            rewards.append({"before": first["rewards"], "after": look["rewards"]})
-    return points, answers.answers_of_points(prompts, points, texts, rewards)
 
 
 def draw(runs: list[dict]):
@@ -189,7 +174,16 @@ def draw(runs: list[dict]):
     told = "SFT start: the reward model starts from the SFT model,\nelse from an encoder"
     axes[0].set_xlabel(told)
     ends_panel(axes[2], runs)
-    tokens_panel(axes[3], runs)
+
+    columns = {}  # tokens through models, reward models included
+    for labels, count in LABELS.items():
+        for method in ("DPO", "PPO"):
+            tokens = [run["cost"]["tokens"][f"{method}, {labels}"] for run in runs]
+            columns[f"{method}, {count:,} labels"] = np.divide(tokens, 1000)
+    figures.seed_columns(axes[3], columns, ["lab:dpo", "lab:rl"] * 2, digits=0)
+    times = [np.mean([times_of_dpo(run, labels) for run in runs]) for labels in LABELS]
+    axes[3].set(title="PPO takes {:.1f} or {:.1f} times DPO's computing".format(*times))
+    axes[3].set(ylabel="1,000 tokens through models", ylim=(0, None))
     return figure
 
 
@@ -211,19 +205,6 @@ def ends_panel(ax, runs: list[dict]) -> None:
     ax.set(xlabel="measured KL from the SFT model (nats)", ylabel="gold utility (log-odds)")
     ax.margins(0.1)
     figures.legend_below(ax, ncols=2)
-
-
-def tokens_panel(ax, runs: list[dict]) -> None:
-    """Tokens through models, reward models included."""
-    columns = {}
-    for labels, count in LABELS.items():
-        for method in ("DPO", "PPO"):
-            tokens = [run["cost"]["tokens"][f"{method}, {labels}"] for run in runs]
-            columns[f"{method}, {count:,} labels"] = np.divide(tokens, 1000)
-    figures.seed_columns(ax, columns, ["lab:dpo", "lab:rl"] * 2, digits=0)
-    times = [np.mean([times_of_dpo(run, labels) for run in runs]) for labels in LABELS]
-    ax.set(title="PPO takes {:.1f} or {:.1f} times DPO's computing".format(*times))
-    ax.set(ylabel="1,000 tokens through models", ylim=(0, None))
 
 
 if __name__ == "__main__":
