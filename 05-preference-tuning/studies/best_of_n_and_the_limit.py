@@ -125,20 +125,16 @@ def growth(costs: np.ndarray) -> float:
     return float(np.polyfit(np.arange(len(totals)), np.log2(totals), 1)[0])
 
 
-# --- What the claims compare ---
-
-
-def gold_by_n(pool: Pool, ns: list[int]) -> list[float]:
-    """Expected gold utility of the best of n by reward."""
-    return best_of_n_curve(pool.rewards, pool.answers.gold, ns).mean(0).tolist()
-
-
 def compare_ways(pools: dict[tuple, Pool]) -> dict:
     """Gold utility of each way to answer by the pairs of its budget, and their differences."""
     ways = {method: {} for method, _ in pools}
     for (method, series), pool in pools.items():
-        (ways[method][series],) = gold_by_n(pool, [MOST_N if "best of n" in method else 1])
-    sft, at_cut, end = gold_by_n(pools["best of n", "6400"], [1, CUT_AT, MOST_N])
+        n = MOST_N if "best of n" in method else 1
+        curve = best_of_n_curve(pool.rewards, pool.answers.gold, [n])
+        ways[method][series] = float(curve.mean())
+    pool, ns = pools["best of n", "6400"], [1, CUT_AT, MOST_N]
+    curve = best_of_n_curve(pool.rewards, pool.answers.gold, ns)
+    sft, at_cut, end = curve.mean(0).tolist()
     found = {"sft": sft, "ways": ways, "share_of_dpo_gain": {}, "both_minus_better_single": {}}
     for budget in JUDGE:
         best, dpo = ways["best of n"][JUDGE[budget]], ways[RECIPE[budget]][budget]
@@ -147,11 +143,8 @@ def compare_ways(pools: dict[tuple, Pool]) -> dict:
     return found | {"first_step": at_cut - sft, "second_step": end - at_cut}
 
 
-# --- The plane of gold utility against KL, and the answers ---
-
-
 def plane_points(prompts: list[str], pools: dict[tuple, Pool]) -> tuple:
-    """(points, answers): every pool by n (a policy alone: n = 1), and pi*.
+    """(points of KL and gold, answers): every pool by n (a policy alone: n = 1), and pi*.
 
     The answers of a point are the best of the first n candidates; pi* has none.
     """
