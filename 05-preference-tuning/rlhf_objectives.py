@@ -21,10 +21,8 @@ import installed  # noqa: F401
 
 import numpy as np
 
+from common import answers, figures, runs
 from common import preferences as world
-from common import runs
-from common.answers import in_short, print_table
-from common.figures import new_figure
 
 # --- 1. The formulas: the objective, PPO's update, and the KL from samples ---
 
@@ -106,15 +104,15 @@ def make_bandit(count: int, seed: int) -> Bandit:
     rng, prompts, texts, gold, reward = random.Random(f"bandit {seed}"), [], [], [], []
     pool = list(filter(world.holds_wrong_belief, world.questions("test")))
     for question in rng.sample(pool, count):
-        prompt, answers = question.prompt, []
+        prompt, written = question.prompt, []
         for style in ANSWER_STYLES:
-            while (text := world.write_response(question, style, rng)) in answers:
+            while (text := world.write_response(question, style, rng)) in written:
                 pass
-            answers.append(text)
+            written.append(text)
         prompts.append(prompt)
-        texts.append(answers)
-        gold.append([world.gold_utility(prompt, text) for text in answers])
-        reward.append([world.annotator_utility(prompt, text, "length") for text in answers])
+        texts.append(written)
+        gold.append([world.gold_utility(prompt, text) for text in written])
+        reward.append([world.annotator_utility(prompt, text, "length") for text in written])
     shares = [world.STYLE_SHARES[style] / ANSWER_STYLES.count(style) for style in ANSWER_STYLES]
     ref = np.tile(shares / np.sum(shares), (count, 1))
     return Bandit(prompts, texts, ref, np.array(gold), np.array(reward))
@@ -208,7 +206,7 @@ def memory(billions: float) -> dict[str, dict]:
 
 def draw(metrics: dict, epsilon: float, billions: float):
     """The clip, the advantage, the optimum with PPO on it, the memory."""
-    figure, axes = new_figure(2, 2, "PPO-based RLHF: its parts, its optimum, its memory")
+    figure, axes = figures.new_figure(2, 2, "PPO-based RLHF: its parts, its optimum, its memory")
 
     # The clipped objective of a good and of a bad answer, and where its gradient is zero.
     ax, ratio = axes[0], np.array([0, 1 - epsilon, 1, 1 + epsilon, 2])
@@ -286,9 +284,9 @@ def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
         k = of_style.argmax()
         worth = f"{bandit.reward[0, k]:7.2f}{bandit.gold[0, k]:7.2f}"
         shares = [np.exp(logs[:, of_style]).sum(-1).mean() for logs in policies.values()]
-        rows.append((f"{in_short(bandit.texts[0][k], 45):<46}{worth}", *shares, "%"))
+        rows.append((f"{answers.in_short(bandit.texts[0][k], 45):<46}{worth}", *shares, "%"))
     head = f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}"
-    print_table((head, *policies), rows)
+    answers.print_table((head, *policies), rows)
     reads = metrics["before"], metrics["ppo"][1], metrics["ppo"][3]
     told = {
         "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
@@ -297,7 +295,7 @@ def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
         "distance": ("probability that lies elsewhere than the optimum's", "%"),
     }
     rows = [(what, *(read[n] for read in reads), unit) for n, (what, unit) in told.items()]
-    print_table(("", *policies), rows)
+    answers.print_table(("", *policies), rows)
 
 
 def main(argv: list[str] | None = None) -> dict:
