@@ -27,8 +27,7 @@ from dpo_trainer import dpo_policy
 from online_rl import find_reward_model
 from own_data import read
 
-from common import answers, figures, models, preferences, runs, scoring
-from common.sampling import sample
+from common import answers, figures, models, preferences, runs, sampling, scoring
 from common.training import load_sft_model
 
 # --- 1. Best-of-n in closed form ---
@@ -85,11 +84,9 @@ class Pool(NamedTuple):
     rewards: np.ndarray  # log-odds
 
 
-def make_pool(
-    model, tokenizer, judge: tuple, prompts: list, size: int, seed: int, max_new_tokens: int = 48
-) -> Pool:
+def make_pool(model, tokenizer, judge, prompts, size: int, seed: int, max_new_tokens=48) -> Pool:
     """`size` candidates for each prompt, scored by `judge`, a (reward model, tokenizer)."""
-    sampled = sample(model, tokenizer, prompts, size, max_new_tokens, seed=seed)
+    sampled = sampling.sample(model, tokenizer, prompts, size, max_new_tokens, seed=seed)
     texts = [[candidate.text for candidate in row] for row in sampled]
     token_ids = [[candidate.token_ids for candidate in row] for row in sampled]
     kl = scoring.log_ratios(model, tokenizer, prompts, token_ids)
@@ -135,9 +132,7 @@ def best_of(pool: Pool, n: int) -> dict:
 # --- 3. What candidates cost ---
 
 
-def measure_cost(
-    model, tokenizer, judge: tuple, prompts: list, most: int, max_new_tokens: int = 48
-) -> dict:
+def measure_cost(model, tokenizer, judge, prompts: list, most: int, max_new_tokens=48) -> dict:
     """Millions of operations for up to `most` candidates to each prompt, lists (P, ns), with "n".
 
     "alone": every candidate is sampled and scored by itself. "shared": all n at once, so that the
@@ -162,7 +157,7 @@ def powers_of_two(most: int) -> list[int]:
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
-# --- 4. What is shown ---
+# --- 4. What is shown, and the run ---
 
 
 def print_candidates(prompt, pool: Pool) -> None:
@@ -237,9 +232,6 @@ def methods_panel(ax, methods: dict[str, dict]) -> None:
     ax.set(title="What the answers are", xlabel="% of answers", xlim=(0, 112))
     ax.grid(visible=False)
     figures.legend_below(ax, ncols=2)
-
-
-# --- 5. The run ---
 
 
 def build_parser():
