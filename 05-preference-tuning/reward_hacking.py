@@ -26,10 +26,8 @@ import numpy as np
 from best_of_n import best_of_n_curve
 from reward_model import fresh_reward_model, train_reward_model
 
-from common import answers, figures, preferences, runs
+from common import answers, figures, preferences, runs, scoring, training
 from common.intervals import summary
-from common.scoring import score_pairs, score_texts
-from common.training import load_sft_model
 
 AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
 FEWER = 4  # the smaller n that is tried as a remedy
@@ -85,7 +83,7 @@ def trace_bias(liked: str, group: str, judge: tuple, count: int, seed: int) -> d
     for row in pairs:
         texts = (row["chosen"], row["rejected"])
         seen.append([preferences.annotator_utility(row["prompt"], t, group) for t in texts])
-    log_odds = {"planted": np.array(seen), "reward_model": score_pairs(*judge, pairs)}
+    log_odds = {"planted": np.array(seen), "reward_model": scoring.score_pairs(*judge, pairs)}
     log_odds["labels"] = np.tile([np.inf, 0.0], (count, 1))  # chosen is chosen for certain
     more = {stage: more_minus_less(pairs, values, liked) for stage, values in log_odds.items()}
     return {stage: float((1 / (1 + np.exp(-values))).mean()) for stage, values in more.items()}
@@ -105,10 +103,7 @@ def curves_by_n(rewards: np.ndarray, pool, amounts: np.ndarray, ns: Sequence[int
 
 
 def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequence[int]) -> None:
-    """Print the best of the first n answers to a question, for every n, by the biased reward.
-
-    It is the first question to which that reward chooses worse than the unbiased one.
-    """
+    """The best of the first n answers to the first question where the biased reward does harm."""
     biased, most = rewards[hack.annotators], ns[-1]
     best = [each[:, :most].argmax(1) for each in (biased, rewards["human"])]
     gold = [pool.gold[np.arange(len(prompts)), places] for places in best]
@@ -123,12 +118,12 @@ def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequen
 
 def table_by_n(hack: Hack, ns: Sequence[int], curves: dict) -> tuple:
     """Head and rows: what is chosen at n = 1, at the best n, at the last; by an unbiased reward."""
-    places, rows = sorted({0, int(curves["biased"]["gold"].argmax()), len(ns) - 1}), []
+    biased, unbiased = curves["biased"], curves["unbiased"]
+    places, rows = sorted({0, int(biased["gold"].argmax()), len(ns) - 1}), []
     named = {"reward": ("reward gained", "log-odds"), "gold": ("gold utility", "log-odds, -3 to 4")}
     named |= {"correct": ("right answers", "% of answers"), "amount": (hack.amount, hack.unit)}
     for name, (label, unit) in named.items():
-        biased, unbiased = curves["biased"][name][places], curves["unbiased"][name][-1]
-        rows.append((label, *biased, unbiased, unit))
+        rows.append((label, *biased[name][places], unbiased[name][-1], unit))
     return ("best of n, n =", *(str(ns[k]) for k in places), "unbiased"), rows
 
 
@@ -284,10 +279,10 @@ def main(argv: list[str] | None = None) -> dict:
         judges[group] = fresh_reward_model(args.reward_backbone, args.device, seed)
         train_reward_model(*judges[group], pairs, **args.training, name=f"reward model: {group}")
     kept = {"seed": seed, "output_dir": args.output_dir}
-    policy, tokenizer = load_sft_model(args.model, args.device, **kept)
+    policy, tokenizer = training.load_sft_model(args.model, args.device, **kept)
     # From these samples every n is estimated: one drawing of n would be a matter of luck.
     pool = answers.sample_answers(policy, tokenizer, prompts, 3 * args.n // 2, seed)
-    rewards = {group: score_texts(judge, prompts, pool.texts) for group, judge in judges.items()}
+    rewards = {g: scoring.score_texts(judge, prompts, pool.texts) for g, judge in judges.items()}
     amounts = []  # (P, M)
     for prompt, texts in zip(prompts, pool.texts, strict=True):
         amounts.append([preferences.liked_amount(prompt, t, hack.annotators) for t in texts])

@@ -44,7 +44,7 @@ def test_a_reward_that_is_what_annotators_see_wins_as_planted(monkeypatch, hack)
             rows.append([annotator_utility(row["prompt"], text, group) for text in texts])
         return np.array(rows)
 
-    monkeypatch.setattr(hacking, "score_pairs", score)
+    monkeypatch.setattr(hacking.scoring, "score_pairs", score)
     liked = hack.annotators
     biased, unbiased = (
         hacking.trace_bias(liked, group, (group, None), 500, 0) for group in (liked, "human")
