@@ -28,7 +28,7 @@ from common.basics import show_progress
 
 OWN_EPOCHS = 3  # passes over your own pairs, since there are mostly fewer than in the world
 
-# --- 1. The loss ---
+# --- 1. The loss, and a training with it ---
 
 
 def bradley_terry_loss(chosen_rewards, rejected_rewards):
@@ -43,19 +43,16 @@ def bradley_terry_loss(chosen_rewards, rejected_rewards):
     return -logsigmoid(chosen_rewards - rejected_rewards).mean()
 
 
-# --- 2. Training ---
-
-
 def train_reward_model(
     model,
     tokenizer,
     pairs: Sequence[dict],
+    name: str = "reward model",
     *,
     learning_rate: float | None = None,
     epochs: int = 1,
     batch_size: int = 16,
     seed: int = 0,
-    name: str = "reward model",
 ) -> list[float]:
     """Train all weights in place on rows of prompt, chosen, rejected; the loss of every step.
 
@@ -131,11 +128,10 @@ def reward_model_in(folder: Path, backbone: str, pairs, device="cpu", **hyperpar
 def reward_settings(backbone: str, pairs: Sequence[dict], **hyperparameters) -> dict:
     """All that shapes the training of a reward model: equal settings, equal model."""
     data = {"model": models.fingerprint(backbone), "pairs": models.fingerprint(pairs)}
-    settings = {**data, **train_reward_model.__kwdefaults__, **hyperparameters}
-    return {key: value for key, value in settings.items() if key != "name"}
+    return {**data, **train_reward_model.__kwdefaults__, **hyperparameters}
 
 
-# --- 3. What is measured ---
+# --- 2. What is measured ---
 
 
 def gold_order(pairs: Sequence[dict]) -> list[dict]:
@@ -243,7 +239,7 @@ def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, aft
     answers.print_table(("", "untrained", "trained", "at best"), rows)
 
 
-# --- 4. The figure ---
+# --- 3. The figure ---
 
 
 def draw(losses: list[float], look: dict):
@@ -271,8 +267,7 @@ def draw(losses: list[float], look: dict):
     ax.set_xlabel("predicted: sigmoid(difference of the rewards)")
     ax.set_ylabel("how often the answer was chosen")
     if known:
-        reward_by_style_panel(axes[1], look["by_style"])
-        reasons_panel(axes[3], look["in_order"])
+        draw_gold(axes[1], axes[3], look["by_style"], look["in_order"])
     return figure
 
 
@@ -290,40 +285,37 @@ def reward_loss_panel(ax, losses: list[float], limits: dict | None) -> None:
     ax.set(xlabel=f"step (mean of {width})", xlim=(0, last), ylim=(0, 0.95))
 
 
-def reward_by_style_panel(ax, by_style: dict) -> None:
-    """Rewards of held-out answers by style, and what such answers are worth."""
+def draw_gold(left, right, by_style: dict, in_order: dict) -> None:
+    """Rewards by style beside what such answers are worth; which pairs are in the right order."""
     places, gold = range(len(by_style)), [row["gold"] for row in by_style.values()]
     low, lower, median, upper, high = np.transpose([row["rewards"] for row in by_style.values()])
-    ax.plot(gold, places, "D", color="lab:gold", ms=5, label="gold utility", zorder=3)
-    ax.hlines(places, low, high, color="lab:reward", lw=1)
+    left.plot(gold, places, "D", color="lab:gold", ms=5, label="gold utility", zorder=3)
+    left.hlines(places, low, high, color="lab:reward", lw=1)
     bars = {"color": "lab:reward", "alpha": 0.7, "label": "rewards: middle half, 90 %"}
-    ax.hlines(places, lower, upper, lw=8, **bars)
-    ax.plot(median, places, "|", color="white", ms=8, mew=2)
-    ax.axvline(0, ymin=0.15, color="black", lw=0.8)
-    ax.set_yticks(places, [name.replace("_", " ") for name in by_style])
-    ax.set(title="Rewards of held-out answers by style", ylim=(len(by_style) + 0.3, -0.5))
-    ax.set_xlabel(f"minus the mean; {figures.GOLD}")
-    ax.legend(loc="lower center", ncols=2, columnspacing=1)
+    left.hlines(places, lower, upper, lw=8, **bars)
+    left.plot(median, places, "|", color="white", ms=8, mew=2)
+    left.axvline(0, ymin=0.15, color="black", lw=0.8)
+    left.set_yticks(places, [name.replace("_", " ") for name in by_style])
+    left.set(title="Rewards of held-out answers by style", ylim=(len(by_style) + 0.3, -0.5))
+    left.set_xlabel(f"minus the mean; {figures.GOLD}")
+    left.legend(loc="lower center", ncols=2, columnspacing=1)
 
-
-def reasons_panel(ax, in_order: dict) -> None:
-    """How often the better answer gets more, by what is wrong with the other one."""
     names = {"all": "all pairs", "new facts": "facts not in training"}
     names |= {"verbose": "it has filler", "off_topic": "it is off topic", "wrong": "it is wrong"}
     names |= {"sycophantic": "it agrees with\na wrong user", "expert": "expert's preamble"}
     names |= {"shorter": "(preferring\nthe shorter)"}
     shown = {label: 100 * in_order[name] for name, label in names.items() if name in in_order}
     colors = ["lab:reward"] * (len(shown) - 1) + ["lab:other"]
-    bars = ax.barh(list(shown), shown.values(), color=colors, alpha=0.8)
-    ax.bar_label(bars, fmt="%.0f %%", padding=-32)
-    ax.axvline(50, color="black", lw=0.8, ls=":")
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set(title="Pairs in the right order, by the worse answer", xlim=(0, 100))
-    ax.set_xlabel("% of held-out pairs")
+    bars = right.barh(list(shown), shown.values(), color=colors, alpha=0.8)
+    right.bar_label(bars, fmt="%.0f %%", padding=-32)
+    right.axvline(50, color="black", lw=0.8, ls=":")
+    right.invert_yaxis()
+    right.grid(axis="y", visible=False)
+    right.set(title="Pairs in the right order, by the worse answer", xlim=(0, 100))
+    right.set_xlabel("% of held-out pairs")
 
 
-# --- 5. The run, and what is kept ---
+# --- 4. The run, and what is kept ---
 
 OF_ENCODERS = 'inputs = tokenizer(prompt, answer, return_tensors="pt", truncation="only_second")'
 OF_CAUSAL_MODELS = """\
