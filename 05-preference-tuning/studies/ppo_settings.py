@@ -14,8 +14,6 @@ with the KL term and without. The KL term makes it move less; the question is wh
 once it has moved as far: gold utility is compared at equal KL.
 """
 
-from pathlib import Path
-
 import lessons  # noqa: F401
 
 import numpy as np
@@ -76,10 +74,10 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """All trainings of one seed, and what the claims and the figure need of them."""
-    kept, many, judges = study_folder(seed, smoke), 64 if smoke else 6400, {}
+    many, judges = 64 if smoke else 6400, {}
     for annotator, name in (("human", "6400"), ("length", "length")):
         pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
-        folder = kept / f"reward_model_{name}"
+        folder = study_folder(seed, smoke) / f"reward_model_{name}"
         judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
     asked, few = preferences.questions, 8 if smoke else 128
     splits = {"validation": asked("validation"), "test": asked("test", seed=seed)}
@@ -88,10 +86,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
     training = prompts, seed, smoke
     ppo = {key: ppo_end(judges["human"], *training, *key) for key in GRID["PPO"]}
     unclipped = ppo_end(judges["human"], *training, FAST, 4, epsilon=float("inf"))
-    dpo = {key: dpo_end(kept, *training, *key) for key in GRID["DPO"]}
+    dpo = {key: dpo_end(*training, *key) for key in GRID["DPO"]}
     kl_term = [kl_term_run(name, judges["length"], many, *training) for name in KL_TERM]
     curves, points, texts, rewards = zip(*kl_term, strict=True)
-    start, passes = curves[0]["gold"][0], {}
+    start, passes = curves[0]["gold"][0], {}  # the SFT model's gold utility
     for key, end in ppo.items():
         passes[name_of(*key)] = {"step": [0, *end["path"]], "gold": [start, *end["path"].values()]}
     four, one, fast = (passes[name_of(*key)]["gold"][1] for key in ((1, 4), (1, 1), (FAST, 1)))
@@ -131,13 +129,13 @@ def ppo_end(judge, prompts: dict, seed: int, smoke: bool, rate: float, epochs: i
     return {"path": path, "gold": path[how["updates"]], "validation": validation}
 
 
-def dpo_end(kept: Path, prompts: dict, seed: int, smoke: bool, rate: float, epochs: int) -> dict:
+def dpo_end(prompts: dict, seed: int, smoke: bool, rate: float, epochs: int) -> dict:
     """Gold utility at the end of DPO, and on validation prompts; the policy is kept in a folder."""
     model, tokenizer = load_sft_model()
     pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
-    folder = kept / ("dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}")
+    name = "dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}"
     how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
-    policy = dpo_policy(folder, model, tokenizer, pairs, **how)
+    policy = dpo_policy(study_folder(seed, smoke) / name, model, tokenizer, pairs, **how)
     gold = gold_of(policy, tokenizer, prompts["test"], 2, seed)
     return {"gold": gold, "validation": gold_of(policy, tokenizer, prompts["validation"], 1, seed)}
 
