@@ -96,21 +96,26 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Label, train, and choose with and without each remedy: the cells by remedy and group."""
-    count, n = (10, 16) if smoke else (64, 64)
+    count, few, many, epochs, n = (10, 16, 32, 1, 16) if smoke else (64, 384, 1200, 3, 64)
     prompts = [question.prompt for question in wrong_users("test", count, seed)]
     sft, tokenizer = load_sft_model()
     pool = sample_answers(sft, tokenizer, prompts, 3 * n // 2, seed)
-    judges = train_reward_models(seed, smoke)
+    folder, judges, dpo = study_folder(seed, smoke), {}, {}
+    for group in (*GROUPS, "mixed"):
+        pairs, its_seeds = pairs_labelled_by(group, many, seed), {group: seed}
+        if group in TWO_GROUPS:  # other random starts of the head, other orders of the pairs
+            its_seeds |= {f"{group}_{k}": seed + 1000 * (k - 1) for k in MEMBERS}
+        for name, its_seed in its_seeds.items():
+            place = folder / f"wrong_users_{name}"
+            judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
     rewards = {name: score_texts(judge, prompts, pool.texts) for name, judge in judges.items()}
     arms = {name: (name, BETA) for name in (*GROUPS, "mixed")}
     arms |= {f"strong_kl_{group}": (group, TIMES * BETA) for group in TWO_GROUPS}
-    pairs, epochs = (16, 1) if smoke else (384, 3)
-    dpo, training = {}, {"learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
     for name, (group, beta) in arms.items():
         base, tokenizer = load_sft_model()
-        labelled = pairs_labelled_by(group, pairs, seed)
-        place = study_folder(seed, smoke) / f"hacked_dpo_{name}"
-        policy = dpo_policy(place, base, tokenizer, labelled, beta=beta, **training)
+        pairs = pairs_labelled_by(group, few, seed)
+        training = {"beta": beta, "learning_rate": 1.4e-3, "epochs": epochs, "seed": seed}
+        policy = dpo_policy(folder / f"hacked_dpo_{name}", base, tokenizer, pairs, **training)
         dpo[name] = sample_answers(policy, tokenizer, prompts, 4, seed, with_kl=False)
     gold = {name: float(answered.gold.mean()) for name, answered in dpo.items()}
     liked = score_texts(judges["length"], prompts, dpo["length"].texts), rewards["length"][:, :4]
@@ -122,20 +127,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "strong_kl": {group: gold[f"strong_kl_{group}"] - gold[group] for group in TWO_GROUPS},
         "win_rate_inflation": inflation_by_length(wins, longer.ravel()),
     }
-
-
-def train_reward_models(seed: int, smoke: bool) -> dict[str, tuple]:
-    """A (reward model, tokenizer) for each group and for mixed labels, and members of ensembles."""
-    count, judges = 32 if smoke else 1200, {}
-    for group in (*GROUPS, "mixed"):
-        pairs = pairs_labelled_by(group, count, seed)
-        its_seeds = {group: seed}
-        if group in TWO_GROUPS:  # other random starts of the head, other orders of the pairs
-            its_seeds |= {f"{group}_{k}": seed + 1000 * (k - 1) for k in MEMBERS}
-        for name, its_seed in its_seeds.items():
-            place = study_folder(seed, smoke) / f"wrong_users_{name}"
-            judges[name] = reward_model_in(place, "tiny-gpt2", pairs, seed=its_seed)
-    return judges
 
 
 def compare_choices(rewards: dict[str, np.ndarray], pool: Answers, n: int) -> dict:

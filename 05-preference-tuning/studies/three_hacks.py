@@ -109,13 +109,23 @@ def measure(seed: int, smoke: bool = False) -> dict:
     ns = [k for k in AMONG if k <= n]
     rewards |= planted_rewards(prompts, pool)
     curves = {name: best_of_n_curve(reward, pool.gold, ns) for name, reward in rewards.items()}
+    # For the reader: answers before and after each hacked DPO, with the flawed rewards.
+    shown = [question.prompt for question in questions("test", seed=seed)[:SHOWN]]
+    first = sample_answers(sft, tokenizer, shown, 1, seed).texts
+    points, texts, of_shown = [], [], []
+    for group, name in HACK_NAMES.items():
+        points.append({"method": "DPO", "series": group, "label": name})
+        last = sample_answers(policies[group], tokenizer, shown, 1, seed, with_kl=False).texts
+        before, after = (score_texts(judges[group], shown, of)[:, 0] for of in (first, last))
+        of_shown.append({"before": before, "after": after})
+        texts.append(last)
     return {
         "ns": ns,
         "reward_goes_up": {g: float(gained[g]) for g in BIASES},
         "quality_goes_down": {g: float(gold["sft"] - gold[g]) for g in BIASES},
         "bias_costs_quality": {g: float(gold["human"] - gold[g]) for g in BIASES},
         **choose_harder(curves | curves_by_errors(pool.texts, pool.gold, ns, seed), ns),
-        "answers": answers_to_read(policies, judges, seed),
+        "answers": answers_of_points(shown, points, texts, of_shown),
     }
 
 
@@ -146,21 +156,6 @@ def planted_rewards(prompts: list[str], pool) -> dict[str, np.ndarray]:
     rows = zip(prompts, pool.texts, strict=True)
     filler = np.array([[liked_amount(prompt, t, "length") for t in row] for prompt, row in rows])
     return {f"planted_{strength}": pool.gold + strength * filler for strength in PLANTED}
-
-
-def answers_to_read(policies: dict, judges: dict, seed: int) -> dict:
-    """Answers before and after each hacked DPO, with the flawed rewards, for the reader."""
-    shown = [question.prompt for question in questions("test", seed=seed)[:SHOWN]]
-    sft, tokenizer = load_sft_model()
-    first = sample_answers(sft, tokenizer, shown, 1, seed).texts
-    points, texts, rewards = [], [], []
-    for group, name in HACK_NAMES.items():
-        points.append({"method": "DPO", "series": group, "label": name})
-        last = sample_answers(policies[group], tokenizer, shown, 1, seed, with_kl=False).texts
-        before, after = (score_texts(judges[group], shown, of)[:, 0] for of in (first, last))
-        rewards.append({"before": before, "after": after})
-        texts.append(last)
-    return answers_of_points(shown, points, texts, rewards)
 
 
 def choose_harder(curves: dict[str, np.ndarray], ns: list[int]) -> dict:
