@@ -217,7 +217,6 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
         "usable": len(rows),
         "what": "pairs" if kind == "pairs" else "answers with a label",
         **look.count_marks(rows),
-        "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
         **describe_answers(kind, rows),
         "dropped": {reason: places for reason, places in data.dropped.items() if places},
         "unit": answers.length_unit(text for row in rows for text in read.answers_of(row)),
@@ -238,46 +237,37 @@ def describe_answers(kind: str, rows) -> dict:
     keys = np.array([read.key_of(row["prompt"]) for row in rows], dtype=np.uint64)
     prompts = np.unique(keys, return_inverse=True)[1]
     if kind == "pairs":
-        lengths = {side: np.array([*map(answers.count_words, rows[side])]) for side in world.SIDES}
-        longer = (np.sign(lengths["chosen"] - lengths["rejected"]) + 1) / 2  # ties half
+        words = {side: np.array([*map(answers.count_words, rows[side])]) for side in world.SIDES}
+        longer = (np.sign(words["chosen"] - words["rejected"]) + 1) / 2  # ties half
         hits, pairs, wins = np.bincount(prompts, longer), np.bincount(prompts), longer.mean()
         # Pairs of one prompt go together: the interval is that of a ratio, linearised, over prompts
         found = {"longer_wins": summary(wins + (hits - wins * pairs) / pairs.mean())}
     else:
         good = np.array(rows["label"])
         counts = np.array([*map(answers.count_words, rows["completion"])])
-        lengths = {"good": counts[good], "bad": counts[~good]}
+        words = {"good": counts[good], "bad": counts[~good]}
         both = len(np.intersect1d(prompts[good], prompts[~good]))
         found = {"prompts_with_both": both, "good": summary(good)}
-    lengths = {side: histogram(counts) for side, counts in lengths.items() if len(counts)}
-    return {**found, "prompts": int(prompts.max()) + 1, "lengths": lengths}
-
-
-def histogram(values: np.ndarray) -> dict:
-    """The mean, and counts per bin; the last one holds what lies beyond 98 % of them, too."""
-    reach = max(3, int(np.percentile(values, 98)))
-    edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
-    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    return {"mean": float(values.mean()), "counts": counts.tolist(), "edges": edges.tolist()}
+    found |= {"prompts": int(prompts.max()) + 1, "lengths": {}}
+    for side, counts in words.items():
+        if len(counts):  # the last bin holds what lies beyond 98 % of them, too
+            reach = max(3, int(np.percentile(counts, 98)))
+            edges = np.arange(0, reach + 2, max(1, reach // 25)) - 0.5
+            bars = np.histogram(np.clip(counts, edges[0], edges[-1]), edges)[0].tolist()
+            found["lengths"][side] = {"mean": counts.mean(), "counts": bars, "edges": edges}
+    return found
 
 
 def draw_own_data(found: dict):
-    """How long your answers are, and how many rows have which fault."""
+    """How long your answers are."""
     title = "{usable:,} of {rows:,} rows are usable {what}".format(**found)
-    figure, (left, right) = new_figure(1, 2, title)
+    figure, (ax,) = new_figure(1, 1, title)
     counted = {}
     for side, bars in found["lengths"].items():
         label = f"{sum(bars['counts']):,} {side}, mean {bars['mean']:.1f}"
         counted[label] = bars["counts"], bars["edges"]
-    lengths_panel(left, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
-    legend_below(left, ncols=1)
-    faults = {reason: len(rows) for reason, rows in found["dropped"].items()}
-    faults["labelled both ways"] = found["contradictory"]
-    names = [textwrap.fill(name, 22) for name in faults]
-    right.bar_label(right.barh(names, faults.values(), color="#888888"), padding=3)
-    right.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *faults.values())))
-    right.invert_yaxis()
-    right.grid(axis="y", visible=False)
+    lengths_panel(ax, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
+    legend_below(ax, ncols=1)
     return figure
 
 

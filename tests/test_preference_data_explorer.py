@@ -141,7 +141,7 @@ def test_pairs_are_described(tmp_path, capsys):
     rows += [rows[0] | {"prompt": "Why 1?", "chosen": "No.", "rejected": "Human: So it is."}]
     found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
     assert (found["kind"], found["rows"], found["usable"], found["prompts"]) == ("pairs", 9, 7, 6)
-    assert found["dropped"] == {"empty": [8], "identical": [7]} and found["contradictory"] == 1
+    assert found["dropped"] == {"empty": [8], "identical": [7]}
     assert found["longer_wins"]["mean"] == pytest.approx(6 / 7) and found["mark"] == "Human:"
     assert found["marks"] == pytest.approx(1 / 3) and found["unit"] == "words"
     assert found["lengths"]["rejected"]["mean"] == pytest.approx(10 / 7)
@@ -163,10 +163,11 @@ def test_labels_are_described(tmp_path, capsys):
     rows += [rows[0], rows[0] | {"label": False}]
     found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
     assert (found["kind"], found["usable"], found["prompts_with_both"]) == ("labels", 41, 20)
-    assert found["contradictory"] == 1 and found["good"]["mean"] == pytest.approx(20 / 41)
+    assert found["good"]["mean"] == pytest.approx(20 / 41)
     assert found["lengths"]["good"]["mean"] == 1 and found["dropped"] == {"duplicate": [41]}
     said = " ".join(capsys.readouterr().out.split())
     assert "41 usable answers with a label" in said and "20 of 20 prompts have a good and a" in said
+    assert "labelled both ways, and kept (2 rows" in said
     assert "good: Good. prompt: What is 0? bad: A bad one." in said
     assert "words that tell good from bad (|z| > 3.5): good: good bad: a, bad, one" in said
 
