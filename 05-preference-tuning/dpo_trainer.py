@@ -92,14 +92,13 @@ def train_dpo(
     name: str = "DPO",
     look=None,
     look_at=(),
-    **settings,
+    **settings,  # more of TRL's DPOConfig, such as loss_type
 ):
     """(policy, history): a LoRA adapter trained on rows of prompt, chosen, rejected; TRL's log.
 
     TRL takes the model with the adapter off as the reference: one model in memory, not two. If the
     model already has an adapter, give `reference`, what it is held to: that adapter is trained on.
     `look(step, policy)` is called at step 0, every sixth of the way (or `look_at`), at the end.
-    `settings` are more of TRL's DPOConfig, such as `loss_type`.
     """
     import torch
     from trl import DPOConfig, DPOTrainer
@@ -287,12 +286,10 @@ def distance_panel(ax, looks: list[dict], color="lab:dpo", what="step") -> None:
 def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, second_look) -> tuple:
     """(policy, settings, history, looks): trained on data = (pairs, held-out pairs, prompts).
 
-    A look samples 2 answers to each prompt (the first and the last look 3) and reads 100 held-out
-    pairs (the last look all); with your own data 1, 2 and 16. `folder` keeps what is needed to
-    `resume` a training that was killed.
+    `folder` keeps what is needed to `resume` a training that was killed.
     """
     pairs, held, asked = data
-    n, few = (1, 16) if second_look else (2, 100)
+    n, few = (1, 16) if second_look else (2, 100)  # answers to a prompt, held-out pairs in a look
     last = hyper["epochs"] * math.ceil(len(pairs) / hyper["batch_size"])
     settings = dpo_settings(model, pairs, **hyper)
     checkpoint, looks = find_killed_training(folder, settings, resume)
@@ -304,7 +301,7 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
 
     def look(step: int, policy) -> None:
         nonlocal sampled, changes
-        count = n + (step in (0, last))
+        count = n + (step in (0, last))  # the first and the last look see more
         rows = held if step == last else list(held)[:few]
         sampled = answers.sample_answers(policy, tokenizer, asked, count, **sampling)
         changes = measure_pairs(policy, tokenizer, rows, hyper["beta"])

@@ -113,11 +113,7 @@ def train_kto(
     look=None,
     look_at=(),
 ):
-    """(policy, history): a LoRA adapter trained on pairs, or on rows of prompt, completion, label.
-
-    A step reads two answers for every pair of DPO's. Good answers are weighed by how many bad ones
-    there are to each, so that both kinds count alike.
-    """
+    """(policy, history): a LoRA adapter trained on pairs, or rows of prompt, completion, label."""
     import torch
     from trl import KTOConfig, KTOTrainer
 
@@ -126,11 +122,11 @@ def train_kto(
     config = KTOConfig(
         beta=beta or LOSS_BETAS[loss_type],
         loss_type=loss_type,
-        desirable_weight=(len(data) - good) / good,
+        desirable_weight=(len(data) - good) / good,  # good and bad answers count alike
         learning_rate=learning_rate or dpo.default_rate(model, RATE),
         warmup_steps=0.1,  # a share of all steps
         num_train_epochs=epochs,
-        per_device_train_batch_size=training.batch_share(2 * batch_size),
+        per_device_train_batch_size=training.batch_share(2 * batch_size),  # 2 a pair
         **training.pair_settings(model, epochs),
         **training.trl_settings(model, seed),
     )

@@ -35,7 +35,6 @@ from common import answers, figures, models, preferences, runs, scoring, trainin
 from common.sampling import sample
 
 ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
-VALUE_RATE = 3e-3  # the value head's learning rate; it starts at 0, whatever the policy is
 
 # --- 1. Reward and advantage: (N, T), a row for each answer, a column for each of its tokens ---
 
@@ -99,7 +98,7 @@ class Update(NamedTuple):
 def train_rl(
     model,
     tokenizer,
-    judge: tuple,
+    judge: tuple,  # reward model, tokenizer
     asked: list,
     *,
     advantages: str = "gae",
@@ -118,8 +117,7 @@ def train_rl(
 ) -> tuple:
     """(policy, history): a LoRA adapter trained on its own answers, and an Update for each step.
 
-    `judge`: (reward model, tokenizer). `look(update, policy)` is called before the first update,
-    after those in `look_at`, and after the last.
+    `look(update, policy)` is called before the first update, after those in `look_at`, at the end.
     """
     learning_rate = learning_rate or dpo_trainer.default_rate(model, 3e-3)
     policy, value_head, optimizer = new_policy(model, learning_rate, seed)
@@ -198,7 +196,7 @@ def new_policy(model, learning_rate: float, seed: int) -> tuple:
     value_head = torch.nn.Linear(size, 1, device=policy.device)
     for weight in value_head.parameters():
         torch.nn.init.zeros_(weight)
-    values = {"params": value_head.parameters(), "lr": VALUE_RATE}
+    values = {"params": value_head.parameters(), "lr": 3e-3}  # whatever the policy is
     optimizer = torch.optim.Adam([{"params": adapter, "lr": learning_rate}, values])
     return policy, value_head, optimizer
 
@@ -211,10 +209,7 @@ def shuffled(asked: list, seed: int):
 
 
 def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
-    """(log pi of each next token, the value before it), (B, T - 1).
-
-    The value head reads hidden states that its gradient does not reach: it changes no answer.
-    """
+    """(log pi of each next token, the value before it), (B, T - 1)."""
     import torch
 
     ids, attention_mask = ids.to(policy.device), attention_mask.to(policy.device)
@@ -222,7 +217,8 @@ def read_tokens(policy, value_head, ids, attention_mask) -> tuple:
         out = policy(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True)
     logits = out.logits[:, :-1].float().transpose(1, 2)
     logps = -torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
-    return logps, value_head(out.hidden_states[-1][:, :-1].detach().float()).squeeze(-1)
+    states = out.hidden_states[-1][:, :-1].detach()  # so the value head changes no answer
+    return logps, value_head(states.float()).squeeze(-1)
 
 
 def read_all(policy, value_head, batches: list) -> tuple:
