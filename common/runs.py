@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.basics import UserError
-from common.saving import check_results, check_writable, name_run, versions, write_json
+from common.saving import check_results, name_run, versions, write_json
 from common.training import is_main_process, process_count
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,6 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     args.settings = {flag: getattr(args, flag) for flag in given}
     args.training = {"seed": args.seed}
     args.training |= {flag: getattr(args, flag) for flag in hyperparameters(train)} if train else {}
-    check_writable(args.output_dir)
     check_results(args.output_dir, args.run_name)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):

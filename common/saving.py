@@ -93,7 +93,8 @@ def check_writable(*folders: Path) -> None:
 
 
 def check_results(folder: Path, name: str) -> None:
-    """Raise UserError where NAME.json or NAME.png stands and is not the lab's: it stays."""
+    """Raise UserError where results cannot be written, or NAME.json or .png is not the lab's."""
+    check_writable(folder)
     results = folder / f"{name}.json"
     present = [path for path in (results, folder / f"{name}.png") if os.path.lexists(path)]
     ours = {"script", "claims", "metrics"} & read_json(results).keys()

@@ -55,10 +55,7 @@ def go_on_alone() -> None:
 
 
 def trl_settings(model, seed: int) -> dict:
-    """What every config of TRL's has in common here. TRL's own defaults suit large models on GPUs.
-
-    Nothing is written to `output_dir` unless a lesson asks for checkpoints.
-    """
+    """What all configs share: the defaults of TRL suit large models on GPUs."""
     device = model.device.type
     return {
         "max_length": None,  # TRL cuts nothing: own_data leaves out the rows that are too long
@@ -73,7 +70,7 @@ def trl_settings(model, seed: int) -> dict:
         "report_to": "none",
         "disable_tqdm": True,
         "seed": seed,
-        "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),
+        "output_dir": str(Path(tempfile.gettempdir(), "lab-trainer")),  # checkpoints, if any
     }
 
 
