@@ -273,10 +273,10 @@ def traces():
         patch.setattr(loop, "BATCH", 4)
         pairs = loop.make_pairs(loop.BATCH, seed=1)
         right = loop.trace_of_trl(pairs)
-        mistaken = {name: loop.trace_of_trl(pairs, **how) for name, how in loop.OF_STEPS.items()}
+        mistaken = {name: loop.trace_of_trl(pairs, **how) for name, how in loop.OF_LOOPS.items()}
         patch.setattr(loop, "trace_of_trl", lambda _, known=right: known)
         known = {name: {"known": trace} for name, trace in mistaken.items()}
-        patch.setattr(loop, "OF_STEPS", known)
+        patch.setattr(loop, "OF_LOOPS", known)
         yield {"right": right, **mistaken}
 
 

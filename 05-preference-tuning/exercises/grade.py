@@ -35,11 +35,14 @@ class Graded(NamedTuple):
     reason: str = ""
 
 
-def cases(function: Callable, *rows: Sequence, array: Callable = np.float64) -> list[dict]:
-    """The inputs of each row by their names; of a list an array of floats is made."""
-    names = inspect.signature(function).parameters
+def exercise(
+    file: str, right: Callable, rows: Sequence, mistakes: dict, trained=(), array=np.float64
+) -> Exercise:
+    """An exercise with rows of inputs; of each list in them an array of floats is made."""
+    names = inspect.signature(right).parameters
     made = [[array(value) if isinstance(value, list) else value for value in row] for row in rows]
-    return [dict(zip(names, row, strict=False)) for row in made]
+    cases = [dict(zip(names, row, strict=False)) for row in made]
+    return Exercise(file, right, cases, mistakes, trained)
 
 
 def grade(exercise: Exercise, folder: Path) -> Graded:

@@ -8,7 +8,7 @@ import torch
 from dpo_trainer import dpo_loss as dpo
 from dpo_variants import ipo_loss as ipo
 from dpo_variants import kto_loss as kto
-from grade import Exercise, cases
+from grade import exercise
 from mistakes_of_samples import OF_CLIPS
 from online_rl import token_rewards
 from reward_model import bradley_terry_loss as bt
@@ -17,10 +17,10 @@ from torch import sigmoid
 from torch.nn.functional import logsigmoid
 
 wide = partial(torch.tensor, dtype=torch.float64)
-in_torch = partial(cases, array=wide)
+in_torch = partial(exercise, array=wide)
 
 FOUR_PAIRS = [0.3, -1.2, 2, 0], [-0.4, 1, 1.5, 0]
-REWARD_PAIRS = in_torch(bt, ([1], [0]), ([2, -1], [0.5, 1]), ([-900, 3], [0, 1]), FOUR_PAIRS)
+REWARD_PAIRS = ([1], [0]), ([2, -1], [0.5, 1]), ([-900, 3], [0, 1]), FOUR_PAIRS
 OF_REWARD_PAIRS = {  # c, r: the rewards of chosen and rejected
     "its sign is turned: this is the log-likelihood": lambda c, r: -bt(c, r),
     "chosen and rejected are swapped": lambda c, r: bt(r, c),
@@ -38,7 +38,7 @@ OF_REWARD_PAIRS = {  # c, r: the rewards of chosen and rejected
 ONE_PAIR = [-3], [-4], [-4], [-4.5]
 THREE_PAIRS = [-3, -9, -2], [-6, -4, -2], [-5, -6, -2], [-5.5, -7, -2]
 
-DPO_PAIRS = in_torch(dpo, (*ONE_PAIR, 0.5), ([-9000], [0], [0], [0], 0.5), (*THREE_PAIRS, 0.3))
+DPO_PAIRS = (*ONE_PAIR, 0.5), ([-9000], [0], [0], [0], 0.5), (*THREE_PAIRS, 0.3)
 OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; b: beta
     "its sign is turned": lambda *x: -dpo(*x),
     "chosen and rejected are swapped, or policy and reference": (
@@ -59,7 +59,7 @@ OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; 
 
 ONE_IPO, THREE_IPO = (*ONE_PAIR, 0.4), (*THREE_PAIRS, 0.7)
 WITH_LENGTHS = (*ONE_IPO, [4], [8]), (*THREE_IPO, [5, 9, 2], [11, 3, 4])
-IPO_PAIRS = in_torch(ipo, ONE_IPO, WITH_LENGTHS[0], THREE_IPO, WITH_LENGTHS[1])
+IPO_PAIRS = ONE_IPO, WITH_LENGTHS[0], THREE_IPO, WITH_LENGTHS[1]
 OF_IPO = {  # x: the four log-probabilities, beta, and perhaps the lengths nw and nl
     "chosen and rejected are swapped, or 1 / (2 beta) is added where it is subtracted": (
         lambda pw, pl, rw, rl, b, nw=1, nl=1: ipo(pl, pw, rl, rw, b, nl, nw)
@@ -85,7 +85,7 @@ OF_IPO = {  # x: the four log-probabilities, beta, and perhaps the lengths nw an
 GOOD, GOOD_AND_BAD = torch.tensor([True]), torch.tensor([True, True, False, False])
 FOUR = [-3, -6, -2, -8], [-5, -4, -2.5, -6.5], GOOD_AND_BAD, wide(0.4), 0.3
 ONE, BAD_ONE = (([-3], [-4], label, wide(0.5), 0.4) for label in (GOOD, ~GOOD))
-RESPONSES = in_torch(kto, ONE, BAD_ONE, FOUR, (*FOUR, 3.0, 0.5))
+RESPONSES = ONE, BAD_ONE, FOUR, (*FOUR, 3.0, 0.5)
 
 
 def kto_value(p, r, y, kl, b, *w) -> torch.Tensor:
@@ -115,8 +115,6 @@ OF_KTO = {  # p, r: log-probabilities of policy and reference; y: labels; w: wei
     "a logarithm, which KTO lacks: a bad response counts without bound": kto_with_logarithm,
     "a mean over the responses, where each has its own loss": lambda *x: kto(*x).mean(),
 }
-
-BOTH = ("policy_chosen_logps", "policy_rejected_logps")
 
 # --- An answer's log-probability ---
 
@@ -151,7 +149,7 @@ THREE_ANSWERS = (
     torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]]),
     torch.tensor([2, 1, 4]),
 )
-LOGITS = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), *THREE_ANSWERS)
+BATCHES = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), *THREE_ANSWERS)
 OF_LOGITS = {  # i: token ids, m: attention mask, n: lengths of the prompts
     "no shift: the logits at a token are for the next one": summed(
         lambda logits, ids: of_next(logits.roll(-1, 1), ids)
@@ -188,8 +186,7 @@ def rewards_with(place=last_of, penalty=lambda gap, mask: mask * gap):
 
 NOW, THEN = numbers(2, 3, 5) / 4 - 2, numbers(3, 3, 5) / 4 - 2
 MASK = torch.tensor([[0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]).double()
-TWO_TOKENS = [2], [[-1, -2]], [[-1.5, -1]], [[1, 1]], 0.5
-THREE_SCORES = [1, -2, 0.5], NOW, THEN, MASK, 0.3
+SCORES = ([2], [[-1, -2]], [[-1.5, -1]], [[1, 1]], 0.5), ([1, -2, 0.5], NOW, THEN, MASK, 0.3)
 OF_SCORES = {  # s: scores, p, r: log-probabilities of policy and reference, m: mask, b: beta
     "policy and reference are exchanged, or the penalty is added": (
         lambda s, p, r, m, b: token_rewards(s, r, p, m, b)
@@ -252,15 +249,14 @@ OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
     ),
 }
 
-BATCHES = in_torch(answer_logps, *LOGITS)
-REWARDS = in_torch(token_rewards, TWO_TOKENS, THREE_SCORES)
-UPDATES = in_torch(ppo_loss, FIRST_STEP, *LATER)
+REWARDS = ["chosen_rewards", "rejected_rewards"]
+POLICY = ["policy_chosen_logps", "policy_rejected_logps"]
 LOSSES = (
-    Exercise("e02_bradley_terry_loss", bt, REWARD_PAIRS, OF_REWARD_PAIRS, [*REWARD_PAIRS[0]]),
-    Exercise("e08_dpo_loss", dpo, DPO_PAIRS, OF_DPO, BOTH),
-    Exercise("e09_ipo_loss", ipo, IPO_PAIRS, OF_IPO, BOTH),
-    Exercise("e10_kto_loss", kto, RESPONSES, OF_KTO, ["policy_logps"]),
-    Exercise("e15_answer_logps", answer_logps, BATCHES, OF_LOGITS, ["logits"]),
-    Exercise("e16_token_rewards", token_rewards, REWARDS, OF_SCORES),
-    Exercise("e17_ppo_loss", ppo_loss, UPDATES, OF_UPDATES, ["logps"]),
+    in_torch("e02_bradley_terry_loss", bt, REWARD_PAIRS, OF_REWARD_PAIRS, REWARDS),
+    in_torch("e08_dpo_loss", dpo, DPO_PAIRS, OF_DPO, POLICY),
+    in_torch("e09_ipo_loss", ipo, IPO_PAIRS, OF_IPO, POLICY),
+    in_torch("e10_kto_loss", kto, RESPONSES, OF_KTO, ["policy_logps"]),
+    in_torch("e15_answer_logps", answer_logps, BATCHES, OF_LOGITS, ["logits"]),
+    in_torch("e16_token_rewards", token_rewards, SCORES, OF_SCORES),
+    in_torch("e17_ppo_loss", ppo_loss, (FIRST_STEP, *LATER), OF_UPDATES, ["logps"]),
 )

@@ -60,8 +60,7 @@ READ = ("good", "gold", "correct", "on_topic", "plain", "kl", "words")  # in ans
 def measured(file: Path, seed: int = 0, exchanged: bool = False) -> tuple[dict, dict, list, list]:
     """(the study's names, what it measures, its trainings, what it asks the trained).
 
-    The trainings are made up, and take no time: the larger rank answers better, or the smaller, if
-    exchanged.
+    The trainings are made up: the larger rank answers better, or the smaller, if exchanged.
     """
     trained, asked = [], []
 

@@ -7,7 +7,7 @@ import numpy as np
 from best_of_n import best_of_n_kl_bound as bound
 from best_of_n import best_of_n_policy as policy_of
 from best_of_n import expected_best_of_n as best_of
-from grade import Exercise, cases
+from grade import exercise
 from online_rl import leave_one_out_advantages as leave_one_out
 from preference_data_explorer import plackett_luce_nll as nll
 from rlhf_objectives import clipped_surrogate as surrogate
@@ -24,7 +24,7 @@ def pairwise(scores: np.ndarray) -> np.ndarray:
 
 
 MANY_SCORES = [[0.3, 1.2, -0.7, 2.0], [1.0, 0.9, 0.4, -2.0]]
-RANKINGS = cases(nll, [[1, 0]], [[2, 0.5, -1]], [[1000, 0, -1000]], [MANY_SCORES])
+RANKINGS = [[1, 0]], [[2, 0.5, -1]], [[1000, 0, -1000]], [MANY_SCORES]
 OF_RANKINGS = {
     "its sign is turned: this is the log-probability": lambda s: -nll(s),
     "the ranking is read from its wrong end": lambda s: nll(s[..., ::-1]),
@@ -41,7 +41,7 @@ OF_RANKINGS = {
 
 ONE_PROMPT, UNSAID = ([0.6, 0.4], [0, 1], 0.5), ([0.5, 0.5, 0], [0, 1, 9], 2.0)
 TWO_PROMPTS = [[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], [[1, -0.5, 0.2], [0, 2, 1]], 0.7
-OPTIMA = cases(optimum, ONE_PROMPT, UNSAID, TWO_PROMPTS, ([0.6, 0.4], [1, 1.1], 0.001))
+OPTIMA = ONE_PROMPT, UNSAID, TWO_PROMPTS, ([0.6, 0.4], [1, 1.1], 0.001)
 OF_OPTIMA = {  # p: the reference's probabilities, r: rewards, b: beta
     "beta multiplies the reward; it divides it": lambda p, r, b: optimum(p, r, 1 / b),
     "beta is dropped": lambda p, r, b: optimum(p, r, 1.0),
@@ -64,7 +64,7 @@ def smaller_of(ratio: np.ndarray, a: np.ndarray, low: float, high: float) -> np.
 
 SIDES = [([ratio], [a], 0.2) for ratio, a in ((1.5, 1), (0.5, 1), (0.5, -1), (1.5, -1))]
 SIX_RATIOS = [[0.2, 0.9, 1.1], [0.6, 1.4, 2.5]], [[-2, 0.5, 3], [0.7, -0.4, 1.2]], 0.3
-RATIOS = cases(surrogate, *SIDES, SIX_RATIOS)
+RATIOS = *SIDES, SIX_RATIOS
 OF_CLIPS = {  # r: the ratio, a: the advantage, e: epsilon; exercise 17 has them in torch
     "the larger of the two is taken, not the smaller": lambda r, a, e: -surrogate(r, -a, e),
     "nothing is clipped": lambda r, a, e: r * a,
@@ -85,7 +85,7 @@ def later_sums(deltas: np.ndarray, factor: float) -> np.ndarray:
 
 
 FIVE_STEPS = [0.3, -1, 0, 0.5, 2], [0.4, 1.2, -0.3, 0.8, 0.1], 0.9, 0.7
-STEPS = cases(gae, ([2], [0.5], 0.5, 0.5), ([0, 1], [0.5, 0.6], 0.9, 0.5), FIVE_STEPS)
+STEPS = ([2], [0.5], 0.5, 0.5), ([0, 1], [0.5, 0.6], 0.9, 0.5), FIVE_STEPS
 OF_STEPS = {  # r: rewards, v: values, g: gamma; gae(r, v, g, 0) are the TD errors
     "lambda and gamma are exchanged": lambda r, v, g, lam: gae(r, v, lam, g),
     "lambda is dropped: returns minus values": lambda r, v, g, lam: gae(r, v, g, 1.0),
@@ -115,7 +115,7 @@ def with_other(name: str, formula):
 
 
 NEARLY_EQUAL = np.array([-2.0], np.float32), np.array([-1.9997], np.float32)
-LOGPS = cases(estimators, ([-1], [-2]), ([-1, -2, -0.3], [-1.5, -1, -0.2]), NEARLY_EQUAL)
+LOGPS = ([-1], [-2]), ([-1, -2, -0.3], [-1.5, -1, -0.2]), NEARLY_EQUAL
 OF_LOGPS = {
     "policy and reference are exchanged": lambda logp, ref_logp: estimators(ref_logp, logp),
     "k1 has the wrong sign": with_other("k1", lambda x: x),
@@ -132,7 +132,7 @@ OF_LOGPS = {
 
 mean_of = partial(np.mean, axis=-1, keepdims=True)
 TWELVE_REWARDS = np.random.default_rng(0).normal(size=(3, 4))
-REWARDS = cases(leave_one_out, [[[1, 0, 0]]], [[[1, 2, 4], [0, 5, -1]]], [TWELVE_REWARDS])
+REWARDS = [[[1, 0, 0]]], [[[1, 2, 4], [0, 5, -1]]], [TWELVE_REWARDS]
 OF_REWARDS = {
     "the response's own reward is in its baseline": lambda r: r - mean_of(r),
     "the others are of the same column: average over a prompt": lambda r: leave_one_out(r.T).T,
@@ -160,8 +160,7 @@ def evenly(rewards: np.ndarray) -> np.ndarray:
 
 
 MANY = np.random.default_rng(0).normal(size=400)
-POOLS = cases(
-    best_of,
+POOLS = (
     *(([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1])),
     *(([1, 3, 2, 2, 0], 3, [2, -1, 5, 1, 0.5]), (MANY, 64)),
 )
@@ -184,8 +183,7 @@ def all_equal(ref: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return (rewards == rewards[:, None]) @ policy_of(ref, rewards, n)
 
 
-POLICIES = cases(
-    policy_of,
+POLICIES = (
     *(([0.75, 0.25], [0, 1], 2), ([0.5, 0.3, 0.2], [2, 0, 1], 3)),
     *(([0.4, 0.1, 0.3, 0.2], [1, 1, 0, 2], 4), ([0.5, 0.5, 0], [0, 1, 2], 2)),
 )
@@ -207,7 +205,7 @@ OF_POLICIES = {  # p: the reference's probabilities, r: rewards
     "the reference is missing, as if it were uniform": lambda p, r, n: policy_of(evenly(r), r, n),
 }
 
-NUMBERS = cases(bound, [1], [2], [4], [np.array([1, 8, 64])])
+NUMBERS = (1,), (2,), (4,), (np.array([1, 8, 64]),)
 OF_NUMBERS = {
     "this is log n, without what is taken off": lambda n: np.log(n),
     "its sign is turned": lambda n: -bound(n),
@@ -219,13 +217,13 @@ OF_NUMBERS = {
 }
 
 SAMPLES = (
-    Exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
-    Exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
-    Exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
-    Exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
-    Exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
-    Exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
-    Exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
-    Exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
-    Exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
+    exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
+    exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
+    exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
+    exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
+    exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
+    exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
+    exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
+    exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
+    exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
 )

@@ -109,7 +109,7 @@ def trace_of_trl(pairs: list[dict], relabel=dict, add_up: bool = False, **other)
     return trace_of([row["loss"] for row in history], policy, tokenizer, pairs)
 
 
-OF_STEPS = {  # by each mistake, what TRL is given to make it
+OF_LOOPS = {  # by each mistake, what TRL is given to make it
     "chosen and rejected are swapped": {"relabel": swap_sides},
     "beta is dropped": {"beta": 1.0},
     "beta is squared": {"beta": SETTINGS_OF_DPO["beta"] ** 2},
@@ -145,7 +145,7 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
     theirs, right = trace_of(losses, policy.eval(), tokenizer, pairs), trace_of_trl(pairs)
     if equal_nats(theirs, right):
         return None
-    for name, mistaken in OF_STEPS.items():
+    for name, mistaken in OF_LOOPS.items():
         if equal_nats(theirs, trace_of_trl(pairs, **mistaken)):
             return name
     step = next(k for k in range(len(right)) if not equal_nats(theirs[k], right[k]))
@@ -166,8 +166,7 @@ def judge_training(train: Callable, file: Path) -> Graded:
     prompts = [question.prompt for question in questions("test")[:256]]
     answers = sample_answers(policy.eval(), tokenizer, prompts, n=3, seed=0)
     good, kl = answers.good.mean(), answers.kl.mean()
-    least_good, most_good = next_seed("good")
-    least_kl, most_kl = next_seed("kl")
+    (least_good, most_good), (least_kl, most_kl) = next_seed("good"), next_seed("kl")
     of_trl = f"{least_good:.0%} to {most_good:.0%} at {least_kl:.2f} to {most_kl:.2f}"
     said = f"{good:.0%} good answers at a KL of {kl:.2f} nats; TRL's trainer gives, in 95 of 100 "
     is_right = least_good <= good <= most_good and least_kl <= kl <= most_kl
