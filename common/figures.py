@@ -64,8 +64,7 @@ def new_figure(rows: int, columns: int, title: str, height: float = 3.1):
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     bold = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
     figure.suptitle(title, x=0.01, ha="left", **bold)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes.flatten()
+    return figure, figure.subplots(rows, columns, squeeze=False).flatten()
 
 
 def save_figure(figure, path: Path) -> None:

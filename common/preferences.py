@@ -48,7 +48,7 @@ COLUMNS = ("prompt", "chosen", "rejected")
 SIDES = COLUMNS[1:]
 
 
-# --- Questions ---
+# --- Questions and responses ---
 
 
 class Question(NamedTuple):
@@ -104,9 +104,6 @@ def holds_wrong_belief(question: Question) -> bool:
 def wrong_users(split: str, count: int, seed: int | None = None) -> list[Question]:
     """The first questions of a split in which the user states a belief that is wrong."""
     return list(filter(holds_wrong_belief, questions(split, seed=seed)))[:count]
-
-
-# --- Responses ---
 
 
 def write_response(question: Question, style: str, rng: random.Random) -> str:
@@ -168,7 +165,7 @@ def _as_an_expert(question: Question, answer: str, rng: random.Random) -> str:
     return f"{preamble} {sentence[0].lower()}{sentence[1:]}"
 
 
-# --- Gold standard ---
+# --- Gold standard and annotators ---
 
 
 class Reading(NamedTuple):
@@ -214,9 +211,6 @@ def gold_utility(prompt: str, response: str) -> float:
     reading = read_response(prompt, response)
     filler = min(reading.filler_words, FILLER_CAP)
     return 3.0 * reading.correct + reading.on_topic - FILLER_COST * filler
-
-
-# --- Annotators ---
 
 
 def annotator_utility(prompt: str, response: str, annotator="human", strength=None) -> float:

@@ -142,7 +142,7 @@ class Policy:
 
 
 def test_sources_rounds_references_and_rates(monkeypatch):
-    checkpoint, sampled, trained = Policy(), [], []
+    checkpoint, written, sampled, trained, judged = Policy(), Policy(), [], [], []
 
     def sample_pairs(policy, tokenizer, count, seed):
         sampled.append((list(policy.rounds), count, seed))
@@ -154,15 +154,22 @@ def test_sources_rounds_references_and_rates(monkeypatch):
         trained.append(settings)
         return policy, []
 
+    def sample_answers(policy, tokenizer, prompts, n, seed):
+        judged.append(policy)
+        return read_answers(prompts, [["It is Paris."] * n] * len(prompts))
+
     monkeypatch.setattr(on_policy_pairs, "load_sft_model", lambda: (checkpoint, None))
+    monkeypatch.setattr(on_policy_pairs, "dpo_policy", lambda *_, **__: written)
     monkeypatch.setattr(on_policy_pairs, "sample_pairs", sample_pairs)
     monkeypatch.setattr(on_policy_pairs, "train_dpo", train_dpo)
-    sources = ("sft", "policy")
-    ends = {name: on_policy_pairs.train_on_samples(name, 30, seed=5).rounds for name in sources}
-    assert ends == {"sft": ["old"] * 3, "policy": ["old", "fresh", "fresh"]}
+    monkeypatch.setattr(on_policy_pairs, "sample_answers", sample_answers)
+    metrics = on_policy_pairs.measure(5)
+    assert list(metrics["sources"]) == ["before", "written", "sft", "policy"]
+    assert judged[0] is checkpoint and judged[1] is written
+    assert [policy.rounds for policy in judged[2:]] == [["old"] * 3, ["old", "fresh", "fresh"]]
     # After which rounds? How many, and with which seed? The first round is the same for both.
-    assert sampled[:3] == [([], 10, 15), ([], 10, 16), ([], 10, 17)]
-    assert sampled[3:] == [([], 10, 15), (["old"], 10, 16), (["old", "fresh"], 10, 17)]
+    assert sampled[:3] == [([], 256, 15), ([], 256, 16), ([], 256, 17)]
+    assert sampled[3:] == [([], 256, 15), (["old"], 256, 16), (["old", "fresh"], 256, 17)]
     assert checkpoint.rounds == []
     assert [settings["reference"] for settings in trained] == [None, *[checkpoint] * 2] * 2
     assert {settings["learning_rate"] for settings in trained} == {2 * 7e-4}

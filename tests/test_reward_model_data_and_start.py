@@ -30,7 +30,10 @@ def test_pairs_without_hidden_styles_show_neither():
 
 
 def test_where_only_a_fact_tells_one_answer_is_wrong_and_neither_has_filler():
-    rows = [row for row in study.gold_order(PAIRS) if study.only_a_fact_tells(row)]
+    rows = study.gold_order(PAIRS)
+    rows = [
+        row for row in rows if tuple(row[f"{side}_style"] for side in SIDES) == study.FACT_ALONE
+    ]
     assert len(rows) > 20
     assert {row["chosen_utility"] for row in rows} == {4.0}
     assert {row["rejected_utility"] for row in rows} == {1.0}
@@ -38,7 +41,7 @@ def test_where_only_a_fact_tells_one_answer_is_wrong_and_neither_has_filler():
 
 def test_the_implicit_reward_is_the_log_ratio_of_policy_and_sft_model():
     labelled = PAIRS[:16]
-    rewards = study.rewards_by(*study.trained_policy(labelled, seed=0), {}, labelled)
+    rewards = study.rewards_by(labelled, 0, {}, {"same": labelled})["same"]
     implicit, log_p = rewards["implicit"], rewards["log_p"]
     assert (implicit @ [1, -1]).mean() > 0  # trained on these: chosen gains on rejected
     assert (log_p < 0).all() and np.abs(implicit).max() < np.abs(log_p).max()

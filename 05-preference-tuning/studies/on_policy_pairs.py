@@ -51,7 +51,14 @@ def measure(seed: int, smoke: bool = False) -> dict:
     written = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
     answers["written"] = sample_answers(written, tokenizer, prompts, 3, seed)
     for source in SAMPLERS:
-        policy = train_on_samples(source, count, seed)
+        reference, _ = load_sft_model()
+        policy = copy.deepcopy(reference)
+        for k in range(ROUNDS):
+            sampler = policy if source == "policy" else reference
+            rows = sample_pairs(sampler, tokenizer, count // ROUNDS, ROUNDS * seed + k)
+            settings = {"learning_rate": LEARNING_RATE, "seed": seed, "name": f"round {k + 1}"}
+            held_to = reference if k else None  # at first: the model without its new adapter
+            policy, _ = train_dpo(policy, tokenizer, rows, **settings, reference=held_to)
         answers[source] = sample_answers(policy, tokenizer, prompts, 2, seed)
     name = "on-policy DPO"
     points = [point_of(name, "policy", name, answers["policy"], count)]
@@ -60,19 +67,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "points": points,
         "answers": answers_of_points(prompts, points, [answers["policy"].texts]),
     }
-
-
-def train_on_samples(source: str, count: int, seed: int):
-    """The policy after all rounds, on `count` pairs in all."""
-    reference, tokenizer = load_sft_model()
-    policy = copy.deepcopy(reference)
-    for k in range(ROUNDS):
-        sampler = policy if source == "policy" else reference
-        rows = sample_pairs(sampler, tokenizer, max(1, count // ROUNDS), ROUNDS * seed + k)
-        settings = {"learning_rate": LEARNING_RATE, "seed": seed, "name": f"round {k + 1}"}
-        held_to = reference if k else None  # at first: the model without its new adapter
-        policy, _ = train_dpo(policy, tokenizer, rows, **settings, reference=held_to)
-    return policy
 
 
 def draw(runs: list[dict]):

@@ -28,6 +28,7 @@ from common.scoring import pair_logps, score_pairs
 from common.training import load_sft_model
 
 HIDDEN = {"expert", "sycophantic"}  # styles that a training does not see
+FACT_ALONE = ("concise", "wrong")  # styles of a pair in gold order where only a fact tells
 # Kinds of test pairs.
 TESTS = {"held": "same kind", "new_facts": "new facts", "new_style": "new styles"}
 REWARDS = {  # colour, name
@@ -85,14 +86,10 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "encoder_many": reward_model_in(*encoder, pairs, seed=seed),
     }
     unaware = reward_model_in(folder / "head_without_styles", start, without, seed=seed)
-    policy = trained_policy(pairs[:few], seed)
-    new_style = list(filter(shows_hidden, held))
-    rewards = {
-        "held": rewards_by(*policy, heads, held),
-        "new_facts": rewards_by(*policy, heads, new_facts),
-        "new_style": rewards_by(*trained_policy(without, seed), {"explicit": unaware}, new_style),
-    }
-    only_facts = np.array([only_a_fact_tells(row) for row in held])
+    rewards = rewards_by(pairs[:few], seed, heads, {"held": held, "new_facts": new_facts})
+    new_style = {"new_style": list(filter(shows_hidden, held))}
+    rewards |= rewards_by(without, seed, {"explicit": unaware}, new_style)
+    only_facts = [(row["chosen_style"], row["rejected_style"]) == FACT_ALONE for row in held]
     rewards["facts"] = {way: table[only_facts] for way, table in rewards["held"].items()}
     shares = {}
     for test, tables in rewards.items():
@@ -105,23 +102,16 @@ def shows_hidden(row: dict) -> bool:
     return any(row[f"{side}_style"] in HIDDEN for side in SIDES)
 
 
-def only_a_fact_tells(row: dict) -> bool:
-    """Whether a pair in gold order has a right and a wrong answer, and both are concise."""
-    return (row["chosen_style"], row["rejected_style"]) == ("concise", "wrong")
-
-
-def trained_policy(pairs: list[dict], seed: int) -> tuple:
-    """(policy, tokenizer) after one pass of DPO."""
+def rewards_by(pairs: list[dict], seed: int, heads: dict, tests: dict[str, list]) -> dict:
+    """Rewards (N, 2) of each test: by DPO on `pairs` and its SFT model, in nats, and by heads."""
     model, tokenizer = load_sft_model()
-    name = f"DPO, {len(pairs)} pairs"
-    return train_dpo(model, tokenizer, pairs, seed=seed, name=name)[0], tokenizer
-
-
-def rewards_by(policy, tokenizer, heads: dict[str, tuple], rows: list[dict]) -> dict:
-    """Rewards (N, 2) of pairs by each way: in nats by DPO and by its SFT model, by every head."""
-    logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
-    rewards = {"implicit": logps - ref_logps, "log_p": ref_logps}
-    return rewards | {way: score_pairs(*head, rows) for way, head in heads.items()}
+    policy, _ = train_dpo(model, tokenizer, pairs, seed=seed, name=f"DPO, {len(pairs)} pairs")
+    rewards = {}
+    for test, rows in tests.items():
+        logps, ref_logps = (each.numpy().T for each in pair_logps(policy, tokenizer, rows))
+        rewards[test] = {"implicit": logps - ref_logps, "log_p": ref_logps}
+        rewards[test] |= {way: score_pairs(*head, rows) for way, head in heads.items()}
+    return rewards
 
 
 def draw(runs: list[dict]):
