@@ -10,7 +10,7 @@ judged by    gold utility, the true quality of an answer: 3 if it is right, 1 if
 writes       outputs/preference_data.png, outputs/preference_data.json
 
 About 2 seconds. With --dataset: what is wrong with your pairs or labelled answers; with --model
-FOLDER also which rows it cannot read. Left out: which format tells more (pairs_or_scores.py).
+also which rows it cannot read. Left out: which format tells more (studies/pairs_or_scores.py).
 """
 
 import random

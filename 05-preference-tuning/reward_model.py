@@ -9,8 +9,8 @@ by           the loop below with bradley_terry_loss: a DistilBERT with a scalar 
 judged by    1,000 held-out pairs, of which the better answer and the labels' noise are known
 writes       outputs/reward_model.png, .json, and outputs/reward_model/ (with how to use it)
 
-About 40 seconds on one core; `accelerate launch` trains in several processes. Left out: annotators
-with a bias (studies/what_a_reward_model_absorbs.py), other starts (reward_model_data_and_start.py).
+About 40 seconds on one core; `accelerate launch` trains in several processes. Left out (studies/):
+biased annotators (what_a_reward_model_absorbs.py), other starts (reward_model_data_and_start.py).
 """
 
 import json
