@@ -73,10 +73,7 @@ def pair_logps(policy, tokenizer, pairs: Sequence[dict]) -> tuple:
 
 
 def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarray:
-    """log pi/pi_ref in nats of n sampled responses per prompt: (P, n).
-
-    The mean over samples of the policy is KL(pi || pi_ref), and it may be reweighted.
-    """
+    """log pi/pi_ref (P, n) in nats of n responses a prompt; its mean over the policy's is the KL."""
     if not hasattr(policy, "disable_adapter"):  # it is its own reference
         return np.zeros((len(prompts), len(token_ids[0])))
     read = partial(response_logps, policy, tokenizer)
@@ -128,10 +125,7 @@ def _log_probs(model, ids, mask):
 
 
 def response_batches(tokenizer, prompts, responses, batch_size) -> Iterator[tuple]:
-    """Batches: row indices, ids and attention mask (B, T), targets (B, T-1).
-
-    `targets` is 1 where the next token belongs to the response.
-    """
+    """Batches: rows, ids and mask (B, T), targets (B, T-1): 1 before a token of the response."""
     import torch
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
