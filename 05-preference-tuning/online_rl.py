@@ -122,12 +122,14 @@ def train_rl(
     learning_rate = learning_rate or dpo_trainer.default_rate(model, 3e-3)
     policy, value_head, optimizer = new_policy(model, learning_rate, seed)
     how = {"kind": advantages, "beta": beta, "epsilon": epsilon, "lam": lam, "epochs": epochs}
-    in_turn, history = shuffled(asked, seed), []
+    rng, in_turn, history = random.Random(seed), [], []
     if look:
         look(0, policy)
     for update in tqdm(range(1, updates + 1), "online RL", leave=False, delay=2, disable=None):
         # Generate and score here; advantage and update are in `learn`, below.
-        prompts = [next(in_turn) for _ in range(prompts_per_update)]
+        while len(in_turn) < prompts_per_update:  # every prompt once, each time in another order
+            in_turn += rng.sample(asked, len(asked))
+        prompts, in_turn = in_turn[:prompts_per_update], in_turn[prompts_per_update:]
         draw_with = 1000 * (seed + 1) + update
         sampled = sample(policy, tokenizer, prompts, samples, max_new_tokens, seed=draw_with)
         texts = [[answer.text for answer in row] for row in sampled]
@@ -199,13 +201,6 @@ def new_policy(model, learning_rate: float, seed: int) -> tuple:
     values = {"params": value_head.parameters(), "lr": 3e-3}  # whatever the policy is
     optimizer = torch.optim.Adam([{"params": adapter, "lr": learning_rate}, values])
     return policy, value_head, optimizer
-
-
-def shuffled(asked: list, seed: int):
-    """The prompts in a random order, without end: another order each time."""
-    rng = random.Random(seed)
-    while True:
-        yield from rng.sample(asked, len(asked))
 
 
 def read_tokens(policy, value_head, ids, attention_mask) -> tuple:

@@ -266,10 +266,17 @@ def test_the_adapter_moves_without_dropout(trained):
     assert max(moved) > 1e-4
 
 
-def test_prompts_come_in_turn():
-    asked = online_rl.shuffled(["Why?", "How?", "Who?"], 0)
-    drawn = [next(asked) for _ in range(9)]
-    assert all(sorted(drawn[k : k + 3]) == ["How?", "Who?", "Why?"] for k in (0, 3, 6))
+def test_prompts_come_in_turn(monkeypatch):
+    def untrained(policy, head, optimizer, batches, scores, **how) -> dict:
+        return {"advantages": scores, "loss": 0.0}
+
+    monkeypatch.setattr(online_rl, "learn", untrained)
+    model, tokenizer = load_causal_lm("tiny-gpt2")
+    judge, asked = load_reward_model("tiny-distilbert"), ["Why?", "How?", "Who?"]
+    options = {"updates": 3, "prompts_per_update": 4, "samples": 2, "max_new_tokens": 2}
+    _, history = online_rl.train_rl(model, tokenizer, judge, asked, **options)
+    drawn = [prompt for update in history for prompt in update.prompts]
+    assert all(sorted(drawn[k : k + 3]) == ["How?", "Who?", "Why?"] for k in (0, 3, 6, 9))
 
 
 # --- The commands ---
