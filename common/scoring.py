@@ -73,7 +73,7 @@ def pair_logps(policy, tokenizer, pairs: Sequence[dict]) -> tuple:
 
 
 def log_ratios(policy, tokenizer, prompts: list[Prompt], token_ids) -> np.ndarray:
-    """log pi/pi_ref (P, n) in nats of n responses a prompt; its mean over the policy's is the KL."""
+    """log pi/pi_ref (P, n) in nats of n responses a prompt; for the policy's the mean is KL."""
     if not hasattr(policy, "disable_adapter"):  # it is its own reference
         return np.zeros((len(prompts), len(token_ids[0])))
     read = partial(response_logps, policy, tokenizer)
