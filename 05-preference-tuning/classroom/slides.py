@@ -77,9 +77,8 @@ def draw(name: str, results: dict):
             dpo_trainer.log_panel(left, results["dpo_training"]["training"])
             dpo_trainer.sides_panel(right, results["dpo_training"]["looks"])
         case "five_passes":
-            titles = {"unbiased": "Unbiased annotators"}
-            titles["biased"] = "Annotators who prefer long answers"
-            for ax, (arm, title) in zip(axes, titles.items(), strict=True):
+            titles = "Unbiased annotators", "Annotators who prefer long answers"
+            for ax, arm, title in zip(axes, ("unbiased", "biased"), titles, strict=True):
                 looks = results["too_much_dpo"]["arms"][arm]["curve"]
                 dpo_trainer.kinds_panel(ax, [{**look, "step": look["epoch"]} for look in looks])
                 ax.set(title=title, xlabel="passes over the pairs")

@@ -35,9 +35,7 @@ class Graded(NamedTuple):
     reason: str = ""
 
 
-def exercise(
-    file: str, right: Callable, rows: Sequence, mistakes: dict, trained=(), array=np.float64
-) -> Exercise:
+def make_exercise(file, right, rows, mistakes, trained=(), array=np.float64) -> Exercise:
     """An exercise with rows of inputs; of each list in them an array of floats is made."""
     names = inspect.signature(right).parameters
     made = [[array(value) if isinstance(value, list) else value for value in row] for row in rows]
@@ -80,9 +78,7 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
 # --- What a function gives ---
 
 
-def outcome_of(
-    function: Callable, case: dict, trained: Sequence[str], file: Path = Path()
-) -> tuple[dict, dict | None]:
+def outcome_of(function: Callable, case: dict, trained: Sequence[str], file=Path()) -> tuple:
     """(arrays by name, "" for a bare one; gradients of their sum by input, None where none flow).
 
     The function gets copies of the inputs. Raises Failed where it gives no array.

@@ -16,7 +16,7 @@ import numpy as np
 
 from common import answers, figures
 from common.models import init_compute
-from common.preferences import make_pairs, questions, swap_sides
+from common.preferences import SIDES, make_pairs, questions, swap_sides
 from common.saving import write_json
 from common.training import load_sft_model
 
@@ -26,12 +26,6 @@ FAULTS = {  # of each run what is wrong, its pairs, beta, passes; else it is dpo
     "d2": ("labels", 768, 0.3, 1),
     "d3": ("reference", 1024, 0.3, 1),
     "d4": ("passes", 256, 0.01, 5),
-}
-OF_PAIRS = {  # what is read in held-out pairs
-    "chosen": ("change of log p, chosen", "nats, held-out pairs"),
-    "rejected": ("change of log p, rejected", "nats, held-out pairs"),
-    "margin": ("margin: beta x the gap of these two", "log-odds, held-out pairs"),
-    "ranked": ("ranked as labelled", "% of held-out pairs"),
 }
 
 
@@ -73,8 +67,10 @@ def report(name: str, count: int, log: list[dict], before: dict, after: dict) ->
         lost, ranked = mean_of_log([log[k] for k in part])
         print(f"{part[0] + 1:4} to {part[-1] + 1:3}  {lost:.4f}   {100 * ranked:3.0f} %")
     rows = answers.rows_of([before, after])
-    for key, (what, unit) in OF_PAIRS.items():  # before training no pair is ranked
-        rows.append((what, None if key == "ranked" else before[key], after[key], unit))
+    nats, margins = "nats, held-out pairs", (before["margin"], after["margin"])
+    rows += [(f"change of log p, {side}", before[side], after[side], nats) for side in SIDES]
+    rows.append(("margin: beta x the gap of these two", *margins, "log-odds, held-out pairs"))
+    rows.append(("ranked as labelled", None, after["ranked"], "% of held-out pairs"))
     answers.print_table(("", "before", "after"), rows)
     print(f"```\n\n![Curves of the run]({name}.png)\n")
     for asked, old, new in zip(before["asked"], before["texts"], after["texts"], strict=True):

@@ -8,7 +8,7 @@ import torch
 from dpo_trainer import dpo_loss as dpo
 from dpo_variants import ipo_loss as ipo
 from dpo_variants import kto_loss as kto
-from grade import exercise
+from grade import make_exercise
 from mistakes_of_samples import OF_CLIPS
 from online_rl import token_rewards
 from reward_model import bradley_terry_loss as bt
@@ -17,7 +17,7 @@ from torch import sigmoid
 from torch.nn.functional import logsigmoid
 
 wide = partial(torch.tensor, dtype=torch.float64)
-in_torch = partial(exercise, array=wide)
+in_torch = partial(make_exercise, array=wide)
 
 FOUR_PAIRS = [0.3, -1.2, 2, 0], [-0.4, 1, 1.5, 0]
 REWARD_PAIRS = ([1], [0]), ([2, -1], [0.5, 1]), ([-900, 3], [0, 1]), FOUR_PAIRS
@@ -123,24 +123,16 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 2, shape))
 
 
-def of_answer(ids, attention, lengths) -> torch.Tensor:
-    """1 on the tokens of the answers: (B, T)."""
-    return attention * (torch.arange(ids.shape[1]) >= lengths[:, None])
-
-
-def of_next(logits, ids, axis: int = -1) -> torch.Tensor:
-    """log pi of every token but the first: (B, T - 1)."""
-    return logits[:, :-1].log_softmax(axis).gather(-1, ids[:, 1:, None]).squeeze(-1)
+def sums_of_answers(numbers, ids, attention, lengths) -> torch.Tensor:
+    """The sum over each answer's tokens (B,) of numbers (B, T - 1, V), V for each next token."""
+    of_next = numbers.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    is_answer = attention * (torch.arange(ids.shape[1]) >= lengths[:, None])  # (B, T)
+    return (of_next * is_answer[:, 1:]).sum(-1)
 
 
 def answer_logps(logits, ids, attention_mask, prompt_lengths) -> torch.Tensor:
-    answer = of_answer(ids, attention_mask, prompt_lengths)
-    return (of_next(logits, ids) * answer[:, 1:]).sum(-1)
-
-
-def summed(pick=of_next, count=lambda *batch: of_answer(*batch)[:, 1:]):
-    """Sums of other numbers, (B, T - 1), over other tokens."""
-    return lambda logits, *batch: (pick(logits, batch[0]) * count(*batch)).sum(-1)
+    logps = logits[:, :-1].log_softmax(-1)
+    return sums_of_answers(logps, ids, attention_mask, prompt_lengths)
 
 
 ONE_ANSWER = torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]]), torch.tensor([1])
@@ -150,22 +142,24 @@ THREE_ANSWERS = (
     torch.tensor([2, 1, 4]),
 )
 BATCHES = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), *THREE_ANSWERS)
-OF_LOGITS = {  # i: token ids, m: attention mask, n: lengths of the prompts
-    "no shift: the logits at a token are for the next one": summed(
-        lambda logits, ids: of_next(logits.roll(-1, 1), ids)
+OF_LOGITS = {  # x: logits, i: token ids, m: attention mask, n: lengths of the prompts
+    "no shift: the logits at a token are for the next one": (
+        lambda x, *b: sums_of_answers(x[:, 1:].log_softmax(-1), *b)
     ),
-    "the mask is not shifted along: the answer's first token is missing": summed(
-        count=lambda *batch: of_answer(*batch)[:, :-1]
+    "the mask is not shifted along: the answer's first token is missing": (
+        lambda x, i, m, n: answer_logps(x, i, m.roll(1, 1), n + 1)
     ),
-    "the prompt is counted, too": summed(count=lambda i, m, n: m[:, 1:]),
-    "the padding is counted, too": summed(count=lambda i, m, n: of_answer(i, 1, n)[:, 1:]),
-    "every token is counted: prompt, answer, padding": summed(count=lambda *_: 1),
-    "a mean over the tokens for a sum": lambda x, *b: answer_logps(x, *b) / of_answer(*b).sum(-1),
-    "softmax over the wrong axis: it runs over the tokens, not over the vocabulary": summed(
-        lambda logits, ids: of_next(logits, ids, 1)
+    "the prompt is counted, too": lambda x, i, m, n: answer_logps(x, i, m, 0 * n),
+    "the padding is counted, too": lambda x, i, m, n: answer_logps(x, i, 1, n),
+    "every token is counted: prompt, answer, padding": (
+        lambda x, i, m, n: answer_logps(x, i, 1, 0 * n)
     ),
-    "these are sums of logits: log_softmax is missing": summed(
-        lambda logits, ids: logits[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
+    "a mean over the tokens for a sum": lambda *x: answer_logps(*x) / (x[2].sum(-1) - x[3]),
+    "softmax over the wrong axis: it runs over the tokens, not over the vocabulary": (
+        lambda x, *b: sums_of_answers(x[:, :-1].log_softmax(1), *b)
+    ),
+    "these are sums of logits: log_softmax is missing": (
+        lambda x, *b: sums_of_answers(x[:, :-1], *b)
     ),
     "this is the probability, not its logarithm": lambda *x: answer_logps(*x).exp(),
     "its sign is turned: this is the cross-entropy": lambda *x: -answer_logps(*x),

@@ -127,7 +127,7 @@ def fault_of_study(file: Path) -> str | None:
         if not any(ax.get_ylabel() for ax in getattr(figure, "axes", [])):
             return "`draw` returns no figure with a named y axis"
         texts = figure.findobj(lambda part: hasattr(part, "get_text"))
-    told = "\n".join(text.get_text() for text in texts)
+        told = "\n".join(text.get_text() for text in texts)
     for times, digits in ((1, 2), (1, 3), (100, 0), (100, 1)):
         low, high = (re.escape(f"{times * end:.{digits}f}") for end in ends)
         if re.search(rf"{low}\D{{1,6}}{high}", told):

@@ -7,7 +7,7 @@ import numpy as np
 from best_of_n import best_of_n_kl_bound as bound
 from best_of_n import best_of_n_policy as policy_of
 from best_of_n import expected_best_of_n as best_of
-from grade import exercise
+from grade import make_exercise
 from online_rl import leave_one_out_advantages as leave_one_out
 from preference_data_explorer import plackett_luce_nll as nll
 from rlhf_objectives import clipped_surrogate as surrogate
@@ -217,13 +217,13 @@ OF_NUMBERS = {
 }
 
 SAMPLES = (
-    exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
-    exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
-    exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
-    exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
-    exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
-    exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
-    exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
-    exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
-    exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
+    make_exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
+    make_exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
+    make_exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
+    make_exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
+    make_exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
+    make_exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
+    make_exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
+    make_exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
+    make_exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
 )
