@@ -122,9 +122,8 @@ def world_answers(results: dict) -> str:
         "I agree, Oslo it is.",
         "The author of Candide is Voltaire.",
     )
-    return table_of_answers(
-        prompt, [("", text, f"{gold_utility(prompt, text):.2f}") for text in texts]
-    )
+    rows = [("", text, f"{gold_utility(prompt, text):.2f}") for text in texts]
+    return table_of_answers(prompt, rows)
 
 
 def before_and_after(results: dict) -> str:
@@ -242,8 +241,7 @@ def main(argv: list[str] | None = None) -> Path:
     write_deck(deck, talk, appendix)
     if missing:
         print(f"left out, since there are no results yet: {', '.join(missing)}")
-    counts = f"{len(talk)} slides, {len(appendix)} in the appendix"
-    print(f"wrote {deck} ({counts}), and the PNGs")
+    print(f"wrote {deck} ({len(talk)} slides, {len(appendix)} in the appendix), and the PNGs")
     return deck
 
 
