@@ -11,7 +11,9 @@ writes           outputs/frontier.png, outputs/frontier.json
 Methods are compared at equal labels, those of a reward model included: one plane for at most 768
 labelled pairs, one for 6,400. KL says how far a policy's answers have moved from the SFT model,
 where all start. No policy gains more at its KL than pi*, the exact optimum of gold utility, which
-no training sees: that is the black line. Left out: computing (studies/rl_beside_dpo.py).
+no training sees: that is the black line.
+
+About a second. Left out: seconds and memory (studies/rl_beside_dpo.py and rlhf_objectives.py).
 """
 
 from pathlib import Path

@@ -40,7 +40,7 @@ LESSONS = {
 STUDIES = sorted({path.stem for path in (HERE / "studies").glob("*.py")} - {"lessons"})
 # These train what others use; the rest waits for them, so that nothing is trained twice.
 TRAIN_FOR_OTHERS = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
-READ_OTHERS = ("frontier", "methods_at_the_limit")
+READ_OTHERS = ("frontier", "methods_at_the_limit", "remedies")  # remedies: models of three_hacks
 
 
 def run_scripts(scripts: Sequence[Path], flags: Sequence, jobs: int, logs: Path) -> None:

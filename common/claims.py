@@ -130,6 +130,12 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
     OUTPUT["folder"] = args.output_dir
     name = script.stem + ("-smoke" if args.smoke else "")
     folder = args.output_dir / "studies"
+    saved, figure = (folder / f"{name}.{end}" for end in ("json", "png"))
+    committed = read_json(runs.COMMITTED / "studies" / f"{script.stem}.json")
+    if args.claims:
+        own = read_json(saved)
+        tell_claims(own if len(own.get("seeds", ())) >= FEWEST else committed or own)
+        return
     check_results(folder, name)
     lessons, common = script.resolve().parents[1], runs.ROOT / "common"
     files = sorted([script.resolve(), *lessons.glob("*.py"), *common.glob("*.py")])
@@ -151,20 +157,21 @@ def _run_study(script: Path, claims: Sequence[Claim], measure: Callable, draw: C
         return
     published = read_json(script.parent / "published.json")  # by the id of a claim
     results = sum_up(script.name, list(map(read_json, parts.values())), claims, published)
-    saved, figure = (folder / f"{name}.{end}" for end in ("json", "png"))
     write_json(saved, results)
     save_figure(draw([run["metrics"] for run in results["runs"]]), figure)
-    print_claims(results, read_json(runs.COMMITTED / "studies" / f"{script.stem}.json"))
+    print_claims(results, committed)
     print(f"\nwrote {figure}, {saved}   ({results['wall_seconds']:.0f} s a seed)")
 
 
 def study_parser(script: Path) -> argparse.ArgumentParser:
-    """--seeds, --jobs, and what all scripts have."""
+    """--seeds, --jobs, --claims, and what all scripts have."""
     parser = runs.bare_parser(script, sys.modules["__main__"].__doc__)
     seed = runs.whole_number(0)
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="default: 0")
     jobs = "seeds side by side, one thread each; default: as many as there are cores"
     parser.add_argument("--jobs", type=runs.whole_number(1), default=os.cpu_count(), help=jobs)
+    listed = "list what is claimed and what was found, from the saved results"
+    parser.add_argument("--claims", action="store_true", help=listed)
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -207,6 +214,19 @@ def name_seeds(seeds: Sequence[int]) -> str:
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def tell_claims(results: dict) -> None:
+    """Every claim with what was measured, where it is true, and what was found and published."""
+    if not results:
+        raise runs.UserError("no results yet; run the study without --claims first")
+    print(f"measured: {name_seeds(results['seeds'])}")
+    for claim in results["claims"]:
+        print(f"\n{claim['says']}")
+        print(f"  measured   {claim['measured']}; true {where_true(claim['true'])}")
+        print(f"  predicted  {claim['predicted']}")
+        print(f"  found      {interval(claim, 3)}: {claim['verdict']}")
+        print(f"  published  {claim['published'] or 'nothing found'}")
 
 
 def link_papers(text: str) -> str:
