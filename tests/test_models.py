@@ -18,7 +18,7 @@ import torch
 from helpers import SCRIPTS
 from safetensors import safe_open
 from tokenizers.processors import TemplateProcessing
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from common import models, sampling, scoring
 from common.basics import UserError
@@ -26,6 +26,7 @@ from common.models import EMBEDDED, TINY, quiet_libraries
 from common.preferences import (
     STYLES,
     draw_style,
+    gold_utility,
     judge_prompt,
     questions,
     read_response,
@@ -42,8 +43,7 @@ from common.prompts import (
 from common.sampling import draw_tokens, sample
 from common.saving import SETTINGS, check_ours, read_json, save_model
 from common.scoring import judge_first_better, response_logps, sequence_kl
-from common.tiny.__main__ import measure_judge
-from common.tiny.recipe import recipe_hash
+from common.tiny.recipe import encode_question, encoder_texts, recipe_hash
 from common.training import as_dataset
 
 REPOSITORY = SCRIPTS.parent
@@ -762,27 +762,56 @@ def test_no_source_runs_foreign_code_or_reads_pickles():
 # --- The embedded models ---
 
 
-@pytest.fixture(scope="module")
-def stored() -> dict:
-    return json.loads((TINY / "quality.json").read_text(encoding="utf-8"))
+def test_weights_are_those_of_the_recipe():
+    stored = (TINY / "recipe_hash.txt").read_text(encoding="utf-8").strip()
+    assert stored == recipe_hash(), "the recipe has changed: run python -m common.tiny"
 
 
-def test_weights_are_those_of_the_recipe(stored):
-    assert stored["recipe_hash"] == recipe_hash(), (
-        "the recipe has changed: run python -m common.tiny"
-    )
+def test_the_sft_model_answers_in_every_style_and_is_not_too_good(lm):
+    chosen = QUESTIONS[:: len(QUESTIONS) // 100][:100]
+    prompts = [question.prompt for question in chosen]
+
+    def read(**sampling):
+        rows = zip(prompts, sample(*lm, prompts, **sampling), strict=True)
+        return [read_response(prompt, each.text) for prompt, row in rows for each in row]
+
+    greedy, drawn = read(temperature=0), read(n=8, seed=9)
+    assert np.mean([reading.on_topic for reading in greedy]) >= 0.95
+    on_topic = [reading for reading in drawn if reading.on_topic]
+    assert np.mean([reading.correct for reading in on_topic]) >= 0.75
+    assert 0.25 <= np.mean([reading.good for reading in drawn]) <= 0.45
+    for style in STYLES:  # sycophantic needs a user who is wrong
+        assert 0.04 <= np.mean([reading.style == style for reading in drawn]) <= 0.42, style
 
 
-def test_stored_quality(stored):
-    quality = stored["quality"]
-    assert quality["greedy_on_topic"] >= 0.97
-    assert quality["sampled_right_of_on_topic"] >= 0.75
-    assert quality["encoder_restores_answers"] >= 0.95
-    assert set(quality["sampled_styles"]) == set(STYLES)
-    assert all(0.05 <= share <= 0.40 for share in quality["sampled_styles"].values())
-    assert 0.25 <= quality["sampled_good"] <= 0.45
-    assert quality["judge_answers_a_or_b"] >= 0.99
-    assert quality["judge_agrees_with_gold"] >= 0.80
+def test_as_a_judge_the_sft_model_says_a_or_b_and_is_mostly_right(lm):
+    rng, shown, better = random.Random("judge"), [], []
+    for question in QUESTIONS[::2]:
+        texts = [write_response(question, draw_style(question, rng), rng) for _ in "AB"]
+        first, second = (gold_utility(question.prompt, text) for text in texts)
+        if abs(first - second) >= 1:  # clear pairs, each shown in both orders
+            shown.append((question.prompt, *texts))
+            better.append(first > second)
+    exchanged = [judge_prompt(prompt, b, a) for prompt, a, b in shown]
+    forward, mass = judge_first_better(*lm, [judge_prompt(*row) for row in shown])
+    backward, _ = judge_first_better(*lm, exchanged)
+    verdicts = (forward > backward).tolist()
+    assert len(shown) > 60 and (mass > 0.5).float().mean() >= 0.97
+    assert np.mean([v == b for v, b in zip(verdicts, better, strict=True)]) >= 0.72
+
+
+def test_the_encoder_restores_masked_answers():
+    """A reward model finds right and wrong in an encoder that knows the facts, and only there."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY / "tiny-distilbert")
+    encoder = AutoModelForMaskedLM.from_pretrained(TINY / "tiny-distilbert", dtype=torch.float32)
+    rng, hits = random.Random("encoder"), []
+    for row in encoder_texts(300):
+        ids, position, answer, _ = encode_question(tokenizer, *row, 1.0, rng)
+        if answer >= 0:
+            with torch.inference_mode():
+                logits = encoder(torch.tensor([ids])).logits[0, position]
+            hits.append(logits.argmax().item() == answer)
+    assert len(hits) > 200 and np.mean(hits) >= 0.95
 
 
 def test_files_are_small_and_safe():
@@ -809,31 +838,6 @@ def test_special_tokens_are_distinct(lm, reward):
             tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text
         )
     assert lm[0].config.eos_token_id == lm[1].eos_token_id
-
-
-def test_a_new_measurement_agrees_with_the_stored_quality(lm, stored):
-    quality, chosen = stored["quality"], QUESTIONS[:: len(QUESTIONS) // 100][:100]
-    prompts = [question.prompt for question in chosen]
-    drawn = sample(*lm, prompts, n=4, seed=9)
-    good = np.array(
-        [
-            [read_response(p, r.text).good for r in row]
-            for p, row in zip(prompts, drawn, strict=True)
-        ]
-    )
-    by_prompt = good.mean(1)
-    assert abs(by_prompt.mean() - quality["sampled_good"]) < 4 * by_prompt.std(ddof=1) / 10
-    on_topic = [
-        read_response(prompt, row[0].text).on_topic
-        for prompt, row in zip(prompts, sample(*lm, prompts, temperature=0), strict=True)
-    ]
-    assert abs(np.mean(on_topic) - quality["greedy_on_topic"]) <= 0.05
-    judged = measure_judge(*lm, chosen[:60])
-    agreement = quality["judge_agrees_with_gold"]
-    assert abs(judged["judge_agrees_with_gold"] - agreement) < 4 * np.sqrt(
-        agreement * (1 - agreement) / 60
-    )
-    assert judged["judge_answers_a_or_b"] >= 0.97
 
 
 def test_a_bare_encoder_is_no_reward_model():

@@ -198,7 +198,7 @@ def train_distilbert(seed: int = 1):
     thrown away later, is to tell whether it belongs. Without that a reward model trained on a few
     thousand pairs does not find what the encoder knows: on wrong answers it stays at chance.
     Restoring comes first. From another start (seed 0) the facts come later than these steps (45 %
-    of the answers restored), so quality.json says how many are.
+    of the answers restored), so a test counts how many are.
     """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(pair_template=True)
