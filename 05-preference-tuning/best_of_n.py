@@ -251,8 +251,7 @@ def build_parser():
 def main(argv: list[str] | None = None) -> dict:
     """Sample, score, choose, compare, draw; returns the metrics."""
     args = runs.start(build_parser(), argv, "best_of_n", smoke={"n": 4, "prompts": 8})
-    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
-    model, tokenizer = load_sft_model(args.model, args.device, **sft, output_dir=args.output_dir)
+    model, tokenizer = load_sft_model(args.model, args.device, **args.sft)
     ask = {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     if args.dataset:
         limits = {"prompts": args.prompts or 16, "alone": bool(args.reward_model), **args.reading}

@@ -356,9 +356,7 @@ def main(argv: list[str] | None = None) -> dict:
     adapter, checkpoints, merged = places
     written = [adapter, merged] if args.merge else [adapter]
     saving.check_ours(*written)
-    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
-    sft["output_dir"] = args.output_dir
-    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
+    model, tokenizer = training.load_sft_model(args.model, args.device, **args.sft)
     second_look, sampling = None, {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     next_step = "python 05-preference-tuning/studies/too_much_dpo.py: what do more passes do?"
     if args.dataset:

@@ -368,9 +368,7 @@ def main(argv: list[str] | None = None) -> dict:
     if len(losses) > 1 and not {*losses} <= {*PAIR_LOSSES}:
         alone = ", ".join((*SINGLE_LOSSES, *OWN_LOSSES))
         raise runs.UserError(f"--loss-type: {alone} cannot be part of a sum")
-    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
-    sft["output_dir"] = args.output_dir
-    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
+    model, tokenizer = training.load_sft_model(args.model, args.device, **args.sft)
     tokens, rate = args.max_new_tokens, args.learning_rate or dpo.default_rate(model, RATE)
     if args.dataset:
         reading = {"pairs": args.pairs, "max_new_tokens": tokens, **args.reading}

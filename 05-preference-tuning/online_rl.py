@@ -342,9 +342,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise runs.UserError(f"--advantages is one of {', '.join(ADVANTAGES)}")
     if args.advantages == "leave-one-out" and args.samples < 2:
         raise runs.UserError("--samples: an answer is compared with others; give at least 2")
-    sft = {"own_data": bool(args.dataset), "sft_steps": args.sft_steps, "seed": args.seed}
-    sft["output_dir"] = args.output_dir
-    model, tokenizer = training.load_sft_model(args.model, args.device, **sft)
+    model, tokenizer = training.load_sft_model(args.model, args.device, **args.sft)
     if args.dataset:
         limits = {"seed": args.seed, "prompts": args.prompts or 16, **args.reading}
         limits |= {"alone": bool(args.reward_model), "max_new_tokens": args.max_new_tokens}

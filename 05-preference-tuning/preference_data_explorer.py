@@ -29,7 +29,7 @@ from common import preferences as world
 from common.figures import legend_below, new_figure
 from common.intervals import percent, summary
 from common.models import load_tokenizer
-from common.prompts import reads_pairs
+from common.prompts import as_text, reads_pairs
 
 # --- 1. Rankings, and scores: one person's 4 is another's 3 ---
 
@@ -211,6 +211,8 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
     kind, rows, said = data.kind, data.rows, read.count_by_reason(data.dropped)
     if not len(rows):
         raise runs.UserError(f"{path}: no usable row: {said}")
+    texts = [text for row in rows for text in read.answers_of(row)]
+    signs = sum(len(answers.UNSPACED.findall(text)) for text in texts)  # each counts as a word
     found = {
         "kind": kind,
         "rows": len(rows) + sum(map(len, data.dropped.values())),
@@ -218,10 +220,14 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
         "what": "pairs" if kind == "pairs" else "answers with a label",
         **look.count_marks(rows),
         **describe_answers(kind, rows),
+        "contradictory": len(data.places.get(read.CONTRARY, ())) // 2,
         "dropped": {reason: places for reason, places in data.dropped.items() if places},
-        "unit": answers.length_unit(text for row in rows for text in read.answers_of(row)),
+        "unit": "characters" if 2 * signs > sum(map(answers.count_words, texts)) else "words",
     }
-    look.show_pairs(look.side_by_side(rows), kind == "labels")
+    beside = look.side_by_side(rows)
+    for row in () if len(beside) else (rows[0], rows[-1]):  # all are good, or all are bad
+        print(f"\n{as_text(row['prompt'])}\n    {row['completion']}")
+    look.show_pairs(beside, kind == "labels")
     print("\n{rows} rows, {usable} usable {what}, {prompts} prompts".format(**found))
     shown = {k: v for k, v in found.items() if k != "mark" or v}
     shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
@@ -259,15 +265,21 @@ def describe_answers(kind: str, rows) -> dict:
 
 
 def draw_own_data(found: dict):
-    """How long your answers are."""
+    """How long your answers are, and how many rows have which fault."""
     title = "{usable:,} of {rows:,} rows are usable {what}".format(**found)
-    figure, (ax,) = new_figure(1, 1, title)
+    figure, (left, right) = new_figure(1, 2, title)
     counted = {}
     for side, bars in found["lengths"].items():
         label = f"{sum(bars['counts']):,} {side}, mean {bars['mean']:.1f}"
         counted[label] = bars["counts"], bars["edges"]
-    lengths_panel(ax, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
-    legend_below(ax, ncols=1)
+    lengths_panel(left, counted, "How long the answers are", f"{found['unit']} (last bin: or more)")
+    legend_below(left, ncols=1)
+    faults = {textwrap.fill(reason, 22): len(rows) for reason, rows in found["dropped"].items()}
+    faults["labelled both ways"] = found["contradictory"]
+    right.bar_label(right.barh(list(faults), faults.values(), color="#888888"), padding=3)
+    right.set(title="Rows with a fault", xlabel="rows", xlim=(0, 1.2 * max(1, *faults.values())))
+    right.invert_yaxis()
+    right.grid(axis="y", visible=False)
     return figure
 
 

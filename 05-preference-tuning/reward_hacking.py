@@ -278,8 +278,7 @@ def main(argv: list[str] | None = None) -> dict:
         pairs = pairs_labelled_by(group, args.pairs, seed)
         judges[group] = fresh_reward_model(args.reward_backbone, args.device, seed)
         train_reward_model(*judges[group], pairs, **args.training, name=f"reward model: {group}")
-    kept = {"seed": seed, "output_dir": args.output_dir}
-    policy, tokenizer = training.load_sft_model(args.model, args.device, **kept)
+    policy, tokenizer = training.load_sft_model(args.model, args.device, **args.sft)
     # From these samples every n is estimated: one drawing of n would be a matter of luck.
     pool = answers.sample_answers(policy, tokenizer, prompts, 3 * args.n // 2, seed)
     rewards = {g: scoring.score_texts(judge, prompts, pool.texts) for g, judge in judges.items()}

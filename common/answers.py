@@ -1,7 +1,7 @@
 """Sampled answers: what is read in them, the table before and after, points of the plane."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from textwrap import shorten
 from typing import NamedTuple
@@ -55,13 +55,6 @@ def count_words(text: str) -> int:
     """Words where there are spaces; of scripts that set none, characters."""
     spaced, characters = UNSPACED.subn(" ", text)
     return len((MARKS.sub(" ", spaced) if characters else spaced).split()) + characters
-
-
-def length_unit(texts: Iterable[str]) -> str:
-    """What `count_words` mostly counts in these texts: "words" or "characters"."""
-    texts = list(texts)
-    characters = sum(len(UNSPACED.findall(text)) for text in texts)
-    return "characters" if 2 * characters > sum(map(count_words, texts)) else "words"
 
 
 class Answers(NamedTuple):

@@ -148,8 +148,9 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     """Parse the command line and check all that can be checked before work begins.
 
     Adds: `changed`, the flags that differ from their defaults; `settings`, all that shape what is
-    measured; `reading`, those given of READING; `training`, what `train` takes; `run_name`, under
-    which the run writes its files. With --smoke the numbers of `smoke`, by flag, are upper limits.
+    measured; `reading`, those given of READING; `training`, what `train` takes; `sft`, what
+    `load_sft_model` takes; `run_name`, under which the run writes its files. With --smoke the
+    numbers of `smoke`, by flag, are upper limits.
     """
     typed = sys.argv[1:] if argv is None else argv
     flags = [flag.split("=")[0] for flag in typed]
@@ -170,6 +171,9 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     args.settings = {flag: getattr(args, flag) for flag in given}
     args.training = {"seed": args.seed}
     args.training |= {flag: getattr(args, flag) for flag in hyperparameters(train)} if train else {}
+    args.sft = {"seed": args.seed, "output_dir": args.output_dir}
+    if "sft_steps" in given:
+        args.sft |= {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
     check_results(args.output_dir, args.run_name)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):

@@ -141,11 +141,13 @@ def test_pairs_are_described(tmp_path, capsys):
     rows += [rows[0] | {"prompt": "Why 1?", "chosen": "No.", "rejected": "Human: So it is."}]
     found = explorer.describe_pairs(write(tmp_path / "a.jsonl", rows), model="tiny-gpt2")
     assert (found["kind"], found["rows"], found["usable"], found["prompts"]) == ("pairs", 9, 7, 6)
-    assert found["dropped"] == {"empty": [8], "identical": [7]}
+    assert found["dropped"] == {"empty": [8], "identical": [7]} and found["contradictory"] == 1
     assert found["longer_wins"]["mean"] == pytest.approx(6 / 7) and found["mark"] == "Human:"
     assert found["marks"] == pytest.approx(1 / 3) and found["unit"] == "words"
     assert found["lengths"]["rejected"]["mean"] == pytest.approx(10 / 7)
     assert sum(found["lengths"]["rejected"]["counts"]) == 7
+    faults = explorer.draw_own_data(found).axes[1]
+    assert [bar.get_width() for bar in faults.patches] == [1, 1, 1]  # identical, empty, both ways
     said = " ".join(capsys.readouterr().out.split())
     assert "9 rows, 7 usable pairs, 6 prompts dropped: 1 identical (row 7), 1 empty (row 8)" in said
     assert "33 % of the texts hold marks such as 'Human:'" in said
@@ -170,6 +172,8 @@ def test_labels_are_described(tmp_path, capsys):
     assert "labelled both ways, and kept (2 rows" in said
     assert "good: Good. prompt: What is 0? bad: A bad one." in said
     assert "words that tell good from bad (|z| > 3.5): good: good bad: a, bad, one" in said
+    explorer.describe_pairs(write(tmp_path / "good.jsonl", rows[:1] + rows[2:3]))
+    assert "What is 1?\n    Good.\n" in capsys.readouterr().out  # shown also where none is bad
 
 
 def test_chinese_is_counted_in_characters(tmp_path):

@@ -203,7 +203,8 @@ def describe(looks: list[dict]) -> dict:
         labels = label_answers(look["answers"])
         sides = {side: float(look["pairs"][side].mean()) for side in preferences.SIDES}
         kinds = {kind: float((labels == kind).mean()) for kind in (*KINDS, MALFORMED)}
-        curve.append({"epoch": look["epoch"], **sides, "kinds": kinds})
+        far = {"loss": look["pairs"]["loss"].mean(), "kl": look["answers"].kl.mean()}
+        curve.append({"epoch": look["epoch"], **sides, **far, "kinds": kinds})
     gold = np.transpose([look["answers"].gold.mean(1) for look in looks])  # (prompts, looks)
     best = 1 + gold[:, 1:].mean(0).argmax()  # not the first look: there no pair is ranked
     ranked = [float(look["pairs"]["ranked"].mean()) for look in looks]
