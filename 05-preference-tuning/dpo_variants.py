@@ -375,13 +375,14 @@ def main(argv: list[str] | None = None) -> dict:
         reading["labelled"] = bool({*losses} & {*SINGLE_LOSSES}) and not judge
         rows, held, asked = own_pairs(args.dataset, tokenizer, args.seed, **reading)
         second = SecondLook(args.dataset, args.reading, args.model, rate, tokens)
-        second.before(rows, held, model, tokenizer, args.seed)
     else:
         rows = preferences.make_pairs(args.pairs or 384, seed=args.seed)
         held = preferences.make_pairs(32 if args.smoke else 300, "test", seed=args.seed)
         asked = [question.prompt for question in preferences.questions("test")[: args.prompts]]
         judge = judge or (None if losses else "tiny-gpt2")
     print(f"{args.model} on {len(rows)} rows, {len(asked)} prompts to judge by")
+    if second:
+        second.before(rows, held, model, tokenizer, args.seed)
     variants = choose_variants(losses, rows)
     if judge:
         labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)

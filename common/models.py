@@ -84,7 +84,8 @@ def find_model(name: str) -> str:
             reason += "downloaded model, or leave the flag out to use the embedded one"
             raise UserError(f"no model {name}: {reason}")
         return name
-    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
+    weights = {*folder.glob("*.safetensors"), *folder.glob("adapter_config.json")}
+    if any(folder.glob("*.gguf")) and not weights:
         reason = "a GGUF file cannot be trained; give the model that it was converted from"
         raise UserError(f"cannot use the model {name}: {reason}")
     if not (folder / "config.json").is_file():
@@ -247,7 +248,7 @@ def check_checkpoint(name: str, path: str, auto_class: str) -> None:
     writes = auto_class == "AutoModelForCausalLM"
     task = "CAUSAL_LM" if writes else "SEQUENCE_CLASSIFICATION"
     is_known = kind in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
-    labels = len(config.get("id2label", "ab"))
+    labels = len(config.get("id2label") or "ab")
     give = "give a causal language model (GPT-2, Llama, Qwen, ...)"
     if quantised:
         reason = f"its weights are quantised ({quantised}); give the model that it was made from"

@@ -293,14 +293,14 @@ def test_changes_of_labelled_answers_are_those_of_the_pairs():
 
 def test_margins_are_told_by_their_mean_share_above_0_and_spread(monkeypatch, capsys):
     model, tokenizer = load_causal_lm("tiny-gpt2")
-    changes = {"chosen": np.arange(101.0), "rejected": np.full(101, 50.0)}
+    changes = {"chosen": np.arange(101.0), "rejected": np.full(101, 30.0)}
     monkeypatch.setattr(variants, "train_variant", lambda *_, **__: (model, [{"loss": 0.7}]))
     monkeypatch.setattr(variants, "changes_of", lambda *_: changes)
     trained, sampling = [("DPO", ("sigmoid",), PAIRS)], ([PAIRS[0]["prompt"]], 1)
     how = PAIRS, sampling, {"learning_rate": 1e-3}
     measured, answers, last = variants.train_and_judge(trained, model, tokenizer, *how)
     h = measured["DPO"]
-    assert (h["margin"], h["ranked"]) == (0, 50 / 101) and h["margins"] == [-45, -25, 0, 25, 45]
+    assert (h["margin"], h["ranked"]) == (20, 70 / 101) and h["margins"] == [-25, -5, 20, 45, 65]
     assert last is changes and answers.texts[0][0][:20] in capsys.readouterr().out
 
 

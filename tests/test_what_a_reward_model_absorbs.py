@@ -141,6 +141,16 @@ def test_on_topic_is_read_above_chatter_and_above_a_fact_of_another_question(mon
 # --- The command ---
 
 
+def test_a_model_that_orders_all_pairs_rightly_is_above_the_rule_of_length(monkeypatch):
+    monkeypatch.setattr(study, "reward_model_in", lambda *_, **__: ("model", "tokenizer"))
+    monkeypatch.setattr(
+        study, "score_pairs", lambda _, __, rows: np.tile([2.0, 1.0], (len(rows), 1))
+    )
+    for name in ("contrast_rewards", "on_topic_above", "compare_groups"):
+        monkeypatch.setattr(study, name, lambda *_: {})
+    assert 0.1 < study.measure(0, smoke=True)["above_length"] < 0.9
+
+
 def test_the_study_takes_every_path(tmp_path):
     name = "what_a_reward_model_absorbs"
     done = run_script(f"studies/{name}", "--smoke", cwd=tmp_path)
