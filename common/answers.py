@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from textwrap import shorten
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -169,27 +169,34 @@ def print_table(head: Sequence[str], rows: Sequence[tuple]) -> None:
 # --- Points of the plane: gold utility against KL ---
 
 
-def point_of(
-    method, series, label, answers: Answers, annotations: int, biased=False, beta=None, epoch=None
-) -> dict:
-    """A policy as frontier.py and the page read it, by answers to the first FRONTIER_PROMPTS.
+class Point(TypedDict, total=False):  # a policy, by one seed, as frontier.py and the page read it
+    method: str
+    series: str  # which of its trainings, or which reward model
+    label: str
+    annotations: int  # labels that were used, those of a reward model included
+    kl: float  # nats, measured, from the SFT model
+    gold: float
+    good: float
+    biased: bool  # whether annotators with a bias gave the labels
+    beta: float | None
+    n: int | None  # of best-of-n
+    epoch: float | None
 
-    `series`: which of its trainings, or which reward model; `annotations`: labels that were used,
-    those of a reward model included; `biased`: whether annotators with a bias gave them. Its `kl`
-    is measured, in nats from the SFT model.
-    """
+
+def point_of(method, series, label, answers: Answers, annotations: int, **rest) -> Point:
+    """A policy as a point, by its answers to the first FRONTIER_PROMPTS."""
     point = {"method": method, "series": series, "label": label, "annotations": annotations}
     for name in ("kl", "gold", "good"):
         point[name] = float(getattr(answers, name)[:FRONTIER_PROMPTS].mean())
-    return {**point, "biased": biased, "beta": beta, "n": None, "epoch": epoch}
+    return {**point, "biased": False, "beta": None, "n": None, "epoch": None, **rest}
 
 
-def point_name(point: dict) -> str:
+def point_name(point: Point) -> str:
     """What the answers of a point are filed under; no two points of a run share it."""
     return ", ".join((point["method"], point["series"], point["label"]))
 
 
-def answers_of_points(prompts: Sequence[str], points: Sequence[dict], texts, rewards=()) -> dict:
+def answers_of_points(prompts: Sequence[str], points: Sequence[Point], texts, rewards=()) -> dict:
     """{prompts, texts, rewards}: the first answer of each point to each of the first prompts.
 
     `texts` are those of each point, (prompts, n); `rewards`, where there are any, arrays (prompts,)

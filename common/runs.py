@@ -172,8 +172,7 @@ def start(parser, argv: list[str] | None, name: str, train=None, smoke=None) -> 
     args.training = {"seed": args.seed}
     args.training |= {flag: getattr(args, flag) for flag in hyperparameters(train)} if train else {}
     args.sft = {"seed": args.seed, "output_dir": args.output_dir}
-    if "sft_steps" in given:
-        args.sft |= {"sft_steps": args.sft_steps, "own_data": bool(args.dataset)}
+    args.sft |= {"own_data": bool(given.get("dataset")), "sft_steps": given.get("sft_steps")}
     check_results(args.output_dir, args.run_name)
     names = [getattr(args, flag, None) for flag in MODEL_FLAGS]
     if any(names):

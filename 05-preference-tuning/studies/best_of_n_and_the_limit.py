@@ -99,6 +99,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
         pools["best of n", series] = pool._replace(rewards=rewards)
     cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 2 if smoke else 4], MOST_N)
+    totals = np.log2(np.sum(cost["alone"], axis=0))  # for n = 1, 2, 4, ...
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
     for (method, series), (name, training) in POLICIES.items():
         model, tokenizer = load_sft_model()  # a fresh one: the adapter is put into it
@@ -112,17 +113,11 @@ def measure(seed: int, smoke: bool = False) -> dict:
             pools[BOTH, series] = pool
     points, kept_answers = plane_points(prompts, pools)
     return {
-        "cost_exponent": growth(cost["alone"]),
+        "cost_exponent": float(np.polyfit(np.arange(len(totals)), totals, 1)[0]),
         **compare_ways(pools),
         "points": points,
         "answers": {**kept_answers, "pools": whole},
     }
-
-
-def growth(costs: np.ndarray) -> float:
-    """The power of n with which costs (P, ns) for n = 1, 2, 4, ... grow."""
-    totals = np.sum(costs, axis=0)
-    return float(np.polyfit(np.arange(len(totals)), np.log2(totals), 1)[0])
 
 
 def compare_ways(pools: dict[tuple, Pool]) -> dict:
