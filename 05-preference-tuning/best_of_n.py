@@ -46,12 +46,12 @@ def expected_best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = 
     _, tie_group = np.unique(rewards, return_inverse=True)
     sums = np.bincount(tie_group, rewards if values is None else values)
     means = sums / np.bincount(tie_group)
-    return float(best_of_n_weights(len(rewards), n) @ means[np.sort(tie_group)])
+    return float(best_of_n_weights(len(rewards), n) @ means[np.sort(tie_group)])  # worst first
 
 
 @cache
 def best_of_n_weights(size: int, n: int) -> np.ndarray:
-    """The chance C(i-1, n-1) / C(size, n) that the i-th smallest of a pool is the best of n."""
+    """The chance C(i, n-1) / C(size, n) that the one with i others below it is the best of n."""
     return np.array([math.comb(i, n - 1) / math.comb(size, n) for i in range(size)])
 
 
@@ -111,7 +111,7 @@ def measured_kl(pool: Pool, probs: np.ndarray) -> np.ndarray:
 
     Equal texts have equal rewards and share their weight, so best-of-n lies below its bound.
     """
-    log_weights = np.log(np.where(probs > 0, probs * probs.shape[1], 1))
+    log_weights = np.log(np.where(probs > 0, probs * probs.shape[1], 1))  # log p M: 1 / M is even
     return (probs * (log_weights + pool.answers.kl)).sum(1)
 
 
@@ -121,11 +121,11 @@ def best_of(pool: Pool, n: int) -> dict:
     def mean_of(values: np.ndarray) -> float:
         return float(best_of_n_curve(pool.rewards, values, [n]).mean())
 
-    read, kl = pool.answers, float(measured_kl(pool, best_probs(pool, n)).mean())
-    means = {"n": n, "kl": kl, "reward": mean_of(pool.rewards), "words": mean_of(read.words)}
-    if read.gold is not None:
-        means["gold"] = mean_of(read.gold)
-        means["kinds"] = {kind: mean_of(read.kind == kind) for kind in answers.KINDS}
+    seen, kl = pool.answers, float(measured_kl(pool, best_probs(pool, n)).mean())
+    means = {"n": n, "kl": kl, "reward": mean_of(pool.rewards), "words": mean_of(seen.words)}
+    if seen.gold is not None:
+        means["gold"] = mean_of(seen.gold)
+        means["kinds"] = {kind: mean_of(seen.kind == kind) for kind in answers.KINDS}
     return means
 
 

@@ -85,7 +85,7 @@ def train_dpo(
     epochs: int = 1,
     batch_size: int = 8,
     lora_r: int = 8,
-    schedule="linear",  # this and what follows are no flags: studies set them
+    schedule="linear",  # no flag, as all that follows but seed: its callers set it
     seed: int = 0,
     reference=None,
     trainer_class=None,
@@ -151,8 +151,8 @@ def measure_pairs(policy, tokenizer, pairs, beta: float) -> dict[str, np.ndarray
     """What the policy makes of N pairs, arrays (N,).
 
     `chosen`, `rejected`: how much log p of the answer has changed since the reference, in nats.
-    `margin`: the difference of the implicit rewards beta log(pi / pi_ref); above 0 the pair is
-    `ranked` (1) as labelled. `loss`: that of DPO, in nats.
+    `margin`: beta times the h of dpo_loss, the difference of the implicit rewards; above 0 the
+    pair is `ranked` (1) as labelled. `loss`: that of DPO, in nats.
     """
     logps, ref_logps = pair_logps(policy, tokenizer, pairs)  # each (2, N): chosen, rejected
     chosen, rejected = logps - ref_logps
@@ -228,7 +228,7 @@ def draw(history: list[dict], looks: list[dict]):
 def log_panel(ax, history: list[dict]) -> None:
     width, steps = min(12, max(1, len(history) // 6)), np.arange(1, len(history) + 1)
     logged = np.array([[row["loss"], row["rewards/accuracies"]] for row in history])
-    loss, ranked = np.array([logged[max(0, k - width) : k].mean(0) for k in steps]).T
+    loss, ranked = np.array([logged[max(0, k - width) : k].mean(0) for k in steps]).T  # smoothed
     ax.axhline(math.log(2), color="black", lw=0.8, ls=":")
     ax.text(1.01, math.log(2), "ln 2", transform=ax.get_yaxis_transform(), va="center")
     line, label = {"color": "lab:dpo", "lw": 1.6}, "pairs ranked as labelled (share)"
@@ -317,9 +317,9 @@ def train_and_look(model, tokenizer, data, hyper, sampling, folder, resume, seco
         if second_look:
             second_look.at(step, policy, tokenizer, rows, sampled, hyper["beta"])
 
-    checkpoints = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
-    checkpoints |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
-    policy, history = train_dpo(model, tokenizer, pairs, **hyper, **checkpoints, look=look)
+    keep = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    keep |= {"output_dir": str(folder), "resume_from_checkpoint": checkpoint}
+    policy, history = train_dpo(model, tokenizer, pairs, **hyper, **keep, look=look)
     before, after = looks[0], looks[-1]
     rows = answers.rows_of([before, after])
     rows.append(("held-out pairs ranked as labelled", None, after["ranked"], "% of pairs"))

@@ -86,8 +86,8 @@ PAIR_LOSSES = (  # of TRL's DPOTrainer
     *("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard"),
     *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sigmoid_norm", "sft"),
 )
-# Chosen for DPO, IPO and KTO of 0.1, 0.3, 1 and 3, by sampled answers to validation prompts after
-# two passes over 384 pairs: least KL within 0.02 of the best share of good ones. IPO counts tokens.
+# Of 0.1, 0.3, 1 and 3 for DPO, IPO and KTO: by sampled answers to validation prompts after two
+# passes over 384 pairs, the least KL within 0.02 of the best share of good ones. IPO is per token.
 LOSS_BETAS = dict.fromkeys((*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES), 0.3)
 LOSS_BETAS |= {"ipo": 1.0, "kto": 1.0, "apo_zero_unpaired": 1.0}
 RATE = 1.4e-3  # of tiny-gpt2: twice that of dpo_trainer.py, which sees twice as many pairs
@@ -168,7 +168,7 @@ def train_variant(losses, model, tokenizer, rows, **settings):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             answered = inputs["completion_mask"]  # (2B, T): the chosen answers, then the rejected
             text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-            labels = inputs["input_ids"].masked_fill(answered == 0, -100)
+            labels = inputs["input_ids"].masked_fill(answered == 0, -100)  # these count 0
             logps = model(**text, labels=labels, fused_lm_head=True).log_probs.sum(1)  # (2B,)
             ref_logps = self.compute_ref_log_probs(model, inputs)
             both = *logps.chunk(2), *ref_logps
@@ -183,7 +183,7 @@ def choose_variants(losses, rows) -> list[tuple]:
     if "label" in rows[0]:  # no pairs: only the asked loss can train on them
         return [(losses[0], losses, rows)]
     others = {"+".join(losses): losses} if losses else {"IPO": ("ipo",), "KTO": ("kto",)}
-    others.pop("sigmoid", None)
+    others.pop("sigmoid", None)  # asked for, it is DPO itself
     return [(name, its, rows) for name, its in {"DPO": ("sigmoid",), **others}.items()]
 
 
@@ -230,7 +230,7 @@ def changes_of(policy, tokenizer, rows) -> dict[str, np.ndarray]:
 
 
 def train_and_judge(variants: list, model, tokenizer, held, sampling: tuple, settings: dict):
-    """(measured, by policy, SFT first; answers and changes of log p of the last one), printed."""
+    """(measured, answers, changes of log p), printed; measured by policy, the rest of the last."""
     sampled, changes = answers.sample_answers(model, tokenizer, *sampling), {}
     texts, measured = {"SFT": sampled.texts}, {"SFT": sampled.means()}
     for name, losses, rows in variants:
@@ -387,11 +387,11 @@ def main(argv: list[str] | None = None) -> dict:
         labelled = label_with_judge(*models.load_causal_lm(judge, args.device), rows)
         variants.append(("AI labels", ("sigmoid",), labelled))
 
-    ask = asked, 1 if second else 2, args.seed, tokens
+    ask = asked, (1 if second else 2), args.seed, tokens
     hyper = {**args.training, "learning_rate": rate}
     measured, *last = train_and_judge(variants, model, tokenizer, held, ask, hyper)
     metrics = {"variants": measured}
-    if second:  # the last one is the asked loss, where one is asked for
+    if second:  # of the last one: the AI labels', where a judge labels, else the asked loss
         second.after(tokenizer, held, *last)
         metrics |= second.metrics()
     figure = draw(measured, args.beta, args.epochs, len(rows))

@@ -32,7 +32,7 @@ from common.saving import read_json
 SOURCES = ("too_much_dpo", "on_policy_pairs", "ties_noise_and_margins", "label_quality")
 SOURCES += ("rl_beside_dpo", "best_of_n_and_the_limit")
 BUDGETS = (768, 6400)  # labelled pairs; a point belongs to the first that it does not exceed
-# By validation questions: DPO's recipe and the reward model that stand for their methods.
+# By validation questions, for the studies: the recipe and the reward model that stand for each.
 RECIPE = {"768": "DPO", "6400": "DPO + likelihood term"}
 JUDGE = {"768": "768, SFT start", "6400": "6400"}
 TRUSTED = 0.1  # share of the pool that must still count for pi* to be believed

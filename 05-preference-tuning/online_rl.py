@@ -40,13 +40,12 @@ ADVANTAGES = ("gae", "leave-one-out")  # PPO, and RLOO
 
 
 def token_rewards(scores, logps, ref_logps, mask, beta: float):
-    """-beta log(pi / pi_ref) for each token, and on the last one the score of the answer as well.
+    """-beta log(pi / pi_ref) for each token, and on the last one the answer's score (N,) as well.
 
     A row sums to the score minus beta times the log-ratio of the whole answer, in nats: its mean is
-    E[r] - beta KL(pi || pi_ref). `mask` is 1 on the answer's tokens. Ziegler et al. 2019 (arXiv
-    1909.08593).
+    E[r] - beta KL(pi || pi_ref). `mask`: 1 on the answer's tokens. Ziegler 2019, arXiv 1909.08593.
     """
-    last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdims=True))
+    last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdims=True))  # 1 on the last token
     return last * scores[:, None] - beta * mask * ppo.kl_estimators(logps, ref_logps)["k1"]
 
 
@@ -256,7 +255,7 @@ def draw(metrics: dict, history: list[Update], method: str):
             axes[2].plot(dpo["kl"], dpo["gold"], "s", color="lab:dpo", label="DPO")
             axes[2].set_xlim(0, 1.35 * max(look["kl"] for look in (dpo, *looks)))
             figures.legend_below(axes[2])
-    # An update by one prompt, whose advantages differ most; in the second the value head can guess.
+    # One prompt of the second update, whose value head can guess: that with the widest advantages.
     ax, update, number = axes[-1], history[:2][-1], min(2, len(history))
     row = np.ptp(update.advantages, axis=1).argmax()
     order = np.argsort(-update.rewards[row])
@@ -297,7 +296,7 @@ def train_and_compare(model, tokenizer, judge, data: tuple, hyper: dict, dpo: Pa
     (asked, held_out, pairs), looks, seen, end = data, [], [], hyper["updates"]
 
     def look(step: int, policy) -> None:
-        ask = 3 if step in (0, end) else 2, hyper["seed"], hyper["max_new_tokens"]
+        ask = 2 + (step in (0, end)), hyper["seed"], hyper["max_new_tokens"]
         sampled = answers.sample_answers(policy, tokenizer, held_out, *ask)
         reward = float(scoring.score_texts(judge, held_out, sampled.texts).mean())
         looks.append({"step": step, "reward": reward, **sampled.means()})
@@ -347,17 +346,18 @@ def main(argv: list[str] | None = None) -> dict:
         limits = {"seed": args.seed, "prompts": args.prompts or 16, **args.reading}
         limits |= {"alone": bool(args.reward_model), "max_new_tokens": args.max_new_tokens}
         pairs, held, held_out = own_data.read.own_pairs(args.dataset, tokenizer, **limits)
-        asked, rate = list(pairs["prompt"]), args.learning_rate or 3e-4
+        asked = list(pairs["prompt"])
+        rate = args.learning_rate or dpo_trainer.default_rate(model, 3e-3)
         second = own_data.look.SecondLook(args.dataset, args.reading, args.model, rate)
         if "chosen" in pairs.column_names:
             second.before(pairs, held, model, tokenizer, args.seed)
     else:
-        pairs = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed)
-        asked, held_out = ([q.prompt for q in preferences.questions(s)] for s in ("train", "test"))
-        held_out, second = held_out[: args.prompts or 256], None
+        pairs, second = preferences.make_pairs(64 if args.smoke else 768, seed=args.seed), None
+        asked = [q.prompt for q in preferences.questions("train")]
+        held_out = [q.prompt for q in preferences.questions("test")[: args.prompts or 256]]
     folder = runs.trained_folder(args, "reward_model", without=("model", "sft_steps"))
-    judge = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
-    judge = find_reward_model(args.reward_model, folder, *judge)
+    about = (args.reward_backbone, args.dataset, args.reading, args.smoke, args.seed, args.device)
+    judge = find_reward_model(args.reward_model, folder, *about)
     print(f"{args.model}: {args.updates} updates; {len(held_out)} held-out prompts to judge by")
     dpo = runs.trained_folder(args, "dpo", without=("reward_backbone",))
     data, hyper = (asked, held_out, pairs), args.training

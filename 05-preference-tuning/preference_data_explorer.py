@@ -112,7 +112,7 @@ def describe_sides(rows: list[dict]) -> dict:
         styles = [row[f"{side}_style"] for row in rows]
         shares = {style: styles.count(style) / len(rows) for style in world.STYLES}
         sides[side] = {"styles": shares, "words": [answers.count_words(row[side]) for row in rows]}
-    longer = np.sign(np.subtract(*(sides[side]["words"] for side in world.SIDES)))
+    longer = np.sign(np.subtract(sides["chosen"]["words"], sides["rejected"]["words"]))
     return {**sides, "longer_is_chosen": float((longer.mean() + 1) / 2)}  # a tie counts half
 
 

@@ -105,12 +105,12 @@ def curves_by_n(rewards: np.ndarray, pool, amounts: np.ndarray, ns: Sequence[int
 def show_winners(hack: Hack, prompts: list[str], pool, rewards: dict, ns: Sequence[int]) -> None:
     """The best of the first n answers to the first question where the biased reward does harm."""
     biased, most = rewards[hack.annotators], ns[-1]
-    best = [each[:, :most].argmax(1) for each in (biased, rewards["human"])]
-    gold = [pool.gold[np.arange(len(prompts)), places] for places in best]
-    k = int((gold[0] < gold[1]).argmax())
+    by_biased, by_fair = (each[:, :most].argmax(1) for each in (biased, rewards["human"]))
+    lost, kept = (pool.gold[np.arange(len(prompts)), best] for best in (by_biased, by_fair))
+    k = int((lost < kept).argmax())
     print(f"\n{answers.in_short(prompts[k])}")
     winners = {f"best of {n}": biased[k, :n].argmax() for n in ns}
-    winners[f"best of {most}, unbiased"] = best[1][k]
+    winners[f"best of {most}, unbiased"] = by_fair[k]
     for label, place in winners.items():
         text = pool.texts[k][place]
         print(f"  {label:<21} {answers.in_short(text, 60)}{answers.marks(prompts[k], text)}")

@@ -64,8 +64,8 @@ def train_reward_model(
     rate = learning_rate or (5e-4 if models.is_embedded(model.name_or_path) else 1e-4)
     batches = batches_of_similar_length(pairs, batch_size, epochs, random.Random(seed))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
-    steps, losses = len(batches) + 1, []
-    rise = max(0.1, 1.5 / steps)  # share of rising steps; OneCycleLR needs more than one step
+    steps, losses = len(batches) + 1, []  # OneCycleLR needs more than one step
+    rise = max(0.1, 1.5 / steps)  # the share in which the rate rises; of few steps one and a half
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise)
     accelerator = Accelerator(device_placement=False)  # the model is where it should be
     shared, optimizer = accelerator.prepare(model, optimizer)
@@ -230,7 +230,7 @@ def print_rewards(judge: tuple, prompt: prompts.Prompt, texts, before: dict, aft
         "wrong": "... of which the worse answer is only wrong",
         "new facts": "... of facts that no training pair asks about",
     }
-    for name, what in orders.items() if limits else ():
+    for name, what in (orders if limits else {}).items():
         rows.append((what, before["in_order"][name], after["in_order"][name], 1.0, "%"))
     told = ("accuracy", "held-out labels predicted", "%"), ("loss", "loss on the labels", "nats")
     for name, what, unit in told:
@@ -247,7 +247,7 @@ def draw(losses: list[float], look: dict):
     known = "in_order" in look
     what = "held-out pairs in the right order" if known else "your held-out labels predicted"
     right = look["in_order"]["all"] if known else look["accuracy"]
-    shorter = look.get("in_order", look)["shorter"]
+    shorter = look.get("in_order", look)["shorter"]  # by gold, else by labels
     title = f"Reward model: {100 * right:.0f} % of {what}"
     title += f"; preferring the shorter: {100 * shorter:.0f} %"
     figure, axes = figures.new_figure(2 if known else 1, 2, title)
@@ -342,14 +342,17 @@ def build_parser():
     parser.add_argument("--model", type=runs.non_empty, default="tiny-distilbert", help=backbone)
     parser.add_argument("--pairs", type=runs.whole_number(2), help="default: 6400, of yours all")
     runs.add_dataset_flags(parser)
-    rate = "5e-4 for the embedded models, 1e-4 for others"
-    runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate)
+    rate, passes = "5e-4 for the embedded models, 1e-4 for others", "1; over yours 3"
+    runs.add_hyperparameters(parser, train_reward_model, learning_rate=rate, epochs=passes)
+    parser.set_defaults(epochs=None)
     return parser
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Train, judge before and after, print, draw and save; returns the metrics."""
     args = runs.start(build_parser(), argv, "reward_model", train_reward_model, {"pairs": 64})
+    passes = args.epochs or (OWN_EPOCHS if args.dataset else 1)
+    args.training["epochs"] = args.settings["epochs"] = passes
     folder, seed, second, new_facts = args.output_dir / args.run_name, args.seed, None, []
     saving.check_ours(folder)
     model, tokenizer = judge = fresh_reward_model(args.model, args.device, seed)
@@ -359,7 +362,6 @@ def main(argv: list[str] | None = None) -> dict:
 
         reading = {"pairs": args.pairs, **args.reading}
         pairs, held = own_reward_pairs(args.dataset, tokenizer, seed, **reading)
-        args.training["epochs"] = args.changed.get("epochs", OWN_EPOCHS)
         second = SecondLook(args.dataset, args.reading, args.model, args.learning_rate)
         second.before(pairs, held, tokenizer=tokenizer, seed=seed)
         asked, texts = held[0]["prompt"], {held[0]["chosen"], held[0]["rejected"]}
@@ -368,9 +370,8 @@ def main(argv: list[str] | None = None) -> dict:
         held = preferences.make_pairs(100 if args.smoke else 1000, "test", seed=seed)
         unseen = preferences.make_pairs(2 * len(held) // 5, "test", seed=seed, unseen=True)
         new_facts = gold_order(unseen)
-        (question,) = preferences.wrong_users("test", 1)
-        contrasts = preferences.contrasts_of(question, seed)
-        asked, texts = question.prompt, {text for row in contrasts for text in row[2:4]}
+        contrasts = preferences.contrasts_of(preferences.wrong_users("test", 1)[0], seed)
+        asked, texts = contrasts[0].prompt, {text for c in contrasts for text in (c.more, c.less)}
 
     print(f"{args.model} on {len(pairs)} pairs; {len(held)} held-out pairs to judge by")
     _, before = judge_rewards(judge, held, new_facts)

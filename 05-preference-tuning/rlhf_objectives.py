@@ -76,7 +76,7 @@ def kl_estimators(logp, ref_logp) -> dict:
     """KL(pi || pi_ref) in nats from samples of pi, one estimate each.
 
     With x = ref_logp - logp: k1 = -x, k2 = x^2 / 2, k3 = e^x - 1 - x. k1 and k3 are unbiased, k2
-    and k3 never negative. Schulman 2020, joschu.net/blog/kl-approx.html.
+    and k3 never negative. Schulman 2020, joschu.net/blog/kl-approx.html. online_rl.py has k1.
     """
     x = ref_logp - logp
     k3 = library(x).expm1(x) - x  # exp(x) - 1 - x may round below 0
@@ -136,7 +136,7 @@ def train_bandit(
     units of reward per nat. A learning rate or epsilon of shape (M, 1, 1) trains M policies each.
     """
     log_ref, rng = np.log(ref_probs), np.random.default_rng(seed)
-    logits = log_ref + np.zeros_like(learning_rate) + np.zeros_like(epsilon)  # of all shapes
+    logits = log_ref + np.zeros_like(learning_rate) + np.zeros_like(epsilon)  # (N, K) or (M, N, K)
     history = [log_softmax(logits)]
     for _ in range(updates):
         # Generate: how often each answer was sampled.
@@ -149,9 +149,9 @@ def train_bandit(
         for _ in range(epochs):
             new = log_softmax(logits)
             ratio = np.exp(np.where(share > 0, np.minimum(new - old, 50), 0))  # no overflow
-            alive = clipped_surrogate(ratio, advantage, epsilon) == ratio * advantage
+            alive = clipped_surrogate(ratio, advantage, epsilon) == ratio * advantage  # unclipped
             gradient = share * advantage * ratio * alive  # with respect to log pi
-            step = gradient - np.exp(new) * gradient.sum(-1, keepdims=True)  # ... to the logits
+            step = gradient - np.exp(new) * gradient.sum(-1, keepdims=True)  # to the logits
             logits = logits + learning_rate * step
         if not np.abs(logits).max() < 1e100:  # the next products would overflow
             raise runs.UserError(f"with beta {beta:g} PPO diverges; take a smaller --beta")
@@ -264,8 +264,8 @@ def memory_panel(ax, held: dict, billions: float) -> None:
             if size > 0.1 * billions:
                 ax.bar_label(bar, [role], label_type="center", fontsize=8, color=ink)
             left += size
-        told = (f"{gb:,.0f}" if gb >= 100 else f"{gb:.2g}" for gb in (left, row["adamw_gb"]))
-        ax.text(left, method, f" {' + '.join(told)}", va="center")
+        sizes = (f"{gb:,.0f}" if gb >= 100 else f"{gb:.2g}" for gb in (left, row["adamw_gb"]))
+        ax.text(left, method, f" {' + '.join(sizes)}", va="center")
     ax.set(title=f"Memory with models of {billions:g}B parameters", xlim=(0, 11 * billions))
     ax.set_xlabel("GB: weights, 2 bytes each (dark: trained)\n+ AdamW's moments, 8 if trained")
     ax.invert_yaxis()
@@ -287,7 +287,7 @@ def print_policies(bandit: Bandit, policies: dict, metrics: dict) -> None:
         rows.append((f"{answers.in_short(bandit.texts[0][k], 45):<46}{worth}", *shares, "%"))
     head = f"{'example of a style; its share in all questions':<46}{'reward':>7}{'gold':>7}"
     answers.print_table((head, *policies), rows)
-    reads = metrics["before"], metrics["ppo"][1], metrics["ppo"][3]
+    reads = metrics["before"], metrics["ppo"][1], metrics["ppo"][3]  # of --beta, of beta 0
     told = {
         "reward": ("reward: gold utility + 0.3 for a word of filler", "log-odds"),
         "gold": ("gold utility: what is wanted, -3 to 4", "log-odds"),
@@ -303,9 +303,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser = runs.make_parser(__file__, __doc__)
     billions = {"default": 7.0, "help": "parameters of each model, for the memory; default: 7"}
     parser.add_argument("--billions", type=runs.positive_float, **billions)
-    told = {"beta": "1, in units of reward per nat", "learning_rate": "0.3, of plain steps"}
-    told |= {"batch_size": "samples of each question; default: 64"}
-    runs.add_hyperparameters(parser, train_bandit, **told)
+    helps = {"beta": "1, in units of reward per nat", "learning_rate": "0.3, of plain steps"}
+    helps |= {"batch_size": "samples of each question; default: 64"}
+    runs.add_hyperparameters(parser, train_bandit, **helps)
     args = runs.start(parser, argv, "ppo_objectives", train_bandit, smoke={"updates": 40})
     if args.epsilon >= 1:
         raise runs.UserError("--epsilon is below 1: no ratio of probabilities falls below 0")

@@ -139,7 +139,7 @@ def draw(runs: list[dict]):
     legend_below(quality, ncols=2)
     columns = {told: gold[name] for name, (told, _) in TEACHERS.items()}
     seed_columns(ways, columns, [color for _, color in TEACHERS.values()])
-    ways.set(title="Every way to train, after one pass", ylabel="gold utility (log-odds)")
+    ways.set(title="Without training, and after one pass", ylabel="gold utility (log-odds)")
     return figure
 
 

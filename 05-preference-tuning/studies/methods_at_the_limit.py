@@ -7,8 +7,8 @@ Trains nothing: it reads what the other studies measured with the same seed. The
 policy that gains most gold utility (3 if right, 1 if on topic, -0.15 for a word of filler) at each
 KL (how far its answers have moved from the SFT model's, in nats). A method is judged by its share
 of pi*'s gain at its own KL. All learn from the same labelled pairs, 768 or 6,400: online RL and
-best-of-16 by a reward model of these. Of two recipes (how a reward model starts, DPO with a
-likelihood term) the one that was better on validation questions stands for the method.
+best-of-16 by a reward model of these. A reward model starts as was better on validation questions;
+DPO has a likelihood term where that was better there by more than 0.1, which is with 6,400 pairs.
 """
 
 import lessons  # noqa: F401
@@ -53,7 +53,7 @@ CLAIMS = (
     Claim(
         "best_of_n_spends_kl_better",
         "with as many labels best-of-n is nearer to the limit at its KL than DPO is at its own",
-        "share of pi*'s gain at the same KL, best-of-16 minus DPO; the smaller of 768 and 6,400",
+        "share of pi*'s gain at the same KL, best-of-16 minus DPO; the smaller of both in a seed",
         of=lambda m: nearer_than_dpo(m, "best of n"),
         smallest=0.05,
         predicted="does not hold",
@@ -61,7 +61,7 @@ CLAIMS = (
     Claim(
         "online_rl_spends_kl_better",
         "with as many labels PPO is nearer to the limit at its KL than DPO is at its own",
-        "share of pi*'s gain at the same KL, PPO minus DPO; the smaller of 768 and 6,400",
+        "share of pi*'s gain at the same KL, PPO minus DPO; the smaller of both in a seed",
         of=lambda m: nearer_than_dpo(m, "PPO"),
         smallest=0.05,
         predicted="does not hold",

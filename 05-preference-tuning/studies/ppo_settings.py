@@ -41,7 +41,7 @@ CLAIMS = (
     Claim(
         "dpo_is_more_stable",
         "DPO is more stable than PPO-based RLHF",
-        "range of gold utility over learning rates and passes, PPO minus DPO, log-odds",
+        "range of gold utility over rates and passes, PPO (6,400 labels) minus DPO (768), log-odds",
         of=lambda m: range_of_finished(m, "PPO") - range_of_finished(m, "DPO"),
         smallest=0.2,
         predicted="undecided",
@@ -55,7 +55,7 @@ CLAIMS = (
     ),
     Claim(
         "more_passes_save_samples",
-        "clipping lets PPO use its answers several times, which saves samples",
+        "PPO can use its answers several times, which saves samples",
         "gold utility after 512 answers, 4 passes minus 1 pass at the better of 2 rates, log-odds",
         of=lambda m: m["gained_by_passes"],
         smallest=0.1,
@@ -79,8 +79,8 @@ def measure(seed: int, smoke: bool = False) -> dict:
         pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
         folder = study_folder(seed, smoke) / f"reward_model_{name}"
         judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
-    asked, few = preferences.questions, 8 if smoke else 128
-    splits = {"validation": asked("validation"), "test": asked("test", seed=seed)}
+    draw_from, few = preferences.questions, 8 if smoke else 128
+    splits = {"validation": draw_from("validation"), "test": draw_from("test", seed=seed)}
     prompts = {split: [q.prompt for q in splits[split][:few]] for split in splits}
 
     training = prompts, seed, smoke

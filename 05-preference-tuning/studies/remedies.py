@@ -63,7 +63,7 @@ CLAIMS = (
     claim_on_remedies(
         "per_word_beats_shortest",
         "reward / words does more than take the shortest answer",
-        f"{GAINED}best of 64 by it minus the shortest of 64; {LIKE_LENGTH}",
+        f"{GAINED}best of 64 by it (mean reward 0) minus the shortest of 64; {LIKE_LENGTH}",
         of=lambda m: m["levels"][LEVELS.index(0)] - m["shortest"],
         predicted="does not hold",
     ),
@@ -82,7 +82,7 @@ CLAIMS = (
     claim_on_remedies(
         "remedies_cost_where_nothing_is_wrong",
         "where nothing is wrong, a remedy costs quality",
-        "gold utility lost, log-odds, without minus with it; unbiased labels; mean of all remedies",
+        "gold utility lost, log-odds, without minus with it; unbiased labels; mean of all eight",
         of=lambda m: -np.mean([m[remedy]["human"] for remedy in REMEDIES]),
     ),
     claim_on_remedies(

@@ -3,14 +3,14 @@
     python 05-preference-tuning/studies/rl_beside_dpo.py  # one seed, 5 minutes
 
 PPO, RLOO (PPO without a value model: an answer is compared with the others to the same prompt) and
-DPO start from the same SFT model and have the same labelled pairs: 768, or 6,400. DPO trains on
-them; PPO and RLOO train on answers of their own, which a reward model of these pairs scores. It
-starts from a small encoder; with 768 pairs there is also one that starts from the SFT model. With
-6,400 pairs there is also DPO with a likelihood term, which makes chosen answers likelier; the rates
-were chosen on validation questions. All answer the same 128 held-out questions twice.
+DPO start from the same SFT model and have the same labelled pairs: 6,400, or 768 (not RLOO). DPO
+trains on them; PPO and RLOO train on answers of their own, which a reward model of these pairs
+scores. It starts from a small encoder; with 768 pairs there is also one that starts from the SFT
+model. With 6,400 pairs there is also DPO with a likelihood term, which makes chosen answers
+likelier; the rates were chosen on validation questions. All answer 128 held-out questions twice.
 
 The cost is counted in tokens that pass through a model; going backwards counts twice. A pair costs
-a reward model and DPO about the same, so at 6,400 pairs both ways cost about the same as well.
+a reward model less than DPO, whose reference reads it, too: at 6,400 that pays for PPO's answers.
 """
 
 import lessons  # noqa: F401
@@ -59,7 +59,7 @@ CLAIMS = (
     Claim(
         "dpo_is_simpler",
         "DPO is simpler than PPO-based RLHF",
-        "doublings of computing from DPO to PPO with its reward model, 768 labels for both",
+        "doublings of tokens through models, DPO to PPO with its reward model, 768 labels for both",
         of=lambda m: float(np.log2(times_of_dpo(m, "768"))),
         smallest=0.5,
     ),

@@ -4,12 +4,12 @@
 
 Annotators who prefer long answers, an expert's tone, or agreement with the user label the same
 pairs as unbiased ones; in all questions the user is wrong, so that each can be hacked. Their reward
-models choose the best of n answers of the SFT model, and DPO trains on their labels: a table of
-steps by hacks, and claims on means of its rows. How strong must a bias be? The liking for length is
-also planted in the reward in ten strengths: gold utility plus so many log-odds for each word of
-filler, whose true worth is -0.15. Three strengths are trained as well. Where quality rises and
-falls, a law is fitted to small n and judged by what it foretells of n = 64. And: does a reward
-without a bias, but with an error, do the same?
+models (of 1,200 pairs, from the SFT model) choose the best of n of its answers, and DPO trains on
+384 of these pairs in three passes: a table of steps by hacks, and claims on means of its rows. How
+strong must a bias be? The liking for length is also planted in the reward in ten strengths: gold
+utility plus so many log-odds for each word of filler, whose true worth is -0.15. Three strengths
+are trained as well. Where quality rises and falls, a law is fitted to small n and judged by what it
+foretells of n = 64. And: does a reward without a bias, but with an error, do the same?
 """
 
 from functools import partial
@@ -75,7 +75,7 @@ CLAIMS = (
     claim_on_hacks(
         "law_foretells_large_n",
         "a law fitted to small n foretells the fall at n = 64",
-        f"{FORECAST_ERROR} log-odds minus the forecast's error, fit to n <= {FITTED}; humps only",
+        f"{FORECAST_ERROR} log-odds minus the forecast's error, fit to n <= {FITTED}; at humps",
         of=lambda m: m["forecast_margin"],
         predicted="does not hold",
     ),

@@ -4,11 +4,11 @@
 
 Being better on bad pairs is not enough: a loss may be better on clean ones, too. So each loss is
 compared with itself on clean pairs. All get 384 pairs in three passes, with beta 1 and one learning
-rate: clean; 75 % of them ties (two answers of equal gold utility, labelled by a coin); or 30 % with
-swapped labels. Robust DPO knows that share and corrects the loss for it (Chowdhury et al. 2024,
-arXiv 2403.00409). DPO and IPO also get 128 one-sided pairs: the concise answer always beats the one
-with filler. On swapped labels DPO moves less far from the SFT model than KTO. KL, in nats, says how
-far; the figure also compares the losses at equal KL, where they are closer.
+rate: clean; 75 % of them ties (two answers of equal gold utility, labelled by a coin; DPO and IPO);
+or 30 % with swapped labels (DPO and KTO, and robust DPO, which knows that share and corrects the
+loss for it: Chowdhury et al. 2024, arXiv 2403.00409). DPO and IPO also get 128 one-sided pairs: the
+concise answer always beats the one with filler. On swapped labels DPO moves less far from the SFT
+model than KTO; the figure also compares the losses at equal KL, where they are closer.
 """
 
 import copy
@@ -53,7 +53,7 @@ CLAIMS = (
     Claim(
         "ipo_under_ties",
         "ties cost IPO less than DPO",
-        "gold utility that 75 % ties cost DPO minus what they cost IPO (at most: the upper end)",
+        "gold utility that 75 % ties cost DPO minus what they cost IPO, log-odds",
         of=lambda m: cost_of(m, "ties", "dpo") - cost_of(m, "ties", "ipo"),
         smallest=0.1,
         predicted="undecided",
@@ -68,7 +68,7 @@ CLAIMS = (
     Claim(
         "many_passes",
         "after many passes IPO and KTO end above DPO, on clean pairs too",
-        "gold utility after 3 passes over clean pairs: the lower of IPO's and KTO's minus DPO's",
+        "gold utility after 3 passes over clean pairs, beta 1: the lower of IPO and KTO minus DPO",
         of=lambda m: min(m["gold"]["ipo_clean"], m["gold"]["kto_clean"]) - m["gold"]["dpo_clean"],
         smallest=0.1,
     ),
@@ -81,8 +81,8 @@ CLAIMS = (
     ),
     Claim(
         "dpo_extreme_margins",
-        "DPO runs to extreme margins where IPO stops",
-        "margin (nats) of the one-sided pairs trained on, DPO minus IPO",
+        "DPO runs to larger margins than IPO",
+        "margin (nats) of the one-sided pairs after 3 passes over them, DPO minus IPO",
         of=lambda m: m["margins"]["dpo"] - m["margins"]["ipo"],
         smallest=0.5,
     ),

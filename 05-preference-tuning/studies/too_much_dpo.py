@@ -182,7 +182,7 @@ def train_arm(arm: Arm, count: int, prompts: list, seed: int) -> list[dict]:
         rows = sample_pairs(model, tokenizer, count, seed)
     else:
         rows = preferences.make_pairs(count, annotator=arm.pairs, seed=seed)
-    settings = {"beta": 0.3, "epochs": 1 if count < 200 else 5, **arm.settings}
+    settings = {"beta": 0.3, "epochs": 1 if count < 200 else 5, **arm.settings}  # 1: --smoke
     per_epoch, looks = -(-count // 8), []
 
     def look(step: int, policy) -> None:

@@ -3,13 +3,13 @@
     python 05-preference-tuning/studies/what_a_reward_model_absorbs.py  # one seed, 2 minutes
 
 The reward model of reward_model.py (6,400 pairs of unbiased annotators) orders 1,000 held-out
-pairs. Then reward models of 1,200 pairs in which the user is wrong, so that annotators can also
-like agreement: one of unbiased annotators, one of each group with a bias, and one of other unbiased
-annotators who label the same pairs. All are read by contrasts: two texts to one question that
-differ in one thing alone. The reward that this thing adds stands beside what is planted. For being
-on topic, worth 1, it depends on the text off topic: the reward model knows chatter by its words,
-and a fact that answers another question hardly (one pair in a hundred compares two wrong answers of
-which one is on topic; many more such pairs, tried once, did not change it).
+pairs. Then reward models that start from the SFT model, of 1,200 pairs in which the user is wrong
+(annotators can also like agreement): of unbiased annotators, of each group with a bias, and of
+other unbiased ones who label the same pairs. All are read by contrasts: two texts to one question
+that differ in one thing alone. The reward that this thing adds stands beside what is planted. For
+being on topic, worth 1, it depends on the text off topic: the reward model knows chatter by its
+words, and a fact that answers another question hardly (one pair in a hundred compares two wrong
+answers of which one is on topic; more of them, tried once, did not help).
 """
 
 import random
