@@ -68,9 +68,14 @@ def test_a_contrast_is_read_per_unit_and_as_a_share_of_its_worth(monkeypatch):
 
 
 def look_at(epoch: float, style: str, ranked: float, chosen: float) -> dict:
-    pairs = {"ranked": ranked, "chosen": chosen, "rejected": -chosen}
+    pairs = {"ranked": ranked, "chosen": chosen, "rejected": -chosen, "loss": epoch / 8}
     pairs = {name: np.full(6, value) for name, value in pairs.items()}
-    return {"epoch": epoch, "answers": answers_in(style, count=10), "pairs": pairs}
+    answers = answers_in(style, count=10)
+    return {
+        "epoch": epoch,
+        "answers": answers._replace(kl=answers.gold * 0 + epoch),
+        "pairs": pairs,
+    }
 
 
 def test_a_training_is_described_from_its_best_look_to_its_last():
@@ -84,6 +89,11 @@ def test_a_training_is_described_from_its_best_look_to_its_last():
     assert found["gold_lost"] == pytest.approx(3)
     assert found["ranked_gained"] == pytest.approx(0.3)
     assert [seen["chosen"] for seen in found["curve"]] == [0, 1, -2]
+    assert [(seen["loss"], seen["kl"]) for seen in found["curve"]] == [
+        (0, 0),
+        (1 / 8, 1),
+        (1 / 4, 2),
+    ]
     assert [seen["kinds"]["right and concise"] for seen in found["curve"]] == [0, 1, 0]
     assert too_much_dpo.malformed({"arms": {"unbiased": found}}, "unbiased") == 0.05
     assert [seen["kinds"]["malformed"] for seen in found["curve"]] == [0, 0, 0.05]

@@ -91,19 +91,19 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:asked]]
     kept, judges, pools = study_folder(seed, smoke), {}, {}
     for series, (name, backbone, count, annotator) in JUDGES.items():
-        pairs = preferences.make_pairs(64 if smoke else count, annotator=annotator, seed=seed)
+        pairs = preferences.make_pairs(32 if smoke else count, annotator=annotator, seed=seed)
         judges[series] = reward_model_in(kept / name, backbone, pairs, seed=seed)
     model, tokenizer = load_sft_model()
     pool = make_pool(model, tokenizer, judges["6400"], prompts, size, seed)
     for series, judge in judges.items():
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
         pools["best of n", series] = pool._replace(rewards=rewards)
-    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 2 if smoke else 4], MOST_N)
+    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 1 if smoke else 4], MOST_N)
     totals = np.log2(np.sum(cost["alone"], axis=0))  # for n = 1, 2, 4, ...
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
     for (method, series), (name, training) in POLICIES.items():
         model, tokenizer = load_sft_model()  # a fresh one: the adapter is put into it
-        pairs = preferences.make_pairs(64 if smoke else int(series), seed=seed)
+        pairs = preferences.make_pairs(32 if smoke else int(series), seed=seed)
         policy = dpo_policy(kept / name, model, tokenizer, pairs, seed=seed, **training)
         chooses = method == RECIPE[series]  # with best-of-n on top, which takes more answers
         many = 2 * MOST_N if chooses else 8

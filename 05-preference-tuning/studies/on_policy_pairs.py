@@ -43,7 +43,7 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Both sources, and written pairs beside them."""
-    count = 64 if smoke else 768
+    count = 32 if smoke else 768
     prompts = [question.prompt for question in questions("test", seed=seed)[: 16 if smoke else 256]]
     model, tokenizer = load_sft_model()
     answers = {"before": sample_answers(model, tokenizer, prompts, 3, seed)}

@@ -74,7 +74,7 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """All trainings of one seed, and what the claims and the figure need of them."""
-    many, judges = 64 if smoke else 6400, {}
+    many, judges = 32 if smoke else 6400, {}
     for annotator, name in (("human", "6400"), ("length", "length")):
         pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
         folder = study_folder(seed, smoke) / f"reward_model_{name}"
@@ -132,7 +132,7 @@ def ppo_end(judge, prompts: dict, seed: int, smoke: bool, rate: float, epochs: i
 def dpo_end(prompts: dict, seed: int, smoke: bool, rate: float, epochs: int) -> dict:
     """Gold utility at the end of DPO, and on validation prompts; the policy is kept in a folder."""
     model, tokenizer = load_sft_model()
-    pairs = preferences.make_pairs(64 if smoke else 768, seed=seed)
+    pairs = preferences.make_pairs(32 if smoke else 768, seed=seed)
     name = "dpo" if (rate, epochs) == (1, 1) else f"dpo_x{rate:.0f}_{epochs}"
     how = {"learning_rate": rate * DPO_RATE, "epochs": epochs, "seed": seed}
     policy = dpo_policy(study_folder(seed, smoke) / name, model, tokenizer, pairs, **how)

@@ -94,7 +94,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     asked = preferences.questions("test", seed=seed)[: 8 if smoke else 128]
     prompts, kept, pairs = [question.prompt for question in asked], study_folder(seed, smoke), {}
     for name, count in LABELS.items():
-        pairs[name] = preferences.make_pairs(64 if smoke else count, seed=seed)
+        pairs[name] = preferences.make_pairs(32 if smoke else count, seed=seed)
     ends, looks, tokens, points, texts, rewards = {}, {}, {}, [], [], []
     for series, (folder, labels, recipe) in DPO.items():
         model, tokenizer = load_sft_model()

@@ -148,7 +148,7 @@ def label_answers(answers: Answers) -> np.ndarray:
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """Every training, and as points for frontier.py: SFT, every look, DPO's default policy."""
-    count, most = (64, 16) if smoke else (768, 128)
+    count, most = (32, 16) if smoke else (768, 128)
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
     pairs, folder = preferences.make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"

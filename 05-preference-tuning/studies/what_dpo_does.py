@@ -47,7 +47,7 @@ CLAIMS = (
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """The default policy of a seed beside the SFT model."""
-    pairs = make_pairs(64 if smoke else 768, seed=seed)
+    pairs = make_pairs(32 if smoke else 768, seed=seed)
     held = make_pairs(32 if smoke else 500, "test", seed=seed)
     asked = questions("test", seed=seed)[: 16 if smoke else 256]
     prompts, n = [question.prompt for question in asked], 1 if smoke else 3
