@@ -5,8 +5,8 @@
     python 05-preference-tuning/best_of_n.py --model FOLDER --dataset pairs.jsonl   # yours
                           (--reward-model FOLDER and --adapter FOLDER: what you trained yourself)
 
-trained on   nothing: the reward model that chooses has learned from 6,400 labelled pairs, and DPO,
-             which is compared, from 768 (by reward_model.py, dpo_trainer.py, or here first)
+trained on   nothing: the reward model that chooses has learned from 6,400 labelled pairs (983,000
+             tokens through it), and DPO, which is compared, from 768 (both trained here if missing)
 judged by    the candidates themselves: 32 answers to each of 256 held-out questions, whose right
              answers are known; every n up to 16 is estimated from them without bias
 writes       outputs/best_of_n.png, outputs/best_of_n.json

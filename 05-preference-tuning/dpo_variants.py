@@ -3,7 +3,7 @@
     python 05-preference-tuning/dpo_variants.py
     python 05-preference-tuning/dpo_variants.py --loss-type sigmoid sft   # TRL's, or sums of them
     python 05-preference-tuning/dpo_variants.py --model distilgpt2 --dataset pairs.jsonl  # yours
-    python 05-preference-tuning/dpo_variants.py --dataset labels.jsonl --loss-type kto   # labels
+    python 05-preference-tuning/dpo_variants.py --dataset labels.jsonl --loss-type kto  # good/bad
 
 trained on   384 pairs of answers, labelled by noisy annotators without a bias, in one pass;
              "AI labels": the same pairs, labelled by a language model that says A or B
