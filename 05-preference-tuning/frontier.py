@@ -2,7 +2,7 @@
 
     python 05-preference-tuning/frontier.py
 
-collected from   six studies, each seed measured on the same 128 held-out questions: from outputs/
+collected from   seven studies, each seed measured on the same 128 held-out questions: from outputs/
                  where all of them were run, else from the committed run; nothing is trained
 judged by        gold utility (3 if right, 1 if on topic, -0.15 for a word of filler; in log-odds)
                  against the measured KL from the SFT model, in nats
@@ -30,7 +30,7 @@ from common.intervals import t_interval
 from common.saving import read_json
 
 SOURCES = ("too_much_dpo", "on_policy_pairs", "ties_noise_and_margins", "label_quality")
-SOURCES += ("rl_beside_dpo", "best_of_n_and_the_limit")
+SOURCES += ("rl_beside_dpo", "likelihood_term", "best_of_n_and_the_limit")
 BUDGETS = (768, 6400)  # labelled pairs; a point belongs to the first that it does not exceed
 # By validation questions, for the studies: the recipe and the reward model that stand for each.
 RECIPE = {"768": "DPO", "6400": "DPO + likelihood term"}

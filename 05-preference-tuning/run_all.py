@@ -38,16 +38,18 @@ LESSONS = {
     "frontier": "frontier",
 }
 STUDIES = sorted({path.stem for path in (HERE / "studies").glob("*.py")} - {"lessons"})
-# These train what others use; the rest waits for them, so that nothing is trained twice.
-TRAIN_FOR_OTHERS = ("reward_model", "dpo_trainer", "what_dpo_does", "what_a_reward_model_absorbs")
-READ_OTHERS = ("frontier", "methods_at_the_limit", "remedies")  # remedies: models of three_hacks
+# Who waits for whom, so that nothing is trained twice: scripts of a wave run side by side. What is
+# not named is of wave 1.
+WAVES = {"reward_model": 0, "dpo_trainer": 0, "what_dpo_does": 0, "what_a_reward_model_absorbs": 0}
+WAVES |= {"remedies": 2, "rl_beside_dpo": 2, "best_of_n_and_the_limit": 2}
+WAVES |= {"frontier": 3, "methods_at_the_limit": 3}
 
 
 def run_scripts(scripts: Sequence[Path], flags: Sequence, jobs: int, logs: Path) -> None:
-    """What trains for others comes first, and what reads the others last."""
-    waves: list[list[Path]] = [[], [], []]
+    """The scripts, wave by wave."""
+    waves: list[list[Path]] = [[] for _ in range(4)]
     for script in scripts:
-        waves[(script.stem not in TRAIN_FOR_OTHERS) + (script.stem in READ_OTHERS)].append(script)
+        waves[WAVES.get(script.stem, 1)].append(script)
     for wave in waves:
         runs.run_side_by_side({logs / f"{path.stem}.log": [path, *flags] for path in wave}, jobs)
 

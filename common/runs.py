@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from common.training import is_main_process, process_count
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "figures"  # the committed run; only `make figures` writes there
 NOT_A_SETTING = ("output_dir", "device", "resume", "merge")  # flags that change no measurement
+DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 # Flags that say how --dataset is read.
 READING = ("split", "config", "held_out", "prompt_column", "chosen_column", "rejected_column")
 READING += ("completion_column", "label_column", "max_length")
@@ -75,11 +78,11 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     """--dataset: the user's own pairs, and how they are read (READING)."""
     formats = "JSON, JSONL, CSV, Parquet, packed or not, a folder, a hub id"
     own = f"your own pairs (prompt, chosen, rejected): {formats}; default: the lab's world"
-    parser.add_argument("--dataset", type=non_empty, help=own)
+    parser.add_argument("--dataset", type=data_place, help=own)
     parser.add_argument("--split", type=non_empty, help="of --dataset; default: train")
     parser.add_argument("--config", type=non_empty, help="of --dataset, where it has several")
     held = "another file: its rows are held out, not an eighth of the prompts of --dataset"
-    parser.add_argument("--held-out", type=non_empty, metavar="FILE", help=held)
+    parser.add_argument("--held-out", type=data_place, metavar="FILE", help=held)
     longest = "tokens of a prompt with its answer; longer rows are left out; default: 1024"
     parser.add_argument("--max-length", type=whole_number(8), metavar="N", help=longest)
     for role in ("prompt", "chosen", "rejected", "completion", "label"):
@@ -139,6 +142,15 @@ def non_empty(text: str) -> str:
 
 def folder(text: str) -> Path:
     return Path(non_empty(text))
+
+
+def data_place(name: str) -> str:
+    """argparse type: a file or folder that is there, or what may be a hub id; else UserError."""
+    path = Path(non_empty(name)).expanduser()
+    hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+    if not path.exists() and (not hub_id or path.suffix.lower() in (*DATA_ENDINGS, *PACKED)):
+        raise UserError(f"{name}: there is no such file or folder")
+    return name
 
 
 # --- The start of a script, and of several ---

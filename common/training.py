@@ -88,12 +88,20 @@ def pair_settings(model, epochs: int) -> dict:
 
 
 def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair):
-    """Rows as TRL reads them, in messages; a data set on disk stays there."""
-    from datasets import Dataset
+    """Rows as TRL reads them, in messages; a data set on disk stays there, a list is written.
 
-    if isinstance(rows, list):
-        return Dataset.from_list([format_row(row) for row in rows])
-    return rows.map(format_row, remove_columns=rows.column_names)
+    For data on disk TRL finds what it has computed of them before, with the same reference.
+    """
+    from datasets import Dataset
+    from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
+
+    if not isinstance(rows, list):
+        return rows.map(format_row, remove_columns=rows.column_names)
+    data = Dataset.from_list([format_row(row) for row in rows])
+    place = Path(folder_that_goes(), fingerprint(data))
+    if not place.exists():
+        data.save_to_disk(place)
+    return Dataset.load_from_disk(place)
 
 
 # --- Running a trainer ---

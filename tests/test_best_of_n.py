@@ -194,11 +194,9 @@ def flat_pool(gold: list[float], size: int = 32) -> bon.Pool:
 
 
 def pools_of(judges: dict[str, bon.Pool], policies: dict[str, bon.Pool]) -> dict:
-    """Pools as the study keeps them: the recipe of each budget is chosen from with best-of-n."""
+    """Pools as the study keeps them: of the SFT model, and of each budget's DPO."""
     pools = {("best of n", series): pool for series, pool in judges.items()}
-    for budget, pool in policies.items():
-        pools[study.RECIPE[budget], budget] = pools[study.BOTH, budget] = pool
-    return pools
+    return pools | {(study.BOTH, budget): pool for budget, pool in policies.items()}
 
 
 def test_ways_are_the_ends_of_the_curves_at_equal_labels():
@@ -210,13 +208,12 @@ def test_ways_are_the_ends_of_the_curves_at_equal_labels():
     # The best of 32 is among 16 in half of the cases; the policies start at 2 + 1/32, 1 + 1/32.
     assert found["sft"] == 4 / 32
     assert found["ways"]["best of n"] == {"768": 0.5, "6400": 2.0, study.JUDGE["768"]: 1.0}
-    shares = {"768": (1 - 1 / 8) / (2 + 1 / 32 - 1 / 8), "6400": (2 - 1 / 8) / (1 + 1 / 32 - 1 / 8)}
-    assert found["share_of_dpo_gain"] == pytest.approx(shares)
+    assert found["ways"]["DPO"] == {"768": 2 + 1 / 32, "6400": 1 + 1 / 32}
+    assert found["ways"][study.BOTH] == {"768": 2.5, "6400": 1.5}
     both = {"768": 2.5 - (2 + 1 / 32), "6400": 1.5 - 2}  # minus DPO alone, minus best-of-n alone
     assert found["both_minus_better_single"] == pytest.approx(both)
     of = {claim.id: claim.of(found | {"cost_exponent": 1}) for claim in study.CLAIMS}
     assert of["one_to_four_beats_four_to_sixteen"] == pytest.approx((4 - 1) / 8 - (16 - 4) / 8)
-    assert of["best_of_n_captures_dpo_gain"] == pytest.approx(shares["768"])  # the smaller
     assert of["dpo_plus_best_of_n_is_best"] == pytest.approx((both["768"] + both["6400"]) / 2)
 
 
@@ -254,8 +251,7 @@ def test_points_of_the_plane():
     both = [p for p in points if (p["method"], p["series"]) == (study.BOTH, "768")]
     assert [p["annotations"] for p in both] == [768] * 3  # the same pairs for both
     assert both[1]["kl"] > both[0]["kl"] == pytest.approx(0.7)  # n = 1: its log-ratio
-    (alone,) = [p for p in points if (p["method"], p["series"]) == (study.RECIPE["768"], "768")]
-    assert alone["gold"] == pytest.approx(dpo_pool.answers.gold.mean())
+    assert both[0]["gold"] == pytest.approx(dpo_pool.answers.gold.mean())
 
 
 def excess_over_optimum(points: list[dict]) -> float:
@@ -314,14 +310,6 @@ def test_the_lesson_trains_what_it_needs_once(folder):
     assert "first (" not in again.stdout and "best of 3" in again.stdout
 
 
-def test_the_lesson_on_own_pairs(tmp_path):
-    rows = [{"prompt": f"Why {k}?", "chosen": f"So {k}.", "rejected": "No."} for k in range(24)]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    done = run_script("best_of_n", "--smoke", "--dataset", "pairs.jsonl", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "right and concise" not in done.stdout and "gold" not in done.stdout
-
-
 def test_the_study(folder):
     done = run_script("studies/best_of_n_and_the_limit", "--smoke", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -330,8 +318,8 @@ def test_the_study(folder):
     metrics = results["runs"][0]["metrics"]
     assert excess_over_optimum(metrics["points"]) < 0.02
     measured = {(point["method"], point["series"]) for point in metrics["points"]}
-    assert measured >= {*study.POLICIES, *(("best of n", series) for series in study.JUDGES)}
-    assert measured >= {("optimum", "gold"), (study.BOTH, "768"), (study.BOTH, "6400")}
+    expected = {("best of n", series) for series in study.JUDGES} | {("optimum", "gold")}
+    assert measured == {*expected, *((study.BOTH, budget) for budget in study.TUNED)}
     assert len(metrics["answers"]["pools"]) == study.WHOLE_POOLS
     assert metrics["cost_exponent"] == pytest.approx(1, abs=0.1)  # the power of n
     assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]

@@ -1,8 +1,9 @@
-"""Studies of DPO: what is compared in what_dpo_does, too_much_dpo, on_policy_pairs, and how."""
+"""what_dpo_does, likelihood_term, too_much_dpo, on_policy_pairs: what is compared, and how."""
 
 import math
 import random
 
+import likelihood_term
 import numpy as np
 import on_policy_pairs
 import pytest
@@ -141,6 +142,43 @@ def test_splices_are_malformed():
     assert not has_new_pair("The capital of gold is Au.")
 
 
+# --- A likelihood term ---
+
+
+def test_the_term_is_compared_on_the_same_many_pairs(monkeypatch):
+    trained = {}
+
+    def dpo_policy(folder, model, tokenizer, pairs, *, seed, **settings):
+        assert seed == 5 and folder.parent == likelihood_term.study_folder(5)
+        trained[folder.name] = len(pairs), settings
+        return folder.name
+
+    def sample_answers(policy, tokenizer, prompts, n, seed):
+        style = {"dpo": "concise", "dpo_6400": "wrong"}.get(policy, "verbose")
+        return answers_in(style, count=16)._replace(kl=np.zeros((16, n)))
+
+    monkeypatch.setattr(likelihood_term, "load_sft_model", lambda: (None, None))
+    monkeypatch.setattr(likelihood_term, "dpo_policy", dpo_policy)
+    monkeypatch.setattr(likelihood_term, "sample_answers", sample_answers)
+    metrics = likelihood_term.measure(5)
+    assert {name: count for name, (count, _) in trained.items()} == {
+        "dpo": 768,
+        "dpo_768_sft": 768,
+        "dpo_6400": 6400,
+        "dpo_6400_sft": 6400,
+    }
+    losses = {
+        name: settings.get("loss_type", ("sigmoid",)) for name, (_, settings) in trained.items()
+    }
+    assert {name for name in losses if losses[name] == ("sigmoid", "sft")} == {
+        "dpo_768_sft",
+        "dpo_6400_sft",
+    }
+    assert trained["dpo_6400"][1] == {"learning_rate": 3e-4}
+    verbose, wrong = (answers_in(style, count=16).gold.mean() for style in ("verbose", "wrong"))
+    assert likelihood_term.CLAIMS[0].of(metrics) == pytest.approx(verbose - wrong)
+
+
 # --- Pairs that a model samples itself ---
 
 
@@ -199,21 +237,23 @@ def test_sampled_pairs_are_labelled_by_the_annotator(monkeypatch):
 
 # --- The commands ---
 
+STUDIES = (what_dpo_does, likelihood_term, too_much_dpo, on_policy_pairs)
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What the three studies write with --smoke; the default policy is trained once."""
+    """What the studies write with --smoke; what several of them need is trained once."""
     folder = tmp_path_factory.mktemp("studies")
     said = ""
-    for name in ("what_dpo_does", "too_much_dpo", "on_policy_pairs"):
-        done = run_script(f"studies/{name}", "--smoke", cwd=folder)
+    for study in STUDIES:
+        done = run_script(f"studies/{study.__name__}", "--smoke", cwd=folder)
         assert done.returncode == 0, done.stderr
         said += done.stdout
-    assert said.count("training dpo first") == 1
+    assert said.count("training dpo first") == said.count("training dpo 6400 first") == 1
     return folder / "outputs" / "studies"
 
 
-@pytest.mark.parametrize("study", [what_dpo_does, too_much_dpo, on_policy_pairs])
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_claim_has_its_quantity_and_several_seeds_are_drawn(outputs, study):
     (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
     for claim in study.CLAIMS:
@@ -224,12 +264,13 @@ def test_every_claim_has_its_quantity_and_several_seeds_are_drawn(outputs, study
 def test_what_every_method_is_compared_by(outputs):
     """`frontier.py` reads these; the SFT model is where all start."""
     points, texts = [], {}
-    for study in (too_much_dpo, on_policy_pairs):
+    for study in (too_much_dpo, on_policy_pairs, likelihood_term):
         (run,) = read_json(outputs / f"{study.__name__}-smoke.json")["runs"]
         points += run["metrics"]["points"]
         texts |= run["metrics"]["answers"]["texts"]
     assert points[0]["method"] == "SFT" and points[0]["kl"] == 0
-    assert {point["method"] for point in points[1:]} == {"DPO", "on-policy DPO"}
+    methods = {"DPO", "on-policy DPO", "DPO + likelihood term"}
+    assert {point["method"] for point in points[1:]} == methods
     assert {point["biased"] for point in points} == {True, False}
     assert {point["beta"] for point in points} == {None, 0.3, 1.0}
     assert [point_name(point) for point in points] == list(texts)

@@ -158,9 +158,8 @@ def test_remedies_stand_between_the_flawed_and_the_unbiased_reward(name, third):
     assert gold[4] == gold[5] == pool.gold.max()
 
 
-@pytest.mark.parametrize("flags", [(), ("--hack", "sycophancy")], ids=["verbosity", "sycophancy"])
-def test_the_command(tmp_path, flags):
-    done = run_script("reward_hacking", "--smoke", *flags, cwd=tmp_path)
+def test_the_command(tmp_path):  # of verbosity, the default: test_commands.py
+    done = run_script("reward_hacking", "--smoke", "--hack", "sycophancy", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert len(done.stdout.splitlines()) <= 25
     (path,) = (tmp_path / "outputs").glob("reward_hacking*.json")

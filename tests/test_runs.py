@@ -126,7 +126,7 @@ def test_smoke_limits_what_is_asked_for(tmp_path):
 
 
 def test_how_data_are_read_needs_data(tmp_path):
-    args = start(tmp_path, "--dataset", "d.csv", "--split", "test", "--chosen-column", "good")
+    args = start(tmp_path, "--dataset", "some/pairs", "--split", "test", "--chosen-column", "good")
     assert args.reading == {"split": "test", "chosen_column": "good"}
     with pytest.raises(runs.UserError, match="--split says how your data are read"):
         start(tmp_path, "--split", "test")

@@ -21,6 +21,7 @@ from common import models, prompts, scoring
 from common.basics import UserError, show_progress
 from common.preferences import SIDES
 from common.prompts import Prompt, as_messages, as_text, distinct_prompts
+from common.runs import DATA_ENDINGS, PACKED, data_place
 from own_data import conversations as talk
 from own_data import shapes
 from own_data.conversations import DroppedRow, refuse
@@ -31,8 +32,6 @@ MOST_HELD = 1000  # pairs at most: an accuracy is then known to 0.03
 CONTRARY = "labelled both ways, and kept"
 CUT = "blanks at the ends of answers, which the model's template cuts"
 LONGEST = 1024  # tokens of a prompt with its answer, unless --max-length says otherwise
-ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 LABELLED = {"completion": "string", "label": "bool"}
 TYPES = {"pairs": dict.fromkeys(SIDES, "string"), "labels": LABELLED, "prompts": {}}
 SAYS_MORE = re.compile(r"status|rating|score|prefer|winner|label|tie|agree|choice|vote|rank")
@@ -366,9 +365,7 @@ def read_stored(source: Source) -> Iterable[dict]:
     name, split, config = source.path, source.split, source.config
     path = Path(name).expanduser()
     if not path.is_dir():
-        hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-        if not hub_id or path.suffix.lower() in (*ENDINGS, *PACKED):
-            raise UserError(f"{name}: there is no such file or folder")
+        data_place(name)
         if not models.hub_answers():  # it may be in the cache
             datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
         return datasets.load_dataset(name, config, split=split or "train")
@@ -396,8 +393,8 @@ def read_file(name: str) -> Iterator[dict]:
     path = Path(name).expanduser()
     *_, ending, last = ("", "", *map(str.lower, path.suffixes))
     ending = ending if last in PACKED else last
-    if ending not in ENDINGS:
-        raise refuse("ending", name=name, known=", ".join(ENDINGS), packed=", ".join(PACKED))
+    if ending not in DATA_ENDINGS:
+        raise refuse("ending", name=name, known=", ".join(DATA_ENDINGS), packed=", ".join(PACKED))
     with pyarrow.input_stream(str(path), compression=PACKED.get(last)) as file:
         if ending == ".parquet":
             for batch in parquet.ParquetFile(file).iter_batches(1000):

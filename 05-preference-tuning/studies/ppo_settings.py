@@ -1,4 +1,4 @@
-"""PPO's settings: which of learning rate, passes, clipping and KL term does it depend on?
+"""PPO's settings: which of learning rate, passes and clipping does it depend on?
 
     python 05-preference-tuning/studies/ppo_settings.py  # one seed, 2 minutes
 
@@ -7,11 +7,7 @@ rate and with 3.3 times that, and with fewer or more passes (epochs); PPO with t
 without clipping. DPO with the higher rate and three passes, ten times as much, is left out. All
 answer the same 128 held-out questions twice. Stability is the range of gold utility among trainings
 that are finished: more rate or passes, and not less of the other, would not gain 0.15 log-odds on
-validation prompts.
-
-Then PPO with smaller batches is trained by a reward model of annotators who prefer long answers,
-with the KL term and without. The KL term makes it move less; the question is whether it is better
-once it has moved as far: gold utility is compared at equal KL.
+validation prompts. (The KL term has a study of its own, kl_term.py.)
 """
 
 import lessons  # noqa: F401
@@ -21,9 +17,9 @@ from dpo_trainer import dpo_policy
 from online_rl import train_rl
 from reward_model import reward_model_in
 
-from common import answers, figures, preferences
+from common import figures, preferences
+from common.answers import sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.scoring import score_texts
 from common.training import load_sft_model
 
 UPDATES = 8  # of PPO; after half of them the number of passes is judged
@@ -33,9 +29,6 @@ GRID = {  # times the default learning rate, and passes: PPO's usual ones come f
     "DPO": [(1, 1), (FAST, 1), (1, 3)],
 }
 UNFINISHED = 0.15  # gold utility that more training of the same method still adds
-KL_TERM = {"with the KL term": 0.3, "without": 0.0}  # beta
-# Steps small enough to look often.
-SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16, "look_at": range(2, 16, 2)}
 
 CLAIMS = (
     Claim(
@@ -61,37 +54,27 @@ CLAIMS = (
         smallest=0.1,
         predicted="no difference",  # with one seed a single pass at the high rate was as fast
     ),
-    Claim(
-        "kl_term_holds_the_policy",
-        "without the KL term the policy overfits to the reward model's idiosyncrasies",
-        "gold utility at equal KL, length-biased rewards, with the KL term minus without, log-odds",
-        of=lambda m: m["kl_term_at_equal_kl"],
-        smallest=0.2,
-        predicted="no difference",
-    ),
 )
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
     """All trainings of one seed, and what the claims and the figure need of them."""
-    many, judges = 32 if smoke else 6400, {}
-    for annotator, name in (("human", "6400"), ("length", "length")):
-        pairs = preferences.make_pairs(many, annotator=annotator, seed=seed)
-        folder = study_folder(seed, smoke) / f"reward_model_{name}"
-        judges[annotator] = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
+    pairs = preferences.make_pairs(32 if smoke else 6400, seed=seed)
+    folder = study_folder(seed, smoke) / "reward_model_6400"
+    judge = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
     draw_from, few = preferences.questions, 8 if smoke else 128
     splits = {"validation": draw_from("validation"), "test": draw_from("test", seed=seed)}
     prompts = {split: [q.prompt for q in splits[split][:few]] for split in splits}
 
     training = prompts, seed, smoke
-    ppo = {key: ppo_end(judges["human"], *training, *key) for key in GRID["PPO"]}
-    unclipped = ppo_end(judges["human"], *training, FAST, 4, epsilon=float("inf"))
+    ppo = {key: ppo_end(judge, *training, *key) for key in GRID["PPO"]}
+    unclipped = ppo_end(judge, *training, FAST, 4, epsilon=float("inf"))
     dpo = {key: dpo_end(*training, *key) for key in GRID["DPO"]}
-    kl_term = [kl_term_run(name, judges["length"], many, *training) for name in KL_TERM]
-    curves, points, texts, rewards = zip(*kl_term, strict=True)
-    start, passes = curves[0]["gold"][0], {}  # the SFT model's gold utility
+    sft = sample_answers(*load_sft_model(), prompts["test"], 2, seed).gold.mean()
+    passes = {}
     for key, end in ppo.items():
-        passes[name_of(*key)] = {"step": [0, *end["path"]], "gold": [start, *end["path"].values()]}
+        gold = [float(sft), *end["path"].values()]
+        passes[name_of(*key)] = {"step": [0, *end["path"]], "gold": gold}
     four, one, fast = (passes[name_of(*key)]["gold"][1] for key in ((1, 4), (1, 1), (FAST, 1)))
     return {
         "settings": {"PPO": with_finished(ppo), "DPO": with_finished(dpo)},
@@ -99,17 +82,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
         "unclipped": unclipped["gold"],
         "gained_by_passes": four - max(one, fast),
         "passes": passes,
-        "kl_term": dict(zip(KL_TERM, curves, strict=True)),
-        "kl_term_at_equal_kl": gap_at_equal_kl(*curves),
-        "points": points,
-        "answers": answers.answers_of_points(prompts["test"], points, texts, rewards),
     }
 
 
 def gold_of(policy, tokenizer, prompts: list[str], n: int, seed: int) -> float:
     """Gold utility of n answers to each prompt; their KL, which takes as long, is not measured."""
     model = policy.get_base_model()  # with the adapter in it
-    return float(answers.sample_answers(model, tokenizer, prompts, n, seed).gold.mean())
+    return float(sample_answers(model, tokenizer, prompts, n, seed).gold.mean())
 
 
 def ppo_end(judge, prompts: dict, seed: int, smoke: bool, rate: float, epochs: int, **how) -> dict:
@@ -140,25 +119,6 @@ def dpo_end(prompts: dict, seed: int, smoke: bool, rate: float, epochs: int) -> 
     return {"gold": gold, "validation": gold_of(policy, tokenizer, prompts["validation"], 1, seed)}
 
 
-def kl_term_run(name: str, judge, labels: int, prompts: dict, seed: int, smoke: bool) -> tuple:
-    """(curve, point, texts, rewards) of PPO in small steps by length-biased rewards."""
-    model, tokenizer = load_sft_model()
-    asked, steps, seen = [question.prompt for question in preferences.questions("train")], [], []
-
-    def look(step: int, policy) -> None:
-        steps.append(step)
-        seen.append(answers.sample_answers(policy, tokenizer, prompts["test"], 1, seed))
-
-    how = SMALL | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
-    train_rl(model, tokenizer, judge, asked, **how, beta=KL_TERM[name], seed=seed, look=look)
-    means, first, last = [each.means() for each in seen], seen[0], seen[-1]
-    curve = {"step": steps} | {key: [each[key] for each in means] for key in ("kl", "gold")}
-    about = "PPO", f"length, {name}", f"update {steps[-1]}", last, labels
-    point = answers.point_of(*about, biased=True, beta=KL_TERM[name])
-    before, after = (score_texts(judge, prompts["test"], end.texts)[:, 0] for end in (first, last))
-    return curve, point, last.texts, {"before": before, "after": after}
-
-
 def with_finished(ends: dict[tuple, dict]) -> list[dict]:
     """A row for each setting (rate, passes): its gold utility, and whether it is finished."""
     rows = []
@@ -174,38 +134,27 @@ def range_of_finished(metrics: dict, method: str) -> float:
     return float(np.ptp([row["gold"] for row in metrics["settings"][method] if row["finished"]]))
 
 
-def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
-    """Gold utility of our curve minus theirs, the mean over KLs that both have reached.
-
-    Between looks it is interpolated. Both start at the same model, where they cannot differ: the
-    first quarter of the KLs is left out.
-    """
-    reached = min(max(ours["kl"]), max(theirs["kl"]))
-    at = np.linspace(reached / 4, reached, 100)
-    gold = []
-    for curve in (ours, theirs):
-        order = np.argsort(curve["kl"])
-        gold.append(np.interp(at, *(np.array(curve[name])[order] for name in ("kl", "gold"))))
-    return float(np.mean(gold[0] - gold[1]))
-
-
 def name_of(rate: float, passes: int) -> str:
     """Times the default learning rate, and passes: "x3.3, 4"."""
     return f"x{rate:.2g}, {passes}"
 
 
 def draw(runs: list[dict]):
-    """Settings of PPO and DPO, clipping, passes over the same answers, the KL term."""
+    """Settings of PPO and DPO, clipping, passes over the same answers."""
     figure, axes = figures.new_figure(2, 2, "What PPO depends on", height=3.4)
+    ranges = {method: [range_of_finished(run, method) for run in runs] for method in GRID}
     grid_panel(axes[0], runs)
+    figures.seed_columns(axes[1], ranges, ["lab:rl", "lab:dpo"], digits=1)
+    axes[1].set(title="Best minus worst finished training", ylabel="gold utility (log-odds)")
+    axes[1].set_ylim(0, None)
     columns = {"default rate, clipped": [run["settings"]["PPO"][0]["gold"] for run in runs]}
     clipped = columns["x 3.3, clipped"] = [run["clipped"] for run in runs]
     unclipped = columns["x 3.3, unclipped"] = [run["unclipped"] for run in runs]
-    figures.seed_columns(axes[1], columns, ["lab:rl", "lab:rl", "lab:rejected"])
+    figures.seed_columns(axes[2], columns, ["lab:rl", "lab:rl", "lab:rejected"])
     title = f"A high rate: {np.mean(clipped):.1f} with clipping, else {np.mean(unclipped):.1f}"
-    axes[1].set(title=title, ylabel="gold utility (log-odds)")
+    axes[2].set(title=title, ylabel="gold utility (log-odds)")
 
-    ax, halfway = axes[2], []  # gold utility against answers sampled, by passes over them
+    ax, halfway = axes[3], []  # gold utility against answers sampled, by passes over them
     styles = {(1, 4): ("lab:rl", "-"), (1, 1): ("lab:sft", "-"), (FAST, 1): ("lab:sft", ":")}
     for (rate, passes), (color, dashes) in styles.items():
         curves = [run["passes"][name_of(rate, passes)] for run in runs]
@@ -216,18 +165,6 @@ def draw(runs: list[dict]):
         halfway.append(gold[:, 1].mean())
     ax.set_title(f"Half-way: four passes {halfway[0]:.1f}, one pass {max(halfway[1:]):.1f}")
     ax.set(xlabel="answers sampled", ylabel="gold utility (log-odds)", xticks=answered)
-    figures.legend_below(ax, ncols=2)
-
-    ax = axes[3]  # gold utility against KL where annotators prefer length
-    for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
-        for k, run in enumerate(runs):
-            curve, label = run["kl_term"][name], name if k == 0 else None
-            ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
-    gap = np.mean([run["kl_term_at_equal_kl"] for run in runs])
-    ax.set_title(f"With the KL term at equal KL: gold {gap:+.2f}")
-    ax.set(xlabel="measured KL (nats; annotators prefer length)", ylabel="gold utility (log-odds)")
-    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-    ax.set_xlim(0, None)
     figures.legend_below(ax, ncols=2)
     return figure
 
@@ -244,8 +181,7 @@ def grid_panel(ax, runs: list[dict]) -> None:
             names.append(name_of(rows[0]["rate"], rows[0]["epochs"]))
         ax.plot([], [], "o", color=color, label=method)
     ax.plot([], [], "o", color="black", mfc="white", label="not finished")
-    ranges = [np.mean([range_of_finished(run, method) for run in runs]) for method in GRID]
-    ax.set_title(f"Best minus worst: PPO {ranges[0]:.1f}, DPO {ranges[1]:.1f}")
+    ax.set_title("Every learning rate and number of passes")
     ax.set_xticks(range(len(names)), names, fontsize=7)
     ax.set(xlabel="learning rate over the default, and passes", ylabel=figures.GOLD)
     figures.legend_below(ax, ncols=3)

@@ -23,7 +23,7 @@ from dpo_variants import train_kto
 from common import preferences
 from common.answers import answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study
-from common.figures import GOLD, legend_below, new_figure, seed_columns, seed_lines
+from common.figures import GOLD, legend_below, new_figure, seed_columns
 from common.training import load_sft_model
 
 # Of 0.1, 0.3, 1 and 3, for each of the losses: least KL within 0.02 of the best share of good
@@ -31,7 +31,7 @@ from common.training import load_sft_model
 MANY_PASSES = {"beta": 1.0, "learning_rate": 1.4e-3}
 FLIP_RATE = 0.3  # of the labels
 EQUAL_KL = 0.3  # nats
-LOOKS = {"clean": (1 / 3, 2 / 3), "flips": (1 / 3, 5 / 12, 1 / 2, 2 / 3)}  # of a training
+LOOKS = (1 / 3, 5 / 12, 1 / 2, 2 / 3)  # of a training on swapped labels, and at the end
 LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "robust": "robust"}  # TRL's names; KTO has a trainer
 LOSS_NAMES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "robust": "robust DPO"}
 ARMS = {  # which losses are trained on which pairs
@@ -115,7 +115,7 @@ def one_sided_pairs(count: int, seed: int) -> list[dict]:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Ten trainings: gold utility on the way and at the end, or margins of the one-sided pairs."""
+    """Ten trainings: gold utility at the end, or margins of the one-sided pairs."""
     count, passes, most = (16, 1, 16) if smoke else (384, 3, 128)
     clean = preferences.make_pairs(count, seed=seed)
     data = {"clean": clean, "ties": tied_pairs(count, seed)}
@@ -124,7 +124,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:most]]
     model, tokenizer = load_sft_model()
     sft = sample_answers(model, tokenizer, prompts, 2, seed)
-    looks, margins, points, texts = {}, {}, [], []
+    looks, margins, gold, points, texts = {}, {}, {}, [], []
     for kind, losses in ARMS.items():
         for loss in losses:
             name, pairs = f"{loss}_{kind}", data[kind]
@@ -133,19 +133,18 @@ def measure(seed: int, smoke: bool = False) -> dict:
             if kind == "one_sided":
                 margins[loss] = float(measure_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
                 continue
-            seen = {0: sft, **seen}
-            gold = [float(answers.gold.mean()) for answers in seen.values()]
-            looks[name] = {"passes": list(seen), "gold": gold}
+            end = seen[passes]
+            gold[name] = float(end.gold.mean())
             if kind == "flips":
-                looks[name]["kl"] = [float(answers.kl.mean()) for answers in seen.values()]
+                means = [answers.means() for answers in (sft, *seen.values())]
+                looks[loss] = {key: [each[key] for each in means] for key in ("kl", "gold")}
             if name in POINTS:
-                end, label = seen[passes], f"{passes} passes"
-                points.append(point_of(LOSS_NAMES[loss], loss, label, end, count))
+                points.append(point_of(LOSS_NAMES[loss], loss, f"{passes} passes", end, count))
                 texts.append(end.texts)
     return {
         "looks": looks,
         "margins": margins,
-        "gold": {name: look["gold"][-1] for name, look in looks.items()},
+        "gold": gold,
         "points": points,
         "answers": answers_of_points(prompts, points, texts),
     }
@@ -163,7 +162,10 @@ def train_loss_arm(name: str, model, tokenizer, pairs, prompts, passes: int, see
             seen[passes * step / steps] = answers
 
     settings = {**MANY_PASSES, "epochs": passes, "seed": seed, "name": name.replace("_", " ")}
-    settings |= {"look": look, "look_at": [int(part * steps) for part in LOOKS.get(kind, (1,))]}
+    settings |= {
+        "look": look,
+        "look_at": [int(part * steps) for part in LOOKS] if kind == "flips" else [steps],
+    }
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], seen
     settings["loss_type"] = (LOSS_TYPES[loss],)
@@ -179,7 +181,7 @@ def gold_at(looks: dict, kl: float = EQUAL_KL) -> float:
 
 
 def draw(runs: list[dict]):
-    """What bad pairs cost; clean pairs pass by pass; swapped labels at equal KL; margins."""
+    """What bad pairs cost; clean pairs; swapped labels at equal KL; margins."""
     ends = [np.mean([cost_of(run, "flips", loss) for run in runs]) for loss in ("dpo", "kto")]
     title = "Swapped labels cost DPO {:.2f} of gold utility, KTO {:.2f}".format(*ends)
     figure, (costs, clean, distance, margins) = new_figure(2, 2, title, height=3.5)
@@ -195,13 +197,11 @@ def draw(runs: list[dict]):
     seed_columns(costs, values, ("lab:dpo", "lab:ipo", "lab:dpo", "lab:dpo", "lab:kto"))
     costs.set(title="What 75 % ties and 30 % swapped labels cost")
     costs.set_ylabel("gold utility lost\n(robust DPO: against DPO's)")
-    for loss in ARMS["clean"]:
-        of_loss = [run["looks"][f"{loss}_clean"] for run in runs]
-        gold = [looks["gold"] for looks in of_loss]
-        seed_lines(clean, of_loss[0]["passes"], gold, f"lab:{loss}", LOSS_NAMES[loss])
-    clean.set(title="Clean pairs, pass by pass", xlabel="passes over the pairs")
-    clean.set_ylabel(GOLD, fontsize=8)
-    legend_below(clean, ncols=3)
+    columns = {
+        LOSS_NAMES[loss]: [run["gold"][f"{loss}_clean"] for run in runs] for loss in ARMS["clean"]
+    }
+    seed_columns(clean, columns, [f"lab:{loss}" for loss in ARMS["clean"]])
+    clean.set(title="After three passes over clean pairs", ylabel="gold utility (log-odds)")
     wrong_labels_panel(distance, runs)
     values = {LOSS_NAMES[loss]: [run["margins"][loss] for run in runs] for loss in ("dpo", "ipo")}
     seed_columns(margins, values, ("lab:dpo", "lab:ipo"), digits=1)
@@ -214,7 +214,7 @@ def wrong_labels_panel(ax, runs: list[dict]) -> None:
     """Gold utility against KL along the training on swapped labels."""
     at_equal_kl = {}
     for loss, color, line in (("dpo", "dpo", "-"), ("kto", "kto", "-"), ("robust", "dpo", "--")):
-        looks = [run["looks"][f"{loss}_flips"] for run in runs]
+        looks = [run["looks"][loss] for run in runs]
         at_equal_kl[loss] = np.mean([gold_at(of_run) for of_run in looks])
         kl, gold = (np.array([of_run[name] for of_run in looks]).T for name in ("kl", "gold"))
         style = {"color": f"lab:{color}", "ls": line}

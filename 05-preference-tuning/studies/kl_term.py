@@ -1,0 +1,114 @@
+"""The KL term: does it make PPO better, or does it only stop it earlier?
+
+    python 05-preference-tuning/studies/kl_term.py  # one seed, 1.5 minutes
+
+PPO is trained in small steps by a reward model of annotators who prefer long answers, once with the
+KL term and once without. With it the policy moves less far from the SFT model; the question is
+whether it is better once it has moved as far. So gold utility (3 if right, 1 if on topic, -0.15 for
+a word of filler; in log-odds) is compared at equal KL (that distance, in nats), on 128 held-out
+questions that it answers before, after every second update, and at the end.
+"""
+
+import lessons  # noqa: F401
+
+import numpy as np
+from online_rl import train_rl
+from reward_model import reward_model_in
+
+from common.answers import answers_of_points, point_of, sample_answers
+from common.claims import Claim, run_study, study_folder
+from common.figures import legend_below, new_figure, seed_columns
+from common.preferences import make_pairs, questions
+from common.scoring import score_texts
+from common.training import load_sft_model
+
+KL_TERM = {"with the KL term": 0.3, "without": 0.0}  # beta
+# Steps small enough to look often.
+SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16, "look_at": range(2, 16, 2)}
+
+CLAIMS = (
+    Claim(
+        "kl_term_holds_the_policy",
+        "without the KL term the policy overfits to the reward model's idiosyncrasies",
+        "gold utility at equal KL, length-biased rewards, with the KL term minus without, log-odds",
+        of=lambda m: m["at_equal_kl"],
+        smallest=0.2,
+        predicted="no difference",
+    ),
+)
+
+
+def measure(seed: int, smoke: bool = False) -> dict:
+    """Both trainings of one seed as curves and points, with the answers at their ends."""
+    many = 32 if smoke else 6400
+    pairs, folder = make_pairs(many, annotator="length", seed=seed), study_folder(seed, smoke)
+    judge = reward_model_in(folder / "reward_model_length", "tiny-distilbert", pairs, seed=seed)
+    prompts = [question.prompt for question in questions("test", seed=seed)[: 8 if smoke else 128]]
+    curves, points, texts, rewards = {}, [], [], []
+    for name, beta in KL_TERM.items():
+        looks = train_and_look(judge, prompts, beta, seed, smoke)
+        means, first, last = [seen.means() for seen in looks.values()], looks[0], looks[max(looks)]
+        curves[name] = {key: [each[key] for each in means] for key in ("kl", "gold")}
+        about = "PPO", f"length, {name}", f"update {max(looks)}", last, many
+        points.append(point_of(*about, biased=True, beta=beta))
+        before, after = (score_texts(judge, prompts, seen.texts)[:, 0] for seen in (first, last))
+        texts.append(last.texts)
+        rewards.append({"before": before, "after": after})
+    return {
+        "kl_term": curves,
+        "at_equal_kl": gap_at_equal_kl(*curves.values()),
+        "points": points,
+        "answers": answers_of_points(prompts, points, texts, rewards),
+    }
+
+
+def train_and_look(judge, prompts: list[str], beta: float, seed: int, smoke: bool) -> dict:
+    """The answers to the prompts by update, along one training."""
+    model, tokenizer = load_sft_model()
+    asked, looks = [question.prompt for question in questions("train")], {}
+
+    def look(step: int, policy) -> None:
+        looks[step] = sample_answers(policy, tokenizer, prompts, 1, seed)
+
+    how = SMALL | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
+    train_rl(model, tokenizer, judge, asked, **how, beta=beta, seed=seed, look=look)
+    return looks
+
+
+def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
+    """Gold utility of our curve minus theirs, the mean over KLs that both have reached.
+
+    Between looks it is interpolated. Both start at the same model, where they cannot differ: the
+    first quarter of the KLs is left out.
+    """
+    reached = min(max(ours["kl"]), max(theirs["kl"]))
+    at = np.linspace(reached / 4, reached, 100)
+    gold = []
+    for curve in (ours, theirs):
+        order = np.argsort(curve["kl"])
+        gold.append(np.interp(at, *(np.array(curve[name])[order] for name in ("kl", "gold"))))
+    return float(np.mean(gold[0] - gold[1]))
+
+
+def draw(runs: list[dict]):
+    """Gold utility against KL of both trainings, and the gap at equal KL; a line or dot a seed."""
+    gaps = [run["at_equal_kl"] for run in runs]
+    title = f"At equal KL the KL term changes gold utility by {np.mean(gaps):+.2f}"
+    figure, (ax, ends) = new_figure(1, 2, title)
+    for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
+        for k, run in enumerate(runs):
+            curve, label = run["kl_term"][name], name if k == 0 else None
+            ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
+    ax.set(title="Gold utility on the way", ylabel="gold utility (log-odds)")
+    ax.set_xlabel("measured KL from the SFT model (nats)")
+    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ax.set_xlim(0, None)
+    legend_below(ax, ncols=2)
+    lost = {name: [run["kl_term"][name]["gold"][-1] for run in runs] for name in KL_TERM}
+    seed_columns(ends, lost, ("lab:rl", "lab:biased"))
+    ends.set(title="After as many updates", ylabel="gold utility (log-odds)")
+    return figure
+
+
+if __name__ == "__main__":
+    run_study(CLAIMS, measure, draw)
