@@ -58,8 +58,7 @@ OF_DPO = {  # pw, pl: the policy on chosen and rejected; rw, rl: the reference; 
 }
 
 ONE_IPO, THREE_IPO = (*ONE_PAIR, 0.4), (*THREE_PAIRS, 0.7)
-WITH_LENGTHS = (*ONE_IPO, [4], [8]), (*THREE_IPO, [5, 9, 2], [11, 3, 4])
-IPO_PAIRS = ONE_IPO, WITH_LENGTHS[0], THREE_IPO, WITH_LENGTHS[1]
+IPO_PAIRS = ONE_IPO, (*ONE_IPO, [4], [8]), THREE_IPO, (*THREE_IPO, [5, 9, 2], [11, 3, 4])
 OF_IPO = {  # x: the four log-probabilities, beta, and perhaps the lengths nw and nl
     "chosen and rejected are swapped, or 1 / (2 beta) is added where it is subtracted": (
         lambda pw, pl, rw, rl, b, nw=1, nl=1: ipo(pl, pw, rl, rw, b, nl, nw)
@@ -93,11 +92,6 @@ def kto_value(p, r, y, kl, b, *w) -> torch.Tensor:
     return kto(p, r, ~y, kl, b, *reversed(w))
 
 
-def kto_with_logarithm(p, r, y, kl, b, good=1.0, bad=1.0) -> torch.Tensor:
-    """-w log sigmoid(beta gain)."""
-    return -torch.where(y, good, bad) * torch.log(1 - kto(p, r, y, kl, b))
-
-
 OF_KTO = {  # p, r: log-probabilities of policy and reference; y: labels; w: weights, if any
     "good and bad are exchanged, or this is the value; the loss is the weight minus it": kto_value,
     "the weights of good and bad are exchanged": lambda *x: kto(*x[:5], *reversed(x[5:])),
@@ -112,7 +106,9 @@ OF_KTO = {  # p, r: log-probabilities of policy and reference; y: labels; w: wei
     "beta is squared": lambda p, r, y, kl, b, *w: kto(p, r, y, kl, b**2, *w),
     "the log-ratio lacks the reference": lambda p, r, *rest: kto(p, 0 * r, *rest),
     "the weight is missing, from which the value is taken": lambda *x: -kto_value(*x),
-    "a logarithm, which KTO lacks: a bad response counts without bound": kto_with_logarithm,
+    "a logarithm, which KTO lacks: a bad response counts without bound": (
+        lambda p, r, y, kl, b, *w: -torch.where(y, *(w or (1.0, 1.0))) * kto_value(p, r, y, kl, b).log()
+    ),
     "a mean over the responses, where each has its own loss": lambda *x: kto(*x).mean(),
 }
 
@@ -124,15 +120,14 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 
 def sums_of_answers(numbers, ids, attention, lengths) -> torch.Tensor:
-    """The sum over each answer's tokens (B,) of numbers (B, T - 1, V), V for each next token."""
-    of_next = numbers.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    """The sum over each answer's tokens (B,) of numbers (B, T, V), V for each next token."""
+    of_next = numbers.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T - 1), nothing after the last
     is_answer = attention * (torch.arange(ids.shape[1]) >= lengths[:, None])  # (B, T)
     return (of_next * is_answer[:, 1:]).sum(-1)
 
 
 def answer_logps(logits, ids, attention_mask, prompt_lengths) -> torch.Tensor:
-    logps = logits[:, :-1].log_softmax(-1)
-    return sums_of_answers(logps, ids, attention_mask, prompt_lengths)
+    return sums_of_answers(logits.log_softmax(-1), ids, attention_mask, prompt_lengths)
 
 
 ONE_ANSWER = torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]]), torch.tensor([1])
@@ -158,9 +153,7 @@ OF_LOGITS = {  # x: logits, i: token ids, m: attention mask, n: lengths of the p
     "softmax over the wrong axis: it runs over the tokens, not over the vocabulary": (
         lambda x, *b: sums_of_answers(x[:, :-1].log_softmax(1), *b)
     ),
-    "these are sums of logits: log_softmax is missing": (
-        lambda x, *b: sums_of_answers(x[:, :-1], *b)
-    ),
+    "these are sums of logits: log_softmax is missing": sums_of_answers,
     "this is the probability, not its logarithm": lambda *x: answer_logps(*x).exp(),
     "its sign is turned: this is the cross-entropy": lambda *x: -answer_logps(*x),
     "one number for the batch: each answer has its own": lambda *x: answer_logps(*x).sum(),
@@ -207,18 +200,13 @@ OF_SCORES = {  # s: scores, p, r: log-probabilities of policy and reference, m: 
 # --- PPO's update ---
 
 
-def objectives(logps, old_logps, advantages, mask, epsilon) -> torch.Tensor:
-    """What is maximised, of every token, prompt and padding too: (B, T)."""
-    return surrogate((logps - old_logps).exp(), advantages, epsilon)
+def loss_of(objective):
+    """Minus the mean over the answers' tokens of an objective of ratio, advantage, and epsilon."""
+    return lambda p, o, a, m, e: -(m * objective((p - o).exp(), a, e)).sum() / m.sum()
 
 
 def ppo_loss(logps, old_logps, advantages, mask, epsilon: float) -> torch.Tensor:
-    return -(mask * objectives(logps, old_logps, advantages, mask, epsilon)).sum() / mask.sum()
-
-
-def loss_of(objective):
-    """The loss of another objective, by ratio, advantage, and epsilon."""
-    return lambda p, o, a, m, e: -(m * objective((p - o).exp(), a, e)).sum() / m.sum()
+    return loss_of(surrogate)(logps, old_logps, advantages, mask, epsilon)
 
 
 FIRST_STEP = [[-1, -2]], [[-1, -2]], [[1, -0.5]], [[1, 1]], 0.2
@@ -231,13 +219,17 @@ OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
     "the log-probability stands where the ratio does": (
         lambda p, old, a, m, e: -(m * p * a).sum() / m.sum()
     ),
-    "the mask is missing: prompt and padding count, too": lambda *x: -objectives(*x).mean(),
+    "the mask is missing: prompt and padding count, too": (
+        lambda p, o, a, m, e: ppo_loss(p, o, a, torch.ones_like(m), e)
+    ),
     "divided by all places, not by the answers' tokens": lambda *x: ppo_loss(*x) * x[3].mean(),
     "a sum over the tokens for a mean": lambda *x: ppo_loss(*x) * x[3].sum(),
     "a mean of the answers' means: a token of a long answer counts less": (
-        lambda *x: -((x[3] * objectives(*x)).sum(-1) / x[3].sum(-1)).mean()
+        lambda p, o, a, m, e: ppo_loss(p, o, a, m / m.sum(-1, keepdim=True), e)
     ),
-    "one loss a token, where one number is asked": lambda *x: -x[3] * objectives(*x),
+    "one loss a token, where one number is asked": (
+        lambda p, o, a, m, e: -m * surrogate((p - o).exp(), a, e)
+    ),
     "one ratio for a whole answer; each token has its own": (
         lambda p, old, a, m, e: ppo_loss((m * (p - old)).sum(-1, keepdim=True), 0 * old, a, m, e)
     ),

@@ -106,7 +106,7 @@ def draw(runs: list[dict]):
     legend_below(ax, ncols=2)
     lost = {name: [run["kl_term"][name]["gold"][-1] for run in runs] for name in KL_TERM}
     seed_columns(ends, lost, ("lab:rl", "lab:biased"))
-    ends.set(title="After as many updates", ylabel="gold utility (log-odds)")
+    ends.set(title="At the end: after 16 updates", ylabel="gold utility (log-odds)")
     return figure
 
 

@@ -1,6 +1,6 @@
 """A likelihood term: many pairs make DPO worse, even in one pass; do they still with this term?
 
-    python 05-preference-tuning/studies/likelihood_term.py  # a seed, 2 minutes after what_dpo_does
+    python 05-preference-tuning/studies/likelihood_term.py  # 3 minutes; 2 after what_dpo_does
 
 DPO may lose its chosen answers, as long as it loses the rejected ones faster (too_much_dpo.py). The
 term says that it must not: it adds the negative log-likelihood of the chosen answers to the loss

@@ -1,6 +1,6 @@
 """PPO beside DPO: which gets further with as many labels, and what does it cost?
 
-    python 05-preference-tuning/studies/rl_beside_dpo.py  # one seed, 5 minutes
+    python 05-preference-tuning/studies/rl_beside_dpo.py  # 5 minutes; 1.5 after likelihood_term
 
 PPO, RLOO (PPO without a value model: an answer is compared with the others to the same prompt) and
 DPO start from the same SFT model and have the same labelled pairs: 6,400, or 768 (not RLOO). DPO
