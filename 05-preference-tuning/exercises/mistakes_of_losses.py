@@ -88,7 +88,7 @@ RESPONSES = ONE, BAD_ONE, FOUR, (*FOUR, 3.0, 0.5)
 
 
 def kto_value(p, r, y, kl, b, *w) -> torch.Tensor:
-    """w sigmoid(beta gain): what the loss is to be small of."""
+    """w sigmoid(beta gain): loss and value add up to the weight w."""
     return kto(p, r, ~y, kl, b, *reversed(w))
 
 
@@ -107,7 +107,7 @@ OF_KTO = {  # p, r: log-probabilities of policy and reference; y: labels; w: wei
     "the log-ratio lacks the reference": lambda p, r, *rest: kto(p, 0 * r, *rest),
     "the weight is missing, from which the value is taken": lambda *x: -kto_value(*x),
     "a logarithm, which KTO lacks: a bad response counts without bound": (
-        lambda p, r, y, kl, b, *w: -torch.where(y, *(w or (1.0, 1.0))) * kto_value(p, r, y, kl, b).log()
+        lambda *x: -(kto(*x) + kto_value(*x)) * kto_value(*x[:5]).log()
     ),
     "a mean over the responses, where each has its own loss": lambda *x: kto(*x).mean(),
 }
