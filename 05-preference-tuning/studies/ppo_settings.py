@@ -146,7 +146,7 @@ def draw(runs: list[dict]):
     grid_panel(axes[0], runs)
     figures.seed_columns(axes[1], ranges, ["lab:rl", "lab:dpo"], digits=1)
     axes[1].set(title="Best minus worst finished training", ylabel="gold utility (log-odds)")
-    axes[1].set_ylim(0, None)
+    axes[1].set_ylim(0, 1.2 * max(map(max, ranges.values())))
     columns = {"default rate, clipped": [run["settings"]["PPO"][0]["gold"] for run in runs]}
     clipped = columns["x 3.3, clipped"] = [run["clipped"] for run in runs]
     unclipped = columns["x 3.3, unclipped"] = [run["unclipped"] for run in runs]
