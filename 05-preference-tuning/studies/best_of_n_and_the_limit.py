@@ -82,7 +82,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     for series, judge in judges.items():
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
         pools["best of n", series] = pool._replace(rewards=rewards)
-    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 1 if smoke else 2], MOST_N)
+    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 1 if smoke else 4], MOST_N)
     totals = np.log2(np.sum(cost["alone"], axis=0))  # for n = 1, 2, 4, ...
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
     for budget, (name, training) in TUNED.items():
