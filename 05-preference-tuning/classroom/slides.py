@@ -96,8 +96,7 @@ def draw(name: str, results: dict):
                 points = [p for p in found["points"] if frontier.budget_of(p) == budget]
                 frontier.plane_of_methods(ax, points, found["limit"])
                 ax.set(title=f"{budget:,} labelled pairs", xlabel=x_label)
-            named = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-            figure.legend(named.values(), named, loc="outside lower center", ncols=4)
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -157,7 +156,6 @@ def hacked_answer(results: dict) -> str:
 
 
 def texts_of(kept: dict, start: str) -> list[str]:
-    """The answers of the policy whose name starts so."""
     (texts,) = (texts for name, texts in kept["texts"].items() if name.startswith(start))
     return texts
 
@@ -198,9 +196,8 @@ def write_deck(path: Path, talk: list[str], appendix: list[str]) -> None:
     """One HTML file; its policy allows this one script, by its hash, and loads nothing."""
     page, script = ((TALK / name).read_text(encoding="utf-8") for name in ("talk.html", "talk.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = page.replace("{{hash}}", f"sha256-{digest}").replace("{{script}}", script)
-    page = page.replace("{{main}}", str(len(talk)))
-    page = page.replace("{{slides}}", "\n".join([*talk, *appendix]))
+    page = page.replace("{{hash}}", f"sha256-{digest}").replace("{{main}}", str(len(talk)))
+    page = page.replace("{{script}}", script).replace("{{slides}}", "\n".join([*talk, *appendix]))
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
