@@ -109,7 +109,6 @@ def as_array(value) -> np.ndarray:
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of the same shape hold nearly the same numbers."""
     tolerance = 1e-3 if one.dtype == np.float32 else 1e-6
     return np.allclose(one, other, rtol=tolerance, atol=1e-9, equal_nan=True)
 
@@ -190,7 +189,6 @@ def careful(file: Path, seconds: float, told: str = "") -> Iterator[None]:
 
 
 def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
-    """The function of this name in a reader's file."""
     if not file.is_file():
         remedy = f"git checkout {file.name} in its folder brings it back"
         raise Failed("wrong", f"it is not there: {remedy}")
