@@ -159,11 +159,9 @@ def evenly(rewards: np.ndarray) -> np.ndarray:
     return np.full(len(rewards), 1 / len(rewards))
 
 
-MANY = np.random.default_rng(0).normal(size=400)
-POOLS = (
-    *(([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1])),
-    *(([1, 3, 2, 2, 0], 3, [2, -1, 5, 1, 0.5]), (MANY, 64)),
-)
+OF_FIVE = [1, 3, 2, 2, 0], 3, [2, -1, 5, 1, 0.5]
+OF_MANY = np.random.default_rng(0).normal(size=400), 64
+POOLS = ([0, 1], 1), ([0, 1, 3], 2), ([0, 1, 3], 2, [4, 2, -1]), OF_FIVE, OF_MANY
 OF_POOLS = {  # r: rewards, v: values
     "this draws with replacement": with_values(lambda r, n, v: policy_of(evenly(r), r, n) @ v),
     "this is the worst of n": with_values(lambda r, n, v: best_of(-r, n, v)),
@@ -183,10 +181,8 @@ def all_equal(ref: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return (rewards == rewards[:, None]) @ policy_of(ref, rewards, n)
 
 
-POLICIES = (
-    *(([0.75, 0.25], [0, 1], 2), ([0.5, 0.3, 0.2], [2, 0, 1], 3)),
-    *(([0.4, 0.1, 0.3, 0.2], [1, 1, 0, 2], 4), ([0.5, 0.5, 0], [0, 1, 2], 2)),
-)
+TIES, UNSAID_BEST = ([0.4, 0.1, 0.3, 0.2], [1, 1, 0, 2], 4), ([0.5, 0.5, 0], [0, 1, 2], 2)
+POLICIES = ([0.75, 0.25], [0, 1], 2), ([0.5, 0.3, 0.2], [2, 0, 1], 3), TIES, UNSAID_BEST
 OF_POLICIES = {  # p: the reference's probabilities, r: rewards
     "this is F^n, the probability that the best is no better: subtract that of a lower one": (
         lambda p, r, n: ((r <= r[:, None]) @ p) ** n
