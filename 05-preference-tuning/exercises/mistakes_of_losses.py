@@ -121,7 +121,7 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 def sums_of_answers(numbers, ids, attention, lengths) -> torch.Tensor:
     """The sum over each answer's tokens (B,) of numbers (B, T, V), V for each next token."""
-    of_next = numbers.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T - 1), nothing after the last
+    of_next = numbers.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T - 1)
     is_answer = attention * (torch.arange(ids.shape[1]) >= lengths[:, None])  # (B, T)
     return (of_next * is_answer[:, 1:]).sum(-1)
 
