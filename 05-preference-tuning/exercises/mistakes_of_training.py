@@ -32,6 +32,7 @@ SETTINGS_OF_DPO = {"learning_rate": 7e-4, "beta": 0.3}  # dpo_trainer.py's for t
 WHOLE = 768  # pairs of the whole training
 BATCH, STEPS = 8, 12  # of the training that is compared step by step
 MEASURED = runs.COMMITTED / "studies" / "what_dpo_does.json"
+equal_nats = partial(np.allclose, rtol=0, atol=1e-3)  # rounding makes 1e-6
 
 
 def grade_training(folder: Path) -> Graded:
@@ -74,9 +75,6 @@ def exercise_on_logps(model, tokenizer) -> Exercise:
 
 
 # --- The training: some steps of it beside TRL's, then all ---
-
-# Whether numbers differ by less than 0.001 nats; rounding makes 1e-6.
-equal_nats = partial(np.allclose, rtol=0, atol=1e-3)
 
 
 def fresh_policy() -> tuple:
@@ -122,7 +120,6 @@ OF_LOOPS = {  # by each mistake, what TRL is given to make it
 
 
 def fault_of_steps(train: Callable, file: Path) -> str | None:
-    """What is wrong with a few steps."""
     policy, tokenizer = fresh_policy()
     pairs = make_pairs(BATCH, seed=1)
     before = [weight.detach().clone() for weight in policy.parameters()]
@@ -154,11 +151,8 @@ def fault_of_steps(train: Callable, file: Path) -> str | None:
 
 
 def judge_training(train: Callable, file: Path) -> Graded:
-    """Answers to held-out prompts after the default number of steps, beside TRL's over seeds.
-
-    The pairs are those of dpo_trainer.py with seed 0, and so are prompts and sampling.
-    """
-    pairs = make_pairs(WHOLE, seed=0)
+    """Answers to held-out prompts after the default number of steps, beside TRL's over seeds."""
+    pairs = make_pairs(WHOLE, seed=0)  # dpo_trainer.py's, as prompts and sampling below
     policy, tokenizer = fresh_policy()
     print(f"{FILE} trains on {len(pairs)} pairs, half a minute", flush=True)
     with careful(file, 600):
@@ -167,11 +161,11 @@ def judge_training(train: Callable, file: Path) -> Graded:
     answers = sample_answers(policy.eval(), tokenizer, prompts, n=3, seed=0)
     good, kl = answers.good.mean(), answers.kl.mean()
     (least_good, most_good), (least_kl, most_kl) = next_seed("good"), next_seed("kl")
+    reached = f"{good:.0%} good answers at a KL of {kl:.2f} nats"
     of_trl = f"{least_good:.0%} to {most_good:.0%} at {least_kl:.2f} to {most_kl:.2f}"
-    said = f"{good:.0%} good answers at a KL of {kl:.2f} nats; TRL's trainer gives, in 95 of 100 "
+    said = f"{reached}; TRL's trainer gives, in 95 of 100 seeds, {of_trl}".replace("%", " %")
     is_right = least_good <= good <= most_good and least_kl <= kl <= most_kl
-    state = "right" if is_right else "wrong"
-    return Graded(state, f"{said}seeds, {of_trl}".replace("%", " %"))
+    return Graded("right" if is_right else "wrong", said)
 
 
 def next_seed(quantity: str) -> tuple[float, float]:
