@@ -244,15 +244,24 @@ def run_readme(folder):
     return float(done.stdout), code
 
 
+@pytest.fixture(scope="module")
+def runs_of(tmp_path_factory) -> dict:
+    """{backbone: (the JSON of a small run, what it said)}; the encoder is the default."""
+    found = {}
+    for backbone, flags in {"tiny-distilbert": (), "tiny-gpt2": ("--model", "tiny-gpt2")}.items():
+        folder = tmp_path_factory.mktemp(backbone)
+        done = run_script("reward_model", "--smoke", *flags, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (result,) = (folder / "outputs").glob("reward_model*.json")
+        found[backbone] = result, done.stdout
+    return found
+
+
 @pytest.mark.parametrize("backbone", ["tiny-distilbert", "tiny-gpt2"])
-def test_the_command_trains_and_says_how_to_use_the_model(backbone, tmp_path):
-    flags = ("--smoke", *(() if backbone == "tiny-distilbert" else ("--model", backbone)))
-    done = run_script("reward_model", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) <= 25
-    assert "[right]" in done.stdout and "[wrong]" in done.stdout and "ln 2 = 0.6931" in done.stdout
-    outputs = tmp_path / "outputs"
-    (result,) = outputs.glob("reward_model*.json")
+def test_the_command_trains_and_says_how_to_use_the_model(backbone, runs_of):
+    result, said = runs_of[backbone]
+    assert len(said.splitlines()) <= 25
+    assert "[right]" in said and "[wrong]" in said and "ln 2 = 0.6931" in said
     metrics = json.loads(result.read_text())["metrics"]
     assert len(metrics["loss"]) == 4 and metrics["after"]["in_order"]["all"] > 0.5
     assert result.with_suffix(".png").is_file()
@@ -264,20 +273,15 @@ def test_the_command_trains_and_says_how_to_use_the_model(backbone, tmp_path):
     assert printed == pytest.approx(reward.item(), abs=1e-5)
 
 
-def test_two_processes_train_as_one_does(tmp_path):
-    losses = []
-    for name, launch in (("one", []), ("two", ["--multi_gpu", "--num_processes", "2"])):
-        flags = ["--smoke", "--device", "cpu", "--output-dir", str(tmp_path / name)]
-        command = [str(SCRIPTS / "reward_model.py"), *flags]
-        if launch:
-            command = ["-m", "accelerate.commands.launch", *launch, *command]
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, cwd=tmp_path, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("wrote") == 1  # by the main process
-        written = json.loads((tmp_path / name / "reward_model-smoke.json").read_text())
-        losses.append(written["metrics"]["loss"])
+def test_two_processes_train_as_one_does(runs_of, tmp_path):
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += [str(SCRIPTS / "reward_model.py"), "--smoke"]
+    piped = {"capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, **piped)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1  # by the main process
+    results = tmp_path / "outputs/reward_model-smoke.json", runs_of["tiny-distilbert"][0]
+    losses = [json.loads(result.read_text())["metrics"]["loss"] for result in results]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 

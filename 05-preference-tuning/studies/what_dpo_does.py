@@ -111,7 +111,7 @@ def draw(runs: list[dict]):
     figure, (answers, likelier, mended, learned) = new_figure(2, 2, title)
     answers.plot([0, 1, 2], good, "o-", color="lab:dpo", lw=1, alpha=0.6)
     answers.set_xticks([0, 1, 2], ["SFT model", "768 pairs", "6,400 pairs"])
-    answers.set_title(f"Good answers: {after:.0f} % with 768 pairs, {with_many:.0f} % with 6,400")
+    answers.set_title(f"Good answers: {after:.0f} %, and {with_many:.0f} % with more pairs")
     answers.set_xlim(-0.3, 2.3)
     answers.set_ylabel("% of answers right and concise")
     pairs = {f"{side} answers": [run["pairs"][side] for run in runs] for side in SIDES}
