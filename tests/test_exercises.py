@@ -19,8 +19,7 @@ import pytest
 import solved_exercises
 from grade import Graded, compare, grade
 from helpers import SCRIPTS, run_script
-from mistakes_of_losses import LOSSES
-from mistakes_of_samples import SAMPLES
+from mistakes_of_formulas import FORMULAS
 from rlhf_objectives import kl_regularized_optimum, make_bandit
 
 from common.runs import COMMITTED, UserError
@@ -28,7 +27,7 @@ from common.saving import read_json
 from common.scoring import response_logps
 
 FOLDER = SCRIPTS / "exercises"
-EXERCISES = {exercise.file: exercise for exercise in (*LOSSES, *SAMPLES)}
+EXERCISES = {exercise.file: exercise for exercise in FORMULAS}
 FILES = tuple(sorted([*EXERCISES, loop.FILE]))
 ALL = {file: f"{file}.py" for file in FILES}  # by name, the file to write in
 ALL |= {name: f"{name}.toml" for name in of_runs.DEBUGS} | {of_runs.STUDY: f"{of_runs.STUDY}.py"}

@@ -22,12 +22,11 @@ from common import runs
 def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
     """Print what is said of the exercises of these names, or of all; returns their states."""
     from grade import grade
-    from mistakes_of_losses import LOSSES
+    from mistakes_of_formulas import FORMULAS
     from mistakes_of_runs import DEBUGS, STUDY, grade_debug, grade_study
-    from mistakes_of_samples import SAMPLES
     from mistakes_of_training import FILE, grade_training
 
-    graders = {item.file: partial(grade, item) for item in (*LOSSES, *SAMPLES)}
+    graders = {item.file: partial(grade, item) for item in FORMULAS}
     graders = dict(sorted([*graders.items(), (FILE, grade_training)]))
     graders |= {name: partial(grade_debug, name) for name in DEBUGS} | {STUDY: grade_study}
     asked, states = [], []

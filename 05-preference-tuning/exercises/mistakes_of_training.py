@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from dpo_trainer import lora_config, train_dpo
 from grade import Exercise, Graded, careful
-from mistakes_of_losses import OF_LOGITS, answer_logps
+from mistakes_of_formulas import OF_LOGITS, answer_logps
 
 from common import runs
 from common.answers import sample_answers
