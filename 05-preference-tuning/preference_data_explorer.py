@@ -169,8 +169,6 @@ def cards_of(example: dict) -> dict[str, list[tuple[str, str]]]:
 
 def cards_panel(ax, example: dict) -> None:
     """The same answers to one prompt as each format records them; wrong ones are marked."""
-    from matplotlib.patches import Rectangle
-
     prompt = example["pairwise"]["prompt"]
     for left, (heading, cards) in enumerate(cards_of(example).items()):
         ax.text(left, 1, heading.replace(": ", "\n"), weight="bold", va="bottom")
@@ -180,7 +178,8 @@ def cards_panel(ax, example: dict) -> None:
             wrong = "(wrong) " if "[wrong" in answers.marks(prompt, text) else ""
             most = {"max_lines": 10 // len(cards), "placeholder": " ..."}
             lines = textwrap.wrap(f"{told} {wrong}{text}", 30, **most)
-            ax.add_patch(Rectangle((left, y), 0.97, len(lines) + 0.4, color=color, alpha=0.2, lw=0))
+            card = {"align": "edge", "color": color, "alpha": 0.2, "lw": 0}
+            ax.bar(left, len(lines) + 0.4, 0.97, bottom=y, **card)
             for k, line in enumerate(lines):
                 ax.text(left + 0.02, y + k + 0.9, line, size=8, parse_math=False)
             y += len(lines) + 0.8
@@ -229,10 +228,9 @@ def describe_pairs(path: str, model: str | None = None, **reading: str) -> dict:
         print(f"\n{as_text(row['prompt'])}\n    {row['completion']}")
     look.show_pairs(beside, kind == "labels")
     print("\n{rows} rows, {usable} usable {what}, {prompts} prompts".format(**found))
-    shown = {k: v for k, v in found.items() if k != "mark" or v}
+    shown = {**found, "marked": round(100 * found["marks"])}
     shown |= {k: percent(found[k]) for k in ("longer_wins", "good") if k in found}
-    shown["marked"] = round(100 * found["marks"])
-    told = [text.format(**shown) for key, text in look.DESCRIBED.items() if key in shown]
+    told = [text.format(**shown) for key, text in look.DESCRIBED.items() if shown.get(key)]
     for line in filter(None, [said and f"dropped: {said}", "; ".join(data.remarks), *told]):
         print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))
     return found
@@ -320,10 +318,9 @@ def main(argv: list[str] | None = None) -> dict:
 
     if args.dataset:
         metrics = describe_pairs(args.dataset, args.model, **args.reading)
-        kto = "dpo_variants.py --loss-type kto"
-        trainer = kto if metrics["kind"] == "labels" else "dpo_trainer.py"
+        trainers = {"pairs": "dpo_trainer.py", "labels": "dpo_variants.py --loss-type kto"}
         given = shlex.join(sys.argv[1:] if argv is None else argv)
-        next_step = f"python 05-preference-tuning/{trainer} {given}"
+        next_step = f"python 05-preference-tuning/{trainers[metrics['kind']]} {given}"
         return runs.finish(args, metrics, draw_own_data(metrics), next_step)
 
     print(f"{args.pairs:,} pairs of answers, labelled by noisy annotators without a bias")
