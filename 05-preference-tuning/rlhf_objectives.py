@@ -52,9 +52,8 @@ def clipped_surrogate(ratio, advantage, epsilon: float):
     ratio > 1 + eps, or A < 0 and ratio < 1 - eps); a move in the wrong direction is never clipped.
     Schulman et al. 2017 (arXiv 1707.06347), Eq. 7.
     """
-    numbers = library(ratio)
-    clipped = numbers.clip(ratio, 1 - epsilon, 1 + epsilon)
-    return numbers.minimum(ratio * advantage, clipped * advantage)
+    clipped = library(ratio).clip(ratio, 1 - epsilon, 1 + epsilon)
+    return library(ratio).minimum(ratio * advantage, clipped * advantage)
 
 
 def generalized_advantage_estimate(rewards, values, gamma: float, lam: float):
