@@ -71,8 +71,7 @@ def prompt_key(prompt: Prompt) -> str:
 
 def distinct_prompts(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Every prompt once, in an order that depends on nothing else."""
-    by_key = {prompt_key(prompt): prompt for prompt in prompts}
-    return sorted(by_key.values(), key=as_text)
+    return sorted({prompt_key(prompt): prompt for prompt in prompts}.values(), key=as_text)
 
 
 # --- Chat templates ---
@@ -101,8 +100,8 @@ def use_template(tokenizer) -> None:
     tokenizer.chat_template = template
     if not is_plain(tokenizer):
         with contextlib.suppress(UserError):  # it takes no system message, and will say so
-            written, both = show_template(tokenizer, [{"role": "system", "content": SYSTEM}])
-            shared = written[: shared_length(written, both)]
+            system = {"role": "system", "content": SYSTEM}
+            shared = shared_start(*show_template(tokenizer, [system]))
             if SYSTEM not in shared or QUESTION not in shared:
                 tokenizer.chat_template = SYSTEM_FIRST + template
         end_with_prompt(tokenizer)
@@ -110,13 +109,9 @@ def use_template(tokenizer) -> None:
 
 def end_with_prompt(tokenizer) -> None:
     """Cut the template where text or tokens of a prompt go on otherwise than before an answer."""
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
     written, both = show_template(tokenizer)
-    shown, tokens = written[: shared_length(written, both)], encode(both)
-    while (beginning := encode(shown)) != tokens[: len(beginning)]:
+    shown, tokens = shared_start(written, both), encode_written(tokenizer, both)
+    while (beginning := encode_written(tokenizer, shown)) != tokens[: len(beginning)]:
         shown = shown[:-1]
     if QUESTION not in shown or ANSWER not in both[len(shown) :]:
         reason = "its chat template does not write a question and its answer; it makes "
@@ -138,19 +133,23 @@ def show_template(tokenizer, before: Sequence[dict] = ()) -> tuple[str, str]:
         return written, tokenizer.apply_chat_template(turns, tokenize=False)
 
 
-def shared_length(*sequences: Sequence) -> int:
-    """How many items sequences have in common at their beginnings."""
-    equal = takewhile(lambda items: len(set(items)) == 1, zip(*sequences, strict=False))
-    return sum(1 for _ in equal)
+def shared_start(first: Sequence, *others: Sequence) -> Sequence:
+    """What sequences have in common at their beginnings."""
+    equal = takewhile(lambda items: len(set(items)) == 1, zip(first, *others, strict=False))
+    return first[: len(list(equal))]
 
 
 def tokens_after_answer(tokenizer) -> list[int]:
     """Token ids of what the template puts behind an answer."""
-    _, _, end = show_template(tokenizer)[1].rpartition(ANSWER)
-    return tokenizer(end, add_special_tokens=False)["input_ids"]
+    return encode_written(tokenizer, show_template(tokenizer)[1].rpartition(ANSWER)[2])
 
 
 # --- Text in and out of a causal LM ---
+
+
+def encode_written(tokenizer, text: str) -> list[int]:
+    """Token ids of what a template has written: special tokens stand in the text."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def format_prompt(tokenizer, prompt: Prompt) -> str:
@@ -179,10 +178,10 @@ def format_pair(row: dict) -> dict:
 
 
 def encode_prompt(tokenizer, prompt: Prompt | list[int]) -> list[int]:
-    """Token ids of the formatted prompt, whose template writes special tokens itself."""
+    """Token ids of the formatted prompt."""
     if prompt and not isinstance(prompt[0], str | dict):  # token ids already
         return prompt
-    return tokenizer(format_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    return encode_written(tokenizer, format_prompt(tokenizer, prompt))
 
 
 def encode_response(tokenizer, text: str, prompt: Prompt = QUESTION) -> list[int]:
@@ -197,14 +196,12 @@ def encode_answers(tokenizer, prompt: Prompt, texts: Sequence[str]) -> list[list
 
     TRL cuts prompt + response where the first of the responses parts from the prompt.
     """
-    shown = encode_prompt(tokenizer, prompt)
-    rows = []
+    shown, rows = encode_prompt(tokenizer, prompt), []
     for text in texts:
         turns = [*as_messages(prompt), {"role": "assistant", "content": text}]
-        both = write_turns(tokenizer, turns)
-        rows.append(tokenizer(both, add_special_tokens=False)["input_ids"])
-    shared = shared_length(shown, *rows)
-    return [shown[:shared], *(row[shared:] for row in rows)]
+        rows.append(encode_written(tokenizer, write_turns(tokenizer, turns)))
+    shared = shared_start(shown, *rows)
+    return [shared, *(row[len(shared) :] for row in rows)]
 
 
 def check_length(tokens: int, tokenizer) -> None:
