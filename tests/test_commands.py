@@ -125,17 +125,6 @@ def test_the_same_seed_gives_the_same_results(lessons, tmp_path):  # of DPO: tes
     assert again["metrics"] == before["metrics"]
 
 
-def test_studies_run_side_by_side(tmp_path):
-    cheap = ("pairs_or_scores", "ppo_on_a_bandit")  # the others' commands are in their own tests
-    done = run_script("run_all", "--smoke", "--jobs", 2, "--scripts", *cheap, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name in cheap:
-        results = strict_json(tmp_path / "outputs" / "studies" / f"{name}-smoke.json")
-        assert results["seeds"] == [0] and results["claims"]
-        said = (tmp_path / "outputs" / "logs" / f"{name}.log").read_text(encoding="utf-8")
-        assert all(claim["says"][:40] in said for claim in results["claims"])
-
-
 # --- Own data ---
 
 OWN_FLAGS = {

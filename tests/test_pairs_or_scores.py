@@ -1,12 +1,10 @@
 """studies/pairs_or_scores.py: the fit, tau, raters, what is compared, the break-even, claims."""
 
 import itertools
-import json
 
 import numpy as np
 import pairs_or_scores as study
 import pytest
-from helpers import run_script
 from preference_data_explorer import Rater, draw_raters, plackett_luce_nll
 
 from common.claims import judge
@@ -160,18 +158,3 @@ def test_break_even_is_where_scores_recover_as_much_as_pairs(recovered):
     tau = study.tau_of_scores(readings, costs[study.COMPARED], rater, factor)
     assert tau.mean() == pytest.approx(pairs.mean(), abs=4 * (tau - pairs).std() / np.sqrt(60))
     assert curve[0] > curve[3] > curve[-1]  # more noise, less order
-
-
-def test_the_command(tmp_path):
-    done = run_script("studies/pairs_or_scores", "--smoke", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    path = tmp_path / "outputs" / "studies" / "pairs_or_scores-smoke.json"
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads(path.read_text())
-    claims = {claim["id"]: claim for claim in results["claims"]}
-    assert list(claims) == [claim.id for claim in study.CLAIMS]
-    metrics = results["runs"][0]["metrics"]
-    assert metrics["responses_read"] == [12, 24, 48, 96]
-    pairs, scores = (metrics["tau"][name][-3] for name in ("pairwise", "new_rater_each_time"))
-    found = claims["pairwise_beats_pointwise_at_equal_cost"]["mean"]
-    assert found == pytest.approx(pairs - scores, abs=2e-6)

@@ -1,8 +1,9 @@
-"""studies/ppo_on_a_bandit.py: what it compares, its claims, the command."""
+"""studies/ppo_on_a_bandit.py: what it compares, its claims; its command, and pairs_or_scores'."""
 
 import json
 
 import numpy as np
+import pairs_or_scores
 import ppo_on_a_bandit as study
 import pytest
 from helpers import run_script
@@ -53,13 +54,29 @@ def test_claims_are_true_where_they_should_be(values, expected):
     assert {judge(claim, metrics)["verdict"] for claim in study.CLAIMS} == {expected}
 
 
-def test_the_command(tmp_path):
-    done = run_script("studies/ppo_on_a_bandit", "--smoke", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    path = tmp_path / "outputs" / "studies" / "ppo_on_a_bandit-smoke.json"
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What the two cheap studies write when they run side by side; the others: in their tests."""
+    folder = tmp_path_factory.mktemp("studies")
+    cheap = ("pairs_or_scores", "ppo_on_a_bandit")
+    done = run_script("run_all", "--smoke", "--jobs", 2, "--scripts", *cheap, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "outputs"
+
+
+@pytest.mark.parametrize("module", [study, pairs_or_scores])
+def test_what_a_study_writes(outputs, module):
+    path = outputs / "studies" / f"{module.__name__}-smoke.json"
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     results = json.loads(path.read_text())
-    assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in study.CLAIMS]
+    assert results["seeds"] == [0]
+    assert [claim["id"] for claim in results["claims"]] == [claim.id for claim in module.CLAIMS]
+    said = (outputs / "logs" / f"{module.__name__}.log").read_text(encoding="utf-8")
+    assert all(claim["says"][:40] in said for claim in results["claims"])
+
+
+def test_the_metrics(outputs):
+    results = json.loads((outputs / "studies" / "ppo_on_a_bandit-smoke.json").read_text())
     (metrics,) = (run["metrics"] for run in results["runs"])
     ends = metrics["end"]
     for arm, end in ends.items():
@@ -67,3 +84,13 @@ def test_the_command(tmp_path):
     start = {metrics["curves"][arm]["gold"][0] for arm in ends}  # the same for both
     (lost,) = (gold - ends["without_kl"]["gold"] for gold in start)
     assert metrics["gold_lost_without_kl"] == pytest.approx(lost)
+
+
+def test_the_metrics_of_pairs_or_scores(outputs):
+    results = json.loads((outputs / "studies" / "pairs_or_scores-smoke.json").read_text())
+    claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
+    (metrics,) = (run["metrics"] for run in results["runs"])
+    assert metrics["responses_read"] == [12, 24, 48, 96]
+    pairs, scores = (metrics["tau"][name][-3] for name in ("pairwise", "new_rater_each_time"))
+    found = claims["pairwise_beats_pointwise_at_equal_cost"]
+    assert found == pytest.approx(pairs - scores, abs=2e-6)

@@ -1,12 +1,9 @@
 """studies/remedies.py: what is compared with what, length regressed out, win rates."""
 
-import json
-
 import numpy as np
 import pytest
 import remedies as study
 from best_of_n import best_of_n_curve
-from helpers import run_script
 
 from common.preferences import BIASES
 
@@ -126,17 +123,3 @@ def test_ties_count_half_and_what_length_won_is_taken_off():
 
 
 # --- The command ---
-
-
-def test_the_command(tmp_path):
-    done = run_script("studies/remedies", "--smoke", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    path = tmp_path / "outputs" / "studies" / "remedies-smoke.json"
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads(path.read_text())
-    (metrics,) = (run["metrics"] for run in results["runs"])
-    claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
-    assert list(claims) == [claim.id for claim in study.CLAIMS]
-    assert all("human" in metrics[remedy] for remedy in study.REMEDIES)
-    lost = -np.mean([metrics[remedy]["human"] for remedy in study.REMEDIES])
-    assert claims["remedies_cost_where_nothing_is_wrong"] == pytest.approx(lost, abs=1e-6)

@@ -3,9 +3,11 @@
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
+import remedies
 import three_hacks as study
 from best_of_n import best_of_n_curve, best_of_n_kl_bound
 from helpers import run_script
@@ -159,10 +161,17 @@ def test_dpo_is_compared_with_sft_and_with_unbiased_labels(monkeypatch):
 # --- The command ---
 
 
-def test_the_command(tmp_path):
-    done = run_script("studies/three_hacks", "--smoke", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What the study writes with --smoke."""
+    folder = tmp_path_factory.mktemp("hacks")
+    done = run_script("studies/three_hacks", "--smoke", cwd=folder)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    path = tmp_path / "outputs" / "studies" / "three_hacks-smoke.json"
+    return folder / "outputs" / "studies"
+
+
+def test_the_command(outputs):
+    path = outputs / "three_hacks-smoke.json"
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     results = json.loads(path.read_text())
     (metrics,) = (run["metrics"] for run in results["runs"])
@@ -186,3 +195,19 @@ def test_the_command(tmp_path):
     assert set(answers["texts"]) == {f"DPO, {g}, {name}" for g, name in study.HACK_NAMES.items()}
     assert all(len(texts) == len(answers["prompts"]) for texts in answers["texts"].values())
     assert all(judge(claim, [metrics]) for claim in study.CLAIMS)
+
+
+def test_remedies_use_its_models(outputs):
+    done = run_script("studies/remedies", "--smoke", cwd=outputs.parents[1])
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    trained = re.findall(r"training (.+) first", done.stdout)
+    assert trained and not {f"wrong users {group}" for group in BIASES} & set(trained)
+    path = outputs / "remedies-smoke.json"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(path.read_text())
+    (metrics,) = (run["metrics"] for run in results["runs"])
+    claims = {claim["id"]: claim["mean"] for claim in results["claims"]}
+    assert list(claims) == [claim.id for claim in remedies.CLAIMS]
+    assert all("human" in metrics[remedy] for remedy in remedies.REMEDIES)
+    lost = -np.mean([metrics[remedy]["human"] for remedy in remedies.REMEDIES])
+    assert claims["remedies_cost_where_nothing_is_wrong"] == pytest.approx(lost, abs=1e-6)
