@@ -1,4 +1,4 @@
-"""A likelihood term: many pairs make DPO worse, even in one pass; do they still with this term?
+"""A likelihood term: more pairs make DPO worse; does this term mend that?
 
     python 05-preference-tuning/studies/likelihood_term.py  # 3 minutes; 2 after what_dpo_does
 
