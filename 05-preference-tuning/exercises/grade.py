@@ -1,8 +1,7 @@
 """Is an answer right, and if not, which mistake is it?
 
 A reader's function and the right one are called on the same cases, small ones first. Compared are
-shape, dtype, values and gradients. Where they differ, the same cases are given to the named
-mistakes.
+shape, dtype, values and gradients. Where they differ, the named mistakes get the same cases.
 """
 
 import contextlib
@@ -35,12 +34,12 @@ class Graded(NamedTuple):
     reason: str = ""
 
 
-def make_exercise(file, right, rows, mistakes, trained=(), array=np.float64) -> Exercise:
-    """An exercise with rows of inputs; of each list in them an array of floats is made."""
-    names = inspect.signature(right).parameters
+def make_exercise(file, right, rows, mistakes, trained=0, array=np.float64) -> Exercise:
+    """An exercise with rows of inputs, the first `trained`; of lists arrays of floats are made."""
+    names = list(inspect.signature(right).parameters)
     made = [[array(value) if isinstance(value, list) else value for value in row] for row in rows]
     cases = [dict(zip(names, row, strict=False)) for row in made]
-    return Exercise(file, right, cases, mistakes, trained)
+    return Exercise(file, right, cases, mistakes, names[:trained])
 
 
 def grade(exercise: Exercise, folder: Path) -> Graded:
@@ -55,8 +54,7 @@ def grade(exercise: Exercise, folder: Path) -> Graded:
 def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
     """What is said of a function. Raises Failed where it is a gap, raises, or does not end.
 
-    A mistake is named that gives what was given wherever that is finite. So it has its name also
-    where an exp overflows besides.
+    A mistake is named that gives the same wherever that is finite: an exp may overflow besides.
     """
     faults, finite = [], []
     for case in exercise.cases:

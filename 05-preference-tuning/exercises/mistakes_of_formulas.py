@@ -432,23 +432,21 @@ OF_UPDATES = {  # r: the ratio, a: the advantage, e: epsilon
     ),
 }
 
-BOTH = ["chosen_rewards", "rejected_rewards"]
-POLICY = ["policy_chosen_logps", "policy_rejected_logps"]
 FORMULAS = (
     make_exercise("e01_plackett_luce_nll", nll, RANKINGS, OF_RANKINGS),
-    in_torch("e02_bradley_terry_loss", bt, REWARD_PAIRS, OF_REWARD_PAIRS, BOTH),
+    in_torch("e02_bradley_terry_loss", bt, REWARD_PAIRS, OF_REWARD_PAIRS, trained=2),
     make_exercise("e03_kl_regularized_optimum", optimum, OPTIMA, OF_OPTIMA),
     make_exercise("e04_clipped_surrogate", surrogate, RATIOS, OF_RATIOS),
     make_exercise("e05_generalized_advantage_estimate", gae, STEPS, OF_STEPS),
     make_exercise("e06_kl_estimators", estimators, LOGPS, OF_LOGPS),
     make_exercise("e07_leave_one_out_advantages", leave_one_out, REWARDS, OF_REWARDS),
-    in_torch("e08_dpo_loss", dpo, DPO_PAIRS, OF_DPO, POLICY),
-    in_torch("e09_ipo_loss", ipo, IPO_PAIRS, OF_IPO, POLICY),
-    in_torch("e10_kto_loss", kto, RESPONSES, OF_KTO, ["policy_logps"]),
+    in_torch("e08_dpo_loss", dpo, DPO_PAIRS, OF_DPO, trained=2),
+    in_torch("e09_ipo_loss", ipo, IPO_PAIRS, OF_IPO, trained=2),
+    in_torch("e10_kto_loss", kto, RESPONSES, OF_KTO, trained=1),
     make_exercise("e11_expected_best_of_n", best_of, POOLS, OF_POOLS),
     make_exercise("e12_best_of_n_policy", policy_of, POLICIES, OF_POLICIES),
     make_exercise("e13_best_of_n_kl_bound", bound, NUMBERS, OF_NUMBERS),
-    in_torch("e15_answer_logps", answer_logps, BATCHES, OF_LOGITS, ["logits"]),
+    in_torch("e15_answer_logps", answer_logps, BATCHES, OF_LOGITS, trained=1),
     in_torch("e16_token_rewards", token_rewards, SCORES, OF_SCORES),
-    in_torch("e17_ppo_loss", ppo_loss, (FIRST_STEP, *LATER), OF_UPDATES, ["logps"]),
+    in_torch("e17_ppo_loss", ppo_loss, (FIRST_STEP, *LATER), OF_UPDATES, trained=1),
 )
