@@ -46,7 +46,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     prompts = [question.prompt for question in questions("test", seed=seed)[: 8 if smoke else 128]]
     curves, points, texts, rewards = {}, [], [], []
     for name, beta in KL_TERM.items():
-        looks = train_and_look(judge, prompts, beta, seed, smoke)
+        looks = answers_on_the_way(judge, prompts, beta, seed, smoke)
         means, first, last = [seen.means() for seen in looks.values()], looks[0], looks[max(looks)]
         curves[name] = {key: [each[key] for each in means] for key in ("kl", "gold")}
         about = "PPO", f"length, {name}", f"update {max(looks)}", last, many
@@ -62,7 +62,7 @@ def measure(seed: int, smoke: bool = False) -> dict:
     }
 
 
-def train_and_look(judge, prompts: list[str], beta: float, seed: int, smoke: bool) -> dict:
+def answers_on_the_way(judge, prompts: list[str], beta: float, seed: int, smoke: bool) -> dict:
     """The answers to the prompts by update, along one training."""
     model, tokenizer = load_sft_model()
     asked, looks = [question.prompt for question in questions("train")], {}
