@@ -182,13 +182,12 @@ def prompt_of_turns(prompt: list[Turn], answers: Sequence[list[Turn]], system: s
     for turns, side in zip(answers, SIDES, strict=False):
         if turns[-1][0] != "assistant":
             raise refuse("no answer", side=side, role=turns[-1][0])
-    contexts = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
-    if any(bare(context) != bare(contexts[0]) for context in contexts):
+    context, *others = [turns[:-1] for turns in answers if turns[:-1]] or [[]]
+    if any(bare(other) != bare(context) for other in others):
         raise DroppedRow(*REFUSALS["parted"])  # which is not odd
     opened = [("assistant", ""), *bare(answers[0][-1:])] if answers else []
     if len(prompt) > 1 and bare(prompt)[-1] in opened:
         prompt = prompt[:-1]  # what a template opens the answer with, or the answer itself
-    context = contexts[0]
     if context and context[0][0] == "assistant":
         turns = prompt + context  # the conversation goes on from the prompt
     else:

@@ -125,6 +125,8 @@ class Source:
                 if row[name] is not whole:
                     self.note(f"{name} written as {way}, taken apart")
             yield row
+        if not self.place:
+            raise UserError(f"{self.path}: there are no rows")
 
     def plain(self, cell):
         """A cell without NaN, and without line ends of Windows."""
@@ -146,9 +148,9 @@ class Source:
         """What to say of it, in phrases; what a column says: winner: A = response_a (9), ..."""
         remarks = []
         for done, places in self.places.items():
-            some = 0 not in places and len(places) != self.total
-            counted = f" ({len(places)} rows, from row {min(places)})" if some else ""
-            remarks.append(done + counted)
+            if 0 not in places and len(places) != self.total:
+                done += f" ({len(places)} rows, from row {min(places)})"
+            remarks.append(done)
         for name, counts in self.choices.items():
             said = [f"{value} ({count})" for value, count in counts.items()]
             remarks.append(f"{name}: {', '.join(said)}")
@@ -177,9 +179,9 @@ def read_data(path: str, *kinds: str, **reading: str | None) -> Source:
     kind = "labels" if label else "prompts" if prompt else "pairs"
     file = str(Path(tempfile.mkdtemp(dir=folder_that_goes()), "rows.arrow"))
     try:
-        alone = len(kinds) == 1 or kind not in kinds  # of several kinds pairs are the first
-        pairs = alone or shapes.find_shapes(source.survey, source.choices)
-        source.kind = kinds[0] if pairs else kind
+        # Of several kinds pairs are the first.
+        other = kind in kinds[1:] and not shapes.find_shapes(source)
+        source.kind = kind if other else kinds[0]
         types = {**TYPES[source.kind], "row": "int64"}
         features = {"prompt": datasets.Json(), **{n: datasets.Value(of) for n, of in types.items()}}
         with ArrowWriter(path=file, features=datasets.Features(features)) as writer:
@@ -208,11 +210,11 @@ def read_source(source: Source) -> Iterator[dict]:
         for export in [] if source.named else shapes.EXPORTS:
             if {*export["keys"]} <= survey.keys():
                 raise refuse("export", tool=export["tool"], line=export["line"])
-        found = shapes.find_shapes(survey, source.choices)
+        found = shapes.find_shapes(source)
         if not found:
             raise shapes.explain_missing(survey)
         if found[0].by_prompt:
-            rows = found[0].by_prompt(source, rows)
+            rows = shapes.gather_by_prompt(source, rows, *found[0].needs, *found[0].beside)
     for row in rows:
         try:
             for one in pairs_in(row, found, source) if found else [row]:
@@ -233,7 +235,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     needs = " and ".join(fits[0].needs)
     if len(found) > 1 or fits[0].said:
         source.note(f"rows of {needs}" if len(found) > 1 else fits[0].said)
-    source.used |= {*fits[0].columns}
+    source.used |= {*fits[0].needs, *fits[0].beside}
     try:
         row = fits[0].make(row)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -321,7 +323,6 @@ def prompt_turns(row: dict, column: str | None, source: Source) -> list[talk.Tur
 
 def clean_answers(prompt: Prompt, texts: list[str], source: Source) -> list[str]:
     """The answers without a token that ends many, and without a prompt that all of them repeat."""
-    texts = list(texts)
     for k, text in enumerate(texts):
         mark = talk.end_mark(text)
         if mark in source.marks:
@@ -338,22 +339,18 @@ def clean_answers(prompt: Prompt, texts: list[str], source: Source) -> list[str]
 
 def read_rows(source: Source) -> Iterator[dict]:
     """The rows of a file (its ending says the format), a folder, or a hub id. Raises UserError."""
-    name, row = source.path, None
-    path = Path(name).expanduser()
+    name, path = source.path, Path(source.path).expanduser()
     if path.is_file() and (source.split or source.config):
         flag = "split" if source.split else "config"
         raise UserError(f"--{flag}: {name} is a file, which has only one")
     try:
-        for row in read_file(name) if path.is_file() else read_stored(source):
-            yield row
+        yield from read_file(name) if path.is_file() else read_stored(source)
     except UserError:
         raise
     except Exception as error:  # whatever a library raises, without its example of a call
         told = " ".join(str(error.__cause__ or error).split("\nExample")[0].split())
         what = "cannot be read" if path.exists() else "no such file or folder, and of the hub"
         raise UserError(f"{name}: {what}: {told}") from None
-    if row is None:
-        raise UserError(f"{name}: there are no rows")
 
 
 def read_stored(source: Source) -> Iterable[dict]:

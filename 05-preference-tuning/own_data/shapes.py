@@ -216,37 +216,35 @@ def choice_of(survey: Survey, two: TwoAnswers) -> str | None:
 class Shape(NamedTuple):
     """What rows look like, and what makes pairs of them."""
 
-    said: str  # for the user; nothing where that is said otherwise
-    columns: tuple[str, ...]  # that are read
-    needs: tuple[str, ...]  # that hold something in a row of this shape
+    needs: tuple[str, ...]  # columns that hold something in a row of this shape
     make: Callable  # of a row: one with chosen and rejected; raises DroppedRow
-    by_prompt: partial | None = None  # of rows: pairs, where several rows make one
+    beside: tuple[str, ...] = ()  # other columns that are read
+    said: str = ""  # for the user; nothing where that is said otherwise
+    by_prompt: bool = False  # whether several rows make one
 
 
-def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
-    """The shapes of the file's rows, the most telling first; `choices` are to be counted."""
-    roles = (*SIDES, "messages", "scores", "completion")
+def find_shapes(source) -> list[Shape]:
+    """The shapes of the rows of a `read.Source`, the most telling first; they count its choices."""
+    survey, roles = source.survey, (*SIDES, "messages", "scores", "completion")
     chosen, rejected, messages, score, answer = (first_of(survey, role) for role in roles)
     two, shapes = find_two(survey), []
     if chosen and rejected:
-        texts = Shape("", (), (chosen, rejected), dict)
-        shapes.append(by_pointers(survey, chosen, rejected, two, choices) or texts)
+        texts = Shape((chosen, rejected), dict)
+        shapes.append(by_pointers(source, chosen, rejected, two) or texts)
     elif messages and rejected:
-        said, columns = f"chosen is the last turn of {messages}", (messages, rejected)
-        shapes.append(Shape(said, columns, columns, lambda row: {**row, "chosen": row[messages]}))
+        said, both = f"chosen is the last turn of {messages}", (messages, rejected)
+        shapes.append(Shape(both, lambda row: {**row, "chosen": row[messages]}, said=said))
     if {"info", "summaries", "choice"} <= survey.keys():
         said = "the shape of summarize_from_feedback: choice says which summary is chosen"
-        columns = ("info", "summaries", "choice")
-        shapes.append(Shape(said, columns, columns[:2], choose_summary))
+        shapes.append(Shape(("info", "summaries"), choose_summary, ("choice",), said))
     for whose, answers, text, score_of in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
         keys = first if text and isinstance(first, dict) else survey if is_texts(example) else {}
         if score_of in keys and (text is None or text in keys):
             said = f"the shape of {whose}: best and worst answer by {score_of}"
-            columns = (answers,) if text else (answers, score_of)
             make = partial(extremes, answers=answers, text=text, score=score_of)
-            shapes.append(Shape(said, columns, (answers,), make))
+            shapes.append(Shape((answers,), make, () if text else (score_of,), said))
             break
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
@@ -255,29 +253,26 @@ def find_shapes(survey: Survey, choices: dict[str, Counter]) -> list[Shape]:
         try:
             if third and (choice or rated):
                 shown = f'"{two.first}", "{two.second}", "{third[0][1]}"'
-                raise refuse(
-                    "more answers", answers=shown, first=two.first, choice=choice or "best"
-                )
+                words = {"first": two.first, "choice": choice or "best"}
+                raise refuse("more answers", answers=shown, **words)
             if choice:
-                shapes.append(by_choice(others, two, choice, choices))
+                shapes.append(by_choice(source, others, two, choice))
             elif rated:
-                shapes.append(by_scores(others, two, rated, choices))
+                shapes.append(by_scores(source, others, two, rated))
         except UserError:  # of no interest where rows have another shape, too
             if not shapes:
                 raise
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
-        by_prompt = partial(gather_by_prompt, answer=answer, score=score)
         make = partial(extremes, answers=answer, text=None, score=score)
-        shapes.append(Shape(said, (answer, score), (answer,), make, by_prompt))
+        shapes.append(Shape((answer,), make, (score,), said, by_prompt=True))
     return shapes
 
 
-def by_pointers(
-    survey: Survey, chosen: str, rejected: str, two: TwoAnswers | None, choices: dict[str, Counter]
-) -> Shape | None:
+def by_pointers(source, chosen: str, rejected: str, two: TwoAnswers | None) -> Shape | None:
     """The shape of rows whose chosen and rejected name the columns of the texts, if they do."""
-    both, others = [survey[chosen], survey[rejected]], survey.keys() - {chosen, rejected}
+    both = [source.survey[chosen], source.survey[rejected]]
+    others = source.survey.keys() - {chosen, rejected}
     named, known = {}, 0  # value -> column, TIE, UNLABELLED or None; how many cells it explains
     for cell, count in chain(*(column.values.items() for column in both)):
         value, name = normalise(cell), clean_name(cell)
@@ -298,10 +293,10 @@ def by_pointers(
         sides = [named[normalise(row[column])] for column in (chosen, rejected)]
         if not columns.issuperset(sides):
             raise DroppedRow(TIE if TIE in sides else UNLABELLED)
-        choices[chosen][f"{row[chosen]} = {sides[0]}"] += 1
+        source.choices[chosen][f"{row[chosen]} = {sides[0]}"] += 1
         return {**row, "chosen": row[sides[0]], "rejected": row[sides[1]]}
 
-    return Shape("", (chosen, rejected, *columns), (chosen, rejected), make)
+    return Shape((chosen, rejected), make, (*columns,))
 
 
 def choose_summary(row: dict) -> dict:
@@ -315,7 +310,7 @@ def choose_summary(row: dict) -> dict:
     return {"prompt": "\n\n".join([*parts, "TL;DR:"]), **sides}
 
 
-def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: dict[str, Counter]) -> Shape:
+def by_choice(source, survey: Survey, two: TwoAnswers, choice: str) -> Shape:
     """The shape of rows with a column that holds a known coding, or the name of a model."""
     held, models = survey[choice], next(iter(twins(survey, OF_WRITERS, two.tokens)), ())
     coding = read_coding(choice, held.values, two) if held.is_coded else None
@@ -337,18 +332,16 @@ def by_choice(survey: Survey, two: TwoAnswers, choice: str, choices: dict[str, C
                 raise unknown
             said = f"the name in {models[side]}" if side in (0, 1) else said
         if side in (TIE, UNLABELLED):
-            choices[choice][f"{said} dropped"] += 1
+            source.choices[choice][f"{said} dropped"] += 1
             raise DroppedRow(side)
-        choices[choice][f"{said} = {two[side]}"] += 1
+        source.choices[choice][f"{said} = {two[side]}"] += 1
         asked = {"prompt": row[prompt]} if prompt in row else {}
         return {**row, "chosen": row[two[side]], "rejected": row[two[1 - side]], **asked}
 
-    return Shape("", (*two[:2], choice, *models, prompt or ""), two[:2], make)
+    return Shape(two[:2], make, (choice, *models, prompt or ""))
 
 
-def by_scores(
-    survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]], choices: dict[str, Counter]
-) -> Shape:
+def by_scores(source, survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> Shape:
     """The shape of rows with two numbers: the higher one is better, or the lower one of ranks."""
     overall = [pair for pair in rated if re.search(r"overall|winner|^score|^rating", pair[0])]
     numbers = [name for name, column in survey.items() if as_number(column.example) is not None]
@@ -369,10 +362,10 @@ def by_scores(
         lists = {name: [row[name], row[other]] for name, other in (two[:2], scores)}
         made = extremes({**row, **lists}, two.first, None, first)
         side = two.first if made["chosen"] == row[two.first] else two.second
-        choices[f"{first}, {second}"][f"{better} = {side}"] += 1
+        source.choices[f"{first}, {second}"][f"{better} = {side}"] += 1
         return made
 
-    return Shape("", (*two[:2], *scores), two[:2], make)
+    return Shape(two[:2], make, scores)
 
 
 def extremes(row: dict, answers: str, text: str | None, score: str) -> dict:
