@@ -60,8 +60,8 @@ def compare(exercise: Exercise, function: Callable, file: Path) -> Graded:
     for case in exercise.cases:
         right = outcome_of(exercise.right, case, exercise.trained)
         theirs = outcome_of(function, case, exercise.trained, file)
-        fault = difference(right, theirs)
-        faults += [f"it {fault}, for {shown(case)}"] if fault else []
+        if fault := difference(right, theirs):
+            faults.append(f"it {fault}, for {shown(case)}")
         if all(np.isfinite(array).all() for array in theirs[0].values()):
             finite.append((case, theirs))
     if not faults:

@@ -332,12 +332,10 @@ def answer_logps(logits, ids, attention_mask, prompt_lengths) -> torch.Tensor:
 
 
 ONE_ANSWER = torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]]), torch.tensor([1])
-THREE_ANSWERS = (
-    torch.tensor([[4, 1, 0, 2, 3, 0, 0], [2, 2, 1, 3, 0, 0, 0], [1, 3, 0, 4, 2, 4, 3]]),
-    torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]]),
-    torch.tensor([2, 1, 4]),
-)
-BATCHES = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), *THREE_ANSWERS)
+IDS = torch.tensor([[4, 1, 0, 2, 3, 0, 0], [2, 2, 1, 3, 0, 0, 0], [1, 3, 0, 4, 2, 4, 3]])
+ATTENTION = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+LENGTHS = torch.tensor([2, 1, 4])
+BATCHES = (numbers(0, 1, 3, 2), *ONE_ANSWER), (numbers(1, 3, 7, 5), IDS, ATTENTION, LENGTHS)
 OF_LOGITS = {  # x: logits, i: token ids, m: attention mask, n: lengths of the prompts
     "no shift: the logits at a token are for the next one": (
         lambda x, *b: sums_of_answers(x[:, 1:].log_softmax(-1), *b)
