@@ -6,8 +6,8 @@ shape, dtype, values and gradients. Where they differ, the named mistakes get th
 
 import contextlib
 import copy
-import importlib.util
 import inspect
+import runpy
 import signal
 import traceback
 import warnings
@@ -191,10 +191,7 @@ def load_function(file: Path, name: str, seconds: float = 30) -> Callable:
         remedy = f"git checkout {file.name} in its folder brings it back"
         raise Failed("wrong", f"it is not there: {remedy}")
     with careful(file, seconds):
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    function = getattr(module, name, None)
+        function = runpy.run_path(str(file), run_name=file.stem).get(name)
     if not callable(function):
         raise Failed("wrong", f"it has no function {name}")
     return function
