@@ -38,20 +38,17 @@ LESSONS = {
     "frontier": "frontier",
 }
 STUDIES = sorted({path.stem for path in (HERE / "studies").glob("*.py")} - {"lessons"})
-# Who waits for whom, so that nothing is trained twice: scripts of a wave run side by side. What is
-# not named is of wave 1.
+# Who waits for whom: scripts of a wave run side by side. What is not named is of wave 1.
 WAVES = {"reward_model": 0, "dpo_trainer": 0, "what_dpo_does": 0, "what_a_reward_model_absorbs": 0}
-WAVES |= {"remedies": 2, "rl_beside_dpo": 2, "best_of_n_and_the_limit": 2}
-WAVES |= {"frontier": 3, "methods_at_the_limit": 3}
+WAVES |= {"remedies": 2, "rl_beside_dpo": 2, "best_of_n_and_the_limit": 3}  # use models of others
+WAVES |= {"frontier": 4, "methods_at_the_limit": 4}  # read what others measured
 
 
 def run_scripts(scripts: Sequence[Path], flags: Sequence, jobs: int, logs: Path) -> None:
     """The scripts, wave by wave."""
-    waves: list[list[Path]] = [[] for _ in range(4)]
-    for script in scripts:
-        waves[WAVES.get(script.stem, 1)].append(script)
-    for wave in waves:
-        runs.run_side_by_side({logs / f"{path.stem}.log": [path, *flags] for path in wave}, jobs)
+    for wave in range(1 + max(WAVES.values())):
+        paths = [path for path in scripts if WAVES.get(path.stem, 1) == wave]
+        runs.run_side_by_side({logs / f"{path.stem}.log": [path, *flags] for path in paths}, jobs)
 
 
 def title_of(script: Path) -> str:

@@ -146,7 +146,9 @@ def folder(text: str) -> Path:
 
 def data_place(name: str) -> str:
     """argparse type: a file or folder that is there, or what may be a hub id; else UserError."""
-    path = Path(non_empty(name)).expanduser()
+    path = Path(non_empty(name))
+    with contextlib.suppress(RuntimeError):  # ~somebody, who is nobody here
+        path = path.expanduser()
     hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
     if not path.exists() and (not hub_id or path.suffix.lower() in (*DATA_ENDINGS, *PACKED)):
         raise UserError(f"{name}: there is no such file or folder")

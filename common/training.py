@@ -88,9 +88,9 @@ def pair_settings(model, epochs: int) -> dict:
 
 
 def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format_pair):
-    """Rows as TRL reads them, in messages; a data set on disk stays there, a list is written.
+    """Rows as TRL reads them, in messages. A list is written to disk, for this process.
 
-    For data on disk TRL finds what it has computed of them before, with the same reference.
+    For data on disk TRL finds again what it has computed of them with the same reference.
     """
     from datasets import Dataset
     from datasets.fingerprint import get_temporary_cache_files_directory as folder_that_goes
@@ -98,8 +98,10 @@ def as_dataset(rows: Sequence[dict], format_row: Callable[[dict], dict] = format
     if not isinstance(rows, list):
         return rows.map(format_row, remove_columns=rows.column_names)
     data = Dataset.from_list([format_row(row) for row in rows])
+    if process_count() > 1:  # all but the first end without cleaning up
+        return data
     place = Path(folder_that_goes(), fingerprint(data))
-    if not place.exists():
+    if not (place / "dataset_info.json").is_file():  # the last file that is written
         data.save_to_disk(place)
     return Dataset.load_from_disk(place)
 

@@ -156,6 +156,7 @@ def test_own_pairs(name, tmp_path):
     assert "second_look" in results["metrics"] or name in ("preference_data_explorer", "best_of_n")
     assert "identical" in done.stdout  # the row that says nothing is told
     assert "gold utility" not in done.stdout and "right and concise" not in done.stdout
+    assert '"gold":' not in path.read_text(encoding="utf-8")  # nobody knows how good answers are
 
 
 # --- Bad usage and bad input ---

@@ -298,6 +298,25 @@ def test_log_probabilities_are_trls_whatever_the_tokenizer(tmp_path, monkeypatch
 # --- A policy is found, or trained ---
 
 
+def test_the_reference_reads_the_same_pairs_once(monkeypatch):
+    from trl import DPOTrainer
+
+    read, batches = DPOTrainer.compute_ref_log_probs, []
+
+    def counted(self, model, batch):
+        batches.append(len(batch["input_ids"]))
+        return read(self, model, batch)
+
+    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", counted)
+    pairs, weights = make_pairs(16, seed=71), []
+    for rows, loss_type in ((pairs, "sigmoid"), (pairs, "ipo"), (pairs[:8], "sigmoid")):
+        model, tokenizer = load_causal_lm("tiny-gpt2")
+        policy, _ = dpo.train_dpo(model, tokenizer, rows, epochs=2, loss_type=(loss_type,))
+        weights.append(next(w.sum().item() for n, w in policy.named_parameters() if "lora_B" in n))
+    assert batches == [16, 16, 16]  # both sides of 8 pairs: twice for the first, not for IPO, once
+    assert len(set(weights)) == 3
+
+
 def test_a_policy_is_trained_once_and_found_as_it_was(tmp_path, capsys):
     pairs, folder = make_pairs(16), tmp_path / "dpo"
 
@@ -390,14 +409,15 @@ def test_the_merged_model_is_the_policy(saved):
     assert format_prompt(theirs, "Why?") == "Question: Why?\nAnswer:"
 
 
-@pytest.mark.parametrize("place", ["dpo-smoke", "dpo-merged-smoke"])
+@pytest.mark.parametrize("place", ["dpo-smoke", "dpo-merged-smoke", "dpo-beta-0.1-smoke"])
 def test_what_is_somebodys_is_an_error_before_training(tmp_path, monkeypatch, place):
+    flags = ["--smoke", "--merge", *(["--beta", "0.1"] if "beta" in place else [])]
     (tmp_path / "outputs" / place).mkdir(parents=True)
     (tmp_path / "outputs" / place / "thesis.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dpo, "train_dpo", lambda *_, **__: pytest.fail("it trains"))
     with pytest.raises(UserError, match=f"{place} holds thesis.txt") as said:
-        dpo.main(["--smoke", "--merge"])
+        dpo.main(flags)
     assert "\n" not in str(said.value)
     assert [path.name for path in (tmp_path / "outputs").rglob("*")] == [place, "thesis.txt"]
 

@@ -275,7 +275,8 @@ def test_the_command_trains_and_says_how_to_use_the_model(backbone, runs_of):
 
 def test_two_processes_train_as_one_does(runs_of, tmp_path):
     command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += [str(SCRIPTS / "reward_model.py"), "--smoke"]
+    command += ["--main_process_port", "0", str(SCRIPTS / "reward_model.py")]
+    command += ["--smoke", "--device", "cpu"]
     piped = {"capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, **piped)
     assert done.returncode == 0, done.stderr

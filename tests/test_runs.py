@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import run_all
 from helpers import SCRIPTS
 
 from common import models, runs
@@ -250,3 +251,17 @@ def test_bfloat16_is_used_where_a_product_is_measured_to_be_faster(monkeypatch, 
     models.gains_from_bfloat16.cache_clear()
     assert not models.gains_from_bfloat16("mps")
     assert isinstance(torch.ones(1), torch.Tensor)
+
+
+def test_a_path_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.v2").mkdir()
+    for there in ("pairs.v2", str(tmp_path), "somebody/some-pairs", "imdb", "a/b-v1.5"):
+        assert runs.data_place(there) == there  # the last three may be of the hub
+    for missing in ("d.csv", "./a/b", "a/b.jsonl", "a/b/c", "~nobody-here/d.csv", "x.json.gz"):
+        with pytest.raises(runs.UserError, match=r"there is no such file or folder$"):
+            runs.data_place(missing)
+
+
+def test_who_waits_is_a_script():
+    assert set(run_all.WAVES) <= {*run_all.LESSONS, *run_all.STUDIES}

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 import ties_noise_and_margins as study
 from helpers import run_script
 
@@ -90,13 +89,6 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
     points = [(point["series"], point["label"]) for point in metrics["points"]]
     assert points == [("ipo", "3 passes"), ("kto", "3 passes")]
     assert {point["annotations"] for point in metrics["points"]} == {384}
-
-
-def test_gold_utility_at_a_kl_lies_between_two_looks():
-    looks = {"kl": [0.0, 0.2, 0.4, 0.3], "gold": [1.0, 2.0, 3.0, 9.0]}
-    assert study.gold_at(looks, 0.3) == pytest.approx(2.5)  # on the way out, not on the way back
-    assert study.gold_at(looks, 0.2) == pytest.approx(2.0)
-    assert study.gold_at({"kl": [0.0, 0.1], "gold": [1.0, 4.0]}, 0.3) == 4.0  # it never came so far
 
 
 def test_every_claim_is_about_its_own_difference():

@@ -2,11 +2,12 @@
 
     python 05-preference-tuning/studies/kl_term.py  # one seed, 1.5 minutes
 
-PPO is trained in small steps by a reward model of annotators who prefer long answers, once with the
-KL term and once without. With it the policy moves less far from the SFT model; the question is
-whether it is better once it has moved as far. So gold utility (3 if right, 1 if on topic, -0.15 for
-a word of filler; in log-odds) is compared at equal KL (that distance, in nats), on 128 held-out
-questions that it answers before, after every second update, and at the end.
+The KL term is a part of PPO's reward that falls as the policy moves away from the SFT model. PPO is
+trained in small steps by a reward model of 6,400 labels of annotators who prefer long answers, once
+with the term and once without. With it the policy moves less far; the question is whether it is
+better once it has moved as far. So gold utility (3 if right, 1 if on topic, -0.15 for a word of
+filler; in log-odds) is compared at equal KL (that distance, in nats), on 128 held-out questions
+that are answered before, after every second update, and at the end.
 """
 
 import lessons  # noqa: F401
@@ -17,7 +18,7 @@ from reward_model import reward_model_in
 
 from common.answers import answers_of_points, point_of, sample_answers
 from common.claims import Claim, run_study, study_folder
-from common.figures import legend_below, new_figure, seed_columns
+from common.figures import GOLD, legend_below, new_figure, seed_columns
 from common.preferences import make_pairs, questions
 from common.scoring import score_texts
 from common.training import load_sft_model
@@ -29,7 +30,7 @@ SMALL = {"epochs": 1, "updates": 16, "prompts_per_update": 16, "look_at": range(
 CLAIMS = (
     Claim(
         "kl_term_holds_the_policy",
-        "without the KL term the policy overfits to the reward model's idiosyncrasies",
+        "the KL term keeps the policy from the reward model's idiosyncrasies, also at equal KL",
         "gold utility at equal KL, length-biased rewards, with the KL term minus without, log-odds",
         of=lambda m: m["at_equal_kl"],
         smallest=0.2,
@@ -91,22 +92,24 @@ def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
 
 
 def draw(runs: list[dict]):
-    """Gold utility against KL of both trainings, and the gap at equal KL; a line or dot a seed."""
+    """Gold utility against KL of both trainings, and the difference at equal KL and at the end."""
     gaps = [run["at_equal_kl"] for run in runs]
     title = f"At equal KL the KL term changes gold utility by {np.mean(gaps):+.2f}"
-    figure, (ax, ends) = new_figure(1, 2, title)
+    figure, (ax, differ) = new_figure(1, 2, title)
     for name, color in zip(KL_TERM, ("lab:rl", "lab:biased"), strict=True):
         for k, run in enumerate(runs):
             curve, label = run["kl_term"][name], name if k == 0 else None
             ax.plot(curve["kl"], curve["gold"], "o-", color=color, ms=2.5, lw=0.8, label=label)
-    ax.set(title="Gold utility on the way", ylabel="gold utility (log-odds)")
+    ax.set(title="On the way, from KL 0 on", ylabel=GOLD)
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     ax.set_xlim(0, None)
     legend_below(ax, ncols=2)
-    lost = {name: [run["kl_term"][name]["gold"][-1] for run in runs] for name in KL_TERM}
-    seed_columns(ends, lost, ("lab:rl", "lab:biased"))
-    ends.set(title="At the end: after 16 updates", ylabel="gold utility (log-odds)")
+    ends = [[run["kl_term"][name]["gold"][-1] for name in KL_TERM] for run in runs]
+    columns = {"at equal KL": gaps, "at the end": [ours - theirs for ours, theirs in ends]}
+    seed_columns(differ, columns, ["lab:rl"] * 2)
+    differ.axhline(0, color="black", lw=0.8)
+    differ.set(title="With the KL term minus without", ylabel="gold utility (log-odds)")
     return figure
 
 

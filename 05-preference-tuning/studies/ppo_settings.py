@@ -2,12 +2,15 @@
 
     python 05-preference-tuning/studies/ppo_settings.py  # one seed, 2 minutes
 
-PPO is trained by a reward model of 6,400 pairs, DPO on 768 pairs, each with its default learning
-rate and with 3.3 times that, and with fewer or more passes (epochs); PPO with the higher rate also
-without clipping. DPO with the higher rate and three passes, ten times as much, is left out. All
-answer the same 128 held-out questions twice. Stability is the range of gold utility among trainings
-that are finished: more rate or passes, and not less of the other, would not gain 0.15 log-odds on
-validation prompts. (The KL term has a study of its own, kl_term.py.)
+PPO is trained by a reward model (it learned from 6,400 pairs which answers people choose), DPO on
+768 pairs. Each has its default learning rate and 3.3 times that, and fewer or more passes (epochs)
+over the same answers; PPO with the higher rate also without clipping (the limit to how far one
+update may move a token's probability). DPO with the higher rate and three passes, ten times as
+much, is left out. All answer the same 128 held-out questions twice, judged by gold utility (3 if
+right, 1 if on topic, -0.15 for a word of filler; in log-odds). A training is finished if more of it
+(rate or passes, and not less of the other) would not gain 0.15 on validation questions. Stability:
+the best finished training minus the worst; PPO has four to choose from, DPO three. The KL term:
+kl_term.py.
 """
 
 import lessons  # noqa: F401
@@ -24,7 +27,7 @@ from common.training import load_sft_model
 
 UPDATES = 8  # of PPO; after half of them the number of passes is judged
 PPO_RATE, DPO_RATE, FAST = 3e-3, 7e-4, 10 / 3  # the default learning rates, and times the default
-GRID = {  # times the default learning rate, and passes: PPO's usual ones come first, and DPO's
+GRID = {  # times the default learning rate, and passes: the defaults come first
     "PPO": [(1, 4), (1, 1), (FAST, 4), (FAST, 1)],
     "DPO": [(1, 1), (FAST, 1), (1, 3)],
 }
@@ -141,11 +144,13 @@ def name_of(rate: float, passes: int) -> str:
 
 def draw(runs: list[dict]):
     """Settings of PPO and DPO, clipping, passes over the same answers."""
-    figure, axes = figures.new_figure(2, 2, "What PPO depends on", height=3.4)
     ranges = {method: [range_of_finished(run, method) for run in runs] for method in GRID}
+    told = ", ".join(f"{method} {np.mean(values):.1f}" for method, values in ranges.items())
+    title = f"Best minus worst finished training, in gold utility: {told}"
+    figure, axes = figures.new_figure(2, 2, title, height=3.4)
     grid_panel(axes[0], runs)
     figures.seed_columns(axes[1], ranges, ["lab:rl", "lab:dpo"], digits=1)
-    axes[1].set(title="Best minus worst finished training", ylabel="gold utility (log-odds)")
+    axes[1].set(title="Best minus worst, a dot a seed", ylabel="gold utility (log-odds)")
     axes[1].set_ylim(0, 1.2 * max(map(max, ranges.values())))
     columns = {"default rate, clipped": [run["settings"]["PPO"][0]["gold"] for run in runs]}
     clipped = columns["x 3.3, clipped"] = [run["clipped"] for run in runs]
