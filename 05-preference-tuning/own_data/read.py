@@ -214,7 +214,7 @@ def read_source(source: Source) -> Iterator[dict]:
         if not found:
             raise shapes.explain_missing(survey)
         if found[0].by_prompt:
-            rows = shapes.gather_by_prompt(source, rows, *found[0].needs, *found[0].beside)
+            rows = shapes.gather_by_prompt(source, rows, *found[0].columns)
     for row in rows:
         try:
             for one in pairs_in(row, found, source) if found else [row]:
@@ -235,7 +235,7 @@ def pairs_in(row: dict, found: list[shapes.Shape], source: Source) -> list[dict]
     needs = " and ".join(fits[0].needs)
     if len(found) > 1 or fits[0].said:
         source.note(f"rows of {needs}" if len(found) > 1 else fits[0].said)
-    source.used |= {*fits[0].needs, *fits[0].beside}
+    source.used |= {*fits[0].columns}
     try:
         row = fits[0].make(row)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -383,7 +383,6 @@ def read_stored(source: Source) -> Iterable[dict]:
 
 
 def read_file(name: str) -> Iterator[dict]:
-    """The rows of one file."""
     import pyarrow
     from pyarrow import parquet
 

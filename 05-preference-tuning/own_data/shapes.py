@@ -144,7 +144,6 @@ def twins(names: Iterable[str], word: str, tokens: tuple[str, str]) -> list[tupl
 
 
 def find_two(survey: Survey) -> TwoAnswers | None:
-    """The two columns of answers of a file, if there are such."""
     texts = [name for name, c in survey.items() if isinstance(c.example, str | list | dict)]
     texts = [name for name in texts if not re.search(NO_SCORE, name)]
     for tokens in map(tuple, NAMES["sides"]):
@@ -218,7 +217,7 @@ class Shape(NamedTuple):
 
     needs: tuple[str, ...]  # columns that hold something in a row of this shape
     make: Callable  # of a row: one with chosen and rejected; raises DroppedRow
-    beside: tuple[str, ...] = ()  # other columns that are read
+    columns: tuple[str, ...] = ()  # that it reads; `read_row` finds those of texts
     said: str = ""  # for the user; nothing where that is said otherwise
     by_prompt: bool = False  # whether several rows make one
 
@@ -233,10 +232,11 @@ def find_shapes(source) -> list[Shape]:
         shapes.append(by_pointers(source, chosen, rejected, two) or texts)
     elif messages and rejected:
         said, both = f"chosen is the last turn of {messages}", (messages, rejected)
-        shapes.append(Shape(both, lambda row: {**row, "chosen": row[messages]}, said=said))
+        shapes.append(Shape(both, lambda row: {**row, "chosen": row[messages]}, both, said))
     if {"info", "summaries", "choice"} <= survey.keys():
         said = "the shape of summarize_from_feedback: choice says which summary is chosen"
-        shapes.append(Shape(("info", "summaries"), choose_summary, ("choice",), said))
+        columns = ("info", "summaries", "choice")
+        shapes.append(Shape(columns[:2], choose_summary, columns, said))
     for whose, answers, text, score_of in NAMES["scored"]:
         example = survey[answers].example if answers in survey else None
         first = example[0] if isinstance(example, list) and example else None
@@ -244,7 +244,8 @@ def find_shapes(source) -> list[Shape]:
         if score_of in keys and (text is None or text in keys):
             said = f"the shape of {whose}: best and worst answer by {score_of}"
             make = partial(extremes, answers=answers, text=text, score=score_of)
-            shapes.append(Shape((answers,), make, () if text else (score_of,), said))
+            columns = (answers,) if text else (answers, score_of)
+            shapes.append(Shape((answers,), make, columns, said))
             break
     if two and rejected not in two:
         others = {k: c for k, c in survey.items() if not shapes or k not in (chosen, rejected)}
@@ -265,7 +266,7 @@ def find_shapes(source) -> list[Shape]:
     if not shapes and score and answer and as_number(survey[score].example) is not None:
         said = f"scored answers: of each prompt the best and the worst by {score}"
         make = partial(extremes, answers=answer, text=None, score=score)
-        shapes.append(Shape((answer,), make, (score,), said, by_prompt=True))
+        shapes.append(Shape((answer,), make, (answer, score), said, by_prompt=True))
     return shapes
 
 
@@ -277,9 +278,8 @@ def by_pointers(source, chosen: str, rejected: str, two: TwoAnswers | None) -> S
     for cell, count in chain(*(column.values.items() for column in both)):
         value, name = normalise(cell), clean_name(cell)
         side = meaning(value, two) if two else None
-        named[value] = two[side] if side in (0, 1) else side
-        if name in others:
-            named[value] = name
+        pointed = two[side] if side in (0, 1) else side
+        named[value] = name if name in others else pointed
         known += count * (named[value] is not None)
     columns, filled = others & {*named.values()}, both[0].filled + both[1].filled
     if not columns or known < filled:
@@ -296,7 +296,7 @@ def by_pointers(source, chosen: str, rejected: str, two: TwoAnswers | None) -> S
         source.choices[chosen][f"{row[chosen]} = {sides[0]}"] += 1
         return {**row, "chosen": row[sides[0]], "rejected": row[sides[1]]}
 
-    return Shape((chosen, rejected), make, (*columns,))
+    return Shape((chosen, rejected), make, (chosen, rejected, *columns))
 
 
 def choose_summary(row: dict) -> dict:
@@ -338,7 +338,7 @@ def by_choice(source, survey: Survey, two: TwoAnswers, choice: str) -> Shape:
         asked = {"prompt": row[prompt]} if prompt in row else {}
         return {**row, "chosen": row[two[side]], "rejected": row[two[1 - side]], **asked}
 
-    return Shape(two[:2], make, (choice, *models, prompt or ""))
+    return Shape(two[:2], make, (*two[:2], choice, *models, prompt or ""))
 
 
 def by_scores(source, survey: Survey, two: TwoAnswers, rated: list[tuple[str, str]]) -> Shape:
@@ -355,7 +355,6 @@ def by_scores(source, survey: Survey, two: TwoAnswers, rated: list[tuple[str, st
         if name not in numbers:
             shown = f"{survey[name].example!r:.60}"
             raise refuse("no number", name=name, shown=shown, first=first, second=second)
-
     better = "lower" if re.search(SMALL_IS_GOOD, first) else "higher"
 
     def make(row: dict) -> dict:
@@ -365,7 +364,7 @@ def by_scores(source, survey: Survey, two: TwoAnswers, rated: list[tuple[str, st
         source.choices[f"{first}, {second}"][f"{better} = {side}"] += 1
         return made
 
-    return Shape(two[:2], make, scores)
+    return Shape(two[:2], make, (*two[:2], *scores))
 
 
 def extremes(row: dict, answers: str, text: str | None, score: str) -> dict:
