@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import check
 import grade as grading
-import mistakes_of_runs as of_runs
 import mistakes_of_training as loop
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ FOLDER = SCRIPTS / "exercises"
 EXERCISES = {exercise.file: exercise for exercise in FORMULAS}
 FILES = tuple(sorted([*EXERCISES, loop.FILE]))
 ALL = {file: f"{file}.py" for file in FILES}  # by name, the file to write in
-ALL |= {name: f"{name}.toml" for name in of_runs.DEBUGS} | {of_runs.STUDY: f"{of_runs.STUDY}.py"}
+ALL |= {name: f"{name}.toml" for name in loop.DEBUGS} | {loop.STUDY: f"{loop.STUDY}.py"}
 MISTAKES = [(file, name) for file in sorted(EXERCISES) for name in EXERCISES[file].mistakes]
 SOLVED = Path(solved_exercises.__file__).read_text(encoding="utf-8")
 ANY = Path("answer.py")
@@ -515,10 +514,10 @@ EVIDENCE = read_json(FOLDER / "evidence.json")
 def debugged(name: str, folder: Path, fault: str = "", look_at: str = "") -> Graded:
     said = f'fault = "{fault}"\nlook_at = "{look_at}"\n'
     (folder / f"{name}.toml").write_text(said, encoding="utf-8")
-    return of_runs.grade_debug(name, folder)
+    return loop.grade_debug(name, folder)
 
 
-@pytest.mark.parametrize("name", of_runs.DEBUGS)
+@pytest.mark.parametrize("name", loop.DEBUGS)
 def test_a_fault_is_found_and_evidence_speaks_against_every_other(name, tmp_path):
     fault = read_json(FOLDER / "runs" / f"{name[:2]}.json")["fault"]
     assert debugged(name, tmp_path) == Graded("not begun")
@@ -542,7 +541,7 @@ def test_the_runs_are_those_that_the_evidence_speaks_of():
     assert marks["trained"] == 1 and marks["loss"] < 0.1 and marks["after"]["marked"] > 2
     assert math.isclose(read["reference"]["loss"], math.log(2), abs_tol=1e-4)
     assert passes["after"]["good"] == 0
-    told = {fault: of_runs.told_by(run, "{beta:.3f}, {passes:.0f}") for fault, run in read.items()}
+    told = {fault: loop.told_by(run, "{beta:.3f}, {passes:.0f}") for fault, run in read.items()}
     assert told.pop("passes") == "0.010, 5" and {text[-3:] for text in told.values()} == {", 1"}
 
 
@@ -559,9 +558,9 @@ def test_the_files_of_the_runs_are_small():
     ],
 )
 def test_odd_guesses_are_answered_in_one_line(text, said, tmp_path):
-    assert "cannot be read" in of_runs.grade_debug("d1_debug", tmp_path).reason
+    assert "cannot be read" in loop.grade_debug("d1_debug", tmp_path).reason
     (tmp_path / "d1_debug.toml").write_text(text, encoding="utf-8")
-    verdict = of_runs.grade_debug("d1_debug", tmp_path)
+    verdict = loop.grade_debug("d1_debug", tmp_path)
     assert verdict.state == "wrong" and said in verdict.reason and "\n" not in verdict.reason
 
 
@@ -598,27 +597,27 @@ PLANS = (
 
 @pytest.mark.parametrize(("right", "wrong", "said"), PLANS)
 def test_a_plan_is_judged_by_the_first_item_that_fails(right, wrong, said, tmp_path):
-    path = solved_copy(tmp_path, of_runs.STUDY)
+    path = solved_copy(tmp_path, loop.STUDY)
     start, seeds, study = path.read_text(encoding="utf-8").rpartition(SEEDS)
     assert right in seeds + study
     path.write_text(start + (seeds + study).replace(right, wrong), encoding="utf-8")
-    verdict = of_runs.grade_study(tmp_path)
+    verdict = loop.grade_study(tmp_path)
     assert verdict.state == ("wrong" if said else "right") and (said or "") in verdict.reason
 
 
 def test_the_second_training_needs_a_model_of_its_own(tmp_path):
-    path = solved_copy(tmp_path, of_runs.STUDY)
+    path = solved_copy(tmp_path, loop.STUDY)
     text = path.read_text(encoding="utf-8")
     load = "policy, tokenizer = load_sft_model()\n"
     text = text.replace(f"        {load}", "").replace(
         "    good = {}", f"    {load}    good = {{}}"
     )
     path.write_text(text, encoding="utf-8")
-    assert "goes on with the first one's model" in of_runs.grade_study(tmp_path).reason
+    assert "goes on with the first one's model" in loop.grade_study(tmp_path).reason
 
 
 def test_the_template_is_a_study_with_gaps():
-    study = load(FOLDER / f"{of_runs.STUDY}.py")
+    study = load(FOLDER / f"{loop.STUDY}.py")
     (claim,) = study.CLAIMS
     assert (claim.predicted, claim.smallest, study.SEEDS) == ("", 0.0, ())
     for gap in (lambda: study.measure(0), lambda: study.draw([])):

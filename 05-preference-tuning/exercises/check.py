@@ -23,8 +23,7 @@ def grade_all(folder: Path, names: Sequence[str] = ()) -> list[str]:
     """Print what is said of the exercises of these names, or of all; returns their states."""
     from grade import grade
     from mistakes_of_formulas import FORMULAS
-    from mistakes_of_runs import DEBUGS, STUDY, grade_debug, grade_study
-    from mistakes_of_training import FILE, grade_training
+    from mistakes_of_training import DEBUGS, FILE, STUDY, grade_debug, grade_study, grade_training
 
     graders = {item.file: partial(grade, item) for item in FORMULAS}
     graders = dict(sorted([*graders.items(), (FILE, grade_training)]))
