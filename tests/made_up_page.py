@@ -19,7 +19,7 @@ def made_up_studies() -> dict:
         made_up_point("DPO", "unbiased", "1 epoch, beta 0.3", kl=0.8),
         made_up_point("DPO", "unbiased", "5 epochs, beta 0.3", kl=6.0),
         made_up_point("DPO", "biased", "5 epochs, beta 0.3", kl=7.0, biased=True),
-        made_up_point("DPO", "default", "default: 1 epoch", kl=1.2),
+        made_up_point("DPO", "768", "768 pairs", kl=1.2),
     ]
     of_best = []
     for series in ("6400", "length"):

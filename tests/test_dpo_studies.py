@@ -274,4 +274,3 @@ def test_what_every_method_is_compared_by(outputs):
     assert {point["biased"] for point in points} == {True, False}
     assert {point["beta"] for point in points} == {None, 0.3, 1.0}
     assert [point_name(point) for point in points] == list(texts)
-    assert sum(point["series"] == "default" for point in points) == 1

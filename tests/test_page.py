@@ -92,7 +92,7 @@ def test_whose_answers_can_be_browsed_and_which_reward_was_optimised(data):
     shown = {policy["name"]: policy["answers"] for policy in data["policies"]}
     assert shown == {
         "SFT model": "SFT, sft, SFT model",
-        "DPO": "DPO, default, default: 1 epoch",
+        "DPO": "DPO, 768, 768 pairs",
         "DPO, five passes": "DPO, unbiased, 5 epochs, beta 0.3",
         "best of 16": "best of n, 6400, n = 16",
         "best of 16, annotators prefer long answers": "best of n, length, n = 16",
@@ -100,7 +100,7 @@ def test_whose_answers_can_be_browsed_and_which_reward_was_optimised(data):
     }
     rewarded = [name for name, answers in shown.items() if answers in data["rewards"]]
     assert rewarded == list(shown)[3:]
-    assert data["policies"][1]["about"] == "default: 1 epoch"
+    assert data["policies"][1]["about"] == "768 pairs"
 
 
 def test_answers_to_other_prompts_are_not_mixed():

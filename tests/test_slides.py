@@ -61,11 +61,13 @@ def test_the_hacked_answer_is_one_whose_reward_rose_while_its_quality_fell():
 def test_answers_before_and_after_show_one_mended_and_one_wrong():
     kept = {
         "prompts": [question.prompt for question in preferences.questions("test")[:3]],
-        "texts": {"SFT, sft, a": ["No.", "No.", "No."], "DPO, default, b": ["No."] * 3},
+        "texts": {"SFT, sft, a": ["No.", "No.", "No."], "DPO, 768, b": ["No."] * 3},
     }
     answer = preferences.all_questions()[kept["prompts"][1]].answer
-    kept["texts"]["DPO, default, b"][1] = f"It is {answer}."
-    html = slides.before_and_after({"too_much_dpo": {"answers": kept}})
+    kept["texts"]["DPO, 768, b"][1] = f"It is {answer}."
+    html = slides.before_and_after(
+        {name: {"answers": kept} for name in ("too_much_dpo", "likelihood_term")}
+    )
     first, second = kept["prompts"][1], kept["prompts"][0]
     assert html.index(slides.escape(first)) < html.index(slides.escape(second))
     assert html.count("after") == 2 and f"It is {answer}." in html

@@ -75,17 +75,17 @@ def test_every_arm_is_trained_with_its_loss_on_its_pairs_from_the_same_model(mon
         known = 0.3 if loss == "robust" else 0.0
         assert loss == "kto" or settings["label_smoothing"] == known
         numbers = [n for policy, n, _ in answered if policy == name]
-        on_the_way, at_end = 4 * (kind == "flips"), 1 * (kind != "one sided")
+        on_the_way, at_end = 2 * (kind == "flips"), 1 * (kind != "one sided")
         assert numbers == [1] * on_the_way + [2] * at_end  # of one-sided pairs margins are read
     with_kl = {policy for policy, _, kl in answered[1:] if kl}  # the first is the SFT model
     assert with_kl == {"ipo clean", "kto clean", "dpo flips", "kto flips", "robust flips"}
     pairs = {name: row[0] for name, row in trained.items()}
     assert pairs["dpo clean"] == pairs["ipo clean"] == pairs["kto clean"]
     assert pairs["dpo flips"] == pairs["robust flips"] == flip_labels(pairs["dpo clean"], 0.3, 5)
-    assert trained["kto flips"][2]["look_at"] == [48, 60, 72, 96]  # of 144 steps
+    assert trained["kto flips"][2]["look_at"] == [48, 96]  # of 144 steps
     assert list(metrics["looks"]) == list(study.ARMS["flips"])
     for looks in metrics["looks"].values():
-        assert len(looks["kl"]) == len(looks["gold"]) == 6  # the SFT model's come first
+        assert len(looks["kl"]) == len(looks["gold"]) == 4  # the SFT model's come first
     points = [(point["series"], point["label"]) for point in metrics["points"]]
     assert points == [("ipo", "3 passes"), ("kto", "3 passes")]
     assert {point["annotations"] for point in metrics["points"]} == {384}
@@ -120,7 +120,7 @@ def test_the_command(tmp_path):
     results = json.loads((folder / "ties_noise_and_margins-smoke.json").read_text())
     assert len(results["claims"]) == len(study.CLAIMS)
     metrics = results["runs"][0]["metrics"]
-    assert len(metrics["looks"]["dpo"]["kl"]) == 3  # of two steps
+    assert len(metrics["looks"]["dpo"]["kl"]) == 3  # two steps
     assert set(metrics["answers"]["texts"]) == {"IPO, ipo, 1 passes", "KTO, kto, 1 passes"}
     assert metrics["gold"]["robust_flips"] == metrics["looks"]["robust"]["gold"][-1]
     assert (folder / "ties_noise_and_margins-smoke.png").stat().st_size > 20_000

@@ -1507,7 +1507,7 @@ function startFrontier(data) {
   $("point-previous").addEventListener("click", () => choose(chosen - 1));
   $("point-next").addEventListener("click", () => choose(chosen + 1));
   onResize(draw);
-  const first = points.findIndex((point) => point.method === "DPO" && point.series === "default");
+  const first = points.findIndex((point) => point.method === "DPO" && point.series === "768");
   choose(Math.max(0, first));
 }
 

@@ -38,7 +38,7 @@ MEASURED = ("kl", "gold", "good")  # of a point
 PAIRS, AGAIN = 12, 4  # pairs to label, and how many of them come twice
 BROWSED = {  # whose answers can be read: the name on the page, and how the study calls its point
     "SFT model": "SFT, sft, ",
-    "DPO": "DPO, default, ",
+    "DPO": "DPO, 768, ",
     "DPO, five passes": "DPO, unbiased, ",
     "IPO": "IPO, ipo, ",
     "KTO": "KTO, kto, ",

@@ -127,8 +127,9 @@ def world_answers(results: dict) -> str:
 
 def before_and_after(results: dict) -> str:
     """Two questions with an answer before and after DPO: one mended, one still wrong."""
-    kept, mended, wrong = results["too_much_dpo"]["answers"], [], []
-    texts = texts_of(kept, "SFT, sft, "), texts_of(kept, "DPO, default, ")
+    kept, mended, wrong = results["likelihood_term"]["answers"], [], []
+    sft = texts_of(results["too_much_dpo"]["answers"], "SFT, sft, ")
+    texts = sft, texts_of(kept, "DPO, 768, ")
     for prompt, before, after in zip(kept["prompts"], *texts, strict=True):
         table = table_of_answers(prompt, [("before", before, ""), ("after", after, "")])
         if gold_utility(prompt, after) <= 1:

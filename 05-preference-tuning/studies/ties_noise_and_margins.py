@@ -32,7 +32,7 @@ from common.training import load_sft_model
 # answers to validation prompts, after many passes.
 MANY_PASSES = {"beta": 1.0, "learning_rate": 1.4e-3}
 FLIP_RATE = 0.3  # of the labels
-LOOKS = (1 / 3, 5 / 12, 1 / 2, 2 / 3)  # shares of a training on swapped labels
+LOOKS = (1 / 3, 2 / 3)  # shares of a training on swapped labels
 LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "robust": "robust"}  # TRL's names; KTO has a trainer
 LOSS_NAMES = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "robust": "robust DPO"}
 ARMS = {  # which losses are trained on which pairs

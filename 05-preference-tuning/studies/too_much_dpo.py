@@ -21,11 +21,11 @@ from typing import NamedTuple
 import lessons  # noqa: F401
 
 import numpy as np
-from dpo_trainer import dpo_policy, measure_pairs, train_dpo
+from dpo_trainer import measure_pairs, train_dpo
 
 from common import preferences
 from common.answers import KINDS, Answers, answers_of_points, point_of, sample_answers
-from common.claims import Claim, run_study, study_folder
+from common.claims import Claim, run_study
 from common.figures import legend_below, new_figure, seed_lines
 from common.intervals import around_the_best
 from common.sampling import sample_pairs
@@ -147,14 +147,10 @@ def label_answers(answers: Answers) -> np.ndarray:
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Every training, and as points for frontier.py: SFT, every look, DPO's default policy."""
-    count, most = (32, 16) if smoke else (768, 128)
+    """Every training, and as points for frontier.py: SFT, and every look."""
+    count, most = (10, 16) if smoke else (256, 128)
     prompts = [question.prompt for question in preferences.questions("test", seed=seed)[:most]]
-    model, tokenizer = load_sft_model()
-    pairs, folder = preferences.make_pairs(count, seed=seed), study_folder(seed, smoke) / "dpo"
-    default = dpo_policy(folder, model, tokenizer, pairs, seed=seed)
-    of_default = sample_answers(default, tokenizer, prompts, 2, seed)
-    looks = {name: train_arm(arm, count // 3, prompts, seed) for name, arm in TRAININGS.items()}
+    looks = {name: train_arm(arm, count, prompts, seed) for name, arm in TRAININGS.items()}
     before = looks["unbiased"][0]["answers"]
     points, texts = [point_of("SFT", "sft", "SFT model", before, 0, epoch=0.0)], [before.texts]
     for series, arm in TRAININGS.items():
@@ -163,15 +159,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
         for look in looks[series][1:]:
             epoch, answers = look["epoch"], look["answers"]
             label = f"{epoch:.3g} epoch{'s' * (epoch != 1)}, beta {about['beta']:.3g}{differs}"
-            labels = round(min(1, epoch) * (count // 3))
+            labels = round(min(1, epoch) * count)
             points.append(point_of("DPO", series, label, answers, labels, epoch=epoch, **about))
             texts.append(answers.texts)
-    label = "default: 1 epoch, beta 0.3, falling rate"
-    points.append(point_of("DPO", "default", label, of_default, count, beta=0.3, epoch=1))
     return {
         "arms": {name: describe(of_arm) for name, of_arm in looks.items()},
         "points": points,
-        "answers": answers_of_points(prompts, points, [*texts, of_default.texts]),
+        "answers": answers_of_points(prompts, points, texts),
     }
 
 
