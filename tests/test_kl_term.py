@@ -39,7 +39,6 @@ def test_the_command(tmp_path):
     with_term, without = metrics["kl_term"].values()
     assert with_term["kl"][0] == without["kl"][0] == 0
     assert with_term["gold"][0] == without["gold"][0]  # the SFT model's
-    assert {point["beta"] for point in metrics["points"]} == {0.3, 0.0}
-    assert all(point["biased"] for point in metrics["points"])
+    assert len(with_term["kl"]) == len(without["kl"]) == 2  # before, and after both updates
     (claim,) = results["claims"]
     assert claim["mean"] == pytest.approx(study.gap_at_equal_kl(with_term, without), abs=1e-6)

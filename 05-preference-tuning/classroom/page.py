@@ -48,8 +48,6 @@ BROWSED = {  # whose answers can be read: the name on the page, and how the stud
     f"best of {frontier.N}": "best of n, 6400, ",
     f"DPO and best of {frontier.N}": "DPO + best of n, 6400, ",
     f"best of {frontier.N}, annotators prefer long answers": "best of n, length, ",
-    "PPO, annotators prefer long answers": "PPO, length, with the KL term, ",
-    "PPO, the same without a KL term": "PPO, length, without, ",
     "DPO, annotators prefer long answers": "DPO, length, ",
     "DPO, annotators prefer an expert's tone": "DPO, style, ",
     "DPO, annotators prefer agreement": "DPO, agreement, ",

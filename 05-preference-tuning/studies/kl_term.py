@@ -16,11 +16,10 @@ import numpy as np
 from online_rl import train_rl
 from reward_model import reward_model_in
 
-from common.answers import answers_of_points, point_of, sample_answers
+from common.answers import sample_answers
 from common.claims import Claim, run_study, study_folder
 from common.figures import GOLD, legend_below, new_figure, seed_columns
 from common.preferences import make_pairs, questions
-from common.scoring import score_texts
 from common.training import load_sft_model
 
 KL_TERM = {"with the KL term": 0.3, "without": 0.0}  # beta
@@ -40,40 +39,29 @@ CLAIMS = (
 
 
 def measure(seed: int, smoke: bool = False) -> dict:
-    """Both trainings of one seed as curves and points, with the answers at their ends."""
-    many = 32 if smoke else 6400
-    pairs, folder = make_pairs(many, annotator="length", seed=seed), study_folder(seed, smoke)
-    judge = reward_model_in(folder / "reward_model_length", "tiny-distilbert", pairs, seed=seed)
-    prompts = [question.prompt for question in questions("test", seed=seed)[: 8 if smoke else 128]]
-    curves, points, texts, rewards = {}, [], [], []
-    for name, beta in KL_TERM.items():
-        looks = answers_on_the_way(judge, prompts, beta, seed, smoke)
-        means, first, last = [seen.means() for seen in looks.values()], looks[0], looks[max(looks)]
-        curves[name] = {key: [each[key] for each in means] for key in ("kl", "gold")}
-        about = "PPO", f"length, {name}", f"update {max(looks)}", last, many
-        points.append(point_of(*about, biased=True, beta=beta))
-        before, after = (score_texts(judge, prompts, seen.texts)[:, 0] for seen in (first, last))
-        texts.append(last.texts)
-        rewards.append({"before": before, "after": after})
-    return {
-        "kl_term": curves,
-        "at_equal_kl": gap_at_equal_kl(*curves.values()),
-        "points": points,
-        "answers": answers_of_points(prompts, points, texts, rewards),
+    """Both trainings of one seed as curves of KL and gold utility, and the gap at equal KL."""
+    pairs = make_pairs(32 if smoke else 6400, annotator="length", seed=seed)
+    folder = study_folder(seed, smoke) / "reward_model_length"
+    judge = reward_model_in(folder, "tiny-distilbert", pairs, seed=seed)
+    asked = questions("test", seed=seed)[: 8 if smoke else 128]
+    curves = {
+        name: train_and_read(judge, asked, beta, seed, smoke) for name, beta in KL_TERM.items()
     }
+    return {"kl_term": curves, "at_equal_kl": gap_at_equal_kl(*curves.values())}
 
 
-def answers_on_the_way(judge, prompts: list[str], beta: float, seed: int, smoke: bool) -> dict:
-    """The answers to the prompts by update, along one training."""
+def train_and_read(judge, asked: list, beta: float, seed: int, smoke: bool) -> dict:
+    """KL and gold utility on the way of one training, lists with an entry a look."""
     model, tokenizer = load_sft_model()
-    asked, looks = [question.prompt for question in questions("train")], {}
+    prompts, looks = [question.prompt for question in asked], []
 
     def look(step: int, policy) -> None:
-        looks[step] = sample_answers(policy, tokenizer, prompts, 1, seed)
+        looks.append(sample_answers(policy, tokenizer, prompts, 1, seed).means())
 
     how = SMALL | ({"updates": 2, "prompts_per_update": 8} if smoke else {})
-    train_rl(model, tokenizer, judge, asked, **how, beta=beta, seed=seed, look=look)
-    return looks
+    trained_on = [question.prompt for question in questions("train")]
+    train_rl(model, tokenizer, judge, trained_on, **how, beta=beta, seed=seed, look=look)
+    return {name: [seen[name] for seen in looks] for name in ("kl", "gold")}
 
 
 def gap_at_equal_kl(ours: dict, theirs: dict) -> float:
