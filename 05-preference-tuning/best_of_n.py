@@ -16,7 +16,6 @@ be had at best (studies/best_of_n_and_the_limit.py); voting, training on the cho
 """
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ from dpo_trainer import dpo_policy
 from online_rl import find_reward_model
 from own_data import read
 
-from common import answers, figures, models, preferences, runs, sampling, scoring
-from common.training import load_sft_model
+from common import answers, figures, models, preferences, runs, sampling, scoring, training
 
 # --- 1. Best-of-n in closed form ---
 
@@ -94,7 +92,7 @@ def make_pool(model, tokenizer, judge, prompts, size: int, seed: int, max_new_to
     return Pool(answers.read_answers(prompts, texts, kl), rewards)
 
 
-def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+def best_of_n_curve(rewards: np.ndarray, values: np.ndarray, ns: list[int]) -> np.ndarray:
     """Expected value of the best of n by reward: (P, len(ns)); rewards and values (P, M)."""
     rows = zip(rewards, values, strict=True)
     return np.array([[expected_best_of_n(r, n, v) for n in ns] for r, v in rows])
@@ -251,7 +249,7 @@ def build_parser():
 def main(argv: list[str] | None = None) -> dict:
     """Sample, score, choose, compare, draw; returns the metrics."""
     args = runs.start(build_parser(), argv, "best_of_n", smoke={"n": 4, "prompts": 8})
-    model, tokenizer = load_sft_model(args.model, args.device, **args.sft)
+    model, tokenizer = training.load_sft_model(args.model, args.device, **args.sft)
     ask = {"seed": args.seed, "max_new_tokens": args.max_new_tokens}
     if args.dataset:
         limits = {"prompts": args.prompts or 16, "alone": bool(args.reward_model), **args.reading}
@@ -275,12 +273,11 @@ def main(argv: list[str] | None = None) -> dict:
         cost |= {"labels": len(labelled), "token_passes": 3 * tokens}  # backwards counts twice
     curve = [best_of(pool, n) for n in powers_of_two(args.n)]
     methods = {"SFT": curve[0], f"best of {args.n}": curve[-1]}
-    if args.adapter or "chosen" in pairs[0]:
-        if args.adapter:
-            policy = models.load_adapter(model, args.adapter)
-        else:
-            folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
-            policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
+    policy = models.load_adapter(model, args.adapter) if args.adapter else None
+    if not policy and "chosen" in pairs[0]:
+        folder = runs.trained_folder(args, "dpo", without=("reward_backbone",))
+        policy = dpo_policy(folder, model, tokenizer, pairs, seed=args.seed)
+    if policy:
         dpo_pool = make_pool(policy, tokenizer, judge, prompts, count, **ask)
         methods |= {"DPO": best_of(dpo_pool, 1), "both": best_of(dpo_pool, args.n)}
     answers.print_table(["", *methods], answers.rows_of(list(methods.values())))
