@@ -22,6 +22,8 @@ from pathlib import Path
 import installed  # noqa: F401
 
 import numpy as np
+from own_data.look import SecondLook
+from own_data.read import own_reward_pairs
 
 from common import answers, figures, models, preferences, prompts, runs, saving, scoring, training
 from common.basics import show_progress
@@ -272,7 +274,6 @@ def draw(losses: list[float], look: dict):
 
 
 def reward_loss_panel(ax, losses: list[float], limits: dict | None) -> None:
-    """The loss of the training, between the two numbers that bound it."""
     width, last = max(1, len(losses) // 20), len(losses)
     means = np.convolve(losses, np.full(width, 1 / width), "valid")
     ax.plot(np.arange(width, last + 1), means, color="lab:reward")
@@ -357,9 +358,6 @@ def main(argv: list[str] | None = None) -> dict:
     saving.check_ours(folder)
     model, tokenizer = judge = fresh_reward_model(args.model, args.device, seed)
     if args.dataset:
-        from own_data.look import SecondLook
-        from own_data.read import own_reward_pairs
-
         reading = {"pairs": args.pairs, **args.reading}
         pairs, held = own_reward_pairs(args.dataset, tokenizer, seed, **reading)
         second = SecondLook(args.dataset, args.reading, args.model, args.learning_rate)
