@@ -26,8 +26,7 @@ import numpy as np
 from best_of_n import best_of_n_curve
 from reward_model import fresh_reward_model, train_reward_model
 
-from common import answers, figures, preferences, runs, scoring, training
-from common.intervals import summary
+from common import answers, figures, intervals, preferences, runs, scoring, training
 
 AMONG = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of so many samples the best is taken
 FEWER = 4  # the smaller n that is tried as a remedy
@@ -222,7 +221,6 @@ def lines_by_n(ax, ns: Sequence[int], lines: dict[str, tuple], digits: str) -> N
 
 
 def axis_of_n(ax, ns: Sequence[int]) -> None:
-    """A logarithmic axis of n."""
     ticks = [n for n in ns if n & (n - 1) == 0]  # powers of two
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, ticks)
@@ -235,8 +233,7 @@ def remedies_panel(ax, remedies: dict) -> None:
     for (name, worth), color in zip(remedies.items(), colors, strict=True):
         ax.barh(name, worth["mean"], color=color)
         ax.plot(worth["ci95"], [name, name], color="black", lw=1.2)
-        number = f"{worth['mean']:.2f}"
-        ax.text(0.05, name, number, va="center", color="white", fontweight="bold")
+        ax.text(0.05, name, f"{worth['mean']:.2f}", va="center", color="white", weight="bold")
     ax.invert_yaxis()
     ax.set(title="Remedies: worth of the chosen answer", xlabel=figures.GOLD)
 
@@ -291,7 +288,7 @@ def main(argv: list[str] | None = None) -> dict:
         curves[name] = curves_by_n(rewards[group], pool, np.array(amounts, dtype=float), ns)
     remedies = try_remedies(hack, rewards, pool, args.n)
     metrics = {"ns": ns, "bias": bias, "curves": curves}
-    metrics["remedies"] = {name: summary(gold) for name, gold in remedies.items()}
+    metrics["remedies"] = {name: intervals.summary(gold) for name, gold in remedies.items()}
     show_winners(hack, prompts, pool, rewards, (1, FEWER, args.n))
     answers.print_table(*table_by_n(hack, ns, curves))
     next_step = "python 05-preference-tuning/studies/remedies.py: what helps against which hack?"
