@@ -276,7 +276,6 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
     with_gold = "kinds" in measured["SFT"]
     figure, axes = figures.new_figure(2 if with_gold else 1, 2, title)
     stops_panel(axes[0], LOSS_BETAS if beta is None else dict.fromkeys(LOSS_BETAS, beta))
-    margins_panel(axes[-1], measured)
     if with_gold:
         kinds, plane, names = axes[1], axes[2], list(measured)
         left = np.zeros(len(names))
@@ -294,6 +293,17 @@ def draw(measured: dict, beta: float | None, epochs: int, count: int):
         plane.set(ylabel="right and concise (% of answers)", ylim=(0, 100))
         figures.legend_below(kinds, ncols=2)
         figures.legend_below(plane, ncols=3)
+    ax = axes[-1]
+    for name, of in list(measured.items())[1:]:  # all but the SFT model
+        low, left, middle, right, high = of["margins"]
+        label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
+        ax.plot((low, high), (label, label), "k|-", lw=1, ms=10)
+        color = f"lab:{COLOR_OF.get(name, 'other')}"
+        ax.barh(label, right - left, 0.6, left, color=color, edgecolor="black", zorder=2)
+        ax.plot((middle, middle), (label, label), "k|", ms=18)
+    ax.axvline(0, color="black", lw=0.8, ls=":")
+    ax.invert_yaxis()
+    ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
     return figure
 
 
@@ -324,20 +334,6 @@ def stops_panel(ax, betas: dict[str, float]) -> None:
     figures.legend_below(ax, ncols=2)
 
 
-def margins_panel(ax, measured: dict) -> None:
-    for name, of in measured.items():
-        if "margins" in of:
-            label = f"{name}\n{100 * of['ranked']:.0f} % above 0"
-            low, left, middle, right, high = of["margins"]
-            ax.plot((low, high), (label, label), "k|-", lw=1, ms=10)
-            color = f"lab:{COLOR_OF.get(name, 'other')}"
-            ax.barh(label, right - left, 0.6, left, color=color, edgecolor="black", zorder=2)
-            ax.plot((middle, middle), (label, label), "k|", ms=18)
-    ax.axvline(0, color="black", lw=0.8, ls=":")
-    ax.invert_yaxis()
-    ax.set(title="Margins of held-out pairs", xlabel="margin h (nats); box: half of the pairs")
-
-
 # --- 6. The run ---
 
 
@@ -345,9 +341,8 @@ def build_parser():
     parser = runs.make_parser(__file__, __doc__)
     at_least_1 = runs.whole_number(1)
     parser.add_argument("--model", default="tiny-gpt2", help="hub id or folder of a causal LM")
-    known = [*PAIR_LOSSES, *SINGLE_LOSSES, *OWN_LOSSES]
-    losses = f"beside DPO, one or a sum of: {', '.join(known)}; default: IPO, KTO"
-    parser.add_argument("--loss-type", nargs="+", choices=known, metavar="LOSS", help=losses)
+    losses = f"beside DPO, one or a sum of: {', '.join(LOSS_BETAS)}; default: IPO, KTO"
+    parser.add_argument("--loss-type", nargs="+", choices=LOSS_BETAS, metavar="LOSS", help=losses)
     judge = "a language model that labels; default: tiny-gpt2, for your own pairs none"
     parser.add_argument("--judge", type=runs.non_empty, help=judge)
     parser.add_argument("--pairs", type=at_least_1, help="default: 384 of the world, all yours")
