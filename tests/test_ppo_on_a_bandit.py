@@ -23,7 +23,6 @@ def test_settings_without_clipping_equal_clipping_for_one_pass(measured):
     # One pass never leaves ratio 1, so there is nothing to clip: only the sampled batches differ.
     assert np.abs(clipped[0] - unclipped[0]).max() < 0.1
     assert unclipped[-1, -1] - clipped[-1, -1] > 0.2
-    assert measured["distance_saved_by_clipping"] == pytest.approx((unclipped - clipped).mean())
     added = clipped[-1, clipped[0].argmin()] - clipped[-1].min()
     assert measured["distance_added_by_epochs"] == pytest.approx(added)
 
@@ -41,13 +40,13 @@ def test_with_the_kl_term_ppo_ends_at_the_formulas_optimum_and_without_it_at_the
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ((0.9, 0.3, 0.2), "holds"),
-        ((-0.9, 0.0, -0.2), "does not hold"),
-        ((0.0, 0.01, 0.0), "no difference"),
+        ((0.9, 0.3), "holds"),
+        ((-0.9, 0.0), "does not hold"),
+        ((0.0, 0.01), "no difference"),
     ],
 )
 def test_claims_are_true_where_they_should_be(values, expected):
-    names = ("gold_lost_without_kl", "distance_added_by_epochs", "distance_saved_by_clipping")
+    names = ("gold_lost_without_kl", "distance_added_by_epochs")
     metrics = []
     for shift in np.linspace(-0.001, 0.001, 5):  # five seeds
         metrics.append(dict(zip(names, np.add(values, shift), strict=True)))

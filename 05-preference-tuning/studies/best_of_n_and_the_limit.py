@@ -16,7 +16,7 @@ again where they are there.
 import lessons  # noqa: F401
 
 import numpy as np
-from best_of_n import Pool, best_of_n_curve, best_probs, make_pool, measure_cost, measured_kl
+from best_of_n import Pool, best_of_n_curve, best_probs, make_pool, measured_kl
 from dpo_trainer import dpo_policy
 from frontier import BUDGETS, JUDGE, gain_and_share, limit_curve
 from reward_model import reward_model_in
@@ -45,14 +45,6 @@ BOTH = "DPO + best of n"
 WHOLE_POOLS = 6  # prompts whose candidates are all kept, for the page
 
 CLAIMS = (
-    Claim(
-        "best_of_n_cost_is_linear",
-        "the cost of best-of-n is roughly linear in n, not counting batching",
-        "FLOPs grow as n to this power, each candidate sampled and scored on its own",
-        of=lambda m: m["cost_exponent"],
-        true=(0.9, 1.1),
-        smallest=0.02,
-    ),
     Claim(
         "one_to_four_beats_four_to_sixteen",
         "n from 1 to 4 gains more than from 4 to 16",
@@ -83,8 +75,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
     for series, judge in judges.items():
         rewards = scoring.score_texts(judge, prompts, pool.answers.texts)
         pools["best of n", series] = pool._replace(rewards=rewards)
-    cost = measure_cost(model, tokenizer, judges["6400"], prompts[: 1 if smoke else 4], MOST_N)
-    totals = np.log2(np.sum(cost["alone"], axis=0))  # for n = 1, 2, 4, ...
     whole = [whole_pool(k, prompts[k], pools, model, tokenizer) for k in range(WHOLE_POOLS)]
     for budget, (name, training) in TUNED.items():
         model, tokenizer = load_sft_model()  # a fresh one: the adapter is put into it
@@ -94,7 +84,6 @@ def measure(seed: int, smoke: bool = False) -> dict:
         pools[BOTH, budget] = make_pool(policy, tokenizer, judge, prompts, 2 * MOST_N, seed)
     points, kept_answers = plane_points(prompts, pools)
     return {
-        "cost_exponent": float(np.polyfit(np.arange(len(totals)), totals, 1)[0]),
         **compare_ways(pools),
         "points": points,
         "answers": {**kept_answers, "pools": whole},

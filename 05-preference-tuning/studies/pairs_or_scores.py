@@ -58,14 +58,6 @@ CLAIMS = (
         "rankings of 4 beat pairs at equal cost",
         of=lambda m: tau_of(m, "listwise") - tau_of(m, "pairwise"),
     ),
-    Claim(
-        "break_even_at_equal_cost",
-        "at equal cost pairs win only where scores are noisier",
-        "how many times as noisy a score's reading may be until pairs recover as much (from 1 on)",
-        of=lambda m: m["break_even"]["factor"],
-        true=(1, np.inf),
-        smallest=0.1,
-    ),
 )
 
 

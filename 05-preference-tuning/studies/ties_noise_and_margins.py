@@ -134,14 +134,13 @@ def measure(seed: int, smoke: bool = False) -> dict:
             if kind == "one_sided":
                 margins[loss] = float(measure_pairs(policy, tokenizer, pairs, 1.0)["margin"].mean())
                 continue
-            end = seen[passes]
-            gold[name] = float(end.gold.mean())
+            gold[name] = float(seen[-1].gold.mean())
             if kind == "flips":
-                means = [answers.means() for answers in (sft, *seen.values())]
+                means = [answers.means() for answers in (sft, *seen)]
                 looks[loss] = {key: [each[key] for each in means] for key in ("kl", "gold")}
             if name in POINTS:
-                points.append(point_of(LOSS_NAMES[loss], loss, f"{passes} passes", end, count))
-                texts.append(end.texts)
+                points.append(point_of(LOSS_NAMES[loss], loss, f"{passes} passes", seen[-1], count))
+                texts.append(seen[-1].texts)
     return {
         "looks": looks,
         "margins": margins,
@@ -152,21 +151,18 @@ def measure(seed: int, smoke: bool = False) -> dict:
 
 
 def train_loss_arm(name: str, model, tokenizer, pairs, prompts, passes: int, seed: int) -> tuple:
-    """(policy, answers by pass): two to a prompt at the end; of swapped labels one on the way."""
-    (loss, kind), steps, seen = name.split("_", 1), passes * -(-len(pairs) // 8), {}
+    """(policy, its answers): two to a prompt at the end; with swapped labels one on the way."""
+    (loss, kind), steps, seen = name.split("_", 1), passes * -(-len(pairs) // 8), []
     with_kl = kind == "flips" or name in POINTS
 
     def look(step: int, policy) -> None:
         if step and kind != "one_sided":  # before training it is the SFT model
             n = 2 if step == steps else 1
-            answers = sample_answers(policy, tokenizer, prompts, n, seed, with_kl=with_kl)
-            seen[passes * step / steps] = answers
+            seen.append(sample_answers(policy, tokenizer, prompts, n, seed, with_kl=with_kl))
 
     settings = {**MANY_PASSES, "epochs": passes, "seed": seed, "name": name.replace("_", " ")}
-    settings |= {
-        "look": look,
-        "look_at": [int(part * steps) for part in LOOKS] if kind == "flips" else [steps],
-    }
+    on_the_way = [int(part * steps) for part in LOOKS] if kind == "flips" else [steps]
+    settings |= {"look": look, "look_at": on_the_way}
     if loss == "kto":
         return train_kto(model, tokenizer, pairs, **settings)[0], seen
     settings["loss_type"] = (LOSS_TYPES[loss],)
