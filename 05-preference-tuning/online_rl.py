@@ -14,7 +14,7 @@ writes       outputs/online_rl.png, outputs/online_rl.json
 
 About 40 seconds on one core, and 30 for the reward model where outputs/ has none; --reward-model
 FOLDER takes another. Left out: a value model of its own (here a linear layer on the policy),
-several processes, other settings and a biased reward model (studies/ppo_settings.py).
+several processes; other settings (studies/ppo_settings.py), a biased reward model (kl_term.py).
 """
 
 import math
