@@ -415,7 +415,7 @@ def test_what_is_somebodys_is_an_error_before_training(tmp_path, monkeypatch, pl
     (tmp_path / "outputs" / place).mkdir(parents=True)
     (tmp_path / "outputs" / place / "thesis.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dpo, "train_dpo", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr(dpo, "train_and_look", lambda *_: pytest.fail("it trains"))
     with pytest.raises(UserError, match=f"{place} holds thesis.txt") as said:
         dpo.main(flags)
     assert "\n" not in str(said.value)
