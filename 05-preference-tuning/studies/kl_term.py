@@ -91,7 +91,7 @@ def draw(runs: list[dict]):
     ax.set(title="On the way, from KL 0 on", ylabel=GOLD)
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-    ax.set_xlim(0, None)
+    ax.set(xticks=(0, 1, 2, 4, 8), xlim=(0, None))
     legend_below(ax, ncols=2)
     ends = [[run["kl_term"][name]["gold"][-1] for name in KL_TERM] for run in runs]
     columns = {"at equal KL": gaps, "at the end": [ours - theirs for ours, theirs in ends]}

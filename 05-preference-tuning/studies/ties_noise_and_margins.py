@@ -208,7 +208,8 @@ def wrong_labels_panel(ax, runs: list[dict]) -> None:
         style = {"color": f"lab:{color}", "ls": line}
         ax.plot(kl, gold, lw=0.7, alpha=0.4, **style)
         ax.plot(kl.mean(1), gold.mean(1), marker="o", ms=3, lw=2, label=LOSS_NAMES[loss], **style)
-    ax.set_title("On swapped labels, from KL 0 on")
+    ax.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ax.set(title="On swapped labels, from KL 0 on", xlim=(0, None), xticks=(0, 0.5, 1, 2, 4, 8))
     ax.set_xlabel("measured KL from the SFT model (nats)")
     ax.set_ylabel(GOLD, fontsize=8)
     legend_below(ax, ncols=3)
