@@ -292,29 +292,10 @@ def test_best_of_n_does_not_beat_the_optimum_at_its_kl():
 # --- The commands ---
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("best of n")
-
-
-def test_the_lesson_trains_what_it_needs_once(folder):
-    done = run_script("best_of_n", "--smoke", cwd=folder)
+def test_the_study(tmp_path):  # the lesson's command: test_commands.py
+    done = run_script("studies/best_of_n_and_the_limit", "--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("first (") == 2 and done.stdout.count("  -> reward ") == 1
-    assert len(done.stdout.splitlines()) <= 27  # two of them: what it trains first
-    results = json.loads((folder / "outputs/best_of_n-smoke.json").read_text(encoding="utf-8"))
-    assert [means["n"] for means in results["metrics"]["curve"]] == [1, 2, 4]
-    assert (folder / "outputs/best_of_n-smoke.png").is_file()
-    given = ("--reward-model", "outputs/reward_model-smoke", "--adapter", "outputs/dpo-smoke")
-    again = run_script("best_of_n", "--smoke", "--n", "3", *given, cwd=folder)
-    assert again.returncode == 0, again.stderr
-    assert "first (" not in again.stdout and "best of 3" in again.stdout
-
-
-def test_the_study(folder):
-    done = run_script("studies/best_of_n_and_the_limit", "--smoke", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    saved = folder / "outputs/studies/best_of_n_and_the_limit-smoke.json"
+    saved = tmp_path / "outputs/studies/best_of_n_and_the_limit-smoke.json"
     results = json.loads(saved.read_text(encoding="utf-8"))
     metrics = results["runs"][0]["metrics"]
     assert excess_over_optimum(metrics["points"]) < 0.02

@@ -117,6 +117,16 @@ def test_what_was_trained_is_used_again(lessons):
     assert "training" not in lessons[1]["best_of_n"], lessons[1]["best_of_n"]
 
 
+def test_best_of_n_takes_the_models_that_are_given(lessons):
+    given = ("--reward-model", "outputs/reward_model-smoke", "--adapter", "outputs/dpo-smoke")
+    done = run_script("best_of_n", "--smoke", "--n", 3, *given, cwd=lessons[0])
+    assert done.returncode == 0, done.stderr
+    assert "first (" not in done.stdout and "best of 3" in done.stdout
+    assert lessons[1]["best_of_n"].count("  -> reward ") == 1  # of the run before: one is chosen
+    curve = strict_json(lessons[0] / "outputs/best_of_n-smoke.json")["metrics"]["curve"]
+    assert [means["n"] for means in curve] == [1, 2, 4]
+
+
 def test_the_same_seed_gives_the_same_results(lessons, tmp_path):  # of DPO: test_dpo_trainer.py
     folder, _ = lessons
     run_script("rlhf_objectives", "--smoke", cwd=tmp_path)
@@ -155,6 +165,7 @@ def test_own_pairs(name, tmp_path):
     assert results["settings"]["dataset"] == "my pairs.jsonl"
     assert "second_look" in results["metrics"] or name in ("preference_data_explorer", "best_of_n")
     assert "identical" in done.stdout  # the row that says nothing is told
+    assert name != "best_of_n" or done.stdout.count("first (") == 2  # trains what it needs, once
     assert "gold utility" not in done.stdout and "right and concise" not in done.stdout
     assert '"gold":' not in path.read_text(encoding="utf-8")  # nobody knows how good answers are
 
