@@ -68,7 +68,7 @@ def draw(runs: list[dict]):
     """Gold utility by the number of pairs, and against KL; a line is a seed."""
     few, many = np.mean([run["gold"][PLAIN] for run in runs], axis=0)
     gained = np.mean([CLAIMS[0].of(run) for run in runs])
-    title = f"More pairs change DPO's gold utility by {many - few:+.2f}; the term adds {gained:+.2f}"
+    title = f"More pairs change DPO's gold utility by {many - few:+.2f}; the term by {gained:+.2f}"
     figure, (by_pairs, distance) = new_figure(1, 2, title)
     for method, dashes in ((PLAIN, "-"), (WITH_TERM, ":")):
         gold = [run["gold"][method] for run in runs]
